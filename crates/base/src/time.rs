@@ -1,0 +1,57 @@
+//! Time as a value. A pure crate is told the time; it never asks.
+
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+/// A point on a node's monotonic clock, in microseconds since an arbitrary start.
+/// Comparable only with times of the same node and run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// The start of the clock.
+    pub const ZERO: Self = Self(0);
+    /// Later than any time a clock reaches.
+    pub const NEVER: Self = Self(u64::MAX);
+
+    /// How long after `earlier` this is; zero if it is not after it.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Time {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration.as_micros() as u64))
+    }
+}
+
+impl Sub<Duration> for Time {
+    type Output = Self;
+
+    fn sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration.as_micros() as u64))
+    }
+}
+
+/// Wall-clock time in milliseconds since the Unix epoch. Only the leader's, stamped into entries,
+/// counts (design rule 12).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct WallTime {
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub unix_ms: u64,
+}
+
+impl WallTime {
+    /// The epoch: before any stamped time.
+    pub const ZERO: Self = Self { unix_ms: 0 };
+
+    /// The wall time of this many milliseconds after the epoch.
+    #[must_use]
+    pub const fn from_unix_ms(unix_ms: u64) -> Self {
+        Self { unix_ms }
+    }
+}
