@@ -1,0 +1,134 @@
+//! Every limit and timeout of the algorithm, each with its unit; nothing else in this crate is
+//! bounded by an unnamed number. Values are fixed for the life of a [`crate::Raft`].
+
+use std::time::Duration;
+
+use sampan_base::NodeId;
+
+/// Longest random delay between the hint that the leader's connection closed and the pre-vote it
+/// causes. Spreads the followers that all see the leader die at once.
+pub(crate) const DISCONNECT_JITTER_MAX: Duration = Duration::from_millis(20);
+
+/// Snapshot chunks on their way to one peer at a time: one is read while another is stored.
+pub(crate) const SNAPSHOT_CHUNKS_IN_FLIGHT_MAX: u64 = 2;
+
+/// How one node takes part. All durations are of the node's monotonic clock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// This node.
+    pub id: NodeId,
+    /// Shortest election timeout, and the time for which a node that heard its leader ignores
+    /// candidates (thesis 4.2.3) and a leader may go without hearing a quorum (thesis 6.2).
+    pub election_timeout_min: Duration,
+    /// Longest election timeout; each is drawn from min to max (paper 5.2).
+    pub election_timeout_max: Duration,
+    /// Longest silence of a leader towards a peer. At most half of `election_timeout_min`.
+    pub heartbeat_interval: Duration,
+    /// Bytes of entries in one Append ([`sampan_base::Entry::size_bytes`]); a single larger entry
+    /// travels alone.
+    pub append_bytes_max: usize,
+    /// Entries in one Append, 1 or more.
+    pub append_entries_max: usize,
+    /// Appends sent to one peer and not acknowledged, 1 or more (thesis 10.2.2).
+    pub inflight_messages_max: usize,
+    /// Bytes of entries sent to one peer and not acknowledged; one message may exceed it alone.
+    pub inflight_bytes_max: usize,
+    /// Bytes of own proposals that are not committed; past it proposals are refused as busy.
+    pub uncommitted_bytes_max: usize,
+    /// Reads waiting for their index, of this node's clients and of other nodes together.
+    pub reads_max: usize,
+    /// Bytes of a snapshot in one message, 1 or more.
+    pub snapshot_chunk_bytes_max: usize,
+    /// After this long without progress a snapshot transfer sends its last chunk again.
+    pub snapshot_retry_interval: Duration,
+    /// Ask whether an election can be won before starting it (thesis 9.6).
+    pub pre_vote: bool,
+    /// A leader that hears no quorum steps down (thesis 6.2); nodes that hear their leader ignore
+    /// candidates (thesis 4.2.3).
+    pub check_quorum: bool,
+}
+
+impl Config {
+    /// The defaults: 500 to 1000 ms election timeout, 50 ms heartbeats.
+    pub fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            election_timeout_min: Duration::from_millis(500),
+            election_timeout_max: Duration::from_secs(1),
+            heartbeat_interval: Duration::from_millis(50),
+            append_bytes_max: 1 << 20,
+            append_entries_max: 4096,
+            inflight_messages_max: 256,
+            inflight_bytes_max: 16 << 20,
+            uncommitted_bytes_max: 64 << 20,
+            reads_max: 1 << 16,
+            snapshot_chunk_bytes_max: 1 << 20,
+            snapshot_retry_interval: Duration::from_secs(1),
+            pre_vote: true,
+            check_quorum: true,
+        }
+    }
+
+    /// Limits so small that tests meet all of them.
+    pub fn tiny(id: NodeId) -> Self {
+        Self {
+            election_timeout_min: Duration::from_millis(100),
+            election_timeout_max: Duration::from_millis(200),
+            heartbeat_interval: Duration::from_millis(20),
+            append_bytes_max: 96,
+            append_entries_max: 2,
+            inflight_messages_max: 2,
+            inflight_bytes_max: 160,
+            uncommitted_bytes_max: 1024,
+            reads_max: 4,
+            snapshot_chunk_bytes_max: 16,
+            snapshot_retry_interval: Duration::from_millis(60),
+            ..Self::new(id)
+        }
+    }
+
+    /// What is wrong with it, if anything, in words for an operator.
+    pub fn check(&self) -> Result<(), String> {
+        if self.election_timeout_min < Duration::from_millis(1) {
+            return Err("election_timeout_min must be at least 1 ms".into());
+        }
+        if self.election_timeout_max < self.election_timeout_min {
+            return Err(format!(
+                "election_timeout_max ({:?}) must not be below election_timeout_min ({:?})",
+                self.election_timeout_max, self.election_timeout_min
+            ));
+        }
+        if self.heartbeat_interval.is_zero()
+            || self.heartbeat_interval * 2 > self.election_timeout_min
+        {
+            return Err(format!(
+                "heartbeat_interval ({:?}) must be above 0 and at most half of \
+                 election_timeout_min ({:?})",
+                self.heartbeat_interval, self.election_timeout_min
+            ));
+        }
+        if self.snapshot_retry_interval.is_zero() {
+            return Err("snapshot_retry_interval must be above 0".into());
+        }
+        for (name, value) in [
+            ("append_bytes_max", self.append_bytes_max),
+            ("append_entries_max", self.append_entries_max),
+            ("inflight_messages_max", self.inflight_messages_max),
+            ("inflight_bytes_max", self.inflight_bytes_max),
+            ("uncommitted_bytes_max", self.uncommitted_bytes_max),
+            ("reads_max", self.reads_max),
+            ("snapshot_chunk_bytes_max", self.snapshot_chunk_bytes_max),
+        ] {
+            if value == 0 {
+                return Err(format!("{name} must be at least 1"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The longest delay of a pre-vote after a disconnect, and the unit of retries after a
+    /// contested election: small beside the election timeout.
+    pub(crate) fn retry_jitter(&self) -> Duration {
+        DISCONNECT_JITTER_MAX.min(self.election_timeout_min / 4)
+    }
+}

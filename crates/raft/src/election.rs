@@ -1,0 +1,206 @@
+//! Elections: timeouts, pre-vote, votes, and when to ignore a candidate (paper 5.2, 5.4.1; thesis
+//! 3.4, 4.2.3, 9.6).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sampan_base::{LogPosition, NodeId, Term, Time};
+
+use crate::membership::{VoteResult, vote_result};
+use crate::node::{Candidate, Raft, RoleState};
+use crate::{Body, DropReason};
+
+impl Raft {
+    /// Starts an election at once, without asking first and without regard to a live leader: for
+    /// operators and tests. Does nothing on a leader, or on a node that may not lead.
+    pub fn campaign(&mut self, now: Time) {
+        if !self.is_leader() && self.may_lead() {
+            self.start_election(now, true);
+        }
+        crate::invariants::check(self);
+    }
+
+    /// A voter whose log is whole. A node that the latest configuration removes is one until that
+    /// is committed: it may hold entries that the others need to elect anybody (thesis 4.2.2).
+    pub(crate) fn may_lead(&self) -> bool {
+        self.configurations.is_voter_since(self.commit, self.config.id)
+            && self.non_voting_until.is_none()
+            && !self.lost_acknowledged
+    }
+
+    /// The election timeout passed without a leader (paper 5.2).
+    pub(crate) fn election_due(&mut self, now: Time) {
+        if !self.may_lead() {
+            self.lose_leader();
+            self.draw_election_deadline(now);
+        } else if self.config.pre_vote {
+            self.start_pre_vote(now);
+        } else {
+            self.start_election(now, false);
+        }
+    }
+
+    /// A new random timeout from now (paper 5.2: randomized, so that split votes are rare).
+    pub(crate) fn draw_election_deadline(&mut self, now: Time) {
+        let (min, max) = (self.config.election_timeout_min, self.config.election_timeout_max);
+        self.election_timeout = self.rng.duration_between(min, max);
+        self.election_deadline = now + self.election_timeout;
+    }
+
+    /// Brings the deadline forward after a refusal: by another candidate of the term, or by a node
+    /// that has not yet noticed that the leader is gone. Both pass within a few messages' time,
+    /// which is taken from the answer at hand. The delay grows with each try since a leader was
+    /// heard, up to the ordinary timeout.
+    fn retry_soon(&mut self, now: Time, round_trip: Duration) {
+        let jitter = self.config.retry_jitter();
+        let shortest = jitter / 4 + round_trip * 2;
+        let longest = shortest + jitter * (1 << self.retries.min(8));
+        self.retries = self.retries.saturating_add(1);
+        let delay = self.rng.duration_between(shortest, longest);
+        self.election_deadline = self.election_deadline.min(now + delay);
+    }
+
+    /// The leader's connection closed: stop relying on it, and ask soon whether the others have
+    /// lost it too.
+    pub(crate) fn leader_connection_closed(&mut self, now: Time) {
+        self.lose_leader();
+        let delay = self.rng.duration_between(Duration::ZERO, self.config.retry_jitter());
+        self.election_deadline = self.election_deadline.min(now + delay);
+    }
+
+    /// Nobody is known to lead this term any more.
+    fn lose_leader(&mut self) {
+        self.leader = None;
+        self.following.heard_at = None;
+        self.void_reads();
+    }
+
+    /// Is there a leader that was heard within the shortest election timeout? Leading oneself
+    /// counts (thesis 4.2.3).
+    fn has_live_leader(&self, now: Time) -> bool {
+        let heard_recently =
+            self.following.heard_at.is_some_and(|at| now < at + self.config.election_timeout_min);
+        self.is_leader() || (self.leader.is_some() && heard_recently)
+    }
+
+    /// Leader stickiness (thesis 4.2.3): while a leader lives, candidates are not even heard.
+    pub(crate) fn ignores_candidates(&self, now: Time) -> bool {
+        self.config.check_quorum && self.has_live_leader(now)
+    }
+
+    // --------------------------------------------------------------------------- asking
+
+    fn start_pre_vote(&mut self, now: Time) {
+        self.lose_leader();
+        self.ask(now, true);
+        let last = self.log.last();
+        self.send_to_voters(&Body::PreVote { last });
+        self.count_vote(now, self.config.id, true);
+    }
+
+    /// A real election (paper, Figure 2, "Candidates"): a new term, a vote for oneself, a request
+    /// to all. Both leave the node only once term and vote are durable.
+    pub(crate) fn start_election(&mut self, now: Time, transfer: bool) {
+        assert!(self.may_lead(), "a node that may not lead starts no election");
+        self.enter_term(self.term.next(), Some(self.config.id));
+        self.lose_leader();
+        self.ask(now, false);
+        let last = self.log.last();
+        self.send_to_voters(&Body::Vote { last, transfer });
+        // Its own vote, too, counts when it is durable.
+        self.send(self.config.id, Body::VoteReply { granted: true });
+    }
+
+    fn ask(&mut self, now: Time, pre: bool) {
+        let votes = BTreeMap::new();
+        self.role = RoleState::Candidate(Candidate { pre, votes, asked_at: now });
+        self.draw_election_deadline(now);
+    }
+
+    fn send_to_voters(&mut self, body: &Body) {
+        let configuration = self.configuration();
+        let voters = configuration.voters.union(&configuration.voters_outgoing);
+        let others: Vec<_> = voters.copied().filter(|&id| id != self.config.id).collect();
+        for id in others {
+            self.send(id, body.clone());
+        }
+    }
+
+    // ------------------------------------------------------------------------- answering
+
+    /// Would this node vote for `from` in the term after `term`? (Thesis 9.6.) No if it has a live
+    /// leader, or a term or log that is ahead.
+    pub(crate) fn on_pre_vote(&mut self, now: Time, from: NodeId, term: Term, last: LogPosition) {
+        let granted = term >= self.term
+            && !self.has_live_leader(now)
+            && self.non_voting_until.is_none()
+            && last >= self.log.last();
+        self.send(from, Body::PreVoteReply { asked: term.next(), granted });
+    }
+
+    pub(crate) fn on_pre_vote_reply(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        asked: Term,
+        granted: bool,
+    ) -> Result<(), DropReason> {
+        match &self.role {
+            RoleState::Candidate(candidate) if candidate.pre && asked == self.term.next() => {
+                self.count_vote(now, from, granted);
+                Ok(())
+            }
+            _ => Err(DropReason::StaleReply),
+        }
+    }
+
+    /// `RequestVote`, receiver's rule 2 (paper, Figure 2): one vote a term, for a log at least as
+    /// up-to-date as the own one (5.4.1). The term is this node's already.
+    pub(crate) fn on_vote(&mut self, now: Time, from: NodeId, last: LogPosition) {
+        let free = match self.vote {
+            Some(voted_for) => voted_for == from,
+            None => self.leader.is_none(),
+        };
+        let granted = free && self.non_voting_until.is_none() && last >= self.log.last();
+        if granted && self.vote.is_none() {
+            self.vote = Some(from);
+            self.persistence.hard_state_changed();
+            // Whoever votes stops asking, and waits for the outcome.
+            self.become_follower(now, self.term, None);
+        }
+        self.send(from, Body::VoteReply { granted });
+    }
+
+    pub(crate) fn on_vote_reply(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        granted: bool,
+    ) -> Result<(), DropReason> {
+        match &self.role {
+            RoleState::Candidate(candidate) if !candidate.pre => {
+                self.count_vote(now, from, granted);
+                Ok(())
+            }
+            _ => Err(DropReason::StaleReply),
+        }
+    }
+
+    /// Counts the first answer of each node, and acts when the outcome is certain.
+    pub(crate) fn count_vote(&mut self, now: Time, from: NodeId, granted: bool) {
+        let RoleState::Candidate(candidate) = &mut self.role else { return };
+        candidate.votes.entry(from).or_insert(granted);
+        let (pre, asked_at) = (candidate.pre, candidate.asked_at);
+        let votes = &candidate.votes;
+        match vote_result(self.configurations.latest(), |id| votes.get(&id).copied()) {
+            VoteResult::Won if pre => self.start_election(now, false),
+            VoteResult::Won => self.become_leader(now),
+            VoteResult::Lost => {
+                self.become_follower(now, self.term, None);
+                self.retry_soon(now, now.since(asked_at));
+            }
+            VoteResult::Open if !granted => self.retry_soon(now, now.since(asked_at)),
+            VoteResult::Open => {}
+        }
+    }
+}

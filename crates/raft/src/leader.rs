@@ -1,0 +1,443 @@
+//! Leading: proposals, replication in a window per peer, commit by counting, check-quorum and
+//! configuration changes (paper 5.3, 5.4.2; Figure 2, "Leaders"; thesis 4.1-4.3, 6.2, 10.2).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sampan_base::{Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, Term, Time};
+
+use crate::log::Log;
+use crate::membership::agreed;
+use crate::node::{Raft, RoleState};
+use crate::persist::Persistence;
+use crate::progress::{Progress, State};
+use crate::read::LeaderReads;
+use crate::transfer::Transfer;
+use crate::{AppendResult, Body, Config, DropReason, Message, Refused};
+
+/// What only a leader knows. Gone when it steps down (paper, Figure 2: "reinitialized after
+/// election").
+#[derive(Debug)]
+pub(crate) struct Leader {
+    /// Every member but itself.
+    pub(crate) peers: BTreeMap<NodeId, Progress>,
+    /// The number of the last request sent.
+    pub(crate) sequence: u64,
+    /// The no-op that opened the term.
+    pub(crate) term_start: LogIndex,
+    pub(crate) reads: LeaderReads,
+    pub(crate) transfer: Option<Transfer>,
+    /// Bytes of entries of this term that are not committed.
+    pub(crate) uncommitted_bytes: usize,
+    quorum_check_due: Time,
+}
+
+impl Leader {
+    pub(crate) fn next_deadline(&self) -> Time {
+        let mut due = self.quorum_check_due;
+        if let Some(transfer) = &self.transfer {
+            due = due.min(transfer.deadline);
+        }
+        for peer in self.peers.values() {
+            due = due.min(peer.heartbeat_due);
+            if let State::Snapshot(send) = &peer.state {
+                due = due.min(send.retry_at);
+            }
+        }
+        due
+    }
+
+    /// Asks the peer at once how far it is.
+    pub(crate) fn peer_connected(&mut self, now: Time, peer: NodeId) {
+        let Some(peer) = self.peers.get_mut(&peer) else { return };
+        peer.connected(now);
+    }
+}
+
+impl Raft {
+    // ------------------------------------------------------------------------- proposals
+
+    /// Appends a command to the log of a leader (the course's `Start`). It leaves for the disk and
+    /// the peers with the next [`Raft::take_persist`] and [`Raft::flush`].
+    ///
+    /// The position is where it will be found committed, if at that index that term is committed;
+    /// if another term is, it is certainly not applied.
+    pub fn propose(&mut self, _now: Time, data: Bytes) -> Result<LogPosition, Refused> {
+        let leader_id = self.leader;
+        let RoleState::Leader(leader) = &self.role else {
+            return Err(Refused::NotLeader { leader: leader_id });
+        };
+        if let Some(transfer) = &leader.transfer {
+            return Err(Refused::Transferring { to: transfer.to });
+        }
+        let bytes = leader.uncommitted_bytes;
+        if bytes > 0 && bytes + data.len() > self.config.uncommitted_bytes_max {
+            return Err(Refused::Busy("uncommitted_bytes_max"));
+        }
+        let position = self.append_own(EntryKind::Command, data);
+        crate::invariants::check(self);
+        Ok(position)
+    }
+
+    /// Changes the members to the voters and learners of `target`, which must be simple. A change
+    /// of voters goes through a joint configuration, which this or a later leader leaves by itself
+    /// once it is committed (thesis 4.3). One change at a time.
+    pub fn propose_configuration(
+        &mut self,
+        now: Time,
+        target: Configuration,
+    ) -> Result<LogPosition, Refused> {
+        let RoleState::Leader(leader) = &self.role else {
+            return Err(Refused::NotLeader { leader: self.leader });
+        };
+        if let Some(transfer) = &leader.transfer {
+            return Err(Refused::Transferring { to: transfer.to });
+        }
+        if target.is_joint() {
+            return Err(Refused::Invalid("the target of a change must be a simple configuration"));
+        }
+        target.check().map_err(Refused::Invalid)?;
+        let current = self.configurations.latest();
+        // One change at a time, and none before an entry of this term is committed: else two
+        // leaders could each count a majority of its own (thesis 4.1 and its erratum).
+        let unsettled = self.configurations.latest_index() > self.commit || current.is_joint();
+        if unsettled || !self.has_committed_in_term() {
+            return Err(Refused::ChangePending);
+        }
+        if *current == target {
+            return Err(Refused::NoChange);
+        }
+        let mut next = target;
+        if next.voters != current.voters {
+            next.voters_outgoing.clone_from(&current.voters);
+        }
+        let position = self.append_configuration(now, &next);
+        crate::invariants::check(self);
+        Ok(position)
+    }
+
+    fn append_configuration(&mut self, now: Time, configuration: &Configuration) -> LogPosition {
+        let mut data = Vec::new();
+        configuration.encode(&mut data);
+        let position = self.append_own(EntryKind::Configuration, data.into());
+        // In force from the moment it is in the log (thesis 4.1).
+        self.configurations.push(position.index, configuration.clone());
+        self.configuration_changed(now);
+        position
+    }
+
+    /// A leader only ever appends to its log (paper, Figure 3, "Leader Append-Only").
+    fn append_own(&mut self, kind: EntryKind, data: Bytes) -> LogPosition {
+        let RoleState::Leader(leader) = &mut self.role else { panic!("only a leader proposes") };
+        let index = self.log.last_index().next();
+        let entry = Entry { term: self.term, index, kind, data };
+        leader.uncommitted_bytes += entry.size_bytes();
+        self.log.append(entry);
+        LogPosition { term: self.term, index }
+    }
+
+    // ------------------------------------------------------------- beginning and ending
+
+    pub(crate) fn become_leader(&mut self, now: Time) {
+        assert!(matches!(self.role, RoleState::Candidate(_)), "{:?} won no election", self.role);
+        self.leader = Some(self.config.id);
+        self.retries = 0;
+        self.role = RoleState::Leader(Box::new(Leader {
+            peers: BTreeMap::new(),
+            sequence: 0,
+            term_start: self.log.last_index().next(),
+            reads: LeaderReads::default(),
+            transfer: None,
+            uncommitted_bytes: 0,
+            quorum_check_due: now + self.config.heartbeat_interval,
+        }));
+        // A no-op opens the term, so that what earlier terms left can be committed (5.4.2, 8).
+        self.append_own(EntryKind::Noop, Bytes::new());
+        self.configuration_changed(now);
+    }
+
+    /// Fits the peers to the configuration in force. A new one is sent the last entry first, which
+    /// is this leader's own, and says what it lacks.
+    pub(crate) fn configuration_changed(&mut self, now: Time) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        let mut members = self.configurations.latest().members();
+        members.remove(&self.config.id);
+        leader.peers.retain(|id, _| members.contains(id));
+        let (next, sequence) = (self.log.last_index(), leader.sequence + 1);
+        for id in members {
+            leader.peers.entry(id).or_insert_with(|| Progress::new(next, sequence, now));
+        }
+    }
+
+    pub(crate) fn tick_leader(&mut self, now: Time) {
+        self.abort_transfer_if_due(now);
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        if now < leader.quorum_check_due {
+            return;
+        }
+        leader.quorum_check_due = now + self.config.heartbeat_interval;
+        if self.config.check_quorum && !self.hears_quorum(now) {
+            self.become_follower(now, self.term, None);
+        }
+    }
+
+    /// Has a quorum been heard within the election timeout? (Thesis 6.2.)
+    fn hears_quorum(&self, now: Time) -> bool {
+        let RoleState::Leader(leader) = &self.role else { return false };
+        let heard = agreed(self.configurations.latest(), |id| {
+            if id == self.config.id {
+                return now.0;
+            }
+            leader.peers.get(&id).map_or(0, |peer| peer.heard_at.0)
+        });
+        now < Time(heard) + self.config.election_timeout_min
+    }
+
+    // ---------------------------------------------------------------------------- commit
+
+    pub(crate) fn has_committed_in_term(&self) -> bool {
+        matches!(&self.role, RoleState::Leader(leader) if self.commit >= leader.term_start)
+    }
+
+    /// Commits what a quorum holds durably, if it is of this term (paper 5.4.2, Figure 8). The
+    /// leader counts itself like any other: by what its own disk has synced.
+    pub(crate) fn advance_commit(&mut self, now: Time) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        let own = self.persistence.durable_index();
+        let reached = agreed(self.configurations.latest(), |id| {
+            if id == self.config.id {
+                return own.0;
+            }
+            leader.peers.get(&id).map_or(0, |peer| peer.counted().0)
+        });
+        let reached = LogIndex(reached);
+        if reached <= self.commit || self.log.term_at(reached) != Some(self.term) {
+            return;
+        }
+        let first = self.commit.next().max(leader.term_start);
+        let bytes: usize = self.log.range(first, reached.next()).map(Entry::size_bytes).sum();
+        leader.uncommitted_bytes -= bytes;
+        self.commit_to(reached);
+        self.settle_configuration(now);
+    }
+
+    /// Leaves a joint configuration that is committed, also one that an earlier leader began; steps
+    /// down when a configuration without this node is (thesis 4.2.2, 4.3).
+    fn settle_configuration(&mut self, now: Time) {
+        if self.configurations.latest_index() > self.commit {
+            return;
+        }
+        let current = self.configurations.latest();
+        if current.is_joint() {
+            let mut next = current.clone();
+            next.voters_outgoing.clear();
+            self.append_configuration(now, &next);
+        } else if !current.is_voter(self.config.id) {
+            self.hand_over_and_step_down(now);
+        }
+    }
+
+    // -------------------------------------------------------------------------- sending
+
+    /// Everything due to every peer.
+    pub(crate) fn flush_leader(&mut self, now: Time) {
+        let round = self.start_read_round(now);
+        self.send_to_transfer_target(now);
+        self.flush_snapshots(now);
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        let mut sender = Sender {
+            id: self.config.id,
+            term: self.term,
+            commit: self.commit,
+            now,
+            config: &self.config,
+            log: &self.log,
+            persistence: &self.persistence,
+            sequence: &mut leader.sequence,
+            read: leader.reads.round(),
+            messages: &mut self.pending.messages,
+        };
+        let configuration = self.configurations.latest();
+        for (&id, peer) in &mut leader.peers {
+            sender.send_appends(id, peer);
+            if now >= peer.heartbeat_due || (round && configuration.is_voter(id)) {
+                sender.send_heartbeat(id, peer);
+            }
+        }
+        self.start_snapshots(now);
+    }
+
+    // ------------------------------------------------------------------------- replies
+
+    /// An answer from a peer, of this term.
+    pub(crate) fn on_reply(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        body: &Body,
+    ) -> Result<(), DropReason> {
+        let RoleState::Leader(leader) = &mut self.role else { return Err(DropReason::WrongRole) };
+        let peer = leader.peers.get_mut(&from).ok_or(DropReason::UnknownPeer)?;
+        let (sequence, reached) = match *body {
+            Body::AppendReply { sequence, result: AppendResult::Accepted { matched }, .. }
+            | Body::InstallSnapshotReply { sequence, matched, .. } => (sequence, matched),
+            Body::AppendReply {
+                sequence, result: AppendResult::Rejected { previous, .. }, ..
+            } => (sequence, previous),
+            Body::HeartbeatReply { sequence, received, .. } => (sequence, received),
+            _ => return Err(DropReason::WrongRole),
+        };
+        if sequence > leader.sequence || reached > self.log.last_index() {
+            return Err(DropReason::Malformed);
+        }
+        peer.heard_at = now;
+        peer.messages_received += 1;
+        match *body {
+            Body::AppendReply { sequence, recovering, result } => {
+                peer.set_recovering(recovering);
+                match result {
+                    AppendResult::Accepted { matched } => self.on_accepted(now, from, matched),
+                    AppendResult::Rejected { previous, hint } => {
+                        return self.on_rejected(from, sequence, previous, hint);
+                    }
+                }
+            }
+            Body::HeartbeatReply { sequence, recovering, read, received, matched } => {
+                peer.set_recovering(recovering);
+                peer.read = peer.read.max(read);
+                if peer.is_loss(sequence, received) {
+                    let agree = peer.agreed_after_loss(received);
+                    peer.become_probe(agree, leader.sequence);
+                }
+                self.on_accepted(now, from, matched);
+                self.confirm_reads();
+            }
+            Body::InstallSnapshotReply { id, next_offset, matched, .. } => {
+                peer.snapshot_acked(id, next_offset, now + self.config.snapshot_retry_interval);
+                self.on_accepted(now, from, matched);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The peer's log is durable and equal through `matched` (paper 5.3: update matchIndex).
+    fn on_accepted(&mut self, now: Time, from: NodeId, matched: LogIndex) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        let Some(peer) = leader.peers.get_mut(&from) else { return };
+        let news = peer.acked(matched);
+        let reaches_log = peer.matched.next() >= self.log.first_index();
+        let agrees = match &peer.state {
+            State::Probe { .. } => peer.matched.next() == peer.next,
+            State::Snapshot(_) => reaches_log,
+            State::Replicate => false,
+        };
+        if agrees {
+            peer.become_replicate(peer.matched, leader.sequence);
+        } else if matches!(&peer.state, State::Snapshot(s) if s.meta.position.index <= peer.matched)
+        {
+            // Installed, but the log has moved on: the next snapshot is needed.
+            peer.become_probe(peer.matched, leader.sequence);
+        }
+        if news {
+            self.advance_commit(now);
+        }
+    }
+
+    /// The peer does not have the previous entry: go back, at most once per term that differs
+    /// (paper 5.3, end). Only `next` moves; what is acknowledged stays so.
+    fn on_rejected(
+        &mut self,
+        from: NodeId,
+        sequence: u64,
+        previous: LogIndex,
+        hint: LogPosition,
+    ) -> Result<(), DropReason> {
+        let agree = self.agreement_below(previous, hint);
+        let RoleState::Leader(leader) = &mut self.role else { return Err(DropReason::WrongRole) };
+        let peer = leader.peers.get_mut(&from).ok_or(DropReason::UnknownPeer)?;
+        if !peer.rejection_counts(sequence, previous) {
+            return Err(DropReason::StaleReply);
+        }
+        peer.become_probe(agree, leader.sequence);
+        Ok(())
+    }
+
+    /// The last place below `previous` where a log that ends in `hint` may agree with this one.
+    fn agreement_below(&self, previous: LogIndex, hint: LogPosition) -> LogIndex {
+        let start = self.log.start();
+        let mine = self.log.last_within(hint);
+        let agree = if hint.index < start.index {
+            hint.index
+        } else if mine.term > hint.term {
+            // Not even the point where the log starts: only a snapshot helps.
+            start.index.prev()
+        } else {
+            mine.index
+        };
+        agree.min(previous.prev())
+    }
+}
+
+/// What it takes to send to one peer after the other.
+struct Sender<'a> {
+    id: NodeId,
+    term: Term,
+    commit: LogIndex,
+    now: Time,
+    config: &'a Config,
+    log: &'a Log,
+    persistence: &'a Persistence,
+    sequence: &'a mut u64,
+    read: u64,
+    messages: &'a mut Vec<Message>,
+}
+
+impl Sender<'_> {
+    /// As many Appends as the window has room for (thesis 10.2.2).
+    fn send_appends(&mut self, to: NodeId, peer: &mut Progress) {
+        let (messages_max, bytes_max) =
+            (self.config.inflight_messages_max, self.config.inflight_bytes_max);
+        while peer.next <= self.log.last_index() && peer.may_send(messages_max, bytes_max) {
+            let index = peer.next.prev();
+            // Trimmed: `start_snapshots` takes over.
+            let Some(term) = self.log.term_at(index) else { return };
+            let (entries, bytes) = self.log.copy(
+                peer.next,
+                self.log.last_index(),
+                self.config.append_entries_max,
+                self.config.append_bytes_max,
+            );
+            let last = index.plus(entries.len() as u64);
+            let previous = LogPosition { term, index };
+            let sequence = self.next_sequence();
+            peer.sent_append(sequence, last, bytes, self.now);
+            let commit = self.commit;
+            self.post(to, peer, Body::Append { sequence, previous, commit, entries });
+        }
+    }
+
+    fn send_heartbeat(&mut self, to: NodeId, peer: &mut Progress) {
+        let sequence = self.next_sequence();
+        let shows_loss = self.now >= peer.append_sent_at + self.config.heartbeat_interval;
+        peer.sent_heartbeat(sequence, shows_loss);
+        let (matched, read) = (peer.matched, self.read);
+        let commit = self.commit.min(matched);
+        self.post(to, peer, Body::Heartbeat { sequence, commit, matched, read });
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        *self.sequence += 1;
+        *self.sequence
+    }
+
+    fn post(&mut self, to: NodeId, peer: &mut Progress, body: Body) {
+        peer.heartbeat_due = self.now + self.config.heartbeat_interval;
+        peer.messages_sent += 1;
+        let message = Message { from: self.id, to, term: self.term, body };
+        // Entries may leave before they are durable here (thesis 10.2.1); the term may not, but a
+        // leader's is durable since it was elected by it.
+        let message = self.persistence.after(message, None);
+        self.messages.push(self.persistence.open_leaders(message));
+    }
+}

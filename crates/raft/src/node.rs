@@ -1,0 +1,555 @@
+//! The node: its state, its inputs and its outputs. Every input ends with [`crate::invariants`].
+//!
+//! Here is what all roles share: terms (paper 5.1), dispatch, the way to the disk and out, applying.
+//! What each role does is in `election.rs`, `follower.rs`, `leader.rs` and their neighbours.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sampan_base::{
+    Configuration, Entry, EntryKind, HardState, LogIndex, LogPosition, NodeId, Rng, SnapshotMeta,
+    Term, Time,
+};
+
+use crate::follower::Following;
+use crate::invariants::{self, Seen};
+use crate::leader::Leader;
+use crate::log::Log;
+use crate::membership::Configurations;
+use crate::persist::Persistence;
+use crate::{
+    Body, Config, DropCounts, DropReason, Message, Outputs, Persist, Persisted, Role, RoleChange,
+};
+
+/// What a node starts from: what its disk held (the course's `Persister`).
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// The newest durable snapshot.
+    pub snapshot: Option<SnapshotMeta>,
+    /// In force if neither the snapshot nor the log holds a configuration. Empty for a node that
+    /// joins: it learns of its cluster from the leader.
+    pub bootstrap: Configuration,
+    /// The stored log: contiguous, and following the snapshot point, reaching behind it, or
+    /// starting at 1.
+    pub entries: Vec<Entry>,
+    /// The log may have lost its end, anywhere before this index: the node neither votes nor
+    /// counts until it is durable through it.
+    pub non_voting_until: Option<LogIndex>,
+}
+
+/// A candidate's, or pre-candidate's, count.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    /// Only asks whether it could win.
+    pub(crate) pre: bool,
+    /// When it asked.
+    pub(crate) asked_at: Time,
+    /// The first answer of each node.
+    pub(crate) votes: BTreeMap<NodeId, bool>,
+}
+
+/// A role and what only that role knows.
+#[derive(Debug)]
+pub(crate) enum RoleState {
+    Follower,
+    Candidate(Candidate),
+    Leader(Box<Leader>),
+}
+
+/// One Raft node.
+#[derive(Debug)]
+pub struct Raft {
+    pub(crate) config: Config,
+    pub(crate) rng: Rng,
+    pub(crate) term: Term,
+    pub(crate) vote: Option<NodeId>,
+    pub(crate) leader: Option<NodeId>,
+    pub(crate) role: RoleState,
+    pub(crate) log: Log,
+    pub(crate) configurations: Configurations,
+    pub(crate) persistence: Persistence,
+    pub(crate) commit: LogIndex,
+    pub(crate) applied: LogIndex,
+    pub(crate) snapshot: Option<SnapshotMeta>,
+    pub(crate) following: Following,
+    pub(crate) election_timeout: Duration,
+    pub(crate) election_deadline: Time,
+    /// Quick retries of elections since a leader was last heard; spaces the next one.
+    pub(crate) retries: u32,
+    pub(crate) non_voting_until: Option<LogIndex>,
+    pub(crate) lost_acknowledged: bool,
+    pub(crate) pending: Outputs,
+    pub(crate) reported: (Term, Role, Option<NodeId>),
+    pub(crate) dropped: DropCounts,
+    pub(crate) seen: Seen,
+}
+
+impl Raft {
+    /// A node that starts, or starts again, as a follower of nobody. `seed` decides everything
+    /// random; it must be another one at each start of a node.
+    ///
+    /// Panics if the configuration is invalid or what was restored contradicts itself.
+    pub fn new(config: Config, restored: Restored, seed: u64, now: Time) -> Self {
+        if let Err(fault) = config.check() {
+            panic!("{fault}");
+        }
+        let mut rng = Rng::seeded(seed);
+        let start = restored.snapshot.as_ref().map_or(LogPosition::ZERO, |meta| meta.position);
+        let base =
+            restored.snapshot.as_ref().map_or(restored.bootstrap, |m| m.configuration.clone());
+        let (log, replaced) = restore_log(start, restored.entries);
+        let mut persistence = Persistence::new(log.last_index());
+        if replaced {
+            persistence.reset(start, start.index);
+        }
+        let HardState { term, vote } = restored.hard_state;
+        assert!(log.last().term <= term, "entries of term {} in term {term}", log.last().term);
+        let mut node = Self {
+            following: Following::new(start.index, rng.next_u64()),
+            election_timeout: config.election_timeout_max,
+            election_deadline: now,
+            config,
+            rng,
+            term,
+            vote,
+            leader: None,
+            role: RoleState::Follower,
+            configurations: Configurations::new(start.index, base),
+            persistence,
+            commit: start.index,
+            applied: start.index,
+            snapshot: restored.snapshot,
+            log,
+            retries: 0,
+            non_voting_until: restored.non_voting_until,
+            lost_acknowledged: false,
+            pending: Outputs::default(),
+            reported: (term, Role::Follower, None),
+            dropped: DropCounts::default(),
+            seen: Seen::default(),
+        };
+        node.restore_configurations();
+        node.check_recovered();
+        node.draw_election_deadline(now);
+        if node.may_lead() && node.configuration().members() == [node.config.id].into() {
+            // Nobody to wait for.
+            node.election_deadline = now;
+        }
+        invariants::check(&mut node);
+        node
+    }
+
+    fn restore_configurations(&mut self) {
+        let (from, to) = (self.log.first_index(), self.log.last_index().next());
+        for entry in self.log.range(from, to) {
+            if entry.kind == EntryKind::Configuration {
+                self.configurations.push(entry.index, configuration_of(entry));
+            }
+        }
+    }
+
+    // ---------------------------------------------------------------------------- inputs
+
+    /// A message arrived. One that makes no sense is dropped and counted by reason.
+    pub fn step(&mut self, now: Time, message: Message) {
+        if let Err(reason) = self.receive(now, message) {
+            self.dropped.count(reason);
+        }
+        invariants::check(self);
+    }
+
+    /// Does whatever is due.
+    pub fn tick(&mut self, now: Time) {
+        match self.role {
+            RoleState::Leader(_) => self.tick_leader(now),
+            _ if now >= self.election_deadline => self.election_due(now),
+            _ => {}
+        }
+        invariants::check(self);
+    }
+
+    /// When [`Raft::tick`] and [`Raft::flush`] next have something to do, if no input comes before.
+    pub fn next_deadline(&self) -> Time {
+        match &self.role {
+            RoleState::Leader(leader) => leader.next_deadline(),
+            _ => self.election_deadline.min(self.following.reads.retry_at()),
+        }
+    }
+
+    /// A hint that the connection to a peer closed. If it is the leader: it is no reason any more
+    /// to ignore candidates, and a pre-vote starts after a short random delay.
+    pub fn peer_disconnected(&mut self, now: Time, peer: NodeId) {
+        if self.leader == Some(peer) && !matches!(self.role, RoleState::Leader(_)) {
+            self.leader_connection_closed(now);
+        }
+        invariants::check(self);
+    }
+
+    /// A hint that a connection to a peer is open (again): what was on the way before is lost.
+    pub fn peer_connected(&mut self, now: Time, peer: NodeId) {
+        if let RoleState::Leader(leader) = &mut self.role {
+            leader.peer_connected(now, peer);
+        }
+        invariants::check(self);
+    }
+
+    // ----------------------------------------------------------------------- persistence
+
+    /// Everything that became unstable since the last call, as one batch, or `None`.
+    pub fn take_persist(&mut self) -> Option<Persist> {
+        let last = self.log.last_index();
+        if !self.persistence.is_dirty(last) {
+            return None;
+        }
+        let (hard_state, log_reset, from, token) = self.persistence.take(self.term, last);
+        let entries = self.log.range(from, last.next()).cloned().collect();
+        let hard_state = hard_state.then_some(HardState { term: self.term, vote: self.vote });
+        Some(Persist { hard_state, log_reset, entries, token })
+    }
+
+    /// A batch, and with it all before it, is durable: votes and acknowledgements that waited for
+    /// it may leave, and a leader counts itself.
+    #[expect(clippy::needless_pass_by_value, reason = "a proof is given once, and used up")]
+    pub fn persisted(&mut self, now: Time, done: Persisted) {
+        let mut own_vote = None;
+        let (id, pending) = (self.config.id, &mut self.pending);
+        self.persistence.complete(&done, |message| {
+            if message.to == id {
+                own_vote = Some(message);
+            } else {
+                pending.messages.push(message);
+            }
+        });
+        if let Some(message) = own_vote {
+            self.count_vote(now, message.from, message.body == Body::VoteReply { granted: true });
+        }
+        self.check_recovered();
+        self.advance_commit(now);
+        invariants::check(self);
+    }
+
+    // --------------------------------------------------------------------------- outputs
+
+    /// Builds what is due and moves everything that may leave into `out`. Called once a turn of
+    /// the host, so that many proposals and acknowledgements share a message.
+    pub fn flush(&mut self, now: Time, out: &mut Outputs) {
+        match self.role {
+            RoleState::Leader(_) => self.flush_leader(now),
+            _ => self.flush_reads_of_follower(now),
+        }
+        let is = (self.term, self.role(), self.leader);
+        if is != self.reported {
+            self.reported = is;
+            out.role_change = Some(RoleChange { term: is.0, role: is.1, leader: is.2 });
+        }
+        out.messages.append(&mut self.pending.messages);
+        out.reads.append(&mut self.pending.reads);
+        out.snapshot_reads.append(&mut self.pending.snapshot_reads);
+        out.snapshot_chunks.append(&mut self.pending.snapshot_chunks);
+        invariants::check(self);
+    }
+
+    /// The next committed entries, in order (the course's `applyCh`): at least one if there is one,
+    /// then while they fit in `bytes_max`. The caller applies them at once: they count as applied.
+    pub fn take_committed(&mut self, bytes_max: usize) -> Vec<Entry> {
+        if self.applied == self.commit {
+            return Vec::new();
+        }
+        let (entries, _) = self.log.copy(self.applied.next(), self.commit, usize::MAX, bytes_max);
+        self.applied = self.applied.plus(entries.len() as u64);
+        invariants::check(self);
+        entries
+    }
+
+    // ---------------------------------------------------------------------- dispatch
+
+    fn receive(&mut self, now: Time, message: Message) -> Result<(), DropReason> {
+        if message.to != self.config.id || message.from == self.config.id {
+            return Err(DropReason::Misaddressed);
+        }
+        if !message.is_well_formed() {
+            return Err(DropReason::Malformed);
+        }
+        if self.lost_acknowledged {
+            return Err(DropReason::LostAcknowledged);
+        }
+        self.meet_term(now, &message)?;
+        self.dispatch(now, message)
+    }
+
+    /// Terms before anything else (paper 5.1): a newer one is adopted, a message of an older one
+    /// is answered so that its sender learns, or dropped.
+    fn meet_term(&mut self, now: Time, message: &Message) -> Result<(), DropReason> {
+        let Message { from, term, ref body, .. } = *message;
+        // Pre-votes compare terms themselves and never change any (thesis 9.6).
+        if matches!(body, Body::PreVote { .. }) {
+            return Ok(());
+        }
+        if term > self.term {
+            if matches!(body, Body::Vote { transfer: false, .. }) && self.ignores_candidates(now) {
+                return Err(DropReason::LeaderAlive);
+            }
+            let leader = body.is_from_leader().then_some(from);
+            self.become_follower(now, term, leader);
+            return Ok(());
+        }
+        if term == self.term || matches!(body, Body::PreVoteReply { .. }) {
+            return Ok(());
+        }
+        // The sender is behind. Without an answer a deposed leader, or a cluster whose only
+        // electable node is this one, would never learn of our term.
+        if body.is_from_leader() {
+            self.send_term(from);
+        } else if matches!(body, Body::Vote { .. }) {
+            self.send(from, Body::VoteReply { granted: false });
+        }
+        Err(DropReason::StaleTerm)
+    }
+
+    fn dispatch(&mut self, now: Time, message: Message) -> Result<(), DropReason> {
+        let Message { from, term, body, .. } = message;
+        if body.is_from_leader() {
+            self.hear_leader(now, from)?;
+        }
+        match body {
+            Body::PreVote { last } => {
+                self.on_pre_vote(now, from, term, last);
+                Ok(())
+            }
+            Body::PreVoteReply { asked, granted } => {
+                self.on_pre_vote_reply(now, from, asked, granted)
+            }
+            Body::Vote { last, .. } => {
+                self.on_vote(now, from, last);
+                Ok(())
+            }
+            Body::VoteReply { granted } => self.on_vote_reply(now, from, granted),
+            Body::Append { sequence, previous, commit, entries } => {
+                self.on_append(now, from, sequence, previous, commit, entries)
+            }
+            Body::Heartbeat { sequence, commit, matched, read } => {
+                self.on_heartbeat(from, sequence, commit, matched, read)
+            }
+            Body::InstallSnapshot { sequence, meta, offset, data } => {
+                self.on_install_snapshot(from, sequence, meta, offset, data);
+                Ok(())
+            }
+            Body::TimeoutNow => self.on_timeout_now(now),
+            Body::ReadIndex { nonce, sequence } => self.on_read_index(now, from, nonce, sequence),
+            Body::ReadIndexReply { nonce, sequence, index } => {
+                self.on_read_index_reply(from, nonce, sequence, index)
+            }
+            Body::AppendReply { .. }
+            | Body::HeartbeatReply { .. }
+            | Body::InstallSnapshotReply { .. } => self.on_reply(now, from, &body),
+        }
+    }
+
+    // ---------------------------------------------------------------- shared by all roles
+
+    /// Follows `leader`, or nobody, in `term`. The vote stays if the term does (paper 5.2: one
+    /// vote a term).
+    pub(crate) fn become_follower(&mut self, now: Time, term: Term, leader: Option<NodeId>) {
+        assert!(term >= self.term, "term {term} is before {}", self.term);
+        if term > self.term {
+            self.enter_term(term, None);
+        }
+        self.void_reads();
+        self.role = RoleState::Follower;
+        self.leader = leader;
+        self.draw_election_deadline(now);
+    }
+
+    /// A new term: nothing that was said, asked or verified in the old one counts in it.
+    pub(crate) fn enter_term(&mut self, term: Term, vote: Option<NodeId>) {
+        assert!(term > self.term, "term {term} does not follow {}", self.term);
+        self.term = term;
+        self.vote = vote;
+        self.leader = None;
+        self.persistence.hard_state_changed();
+        self.persistence.forget_waiting();
+        self.following.enter_term(self.commit);
+    }
+
+    /// Sends, once the term that the message reveals is durable.
+    pub(crate) fn send(&mut self, to: NodeId, body: Body) {
+        self.post(to, body, None);
+    }
+
+    /// Sends, once the log is durable through `index` too.
+    pub(crate) fn send_after(&mut self, to: NodeId, body: Body, index: LogIndex) {
+        self.post(to, body, Some(index));
+    }
+
+    fn post(&mut self, to: NodeId, body: Body, index: Option<LogIndex>) {
+        let message = Message { from: self.config.id, to, term: self.term, body };
+        let held = self.persistence.after(message, index);
+        if let Some(message) = self.persistence.open_or_hold(held) {
+            assert!(message.to != self.config.id, "a vote for oneself waits for the disk");
+            self.pending.messages.push(message);
+        }
+    }
+
+    /// Commits through `index`. What is committed is never changed.
+    pub(crate) fn commit_to(&mut self, index: LogIndex) {
+        assert!(index <= self.log.last_index(), "commit {index} behind {}", self.log.last_index());
+        self.commit = self.commit.max(index);
+    }
+
+    /// Ends the non-voting state once the log is whole again.
+    fn check_recovered(&mut self) {
+        let whole = self.following.verified.min(self.persistence.durable_index());
+        if self.non_voting_until.is_some_and(|until| whole >= until) {
+            self.non_voting_until = None;
+        }
+    }
+
+    // -------------------------------------------------------------------------- getters
+
+    /// This node.
+    pub fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    /// Its part in the current term.
+    pub fn role(&self) -> Role {
+        match &self.role {
+            RoleState::Follower => Role::Follower,
+            RoleState::Candidate(candidate) if candidate.pre => Role::PreCandidate,
+            RoleState::Candidate(_) => Role::Candidate,
+            RoleState::Leader(_) => Role::Leader,
+        }
+    }
+
+    /// Does it lead? (It may not know that it was deposed: confirm with a read index.)
+    pub fn is_leader(&self) -> bool {
+        matches!(self.role, RoleState::Leader(_))
+    }
+
+    /// Does it lead, with no transfer of leadership under way?
+    pub fn accepts_proposals(&self) -> bool {
+        matches!(&self.role, RoleState::Leader(leader) if leader.transfer.is_none())
+    }
+
+    /// Set while this node neither votes nor counts: [`crate::Status::non_voting_until`].
+    pub fn non_voting_until(&self) -> Option<LogIndex> {
+        self.non_voting_until
+    }
+
+    /// The disk lost what was acknowledged; the host must stop: [`crate::Status::lost_acknowledged`].
+    pub fn lost_acknowledged(&self) -> bool {
+        self.lost_acknowledged
+    }
+
+    /// The current term.
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The vote in the current term.
+    pub fn vote(&self) -> Option<NodeId> {
+        self.vote
+    }
+
+    /// The leader of the current term, if known.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// Highest index known to be committed.
+    pub fn commit(&self) -> LogIndex {
+        self.commit
+    }
+
+    /// Highest index that [`Raft::take_committed`] handed out or a snapshot covers.
+    pub fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// First index in the log.
+    pub fn first_index(&self) -> LogIndex {
+        self.log.first_index()
+    }
+
+    /// Last index in the log, or the point it starts after.
+    pub fn last_index(&self) -> LogIndex {
+        self.log.last_index()
+    }
+
+    /// Through here the log is durable on this node.
+    pub fn durable_index(&self) -> LogIndex {
+        self.persistence.durable_index()
+    }
+
+    /// Bytes of entries in the log in memory (what the course's `maxraftstate` bounds).
+    pub fn live_log_bytes(&self) -> usize {
+        self.log.bytes()
+    }
+
+    /// The term of an entry, or of the point the log starts after; `None` if not known.
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.log.term_at(index)
+    }
+
+    /// The entries `from..to_exclusive`, as far as they are in the log. For tests and oracles.
+    pub fn entries(&self, from: LogIndex, to_exclusive: LogIndex) -> Vec<Entry> {
+        let from = from.max(self.log.first_index());
+        let to = to_exclusive.min(self.log.last_index().next()).max(from);
+        self.log.range(from, to).cloned().collect()
+    }
+
+    /// The configuration in force: the latest in the log, committed or not (thesis 4.1).
+    pub fn configuration(&self) -> &Configuration {
+        self.configurations.latest()
+    }
+
+    /// The configuration in force at an index that is not before `first_index - 1`: what a
+    /// snapshot at that index must hold.
+    pub fn configuration_at(&self, index: LogIndex) -> &Configuration {
+        self.configurations.at(index)
+    }
+
+    /// The latest durable snapshot.
+    pub fn snapshot(&self) -> Option<&SnapshotMeta> {
+        self.snapshot.as_ref()
+    }
+
+    /// How this node was told to take part.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+/// The configuration in an entry. It was checked when the entry arrived or was stored.
+pub(crate) fn configuration_of(entry: &Entry) -> Configuration {
+    let mut reader = sampan_base::codec::Reader::new(&entry.data);
+    Configuration::decode(&mut reader)
+        .unwrap_or_else(|fault| panic!("entry {} holds no configuration: {fault}", entry.index))
+}
+
+/// The log as it follows the snapshot, and whether the stored one must be replaced: it ends before
+/// the snapshot, or contradicts it, when a crash came between an install and the write that
+/// replaces the log.
+fn restore_log(start: LogPosition, entries: Vec<Entry>) -> (Log, bool) {
+    let mut log = Log::starting_after(start);
+    let Some((first, last)) = entries.first().zip(entries.last()) else {
+        return (log, start != LogPosition::ZERO);
+    };
+    assert!(
+        first.index <= start.index.next(),
+        "the stored log starts at {}, behind the snapshot at {}",
+        first.index,
+        start.index
+    );
+    let covers = entries.iter().find(|entry| entry.index == start.index);
+    let contradicts = covers.is_some_and(|entry| entry.term != start.term);
+    if last.index < start.index || contradicts {
+        return (log, true);
+    }
+    for entry in entries.into_iter().filter(|entry| entry.index > start.index) {
+        log.append(entry);
+    }
+    (log, false)
+}

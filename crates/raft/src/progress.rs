@@ -1,0 +1,274 @@
+//! What a leader knows of one peer (paper, Figure 2: nextIndex and matchIndex) and what it has on
+//! the way to it. Owns its transitions:
+//!
+//! ```text
+//!              reply shows where the logs agree
+//!     Probe ──────────────────────────────────────► Replicate
+//!       ▲ ◄──────────────────────────────────────────   │
+//!       │      rejection, or something got lost         │
+//!       │                                               │
+//!       └──────────── Snapshot ◄────────────────────────┘
+//!         snapshot        the next entry is trimmed
+//!         abandoned       (and to Replicate when an
+//!                         acknowledgement reaches the log)
+//! ```
+
+use std::collections::VecDeque;
+
+use sampan_base::{LogIndex, SnapshotMeta, Time};
+
+/// What the leader is doing for the peer.
+#[derive(Debug)]
+pub(crate) enum State {
+    /// One Append at a time; `waiting` while one is on its way.
+    Probe {
+        waiting: bool,
+    },
+    Replicate,
+    Snapshot(SnapshotSend),
+}
+
+/// A snapshot on its way to the peer.
+#[derive(Debug)]
+pub(crate) struct SnapshotSend {
+    pub(crate) meta: SnapshotMeta,
+    /// The peer holds the bytes before this one.
+    pub(crate) acked: u64,
+    /// The host was asked for the bytes before this one.
+    pub(crate) asked: u64,
+    /// The peer says that it holds less than it said before: true if nothing newer comes.
+    fell_back: Option<u64>,
+    /// When to send the last part again, unless there is progress.
+    pub(crate) retry_at: Time,
+}
+
+impl SnapshotSend {
+    fn new(meta: SnapshotMeta, now: Time) -> Self {
+        Self { meta, acked: 0, asked: 0, fell_back: None, retry_at: now }
+    }
+
+    /// No progress for a while: send from what the peer last said it holds. If it had it all it
+    /// may have lost it since; the first part makes it say so.
+    pub(crate) fn start_again(&mut self) {
+        if let Some(held) = self.fell_back.take() {
+            self.acked = held;
+        }
+        if self.acked == self.meta.size_bytes {
+            self.acked = 0;
+        }
+        self.asked = self.acked;
+    }
+
+    fn acked(&mut self, next_offset: u64, retry_at: Time) {
+        if next_offset > self.meta.size_bytes {
+            return;
+        }
+        if next_offset > self.acked {
+            self.acked = next_offset;
+            self.asked = self.asked.max(next_offset);
+            self.fell_back = None;
+            self.retry_at = retry_at;
+        } else if next_offset < self.acked {
+            self.fell_back = Some(next_offset);
+        }
+    }
+}
+
+/// An Append that is not acknowledged.
+#[derive(Clone, Copy, Debug)]
+struct Inflight {
+    last: LogIndex,
+    bytes: usize,
+}
+
+/// A leader's knowledge of one peer.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// Through here the peer's log is durable and equals the leader's. Never decreases.
+    pub(crate) matched: LogIndex,
+    /// The next entry to send. Above `matched`.
+    pub(crate) next: LogIndex,
+    pub(crate) state: State,
+    inflight: VecDeque<Inflight>,
+    inflight_bytes: usize,
+    /// Rejections of requests before this one are about a state that is over.
+    rejections_from: u64,
+    /// Answers to heartbeats from this one on tell whether the last Append arrived.
+    loss_shows_from: Option<u64>,
+    /// The latest round of reads the peer confirmed.
+    pub(crate) read: u64,
+    pub(crate) heard_at: Time,
+    pub(crate) append_sent_at: Time,
+    pub(crate) heartbeat_due: Time,
+    /// The peer lost part of its log: it does not count.
+    pub(crate) recovering: bool,
+    pub(crate) messages_sent: u64,
+    pub(crate) messages_received: u64,
+}
+
+impl Progress {
+    /// A peer of which nothing is known: probe from `next` at once.
+    pub(crate) fn new(next: LogIndex, sequence: u64, now: Time) -> Self {
+        Self {
+            matched: LogIndex::ZERO,
+            next,
+            state: State::Probe { waiting: false },
+            inflight: VecDeque::new(),
+            inflight_bytes: 0,
+            rejections_from: sequence,
+            loss_shows_from: None,
+            read: 0,
+            heard_at: now,
+            append_sent_at: Time::ZERO,
+            heartbeat_due: now,
+            recovering: false,
+            messages_sent: 0,
+            messages_received: 0,
+        }
+    }
+
+    /// Through here the peer counts for a commit.
+    pub(crate) fn counted(&self) -> LogIndex {
+        if self.recovering { LogIndex::ZERO } else { self.matched }
+    }
+
+    pub(crate) fn inflight(&self) -> (usize, usize) {
+        (self.inflight.len(), self.inflight_bytes)
+    }
+
+    /// May an Append go out, by state and window?
+    pub(crate) fn may_send(&self, messages_max: usize, bytes_max: usize) -> bool {
+        match self.state {
+            State::Probe { waiting } => !waiting,
+            State::Replicate => {
+                self.inflight.len() < messages_max && self.inflight_bytes < bytes_max
+            }
+            State::Snapshot(_) => false,
+        }
+    }
+
+    /// An Append numbered `sequence` with entries through `last` goes out.
+    pub(crate) fn sent_append(&mut self, sequence: u64, last: LogIndex, bytes: usize, now: Time) {
+        assert!(last >= self.next, "an Append through {last} does not hold {}", self.next);
+        match &mut self.state {
+            // `next` stays: if the probe is lost, the same entries go out again.
+            State::Probe { waiting } => {
+                *waiting = true;
+                self.rejections_from = sequence;
+            }
+            State::Replicate => {
+                self.next = last.next();
+                self.inflight.push_back(Inflight { last, bytes });
+                self.inflight_bytes += bytes;
+            }
+            State::Snapshot(_) => panic!("an Append to a peer that gets a snapshot"),
+        }
+        self.append_sent_at = now;
+        self.loss_shows_from = None;
+    }
+
+    /// A heartbeat numbered `sequence` goes out. If the last Append left long ago (or the
+    /// connection is new), its answer shows whether that arrived.
+    pub(crate) fn sent_heartbeat(&mut self, sequence: u64, shows_loss: bool) {
+        if shows_loss && self.loss_shows_from.is_none() {
+            self.loss_shows_from = Some(sequence);
+        }
+    }
+
+    /// The peer reports that it lost, or has regained, part of its log. What it acknowledged before
+    /// a loss it holds no longer: the one way in which `matched` goes back.
+    pub(crate) fn set_recovering(&mut self, recovering: bool) {
+        if recovering && !self.recovering {
+            self.matched = LogIndex::ZERO;
+        }
+        self.recovering = recovering;
+    }
+
+    /// The peer's log is durable and equal through `matched`. Older acknowledgements change
+    /// nothing. True if it is news.
+    pub(crate) fn acked(&mut self, matched: LogIndex) -> bool {
+        let news = matched > self.matched;
+        self.matched = self.matched.max(matched);
+        self.next = self.next.max(self.matched.next());
+        while let Some(first) = self.inflight.front()
+            && first.last <= self.matched
+        {
+            self.inflight_bytes -= first.bytes;
+            self.inflight.pop_front();
+        }
+        news
+    }
+
+    /// Does a rejection of request `sequence` for `previous` say something about now?
+    pub(crate) fn rejection_counts(&self, sequence: u64, previous: LogIndex) -> bool {
+        sequence >= self.rejections_from
+            && previous > self.matched
+            && previous < self.next
+            && !matches!(self.state, State::Snapshot(_) | State::Probe { waiting: false })
+    }
+
+    /// Does the answer to heartbeat `sequence` tell that entries after `received` got lost?
+    pub(crate) fn is_loss(&self, sequence: u64, received: LogIndex) -> bool {
+        let shows = self.loss_shows_from.is_some_and(|from| sequence >= from);
+        shows
+            && match self.state {
+                State::Probe { waiting } => waiting,
+                State::Replicate => received.next() < self.next,
+                State::Snapshot(_) => false,
+            }
+    }
+
+    /// Where the logs agree if something got lost: for a probe where it looked, else through what
+    /// the peer has received.
+    pub(crate) fn agreed_after_loss(&self, received: LogIndex) -> LogIndex {
+        match self.state {
+            State::Probe { .. } => self.next.prev(),
+            State::Replicate | State::Snapshot(_) => received,
+        }
+    }
+
+    /// A new connection: whatever was on the way is lost. The next heartbeat, at once, finds out.
+    pub(crate) fn connected(&mut self, now: Time) {
+        self.append_sent_at = Time::ZERO;
+        self.heartbeat_due = now;
+        match &mut self.state {
+            State::Probe { waiting } => *waiting = false,
+            State::Replicate => {}
+            State::Snapshot(send) => send.retry_at = now,
+        }
+    }
+
+    /// The peer holds the bytes of snapshot `id` before `next_offset`.
+    pub(crate) fn snapshot_acked(&mut self, id: u64, next_offset: u64, retry_at: Time) {
+        let State::Snapshot(send) = &mut self.state else { return };
+        if send.meta.id == id {
+            send.acked(next_offset, retry_at);
+        }
+    }
+
+    /// The logs may agree through `agree`: look there, one Append at a time. `sequence` is the
+    /// last request sent; rejections up to it say nothing new.
+    pub(crate) fn become_probe(&mut self, agree: LogIndex, sequence: u64) {
+        self.next = agree.max(self.matched).next();
+        self.enter(State::Probe { waiting: false }, sequence);
+    }
+
+    /// The logs agree through `agree`: stream from there.
+    pub(crate) fn become_replicate(&mut self, agree: LogIndex, sequence: u64) {
+        self.next = agree.max(self.matched).next();
+        self.enter(State::Replicate, sequence);
+    }
+
+    /// The next entry is trimmed: send this snapshot.
+    pub(crate) fn become_snapshot(&mut self, meta: SnapshotMeta, sequence: u64, now: Time) {
+        self.enter(State::Snapshot(SnapshotSend::new(meta, now)), sequence);
+    }
+
+    fn enter(&mut self, state: State, sequence: u64) {
+        self.state = state;
+        self.inflight.clear();
+        self.inflight_bytes = 0;
+        self.rejections_from = sequence + 1;
+        self.loss_shows_from = None;
+    }
+}

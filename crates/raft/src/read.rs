@@ -1,0 +1,226 @@
+//! Linearizable reads without the log (thesis 6.4): a read index, confirmed by a quorum.
+//!
+//! Reads that come in one turn form a round. The leader notes its commit index, numbers the round,
+//! and asks its voters with a heartbeat that names the number; each answers with the number. A
+//! voter's latest number is all that is kept of its answers, so lost, late and doubled heartbeats
+//! cost nothing, and the rounds a quorum confirmed are found by the same function as the commit
+//! index. No round starts before this leader has committed an entry of its term, since before that
+//! it does not know what is committed (6.4, step 1). All end void when the term does.
+//!
+//! A follower asks its leader for an index on behalf of all its waiting reads.
+
+use std::collections::VecDeque;
+
+use sampan_base::{LogIndex, NodeId, Time};
+
+use crate::membership::agreed;
+use crate::node::{Raft, RoleState};
+use crate::{Body, DropReason, ReadId, ReadOutcome, ReadVoid, Refused};
+
+/// Whose read.
+#[derive(Clone, Copy, Debug)]
+enum Reader {
+    Own(ReadId),
+    Follower { from: NodeId, nonce: u64, sequence: u64 },
+}
+
+/// Reads that go through one confirmation together.
+#[derive(Debug)]
+struct Round {
+    number: u64,
+    index: LogIndex,
+    count: usize,
+}
+
+/// The reads of a leader, oldest first: those of each round, then those without one.
+#[derive(Debug, Default)]
+pub(crate) struct LeaderReads {
+    readers: VecDeque<Reader>,
+    rounds: VecDeque<Round>,
+    /// How many readers have a round.
+    in_rounds: usize,
+    round: u64,
+}
+
+impl LeaderReads {
+    /// The number of the latest round.
+    pub(crate) fn round(&self) -> u64 {
+        self.round
+    }
+}
+
+/// The reads of a follower.
+#[derive(Debug)]
+pub(crate) struct FollowerReads {
+    /// With the number of the request that covers each, once one was sent.
+    waiting: VecDeque<(ReadId, u64)>,
+    nonce: u64,
+    /// The last request sent.
+    sequence: u64,
+    /// Reads came since the last request.
+    unasked: bool,
+    retry_at: Time,
+}
+
+impl FollowerReads {
+    pub(crate) fn new(nonce: u64) -> Self {
+        Self { waiting: VecDeque::new(), nonce, sequence: 0, unasked: false, retry_at: Time::NEVER }
+    }
+
+    pub(crate) fn retry_at(&self) -> Time {
+        if self.waiting.is_empty() { Time::NEVER } else { self.retry_at }
+    }
+}
+
+impl Raft {
+    /// Asks for a read index. It comes out as [`crate::Outputs::reads`], or is void: then ask
+    /// again with a fresh id. On a follower the leader is asked.
+    pub fn read_index(&mut self, _now: Time, id: ReadId) -> Result<(), Refused> {
+        match &mut self.role {
+            RoleState::Leader(leader) => {
+                if leader.reads.readers.len() >= self.config.reads_max {
+                    return Err(Refused::Busy("reads_max"));
+                }
+                leader.reads.readers.push_back(Reader::Own(id));
+            }
+            _ if self.leader.is_none() => return Err(Refused::NotLeader { leader: None }),
+            _ => {
+                let reads = &mut self.following.reads;
+                if reads.waiting.len() >= self.config.reads_max {
+                    return Err(Refused::Busy("reads_max"));
+                }
+                reads.waiting.push_back((id, reads.sequence + 1));
+                reads.unasked = true;
+            }
+        }
+        crate::invariants::check(self);
+        Ok(())
+    }
+
+    /// A follower asks. No answer is needed if it cannot be taken: it asks again.
+    pub(crate) fn on_read_index(
+        &mut self,
+        _now: Time,
+        from: NodeId,
+        nonce: u64,
+        sequence: u64,
+    ) -> Result<(), DropReason> {
+        let RoleState::Leader(leader) = &mut self.role else { return Err(DropReason::WrongRole) };
+        if leader.reads.readers.len() >= self.config.reads_max {
+            return Err(DropReason::TooManyReads);
+        }
+        leader.reads.readers.push_back(Reader::Follower { from, nonce, sequence });
+        Ok(())
+    }
+
+    // ---------------------------------------------------------------------- the leader
+
+    /// Makes a round of the reads that have none. True if the voters must be asked.
+    pub(crate) fn start_read_round(&mut self, _now: Time) -> bool {
+        let may_start = self.has_committed_in_term();
+        let RoleState::Leader(leader) = &mut self.role else { return false };
+        let reads = &mut leader.reads;
+        let count = reads.readers.len() - reads.in_rounds;
+        if count == 0 || !may_start {
+            return false;
+        }
+        reads.round += 1;
+        reads.in_rounds += count;
+        reads.rounds.push_back(Round { number: reads.round, index: self.commit, count });
+        // A quorum of one has confirmed it already.
+        self.confirm_reads();
+        matches!(&self.role, RoleState::Leader(leader) if !leader.reads.rounds.is_empty())
+    }
+
+    /// Answers the rounds that a quorum has confirmed.
+    pub(crate) fn confirm_reads(&mut self) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        if leader.reads.rounds.is_empty() {
+            return;
+        }
+        let (id, own, peers) = (self.config.id, leader.reads.round, &leader.peers);
+        let confirmed = agreed(self.configurations.latest(), |voter| {
+            if voter == id { own } else { peers.get(&voter).map_or(0, |peer| peer.read) }
+        });
+        let mut answers = Vec::new();
+        while let Some(round) = leader.reads.rounds.front()
+            && round.number <= confirmed
+        {
+            let Round { index, count, .. } = *round;
+            leader.reads.rounds.pop_front();
+            leader.reads.in_rounds -= count;
+            for reader in leader.reads.readers.drain(..count) {
+                match reader {
+                    Reader::Own(id) => {
+                        self.pending.reads.push(ReadOutcome { id, result: Ok(index) });
+                    }
+                    Reader::Follower { from, nonce, sequence } => {
+                        answers.push((from, Body::ReadIndexReply { nonce, sequence, index }));
+                    }
+                }
+            }
+        }
+        for (to, body) in answers {
+            self.send(to, body);
+        }
+    }
+
+    // -------------------------------------------------------------------- the follower
+
+    /// One request for all waiting reads; again, with a new number, if no answer came.
+    pub(crate) fn flush_reads_of_follower(&mut self, now: Time) {
+        let Some(leader) = self.leader else { return };
+        let reads = &mut self.following.reads;
+        if reads.waiting.is_empty() || !(reads.unasked || now >= reads.retry_at) {
+            return;
+        }
+        reads.unasked = false;
+        reads.sequence += 1;
+        reads.retry_at = now + self.config.heartbeat_interval;
+        let (nonce, sequence) = (reads.nonce, reads.sequence);
+        self.send(leader, Body::ReadIndex { nonce, sequence });
+    }
+
+    /// The answer covers every read that waited when the request was sent. It also says what is
+    /// committed.
+    pub(crate) fn on_read_index_reply(
+        &mut self,
+        from: NodeId,
+        nonce: u64,
+        sequence: u64,
+        index: LogIndex,
+    ) -> Result<(), DropReason> {
+        let reads = &mut self.following.reads;
+        if self.leader != Some(from) || nonce != reads.nonce || sequence > reads.sequence {
+            return Err(DropReason::StaleReply);
+        }
+        while let Some(&(id, covered_by)) = reads.waiting.front()
+            && covered_by <= sequence
+        {
+            reads.waiting.pop_front();
+            self.pending.reads.push(ReadOutcome { id, result: Ok(index) });
+        }
+        self.learn_commit(index);
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------ both
+
+    /// The leader or the term is another one: nothing is known of the waiting reads.
+    pub(crate) fn void_reads(&mut self) {
+        let outcomes = &mut self.pending.reads;
+        let mut void = |id| outcomes.push(ReadOutcome { id, result: Err(ReadVoid) });
+        if let RoleState::Leader(leader) = &mut self.role {
+            for reader in leader.reads.readers.drain(..) {
+                if let Reader::Own(id) = reader {
+                    void(id);
+                }
+            }
+            leader.reads = LeaderReads::default();
+        }
+        for (id, _) in self.following.reads.waiting.drain(..) {
+            void(id);
+        }
+        self.following.reads.unasked = false;
+    }
+}
