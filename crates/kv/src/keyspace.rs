@@ -1,0 +1,375 @@
+//! The keys: a sharded hash table of records, the expiry index beside it, and the capture of a
+//! snapshot while writes go on.
+//!
+//! **Shards.** A hash table that doubles moves all its records at once, so there are many small ones
+//! ([`Limits::shards`](crate::Limits)). Which shard and place a key
+//! has follows from a seed of this node, and no reply, digest or reclamation depends on it.
+//!
+//! **Capture.** Records carry a generation. To begin a capture is to raise the current generation:
+//! from then on a record of an older generation is *as of the beginning and not yet captured*.
+//! The walk hands such records out and raises their generation; a write that would change or remove
+//! one first saves it whole (the pre-image). Each record is thus captured once, whatever happens
+//! between slices, and nothing is copied ahead of time. FLUSHALL sets the whole table aside, and
+//! the walk goes on in there.
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::digest::Sum;
+use crate::expiry::ExpiryIndex;
+use crate::record::Record;
+use crate::snapshot::put_record;
+
+/// Entries of the expiry index that one step of housekeeping frees.
+const FREE_ENTRIES_MAX: usize = 512;
+
+/// Buckets that one slice of a capture looks at, for the case that all of them are empty.
+const BUCKETS_PER_SLICE_MAX: usize = 16_384;
+
+/// Tables below this capacity are never shrunk.
+const SHRINK_CAPACITY_MIN: usize = 64;
+
+type Shard = HashTable<Record>;
+
+/// A key with its hash, so that it is hashed once per command.
+#[derive(Clone, Copy)]
+pub(crate) struct Hashed<'a> {
+    pub(crate) key: &'a [u8],
+    hash: u64,
+}
+
+/// All keys, expired ones that are not yet reclaimed included.
+pub(crate) struct Keyspace {
+    shards: Vec<Shard>,
+    hash_seed: u64,
+    len: usize,
+    record_bytes: usize,
+    expiry: ExpiryIndex,
+    sum: Sum,
+    /// Given to records that are made or captured from now on.
+    generation: u32,
+    capture: Option<Capture>,
+    garbage: Garbage,
+}
+
+/// A walk over the records as of its beginning.
+struct Capture {
+    /// Where the walk stands. Shards before this one are done.
+    shard: usize,
+    bucket: usize,
+    /// Records as of the beginning that writes have since replaced or removed.
+    saved: Vec<Record>,
+    /// The tables as FLUSHALL found them; then the walk is in here.
+    flushed: Option<Vec<Shard>>,
+}
+
+/// Flushed tables and indexes, freed step by step.
+#[derive(Default)]
+struct Garbage {
+    shards: Vec<Shard>,
+    expiry: Vec<ExpiryIndex>,
+}
+
+impl Keyspace {
+    pub(crate) fn new(shards: usize, hash_seed: u64) -> Self {
+        assert!(shards.is_power_of_two(), "{shards} shards");
+        Self {
+            shards: empty_shards(shards),
+            hash_seed,
+            len: 0,
+            record_bytes: 0,
+            expiry: ExpiryIndex::default(),
+            sum: Sum::default(),
+            generation: 0,
+            capture: None,
+            garbage: Garbage::default(),
+        }
+    }
+
+    /// Makes room for this many keys in all, so that a restore seldom moves records.
+    pub(crate) fn reserve(&mut self, keys: usize) {
+        // Shards differ by chance: four standard deviations more than the mean.
+        let mean = keys / self.shards.len();
+        let room = mean + 4 * mean.isqrt();
+        let hash_seed = self.hash_seed;
+        for shard in &mut self.shards {
+            let more = room.saturating_sub(shard.len());
+            shard.reserve(more, |record| hash_of(record.key(), hash_seed));
+        }
+    }
+
+    // Reading.
+
+    pub(crate) fn hashed<'a>(&self, key: &'a [u8]) -> Hashed<'a> {
+        Hashed { key, hash: hash_of(key, self.hash_seed) }
+    }
+
+    /// The record of a key that exists at this log time.
+    pub(crate) fn live(&self, key: Hashed<'_>, time_ms: u64) -> Option<&Record> {
+        let shard = &self.shards[self.shard_of(key.hash)];
+        let record = shard.find(key.hash, |record| record.key() == key.key)?;
+        (!record.is_expired(time_ms)).then_some(record)
+    }
+
+    /// How many keys exist at this log time.
+    pub(crate) fn live_len(&self, time_ms: u64) -> usize {
+        self.len - self.expiry.count_due(time_ms)
+    }
+
+    /// How many of them have a time to live.
+    pub(crate) fn expires_len(&self, time_ms: u64) -> usize {
+        self.expiry.len() - self.expiry.count_due(time_ms)
+    }
+
+    /// All records in memory, expired or not.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn next_expiry_ms(&self) -> Option<u64> {
+        self.expiry.first_ms()
+    }
+
+    pub(crate) const fn sum(&self) -> Sum {
+        self.sum
+    }
+
+    /// Memory of keys and values: what was asked of the allocator, tables included.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let tables: usize = self.shards.iter().map(Shard::allocation_size).sum();
+        // An index entry: its key, the time, the box and its share of the tree.
+        tables + self.record_bytes + self.expiry.len() * 48
+    }
+
+    // Writing.
+
+    /// Sets a key to a value and an expiry, whatever it was.
+    pub(crate) fn put(&mut self, key: Hashed<'_>, value: &[u8], expiry_ms: Option<u64>) {
+        let place = self.shard_of(key.hash);
+        let shard = &mut self.shards[place];
+        let Some(record) = shard.find_mut(key.hash, |record| record.key() == key.key) else {
+            return self.insert(key, Record::new(self.generation, key.key, expiry_ms, &[value]));
+        };
+        self.expiry.change(key.key, record.expiry_ms(), expiry_ms);
+        self.sum.remove(record.content());
+        let saver = Saver::of(self.capture.as_mut(), record, self.generation);
+        if saver.is_some() || !record.overwrite(self.generation, expiry_ms, value) {
+            let new = Record::new(self.generation, key.key, expiry_ms, &[value]);
+            self.record_bytes += new.heap_bytes();
+            self.record_bytes -= record.heap_bytes();
+            Saver::save(saver, std::mem::replace(record, new));
+        }
+        self.sum.add(record.content());
+    }
+
+    /// Replaces the record of a key that exists by what `edit` makes of it; `edit` is given the
+    /// generation to use and leaves the key alone.
+    pub(crate) fn edit(&mut self, key: Hashed<'_>, edit: impl FnOnce(&Record, u32) -> Record) {
+        let place = self.shard_of(key.hash);
+        let shard = &mut self.shards[place];
+        let record = shard
+            .find_mut(key.hash, |record| record.key() == key.key)
+            .expect("only a key that exists is edited");
+        let new = edit(record, self.generation);
+        self.expiry.change(key.key, record.expiry_ms(), new.expiry_ms());
+        self.sum.remove(record.content());
+        self.sum.add(new.content());
+        self.record_bytes += new.heap_bytes();
+        self.record_bytes -= record.heap_bytes();
+        let saver = Saver::of(self.capture.as_mut(), record, self.generation);
+        Saver::save(saver, std::mem::replace(record, new));
+    }
+
+    /// Removes a key. Returns whether it was there, expired or not.
+    pub(crate) fn remove(&mut self, key: Hashed<'_>) -> bool {
+        let place = self.shard_of(key.hash);
+        let found = self.shards[place].find_entry(key.hash, |record| record.key() == key.key);
+        let Ok(entry) = found else { return false };
+        let (record, _) = entry.remove();
+        self.expiry.change(key.key, record.expiry_ms(), None);
+        self.sum.remove(record.content());
+        self.record_bytes -= record.heap_bytes();
+        self.len -= 1;
+        let saver = Saver::of(self.capture.as_mut(), &record, self.generation);
+        Saver::save(saver, record);
+        self.shrink(place);
+        true
+    }
+
+    /// Adds a record that a snapshot holds. Returns false if its key is there already.
+    pub(crate) fn restore(&mut self, record: Record) -> bool {
+        let key = record.key();
+        let hash = hash_of(key, self.hash_seed);
+        if self.shards[self.shard_of(hash)].find(hash, |other| other.key() == key).is_some() {
+            return false;
+        }
+        let key: Box<[u8]> = key.into();
+        self.insert(Hashed { key: &key, hash }, record);
+        true
+    }
+
+    /// Removes every key, in time that does not depend on their number.
+    pub(crate) fn flush(&mut self) {
+        let count = self.shards.len();
+        let mut shards = std::mem::replace(&mut self.shards, empty_shards(count));
+        match &mut self.capture {
+            Some(capture) if capture.flushed.is_none() => {
+                let done = shards.iter_mut().take(capture.shard).map(std::mem::take);
+                self.garbage.shards.extend(done);
+                capture.flushed = Some(shards);
+            }
+            _ => self.garbage.shards.extend(shards),
+        }
+        self.garbage.expiry.push(std::mem::take(&mut self.expiry));
+        self.len = 0;
+        self.record_bytes = 0;
+        self.sum = Sum::default();
+    }
+
+    /// Removes keys that are expired at this log time from memory, at most `count_max`, in an order
+    /// that is the same on every node. Returns how many.
+    pub(crate) fn reclaim(&mut self, time_ms: u64, count_max: usize) -> usize {
+        for count in 0..count_max {
+            let Some(key) = self.expiry.first_due(time_ms) else { return count };
+            let removed = self.remove(self.hashed(&key));
+            assert!(removed, "a key of the expiry index is in the table");
+        }
+        count_max
+    }
+
+    /// Frees a little of what FLUSHALL left. Returns whether there is more.
+    pub(crate) fn free_garbage(&mut self) -> bool {
+        let garbage = &mut self.garbage;
+        while garbage.shards.pop().is_some_and(|shard| shard.is_empty()) {}
+        if let Some(index) = garbage.expiry.last_mut() {
+            index.free(FREE_ENTRIES_MAX);
+            if index.len() == 0 {
+                garbage.expiry.pop();
+            }
+        }
+        !garbage.shards.is_empty() || !garbage.expiry.is_empty()
+    }
+
+    fn insert(&mut self, key: Hashed<'_>, record: Record) {
+        let place = self.shard_of(key.hash);
+        let shard = &mut self.shards[place];
+        if shard.len() == shard.capacity() {
+            Capture::records_move(self.capture.as_mut(), place);
+        }
+        self.expiry.change(key.key, None, record.expiry_ms());
+        self.sum.add(record.content());
+        self.record_bytes += record.heap_bytes();
+        self.len += 1;
+        let hash_seed = self.hash_seed;
+        shard.insert_unique(key.hash, record, |record| hash_of(record.key(), hash_seed));
+    }
+
+    /// Bits of a hash that the table inside a shard uses neither for its buckets nor for its tags.
+    fn shard_of(&self, hash: u64) -> usize {
+        (hash >> 40) as usize & (self.shards.len() - 1)
+    }
+
+    /// Gives back memory of a table that has become nearly empty.
+    fn shrink(&mut self, place: usize) {
+        let shard = &mut self.shards[place];
+        let capacity = shard.capacity();
+        if capacity >= SHRINK_CAPACITY_MIN && shard.len() < capacity / 8 {
+            Capture::records_move(self.capture.as_mut(), place);
+            let hash_seed = self.hash_seed;
+            shard.shrink_to(capacity / 4, |record| hash_of(record.key(), hash_seed));
+        }
+    }
+
+    // Capturing.
+
+    /// Begins to capture the records as they are now, giving up any capture under way.
+    pub(crate) fn capture_begin(&mut self) {
+        self.capture_end();
+        self.generation = self.generation.checked_add(1).expect("fewer than 2^32 snapshots a run");
+        self.capture = Some(Capture { shard: 0, bucket: 0, saved: Vec::new(), flushed: None });
+    }
+
+    /// Appends the next records as of the beginning, until `out` has `length_max` bytes or enough
+    /// empty places were looked at. Returns false after the last.
+    pub(crate) fn capture_next(&mut self, length_max: usize, out: &mut Vec<u8>) -> bool {
+        let Some(capture) = &mut self.capture else { return false };
+        while out.len() < length_max {
+            let Some(record) = capture.saved.pop() else { break };
+            put_record(&record, out);
+        }
+        let mut looked_at = 0;
+        while capture.shard < self.shards.len() {
+            let shard = match &mut capture.flushed {
+                Some(flushed) => &mut flushed[capture.shard],
+                None => &mut self.shards[capture.shard],
+            };
+            while capture.bucket < shard.num_buckets() {
+                if out.len() >= length_max || looked_at >= BUCKETS_PER_SLICE_MAX {
+                    return true;
+                }
+                looked_at += 1;
+                let record = shard.get_bucket_mut(capture.bucket);
+                capture.bucket += 1;
+                let Some(record) = record else { continue };
+                if record.generation() < self.generation {
+                    record.set_generation(self.generation);
+                    put_record(record, out);
+                }
+            }
+            if let Some(flushed) = &mut capture.flushed {
+                self.garbage.shards.push(std::mem::take(&mut flushed[capture.shard]));
+            }
+            capture.shard += 1;
+            capture.bucket = 0;
+        }
+        !capture.saved.is_empty()
+    }
+
+    /// Ends a capture, complete or not.
+    pub(crate) fn capture_end(&mut self) {
+        if let Some(capture) = self.capture.take() {
+            self.garbage.shards.extend(capture.flushed.unwrap_or_default());
+        }
+    }
+
+    pub(crate) const fn generation(&self) -> u32 {
+        self.generation
+    }
+}
+
+impl Capture {
+    /// The records of one table are about to change places: the walk in it starts over, and knows
+    /// by their generation those that it has had.
+    fn records_move(capture: Option<&mut Self>, shard: usize) {
+        if let Some(capture) = capture
+            && capture.shard == shard
+            && capture.flushed.is_none()
+        {
+            capture.bucket = 0;
+        }
+    }
+}
+
+/// Where the pre-image of one record goes, if a capture still needs it.
+struct Saver<'a>(&'a mut Vec<Record>);
+
+impl<'a> Saver<'a> {
+    fn of(capture: Option<&'a mut Capture>, record: &Record, generation: u32) -> Option<Self> {
+        let capture = capture.filter(|_| record.generation() < generation)?;
+        Some(Self(&mut capture.saved))
+    }
+
+    fn save(saver: Option<Self>, record: Record) {
+        if let Some(Self(saved)) = saver {
+            saved.push(record);
+        }
+    }
+}
+
+fn empty_shards(count: usize) -> Vec<Shard> {
+    (0..count).map(|_| Shard::new()).collect()
+}
+
+fn hash_of(key: &[u8], hash_seed: u64) -> u64 {
+    xxh3_64_with_seed(key, hash_seed)
+}

@@ -1,0 +1,210 @@
+//! Bytes from outside: whatever they are, decoders answer with an error and never panic, and what
+//! was encoded comes back.
+
+mod common;
+
+use common::model::{Draw, Model};
+use common::{Machine, START_MS, restored, snapshot_rest};
+use sampan_base::codec::{DecodeError, Reader};
+use sampan_base::{Rng, WallTime};
+use sampan_kv::{BatchBuilder, BatchReader, Kv, Limits, Reply, Restore, parse};
+
+const ROUNDS: u64 = 20_000;
+
+fn random_bytes(rng: &mut Rng, bytes_max: u64) -> Vec<u8> {
+    (0..rng.below(bytes_max)).map(|_| rng.next_u64() as u8).collect()
+}
+
+/// Changes, cuts or lengthens bytes that were well formed.
+fn mutated(rng: &mut Rng, bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for _ in 0..=rng.below(3) {
+        let place = rng.below(bytes.len() as u64 + 1) as usize;
+        match rng.below(4) {
+            0 => bytes.truncate(place),
+            1 => bytes.insert(place, rng.next_u64() as u8),
+            2 if place < bytes.len() => bytes[place] = *rng.pick(&[0, 1, 0x7f, 0x80, 0xff]),
+            _ if place < bytes.len() => bytes[place] ^= 1 << rng.below(8),
+            _ => {}
+        }
+    }
+    bytes
+}
+
+/// A well-formed random command.
+fn command(draw: &mut Draw, model: &Model) -> Vec<u8> {
+    let mut encoded = Vec::new();
+    parse(&draw.call(model).args(), &model.limits, &mut encoded).expect("well formed");
+    encoded
+}
+
+fn draw(seed: u64) -> Draw {
+    Draw { rng: Rng::seeded(seed), keys: 5, flush_one_in: 50, sequence_max: 9 }
+}
+
+#[test]
+fn random_batches_never_panic_and_a_refused_one_gives_no_wrong_reply() {
+    let limits = Limits::tiny();
+    let (mut draw, mut model) = (draw(1), Model::new(limits));
+    model.advance(START_MS);
+    let mut kv = Kv::new(limits, 1);
+    let (mut refused, mut applied) = (0, 0);
+    for _ in 0..ROUNDS {
+        let bytes = if draw.rng.one_in(3) {
+            random_bytes(&mut draw.rng, 60)
+        } else {
+            let mut batch = BatchBuilder::new(WallTime::from_unix_ms(START_MS));
+            for _ in 0..draw.rng.below(3) {
+                let encoded = command(&mut draw, &model);
+                batch.push(&encoded);
+            }
+            let batch = batch.finish();
+            mutated(&mut draw.rng, &batch)
+        };
+        match kv.apply(&bytes, &mut Vec::new()) {
+            Ok(()) => applied += 1,
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(applied > ROUNDS / 20 && refused > ROUNDS / 20, "{applied} {refused}");
+    // Whatever was applied, the state is still one that a snapshot holds.
+    kv.snapshot_begin();
+    assert_eq!(restored(&snapshot_rest(&mut kv, 500), limits, 2).digest(), kv.digest());
+}
+
+#[test]
+fn random_reads_never_panic() {
+    let limits = Limits::tiny();
+    let (mut draw, mut model) = (draw(2), Model::new(limits));
+    model.advance(START_MS);
+    let mut machine = Machine::new(limits, 1);
+    for line in ["SET k0 1", "SET k1 abc PX 100", "SESSION OPEN", "ONCE 1 1 INCR k0"] {
+        machine.line(line);
+    }
+    for _ in 0..ROUNDS {
+        let encoded = command(&mut draw, &model);
+        let bytes = mutated(&mut draw.rng, &encoded);
+        machine.kv.query(&bytes);
+        machine.kv.duplicate(&bytes);
+        sampan_kv::is_once(&bytes);
+    }
+    let malformed = Reply::error("ERR malformed read command");
+    for write in ["SET a 1", "SESSION OPEN", "ONCE 1 1 GET a"] {
+        assert_eq!(machine.kv.query(&machine.encode(write)), malformed, "{write}");
+    }
+}
+
+#[test]
+fn random_arguments_never_panic_and_leave_no_bytes_when_refused() {
+    let limits = Limits::tiny();
+    let mut rng = Rng::seeded(3);
+    let words: Vec<&str> =
+        "GET SET ONCE SESSION OPEN CLOSE ACK OUTCOME EXPIRE NX XX GT LT EX PX EXAT KEEPTTL MSET \
+         GETRANGE SETRANGE INCRBY DECRBY FLUSHALL ASYNC 0 1 -1 2 99999999999999999999 x "
+            .split(' ')
+            .collect();
+    let mut accepted = 0;
+    for _ in 0..ROUNDS {
+        let args: Vec<Vec<u8>> = (0..rng.below(9))
+            .map(|_| match rng.below(8) {
+                0 => random_bytes(&mut rng, 90),
+                _ => rng.pick(&words).as_bytes().to_vec(),
+            })
+            .collect();
+        let mut out = b"before".to_vec();
+        match parse(&args, &limits, &mut out) {
+            Ok(_) => accepted += 1,
+            Err(error) => {
+                assert_eq!(out, b"before", "{args:?}");
+                assert!(error.reply().is_error());
+            }
+        }
+    }
+    assert!(accepted > ROUNDS / 100, "{accepted}");
+}
+
+#[test]
+fn random_snapshots_never_panic() {
+    let limits = Limits::tiny();
+    let mut machine = Machine::new(limits, 1);
+    for line in
+        ["SET a 1", "SET b 2 PX 100", "SESSION OPEN", "ONCE 1 1 MGET a b", "ONCE 1 2 INCR b"]
+    {
+        machine.line(line);
+    }
+    machine.kv.snapshot_begin();
+    let snapshot = snapshot_rest(&mut machine.kv, 100);
+    let mut rng = Rng::seeded(4);
+    for _ in 0..5_000 {
+        let bytes = mutated(&mut rng, &snapshot);
+        let mut restore = Restore::new(limits, 2);
+        let fed = restore.feed(&bytes);
+        if fed.is_ok()
+            && let Ok(kv) = restore.finish()
+        {
+            assert_eq!(kv.digest(), machine.kv.digest(), "what is accepted is what was saved");
+        }
+    }
+}
+
+#[test]
+fn random_replies_never_panic_and_encoded_ones_come_back() {
+    let mut rng = Rng::seeded(5);
+    let long = Reply::bulk(&[7; 300]);
+    let replies = [
+        Reply::Ok,
+        Reply::Nil,
+        Reply::Int(i64::MIN),
+        Reply::Simple("string"),
+        Reply::Simple("none"),
+        long.clone(),
+        Reply::error("ERR text"),
+        Reply::Array(vec![Reply::Ok, Reply::Nil, long]),
+        Reply::Array(vec![Reply::bulk(b"applied"), Reply::Array(vec![Reply::Nil])]),
+    ];
+    for reply in &replies {
+        let mut encoded = Vec::new();
+        reply.encode(&mut encoded);
+        assert_eq!(encoded.len(), reply.encoded_bytes());
+        let mut reader = Reader::new(&encoded);
+        assert_eq!(Reply::decode(&mut reader).as_ref(), Ok(reply));
+        assert!(reader.is_empty());
+        for length in 0..encoded.len() {
+            assert!(Reply::decode(&mut Reader::new(&encoded[..length])).is_err());
+        }
+        for _ in 0..500 {
+            let _ = Reply::decode(&mut Reader::new(&mutated(&mut rng, &encoded)));
+        }
+    }
+    for _ in 0..ROUNDS {
+        let _ = Reply::decode(&mut Reader::new(&random_bytes(&mut rng, 40)));
+    }
+}
+
+#[test]
+fn a_reply_that_nests_without_end_or_claims_too_many_items_is_refused() {
+    let nested = [&[5, 1, 0, 0, 0].repeat(100_000)[..], &[0]].concat();
+    assert_eq!(Reply::decode(&mut Reader::new(&nested)), Err(DecodeError::Invalid("nesting")));
+    let claims = [5, 0xff, 0xff, 0xff, 0xff, 0];
+    assert_eq!(Reply::decode(&mut Reader::new(&claims)), Err(DecodeError::Truncated));
+}
+
+#[test]
+fn a_batch_tells_its_time_and_commands() {
+    let mut batch = BatchBuilder::new(WallTime::from_unix_ms(5));
+    assert!(batch.is_empty());
+    batch.push(b"one");
+    batch.push(b"");
+    batch.stamp(WallTime::from_unix_ms(9));
+    assert_eq!((batch.len(), batch.bytes()), (2, BatchBuilder::HEADER_BYTES + 3 + 2 * 4));
+    let bytes = batch.finish();
+    let mut reader = BatchReader::new(&bytes).unwrap();
+    assert_eq!(reader.time(), WallTime::from_unix_ms(9));
+    assert_eq!(reader.next_command(), Ok(Some(&b"one"[..])));
+    assert_eq!(reader.next_command(), Ok(Some(&b""[..])));
+    assert_eq!(reader.next_command(), Ok(None));
+    let mut other_version = bytes.to_vec();
+    other_version[0] = 2;
+    let error = Kv::new(Limits::tiny(), 0).apply(&other_version, &mut Vec::new());
+    assert_eq!(error, Err(DecodeError::Invalid("batch version")));
+}

@@ -1,0 +1,200 @@
+//! Rules of the state machine that transcripts cannot show: time, reclamation, duplicates without
+//! the log, places in a batch, memory.
+
+mod common;
+
+use common::{Machine, START_MS, show};
+use sampan_base::WallTime;
+use sampan_kv::{BatchBuilder, Class, Kv, Limits, Reply, is_once, parse};
+
+#[test]
+fn the_time_is_the_latest_clock_and_never_goes_back() {
+    let mut machine = Machine::new(Limits::tiny(), 0);
+    machine.line("SET k v PX 100");
+    machine.clock_ms -= 50_000;
+    machine.tick();
+    assert_eq!(machine.kv.time().unix_ms, START_MS);
+    // A leader whose clock is behind: its relative times count from the log's.
+    machine.line("SET k v PX 100");
+    assert_eq!(machine.line("PEXPIRETIME k"), Reply::Int(START_MS as i64 + 100));
+}
+
+#[test]
+fn no_clock_makes_times_overflow() {
+    let mut machine = Machine::new(Limits::tiny(), 0);
+    machine.clock_ms = u64::MAX;
+    machine.tick();
+    let longest = i64::MAX - (1 << 50);
+    assert_eq!(machine.line(&format!("SET k v PX {longest}")), Reply::Ok);
+    assert_eq!(machine.line("PEXPIRETIME k"), Reply::Int(i64::MAX));
+    assert!(machine.line(&format!("SET k v PX {}", longest + 1)).is_error());
+    machine.line("PEXPIREAT k 9223372036854775807");
+    assert_eq!(machine.line("PEXPIRE k -9223372036854775808"), Reply::Int(1));
+    assert_eq!(machine.line("EXISTS k"), Reply::Int(0));
+}
+
+#[test]
+fn what_is_over_is_invisible_at_once_and_leaves_memory_a_few_per_entry() {
+    let limits = Limits { reclaim_per_batch_max: 2, ..Limits::default() };
+    let mut machine = Machine::new(limits, 0);
+    machine.line("SET stays v");
+    for key in 0..10 {
+        machine.line(&format!("SET k{key} v PX 100"));
+    }
+    let due = WallTime::from_unix_ms(START_MS + 100);
+    assert_eq!(machine.kv.next_expiry(), Some(due));
+    machine.advance(100);
+    for entry in 1..=5 {
+        assert_eq!(machine.line("DBSIZE"), Reply::Int(1));
+        let stats = machine.kv.stats();
+        assert_eq!((stats.keys, stats.expires, stats.expired_total), (1, 0, 2 * entry));
+        // While some are left the leader is told that a tick is due.
+        assert_eq!(machine.kv.next_expiry(), (entry < 5).then_some(due));
+        machine.tick();
+    }
+}
+
+#[test]
+fn idle_sessions_are_gone_at_once_and_leave_memory_a_few_per_entry() {
+    let limits = Limits { reclaim_per_batch_max: 2, session_ttl_ms: 100, ..Limits::default() };
+    let mut machine = Machine::new(limits, 0);
+    for _ in 0..5 {
+        machine.line("SESSION OPEN");
+    }
+    assert_eq!(machine.kv.next_expiry(), Some(WallTime::from_unix_ms(START_MS + 100)));
+    machine.advance(100);
+    assert_eq!(machine.kv.stats().sessions, 0);
+    assert_eq!(machine.kv.stats().sessions_evicted_total, 2);
+    assert_eq!(show(&machine.line("OUTCOME 5 1")), "[\"unknown\"]");
+    machine.tick();
+    machine.tick();
+    assert_eq!(machine.kv.stats().sessions_evicted_total, 5);
+    assert_eq!(machine.kv.next_expiry(), None);
+}
+
+#[test]
+fn a_duplicate_is_answered_without_the_log_only_if_that_can_never_change() {
+    let mut machine = Machine::new(Limits::tiny(), 0);
+    machine.line("SESSION OPEN");
+    machine.line("ONCE 1 2 ACK 1 INCR c");
+    let answer = |line: &str| machine.kv.duplicate(&machine.encode(line)).map(|r| show(&r));
+    assert_eq!(answer("ONCE 1 2 INCR c").as_deref(), Some(":1"));
+    assert!(answer("ONCE 1 1 INCR c").unwrap().starts_with("-SESSIONSTALE"));
+    assert!(answer("ONCE 1 2 INCR d").unwrap().starts_with("-SESSIONREUSED"));
+    assert_eq!(answer("ONCE 1 3 INCR c"), None);
+    // This node may not have applied the entry that opened it.
+    assert_eq!(answer("ONCE 2 1 INCR c"), None);
+    assert_eq!(answer("INCR c"), None);
+    machine.line("SESSION CLOSE 1");
+    let gone = machine.kv.duplicate(&machine.encode("ONCE 1 3 INCR c"));
+    assert!(show(&gone.unwrap()).starts_with("-SESSIONEXPIRED"));
+}
+
+#[test]
+fn a_full_session_is_no_final_answer() {
+    let mut machine = Machine::new(Limits::tiny(), 0);
+    machine.line("SESSION OPEN");
+    for sequence in 1..=4 {
+        machine.line(&format!("ONCE 1 {sequence} INCR c"));
+    }
+    assert!(show(&machine.line("ONCE 1 5 INCR c")).starts_with("-SESSIONFULL"));
+    assert_eq!(machine.kv.duplicate(&machine.encode("ONCE 1 5 INCR c")), None);
+}
+
+#[test]
+fn a_spelling_of_the_same_command_is_the_same_command() {
+    let mut machine = Machine::new(Limits::default(), 0);
+    machine.line("SESSION OPEN");
+    machine.line("ONCE 1 1 SET k v EX 10 NX");
+    assert_eq!(machine.line("once 1 1 set k v nx px 10000"), Reply::Ok);
+    assert!(machine.line("ONCE 1 1 SET k v EX 11 NX").is_error());
+}
+
+#[test]
+fn reads_may_be_answered_between_the_commands_of_a_batch() {
+    let mut machine = Machine::new(Limits::default(), 0);
+    machine.line("SET k 0 PX 100");
+    let read = machine.encode("GET k");
+    let mut batch = BatchBuilder::new(WallTime::from_unix_ms(START_MS + 100));
+    for line in ["INCR k", "GET k", "INCR k"] {
+        batch.push(&machine.encode(line));
+    }
+    let mut seen = Vec::new();
+    let step = |kv: &Kv, reply: Option<Reply>| {
+        seen.push(format!(
+            "{} {}",
+            reply.as_ref().map_or("start".into(), show),
+            show(&kv.query(&read))
+        ));
+    };
+    machine.kv.apply_each(&batch.finish(), step).unwrap();
+    // The time moves on before the first command.
+    assert_eq!(seen, ["start nil", ":1 \"1\"", "\"1\" \"1\"", ":2 \"2\""]);
+}
+
+#[test]
+fn commands_are_classed_by_what_serving_them_takes() {
+    let class = |line: &str| {
+        let args: Vec<&str> = line.split(' ').collect();
+        let mut encoded = Vec::new();
+        let class = parse(&args, &Limits::default(), &mut encoded).unwrap();
+        (class, is_once(&encoded))
+    };
+    for read in ["GET k", "MGET k l", "DBSIZE", "TOUCH k", "EXPIRETIME k", "OUTCOME 1 1"] {
+        assert_eq!(class(read), (Class::Read, false), "{read}");
+    }
+    for timed in ["TTL k", "PTTL k"] {
+        assert_eq!(class(timed), (Class::TimedRead, false), "{timed}");
+    }
+    for write in ["SET k v", "DEL k", "EXPIRE k 1", "FLUSHALL", "SESSION OPEN", "SESSION CLOSE 1"] {
+        assert_eq!(class(write), (Class::Write, false), "{write}");
+    }
+    for once in ["ONCE 1 1 SET k v", "ONCE 1 2 ACK 1 GET k", "ONCE 1 1 TTL k"] {
+        assert_eq!(class(once), (Class::Write, true), "{once}");
+    }
+}
+
+#[test]
+fn flushed_keys_are_freed_step_by_step() {
+    let limits = Limits { shards: 8, ..Limits::default() };
+    let mut machine = Machine::new(limits, 0);
+    for key in 0..100 {
+        machine.line(&format!("SET key-{key} v PX 100000"));
+    }
+    assert!(!machine.kv.maintain());
+    machine.line("FLUSHALL");
+    assert_eq!(machine.kv.stats().keys, 0);
+    assert_eq!(machine.kv.next_expiry(), None);
+    let steps = (0..20).take_while(|_| machine.kv.maintain()).count();
+    assert!((5..=8).contains(&steps), "{steps}");
+}
+
+#[test]
+fn a_key_costs_no_more_memory_than_the_target_allows() {
+    // 172 MB for a million keys of 16 bytes with values of 64, of which 10 % are left to the
+    // allocator and the rest of the process.
+    let mut machine = Machine::new(Limits::default(), 0);
+    let value = "v".repeat(64);
+    for key in 0..100_000 {
+        machine.line(&format!("SET {key:016} {value}"));
+    }
+    let bytes_per_key = machine.kv.stats().bytes_estimate / 100_000;
+    assert!(bytes_per_key <= 155, "{bytes_per_key}");
+    assert!(bytes_per_key >= 80 + 16, "{bytes_per_key}");
+}
+
+#[test]
+fn limits_that_contradict_each_other_are_named() {
+    assert_eq!(Limits::default().check(), Ok(()));
+    assert_eq!(Limits::tiny().check(), Ok(()));
+    let wrong = [
+        (Limits { sessions_max: 0, ..Limits::tiny() }, "sessions_max"),
+        (Limits { shards: 3, ..Limits::tiny() }, "shards"),
+        (Limits { session_ttl_ms: 0, ..Limits::tiny() }, "session_ttl_ms"),
+        (Limits { session_bytes_total_max: 100, ..Limits::tiny() }, "session_bytes_total_max"),
+        (Limits { value_bytes_max: 1 << 40, ..Limits::tiny() }, "value_bytes_max"),
+    ];
+    for (limits, name) in wrong {
+        assert!(limits.check().unwrap_err().contains(name), "{name}");
+    }
+}
