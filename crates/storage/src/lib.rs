@@ -1,0 +1,44 @@
+//! The write-ahead log, the hard state and the snapshot files of one node: their formats, what to
+//! write in which order, and how a node finds its state again after a crash.
+//!
+//! While running, [`Storage`] only *describes* work, as lists of [`sampan_base::disk::DiskOp`]; the
+//! host executes them and reports. Two lanes:
+//!
+//! - the **log lane**: what [`Storage::append`], [`Storage::set_non_voting`] and
+//!   [`Storage::refresh_watermark`] return. Lists run one after another in the order in which they
+//!   were made, each to its end; nothing is acknowledged before its list has ended.
+//! - the **background lane**: what [`Storage::maintain`] and the snapshot functions return. Lists
+//!   run in order among themselves, and beside the log lane: no file is touched by both.
+//!
+//! While starting, [`Storage::open`] reads and repairs through [`sampan_base::disk::Disk`] directly.
+//!
+//! What is absent: threads, files, sockets, clocks; and any say in what a log should contain.
+//! `docs/format.md` is the other half of this crate: the bytes, the assumptions and the decisions.
+
+mod batch;
+mod create;
+mod error;
+mod fresh;
+mod hard_state;
+mod identity;
+mod log;
+mod open;
+mod options;
+mod page;
+mod recovered;
+mod replay;
+mod sector;
+mod segment;
+pub mod snapshot;
+mod storage;
+mod survey;
+pub mod testing;
+
+pub use error::{Damage, DamageReason, OpenError};
+pub use identity::Identity;
+pub use open::OnDamage;
+pub use options::Options;
+pub use page::{FORMAT_VERSION, PAGE_BYTES};
+pub use recovered::{PartialSnapshot, Recovered, Report, StoredSnapshot};
+pub use sector::SECTOR_BYTES;
+pub use storage::Storage;

@@ -1,0 +1,391 @@
+//! The log while it runs: where the next batch goes, when a segment is full, which segments are no
+//! longer needed. Makes lists of steps; reads nothing. Recovery is in `replay.rs` and `open.rs`.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use sampan_base::disk::{DiskError, DiskOp, FileName};
+use sampan_base::{Entry, LogIndex, LogPosition};
+
+use crate::batch::{self, Change, Link, batch_bytes};
+use crate::page::PAGE_BYTES;
+use crate::segment::{self, FIRST_BATCH_OFFSET, SegmentHeader, WAL_DIRECTORY};
+use crate::{Identity, Options};
+
+/// How much of a recycled segment is zeroed between two syncs: small, so that a commit of the log
+/// lane never waits behind a long one.
+const ZERO_CHUNK_BYTES: u64 = 1 << 20;
+
+/// A segment that is part of the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) file: FileName,
+    pub(crate) sequence: u64,
+    pub(crate) salt: u32,
+    pub(crate) len_bytes: u64,
+    pub(crate) first_batch: u64,
+    /// Of its header.
+    pub(crate) serves_from: LogIndex,
+    /// Where its next batch goes; bytes before it are used.
+    pub(crate) used_bytes: u64,
+    /// It is known to survive a crash, under its name.
+    pub(crate) durable: bool,
+    /// The name it has until its first batch is synced.
+    pub(crate) staged: Option<FileName>,
+}
+
+/// A file of zeros, ready to become a segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Spare {
+    pub(crate) file: FileName,
+    pub(crate) len_bytes: u64,
+}
+
+/// What the background lane is doing for the log.
+#[derive(Debug)]
+enum Background {
+    Idle,
+    Preparing(Spare),
+    Removing,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Log {
+    identity: Identity,
+    /// The node's incarnation; in the salt of every segment begun now.
+    generation: u64,
+    segment_bytes: u64,
+    entry_bytes_max: usize,
+    /// Oldest first. Never empty; batches go to the last.
+    segments: VecDeque<Segment>,
+    /// No longer part of the log, not yet recycled or removed.
+    released: VecDeque<Spare>,
+    spare: Option<Spare>,
+    background: Background,
+    /// Names the next spare.
+    spare_number: u64,
+    /// The next batch.
+    next: Link,
+    last_index: LogIndex,
+    /// The last batch of each append that is not known to be durable.
+    outstanding: VecDeque<u64>,
+    trimmed: LogIndex,
+    out_of_space: bool,
+}
+
+/// What recovery hands to a running log.
+pub(crate) struct Found {
+    pub(crate) segments: VecDeque<Segment>,
+    pub(crate) released: VecDeque<Spare>,
+    pub(crate) spare: Option<Spare>,
+    pub(crate) spare_number: u64,
+    pub(crate) next: Link,
+    pub(crate) last_index: LogIndex,
+}
+
+impl Log {
+    /// A log that goes on after what recovery found.
+    pub(crate) fn new(
+        identity: Identity,
+        generation: u64,
+        options: &Options,
+        found: Found,
+    ) -> Self {
+        assert!(!found.segments.is_empty(), "a log has at least one segment");
+        Self {
+            identity,
+            generation,
+            segment_bytes: options.segment_bytes,
+            entry_bytes_max: options.entry_bytes_max,
+            segments: found.segments,
+            released: found.released,
+            spare: found.spare,
+            background: Background::Idle,
+            spare_number: found.spare_number,
+            next: found.next,
+            last_index: found.last_index,
+            outstanding: VecDeque::new(),
+            trimmed: LogIndex::ZERO,
+            out_of_space: false,
+        }
+    }
+
+    /// Appends batches to the log. True if a new segment was begun.
+    pub(crate) fn append(
+        &mut self,
+        reset: Option<LogPosition>,
+        entries: &[Entry],
+        ops: &mut Vec<DiskOp>,
+    ) -> bool {
+        self.check_change(reset, entries);
+        let newest = self.current().sequence;
+        let (mut reset, mut rest) = (reset, entries);
+        while reset.is_some() || !rest.is_empty() {
+            let first_index = match (rest.first(), reset) {
+                (Some(entry), _) => entry.index,
+                (None, position) => position.expect("loop condition").index.next(),
+            };
+            let count = self.fitting(rest);
+            if count == 0 && !(rest.is_empty() && self.room_bytes() >= PAGE_BYTES) {
+                let serves_from = reset.map_or(first_index, |position| position.index);
+                self.begin_segment(serves_from, ops);
+                continue;
+            }
+            let (now, later) = rest.split_at(count);
+            self.write_batch(&Change { reset: reset.take(), first_index, entries: now }, ops);
+            rest = later;
+        }
+        self.outstanding.push_back(self.next.sequence - 1);
+        self.current().sequence != newest
+    }
+
+    /// Programmer errors only: these entries come from `raft`, which has checked what peers sent.
+    fn check_change(&self, reset: Option<LogPosition>, entries: &[Entry]) {
+        let next = reset.map_or(self.last_index, |position| position.index).next();
+        let Some(first) = entries.first() else { return };
+        assert!(first.index <= next, "entry {} leaves a gap after {next}", first.index);
+        if reset.is_some() {
+            assert!(first.index == next, "entry {} does not follow the reset", first.index);
+        } else {
+            assert!(first.index > self.trimmed, "entry {} was trimmed", first.index);
+        }
+        for (i, entry) in (0..).zip(entries) {
+            assert!(entry.index == first.index.plus(i), "entry {} out of order", entry.index);
+            assert!(
+                entry.data.len() <= self.entry_bytes_max,
+                "entry {} has {} bytes, the limit is {}",
+                entry.index,
+                entry.data.len(),
+                self.entry_bytes_max
+            );
+        }
+    }
+
+    /// How many of these entries fit in what is left of the current segment, as one batch.
+    fn fitting(&self, entries: &[Entry]) -> usize {
+        let room_bytes = self.room_bytes();
+        let mut data_bytes = 0;
+        let mut count = 0;
+        for entry in entries {
+            data_bytes += entry.data.len() as u64;
+            if batch_bytes(count + 1, data_bytes) > room_bytes {
+                break;
+            }
+            count += 1;
+        }
+        count as usize
+    }
+
+    /// Starts a new current segment, from the spare if there is one. Its file gets its name in
+    /// [`Log::write_batch`], when header and first batch are synced.
+    fn begin_segment(&mut self, serves_from: LogIndex, ops: &mut Vec<DiskOp>) {
+        let sequence = self.current().sequence + 1;
+        let spare = self.spare.take().unwrap_or_else(|| {
+            let file = segment::temporary_name(sequence);
+            ops.push(DiskOp::Create { file: file.clone(), zero_bytes: self.segment_bytes });
+            Spare { file, len_bytes: self.segment_bytes }
+        });
+        let header = SegmentHeader {
+            identity: self.identity,
+            generation: self.generation,
+            sequence,
+            first: self.next,
+            serves_from,
+            len_bytes: spare.len_bytes,
+        };
+        let bytes = header.encode().into();
+        ops.push(DiskOp::Write { file: spare.file.clone(), offset: 0, bytes });
+        self.segments.push_back(Segment::begun(&header, spare.file));
+    }
+
+    /// One batch: one write, one sync; after a roll also the segment's name.
+    fn write_batch(&mut self, change: &Change<'_>, ops: &mut Vec<DiskOp>) {
+        let link = self.next;
+        let current = self.segments.back_mut().expect("a log has at least one segment");
+        let (bytes, chain) = batch::encode(current.salt, current.used_bytes, link, change);
+        let offset = current.used_bytes;
+        current.used_bytes += bytes.len() as u64;
+        assert!(current.used_bytes <= current.len_bytes, "a batch crosses its segment's end");
+        let file = current.staged.as_ref().unwrap_or(&current.file).clone();
+        ops.push(DiskOp::Write { file: file.clone(), offset, bytes });
+        ops.push(DiskOp::Sync { file });
+        if let Some(from) = current.staged.take() {
+            ops.push(DiskOp::Rename { from, to: current.file.clone() });
+            ops.push(DiskOp::SyncDirectory { directory: WAL_DIRECTORY.into() });
+        }
+        self.next = Link { sequence: link.sequence + 1, chain };
+        self.last_index = match change.entries.last() {
+            Some(entry) => entry.index,
+            None => change.first_index.prev(),
+        };
+    }
+
+    /// The oldest outstanding append is durable, with all its segments.
+    pub(crate) fn append_synced(&mut self) {
+        let synced = self.outstanding.pop_front().expect("no append is outstanding");
+        for segment in &mut self.segments {
+            segment.durable |= segment.first_batch <= synced;
+        }
+        self.release();
+    }
+
+    /// Entries up to `index` are covered by a durable snapshot.
+    pub(crate) fn trim(&mut self, index: LogIndex) {
+        self.trimmed = self.trimmed.max(index);
+        self.release();
+    }
+
+    /// Releases what recovery with such a snapshot does not read: all before the last segment that
+    /// serves it and will itself be found.
+    fn release(&mut self) {
+        let serves = |segment: &Segment| segment.durable && segment.serves_from <= self.trimmed;
+        let needed_from = self.segments.iter().rposition(serves);
+        for segment in self.segments.drain(..needed_from.unwrap_or(0)) {
+            self.released.push_back(Spare { file: segment.file, len_bytes: segment.len_bytes });
+        }
+    }
+
+    /// The next work for the background lane, if there is any and none is under way.
+    pub(crate) fn maintain(&mut self) -> Option<Vec<DiskOp>> {
+        if !matches!(self.background, Background::Idle) {
+            return None;
+        }
+        if self.spare.is_none() {
+            return Some(self.prepare_spare());
+        }
+        if self.released.is_empty() {
+            return None;
+        }
+        self.background = Background::Removing;
+        Some(self.released.drain(..).map(|Spare { file, .. }| DiskOp::Remove { file }).collect())
+    }
+
+    /// Makes a spare, of a released segment if one fits.
+    fn prepare_spare(&mut self) -> Vec<DiskOp> {
+        let staged = segment::spare_temporary_name(self.spare_number);
+        let len_bytes = self.segment_bytes;
+        let wal = || DiskOp::SyncDirectory { directory: WAL_DIRECTORY.into() };
+        let mut ops = Vec::new();
+        let fits = |released: &Spare| released.len_bytes == len_bytes;
+        // After a lack of space the file is begun anew under the name it had: no leftovers.
+        let released = self.released.iter().position(fits).filter(|_| !self.out_of_space);
+        if let Some(released) = released.and_then(|i| self.released.remove(i)) {
+            ops.push(DiskOp::Rename { from: released.file, to: staged.clone() });
+            // Only when the old name is gone for good may the contents go.
+            ops.push(wal());
+            zero(&staged, len_bytes, &mut ops);
+        } else {
+            ops.push(DiskOp::Create { file: staged.clone(), zero_bytes: len_bytes });
+            ops.push(DiskOp::Sync { file: staged.clone() });
+        }
+        let file = segment::spare_name(self.spare_number);
+        ops.push(DiskOp::Rename { from: staged, to: file.clone() });
+        ops.push(wal());
+        self.background = Background::Preparing(Spare { file, len_bytes });
+        ops
+    }
+
+    /// The work of [`Log::maintain`] ended.
+    pub(crate) fn maintained(&mut self, result: &Result<(), DiskError>) {
+        match (result, std::mem::replace(&mut self.background, Background::Idle)) {
+            (_, Background::Idle) => panic!("no maintenance is under way"),
+            (Ok(()), Background::Preparing(spare)) => {
+                self.spare = Some(spare);
+                self.spare_number += 1;
+                self.out_of_space = false;
+            }
+            (Err(DiskError::NoSpace(_)), Background::Preparing(_)) => self.out_of_space = true,
+            (_, Background::Removing) | (Err(_), Background::Preparing(_)) => {}
+        }
+    }
+
+    /// The last attempt to prepare a spare met a full disk.
+    pub(crate) const fn out_of_space(&self) -> bool {
+        self.out_of_space
+    }
+
+    /// Could an append of entries of this size need a file that is not there yet?
+    pub(crate) fn append_needs_space(&self, entries_bytes: u64) -> bool {
+        // `Entry::OVERHEAD_BYTES` per entry, counted by the caller, is more than an entry's header.
+        let batch_bytes = batch_bytes(0, entries_bytes);
+        let spare_room =
+            self.spare.as_ref().map_or(0, |spare| spare.len_bytes - FIRST_BATCH_OFFSET);
+        batch_bytes > self.room_bytes() && batch_bytes > spare_room
+    }
+
+    /// Bytes left in the current segment.
+    pub(crate) fn room_bytes(&self) -> u64 {
+        self.current().len_bytes - self.current().used_bytes
+    }
+
+    /// Bytes of batches in segments that are part of the log.
+    pub(crate) fn bytes_live(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.used_bytes - FIRST_BATCH_OFFSET).sum()
+    }
+
+    /// Bytes of all files of the log, spare and released ones included.
+    pub(crate) fn bytes_on_disk(&self) -> u64 {
+        let preparing = match &self.background {
+            Background::Preparing(spare) => spare.len_bytes,
+            _ => 0,
+        };
+        let segments: u64 = self.segments.iter().map(|segment| segment.len_bytes).sum();
+        let others = self.released.iter().chain(&self.spare);
+        segments + preparing + others.map(|spare| spare.len_bytes).sum::<u64>()
+    }
+
+    /// The number of the current segment.
+    pub(crate) fn segment_sequence(&self) -> u64 {
+        self.current().sequence
+    }
+
+    /// The last batch that was made.
+    pub(crate) const fn last_batch(&self) -> u64 {
+        self.next.sequence - 1
+    }
+
+    /// The last entry that was appended.
+    pub(crate) const fn last_index(&self) -> LogIndex {
+        self.last_index
+    }
+
+    fn current(&self) -> &Segment {
+        self.segments.back().expect("a log has at least one segment")
+    }
+}
+
+impl Segment {
+    /// A segment with a header and no batch, still under another name.
+    pub(crate) fn begun(header: &SegmentHeader, staged: FileName) -> Self {
+        Self { staged: Some(staged), durable: false, ..Self::standing(header, FIRST_BATCH_OFFSET) }
+    }
+
+    /// A segment that is there, with its batches ending at `used_bytes`.
+    pub(crate) fn standing(header: &SegmentHeader, used_bytes: u64) -> Self {
+        Self {
+            file: header.file(),
+            sequence: header.sequence,
+            salt: header.salt(),
+            len_bytes: header.len_bytes,
+            first_batch: header.first.sequence,
+            serves_from: header.serves_from,
+            used_bytes,
+            durable: true,
+            staged: None,
+        }
+    }
+}
+
+/// Overwrites a file with zeros, in its place: it keeps its blocks, so a full disk does not matter.
+fn zero(file: &FileName, len_bytes: u64, ops: &mut Vec<DiskOp>) {
+    let zeros = Bytes::from(vec![0; ZERO_CHUNK_BYTES.min(len_bytes) as usize]);
+    let mut offset = 0;
+    while offset < len_bytes {
+        let bytes = zeros.slice(..zeros.len().min((len_bytes - offset) as usize));
+        let chunk_bytes = bytes.len() as u64;
+        ops.push(DiskOp::Write { file: file.clone(), offset, bytes });
+        ops.push(DiskOp::Sync { file: file.clone() });
+        offset += chunk_bytes;
+    }
+}

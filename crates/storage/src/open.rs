@@ -1,0 +1,365 @@
+//! Opening a data directory. First everything is read and judged; only then is anything written.
+//! `docs/format.md`, "Recovery", is this file in words.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
+use sampan_base::{LogIndex, LogPosition};
+
+use crate::batch::Link;
+use crate::create::check_identity;
+use crate::fresh::FreshSegment;
+use crate::hard_state::{self, Record};
+use crate::log::{Found, Log, Segment, Spare};
+use crate::page::PAGE_BYTES;
+use crate::replay::{self, Join, Known, Replayed, SegmentFile};
+use crate::segment::{self, FIRST_BATCH_OFFSET, SegmentHeader, WAL_DIRECTORY};
+use crate::snapshot::SNAPSHOT_DIRECTORY;
+use crate::survey::{Directory, Snapshots, best_partial};
+use crate::{
+    Damage, DamageReason, Identity, OpenError, Options, PartialSnapshot, Recovered, Report, Storage,
+};
+
+/// What to do about a log that is damaged where it may hold acknowledged entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnDamage {
+    /// Refuse with [`OpenError::DamagedLog`] and change nothing.
+    Refuse,
+    /// Rule 12: durably mark the node as non-voting, then go on with what stands before the damage.
+    /// [`Recovered::faulty`] says what was cut off.
+    Rejoin,
+}
+
+impl Storage {
+    /// Finds the state of a node again. Refuses on damage: [`OnDamage::Refuse`].
+    pub fn open(
+        disk: &mut dyn Disk,
+        identity: Identity,
+        options: &Options,
+    ) -> Result<(Self, Recovered), OpenError> {
+        Self::open_with(disk, identity, options, OnDamage::Refuse)
+    }
+
+    /// Finds the state of a node again.
+    pub fn open_with(
+        disk: &mut dyn Disk,
+        identity: Identity,
+        options: &Options,
+        on_damage: OnDamage,
+    ) -> Result<(Self, Recovered), OpenError> {
+        options.check().map_err(OpenError::BadOptions)?;
+        check_identity(disk, identity)?;
+        let directory = Directory::survey(disk)?;
+        let hard_state = hard_state::load(disk, identity)?;
+        let snapshots = Snapshots::read(disk, &directory, identity)?;
+        let position = snapshots.position();
+        let known = Known {
+            snapshot: position,
+            synced_batch: hard_state.record.synced_batch,
+            segment: hard_state.record.segment,
+        };
+        let files = replay::read_headers(disk, directory.segments(), identity)?;
+        let log = replay::replay(disk, &files, known);
+        let verdict = judge(&log, &files, &snapshots, &hard_state.record, on_damage)?;
+        let partial = best_partial(disk, &directory)?;
+        let mut opening =
+            Opening { disk, identity, options, directory, files, report: Report::default() };
+        opening.finish(hard_state, snapshots, log, verdict, partial)
+    }
+}
+
+/// What is to become of the log that was read.
+struct Verdict {
+    /// Why the log is dropped as a whole, if it is.
+    discard: Option<&'static str>,
+    faulty: Option<Damage>,
+}
+
+/// Refuses, or says what to keep.
+fn judge(
+    log: &Replayed,
+    files: &[SegmentFile],
+    snapshots: &Snapshots,
+    record: &Record,
+    on_damage: OnDamage,
+) -> Result<Verdict, OpenError> {
+    let join = log.join(snapshots.position());
+    let gap = || {
+        let first =
+            log.read.first().map_or_else(|| segment::file_name(1), |&i| files[i].file.clone());
+        Damage { segment: first, offset: FIRST_BATCH_OFFSET, batch: 0, reason: DamageReason::Gap }
+    };
+    let damage = log.damage.clone().or_else(|| (join == Join::Gap).then(gap));
+    if let (Some(damage), OnDamage::Refuse) = (&damage, on_damage) {
+        return Err(snapshots.refuse(damage.clone()));
+    }
+    if log.last_term().is_some_and(|term| term > record.hard_state.term) {
+        return Err(OpenError::DamagedHardState("the log has entries of a later term"));
+    }
+    let discard = match join {
+        Join::Follows => None,
+        Join::Superseded(why) => Some(why),
+        Join::Gap => Some("entries are missing after the snapshot"),
+    };
+    Ok(Verdict { discard, faulty: damage })
+}
+
+/// The writing half of opening.
+struct Opening<'a> {
+    disk: &'a mut dyn Disk,
+    identity: Identity,
+    options: &'a Options,
+    directory: Directory,
+    files: Vec<SegmentFile>,
+    report: Report,
+}
+
+impl Opening<'_> {
+    fn finish(
+        &mut self,
+        loaded: hard_state::Loaded,
+        snapshots: Snapshots,
+        log: Replayed,
+        verdict: Verdict,
+        partial: Option<PartialSnapshot>,
+    ) -> Result<(Storage, Recovered), OpenError> {
+        let position = snapshots.position();
+        self.report_reading(&log, &verdict);
+        let mut record = self.renew_hard_state(&loaded, position, verdict.faulty.is_some())?;
+        let spare = self.adopt_spare()?;
+        self.remove_leftovers(spare.as_ref(), partial.as_ref())?;
+        self.set_damaged_aside(&snapshots)?;
+        let start_anew_after = verdict.discard.map(|_| position);
+        let faulty = verdict.faulty.is_some();
+        let found = self.settle_log(&log, start_anew_after, faulty, &mut record, spare)?;
+        let entries = match start_anew_after {
+            Some(_) => Vec::new(),
+            None => log.into_entries_after(position.index),
+        };
+        self.report.entries = entries.len();
+        let storage = Storage {
+            log: Log::new(self.identity, record.incarnation, self.options, found),
+            hard_state: record,
+            snapshots: snapshots.sound.clone(),
+            snapshots_kept: self.options.snapshots_kept,
+            committing: None,
+        };
+        let recovered = Recovered {
+            hard_state: record.hard_state,
+            snapshot: snapshots.sound.into_iter().next(),
+            entries,
+            non_voting_until: record.non_voting_until,
+            faulty: verdict.faulty,
+            partial_snapshot: partial,
+            incarnation: record.incarnation,
+            report: std::mem::take(&mut self.report),
+        };
+        Ok((storage, recovered))
+    }
+
+    fn report_reading(&mut self, log: &Replayed, verdict: &Verdict) {
+        self.report.segments_read = log.read.len();
+        self.report.log_bytes_read = log.bytes_read;
+        self.report.batches_read = log.batches_read;
+        self.report.log_discarded = verdict.discard;
+        if let (true, Some(&last)) = (log.torn, log.read.last()) {
+            let offset = log.used_bytes.last().copied().unwrap_or_default();
+            self.report.torn_tail = Some((self.files[last].file.clone(), offset));
+        }
+    }
+
+    /// Counts this opening in both copies of the hard state, the one to be repaired first; with it
+    /// goes the mark of rule 12 if part of the log is given up.
+    fn renew_hard_state(
+        &mut self,
+        loaded: &hard_state::Loaded,
+        snapshot: LogPosition,
+        faulty: bool,
+    ) -> Result<Record, OpenError> {
+        let mut record = loaded.record;
+        record.sequence += 1;
+        record.incarnation += 1;
+        if snapshot.term > record.hard_state.term {
+            // An installed snapshot can be durable before the term it came with. Nothing of that
+            // term was said: everything said waits for its term to be durable.
+            record.hard_state.term = snapshot.term;
+            record.hard_state.vote = None;
+        }
+        if faulty {
+            record.non_voting_until = Some(LogIndex(u64::MAX));
+        }
+        if loaded.repair {
+            self.report.hard_state_repaired = Some(loaded.write_order[0].into());
+        }
+        let mut ops = Vec::new();
+        for file in loaded.write_order {
+            if self.disk.len_bytes(file)?.is_none() {
+                ops.push(DiskOp::Create { file: file.into(), zero_bytes: PAGE_BYTES });
+            }
+        }
+        let missing = !ops.is_empty();
+        record.write_in_order(loaded.write_order, &mut ops);
+        if missing {
+            ops.push(DiskOp::SyncDirectory { directory: "".into() });
+        }
+        self.disk.execute_all(&ops)?;
+        Ok(record)
+    }
+
+    /// A spare that is really zero, if there is one. A crash may have left header and batch in it.
+    fn adopt_spare(&mut self) -> Result<Option<Spare>, OpenError> {
+        let wanted = self.options.segment_bytes;
+        for info in &self.directory.wal {
+            if segment::number_in(&info.file, ".spare").is_none() || info.len_bytes != wanted {
+                continue;
+            }
+            let zero = match self.disk.read(&info.file, 0, wanted) {
+                Ok(bytes) => bytes.len() as u64 == wanted && bytes.iter().all(|&byte| byte == 0),
+                Err(DiskError::Io(..)) => false,
+                Err(error) => return Err(error.into()),
+            };
+            if zero {
+                return Ok(Some(Spare { file: info.file.clone(), len_bytes: wanted }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes unfinished files, other spares and other arriving snapshots.
+    fn remove_leftovers(
+        &mut self,
+        spare: Option<&Spare>,
+        partial: Option<&PartialSnapshot>,
+    ) -> Result<(), OpenError> {
+        let kept = [spare.map(|spare| &spare.file), partial.map(|partial| &partial.file)];
+        let leftover = |file: &FileName| {
+            let ended = [".tmp", ".spare", ".partial"].iter().any(|ending| file.ends_with(ending));
+            ended && !kept.contains(&Some(file))
+        };
+        for info in self.directory.wal.iter().chain(&self.directory.snapshots) {
+            if leftover(&info.file) {
+                self.disk.execute(&DiskOp::Remove { file: info.file.clone() })?;
+                self.report.leftovers_removed += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Renames damaged snapshots, so that they are kept and not taken for candidates again.
+    fn set_damaged_aside(&mut self, snapshots: &Snapshots) -> Result<(), OpenError> {
+        for (file, _) in &snapshots.damaged {
+            let to: FileName = Arc::from(format!("{file}.damaged"));
+            self.disk.execute(&DiskOp::Rename { from: file.clone(), to })?;
+            self.report.snapshots_damaged.push(file.clone());
+        }
+        if !snapshots.damaged.is_empty() {
+            let directory = SNAPSHOT_DIRECTORY.into();
+            self.disk.execute(&DiskOp::SyncDirectory { directory })?;
+        }
+        Ok(())
+    }
+
+    /// Lets the log go on in its last segment, or in a fresh one.
+    fn settle_log(
+        &mut self,
+        log: &Replayed,
+        start_anew_after: Option<LogPosition>,
+        faulty: bool,
+        record: &mut Record,
+        spare: Option<Spare>,
+    ) -> Result<Found, OpenError> {
+        let last = log.read.last().and_then(|&place| self.files[place].header);
+        let Some(fresh) = FreshSegment::plan(log, last.as_ref(), start_anew_after, faulty) else {
+            return Ok(self.found(log, u64::MAX, log.next, log.next_index.prev(), spare));
+        };
+        let found = self.begin_fresh(&fresh, log, record, spare)?;
+        record.sequence += 1;
+        record.synced_batch = found.next.sequence - 1;
+        record.segment = found.segments.back().map_or(0, |segment| segment.sequence);
+        let mut ops = Vec::new();
+        record.write(&mut ops);
+        self.disk.execute_all(&ops)?;
+        Ok(found)
+    }
+
+    /// Makes the fresh segment: all of it is synced before it gets its name.
+    fn begin_fresh(
+        &mut self,
+        fresh: &FreshSegment<'_>,
+        log: &Replayed,
+        record: &Record,
+        spare: Option<Spare>,
+    ) -> Result<Found, OpenError> {
+        let newest = self.files.last().map_or(0, |file| file.sequence).max(record.segment);
+        let sequence = newest + 1;
+        let len_bytes = self.options.segment_bytes.max(FIRST_BATCH_OFFSET + fresh.bytes_on_disk());
+        let header = SegmentHeader {
+            identity: self.identity,
+            generation: record.incarnation,
+            sequence,
+            first: fresh.first,
+            serves_from: fresh.serves_from,
+            len_bytes,
+        };
+        let mut ops = Vec::new();
+        let (usable, kept) = match spare {
+            Some(spare) if spare.len_bytes == len_bytes => (Some(spare.file), None),
+            other => (None, other),
+        };
+        let staged = usable.unwrap_or_else(|| {
+            let file = segment::temporary_name(sequence);
+            ops.push(DiskOp::Create { file: file.clone(), zero_bytes: len_bytes });
+            file
+        });
+        let bytes = header.encode().into();
+        ops.push(DiskOp::Write { file: staged.clone(), offset: 0, bytes });
+        let (next, used_bytes) = fresh.write(&header, &staged, &mut ops);
+        ops.push(DiskOp::Sync { file: staged.clone() });
+        ops.push(DiskOp::Rename { from: staged, to: header.file() });
+        ops.push(DiskOp::SyncDirectory { directory: WAL_DIRECTORY.into() });
+        self.disk.execute_all(&ops)?;
+        self.report.copied_forward_bytes = fresh.copied_bytes();
+        let last_index = fresh.reset.map_or(log.next_index.prev(), |position| position.index);
+        let mut found = self.found(log, fresh.first.sequence, next, last_index, kept);
+        found.segments.push_back(Segment::standing(&header, used_bytes));
+        Ok(found)
+    }
+
+    /// The running log's view of the files: those whose batches begin at `void_from` or later, and
+    /// those that were dead before, are released.
+    fn found(
+        &self,
+        log: &Replayed,
+        void_from: u64,
+        next: Link,
+        last_index: LogIndex,
+        spare: Option<Spare>,
+    ) -> Found {
+        let first_read = log.read.first().copied().unwrap_or(usize::MAX);
+        let mut segments = VecDeque::new();
+        let mut released = VecDeque::new();
+        for (place, file) in self.files.iter().enumerate() {
+            let read = log.read.iter().position(|&i| i == place);
+            match (&file.header, read) {
+                (Some(header), Some(i)) if header.first.sequence < void_from => {
+                    segments.push_back(Segment::standing(header, log.used_bytes[i]));
+                }
+                // Needed for an older snapshot only: kept until the log is trimmed.
+                (Some(header), None) if place < first_read => {
+                    segments.push_back(Segment::standing(header, header.len_bytes));
+                }
+                _ => {
+                    let (file, len_bytes) = (file.file.clone(), file.len_bytes);
+                    released.push_back(Spare { file, len_bytes });
+                }
+            }
+        }
+        let numbers = self.directory.wal.iter().filter_map(|info| {
+            let file = &info.file;
+            segment::number_in(file, ".spare").or_else(|| segment::number_in(file, ".spare.tmp"))
+        });
+        let spare_number = numbers.max().unwrap_or(0) + 1;
+        Found { segments, released, spare, spare_number, next, last_index }
+    }
+}

@@ -1,0 +1,177 @@
+//! The stamped sector: 504 bytes of content and 8 bytes that say which batch it belongs to and
+//! that it is whole, here, and of this segment's present life.
+//!
+//! A disk writes sectors, not batches: a crash leaves any subset of those that were not synced. With
+//! a stamp in each, recovery tells sector by sector "never written" (zeros), "as written" and
+//! "damaged", also when the sector with the batch's header is the one that is missing. That is what
+//! makes a torn batch provable (`docs/format.md`, decision table).
+
+use sampan_base::codec::Writer;
+use sampan_base::rng::mix;
+
+use crate::page::PAGE_BYTES;
+
+/// What the medium writes or does not write as a whole, in bytes.
+pub const SECTOR_BYTES: u64 = 512;
+
+/// Bytes of content in a sector.
+pub(crate) const CONTENT_BYTES: usize = 504;
+
+/// Where in a sector the low half of the batch's sequence number and the checksum stand.
+pub(crate) const BATCH_OFFSET: usize = CONTENT_BYTES;
+pub(crate) const CRC_OFFSET: usize = CONTENT_BYTES + 4;
+
+const SECTOR: usize = SECTOR_BYTES as usize;
+const _: () = assert!(CRC_OFFSET + 4 == SECTOR && PAGE_BYTES.is_multiple_of(SECTOR_BYTES));
+
+/// What recovery sees in a sector.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sector {
+    /// All zeros, as when the segment was prepared.
+    Zero,
+    /// As written, by the batch whose sequence number ends in these 32 bits.
+    Sound(u32),
+    /// Anything else.
+    Damaged,
+}
+
+/// Bytes on disk of this many bytes of content: whole sectors, then whole pages.
+pub(crate) const fn bytes_on_disk(content_bytes: u64) -> u64 {
+    (content_bytes.div_ceil(CONTENT_BYTES as u64) * SECTOR_BYTES).next_multiple_of(PAGE_BYTES)
+}
+
+/// Lays content out in sectors; the stamps come last.
+pub(crate) struct SectorWriter {
+    bytes: Vec<u8>,
+    /// Content bytes in the sector being filled.
+    filled: usize,
+}
+
+impl SectorWriter {
+    /// A writer for about this much content.
+    pub(crate) fn with_capacity(content_bytes: u64) -> Self {
+        Self { bytes: Vec::with_capacity(bytes_on_disk(content_bytes) as usize), filled: 0 }
+    }
+
+    /// Stamps all sectors as those of batch `sequence`, the first being the segment's sector number
+    /// `first`; pads to whole pages. The second result is the chain value after this batch.
+    pub(crate) fn finish(
+        mut self,
+        salt: u32,
+        first: u32,
+        sequence: u64,
+        chain: u64,
+    ) -> (Vec<u8>, u64) {
+        if self.filled > 0 {
+            self.bytes.resize(self.bytes.len().next_multiple_of(SECTOR), 0);
+        }
+        let mut chain = chain;
+        for (number, sector) in (first..).zip(self.bytes.chunks_exact_mut(SECTOR)) {
+            sector[BATCH_OFFSET..CRC_OFFSET].copy_from_slice(&(sequence as u32).to_le_bytes());
+            let crc = checksum(salt, number, sector);
+            sector[CRC_OFFSET..].copy_from_slice(&crc.to_le_bytes());
+            chain = chain_next(chain, sector);
+        }
+        self.bytes.resize(self.bytes.len().next_multiple_of(PAGE_BYTES as usize), 0);
+        (self.bytes, chain)
+    }
+}
+
+impl Writer for SectorWriter {
+    fn put(&mut self, mut content: &[u8]) {
+        while !content.is_empty() {
+            let (now, later) = content.split_at(content.len().min(CONTENT_BYTES - self.filled));
+            self.bytes.extend_from_slice(now);
+            self.filled += now.len();
+            if self.filled == CONTENT_BYTES {
+                self.bytes.extend_from_slice(&[0; SECTOR - CONTENT_BYTES]);
+                self.filled = 0;
+            }
+            content = later;
+        }
+    }
+}
+
+/// The low half of the batch sequence in a sector's stamp, if the sector is as written.
+pub(crate) fn sound(salt: u32, number: u32, sector: &[u8]) -> Option<u32> {
+    let sector: &[u8; SECTOR] = sector.try_into().ok()?;
+    let stored = u32::from_le_bytes(*sector.last_chunk()?);
+    let batch = u32::from_le_bytes(*sector[BATCH_OFFSET..].first_chunk()?);
+    (stored == checksum(salt, number, sector)).then_some(batch)
+}
+
+/// What a sector is.
+pub(crate) fn classify(salt: u32, number: u32, sector: &[u8]) -> Sector {
+    if sector.iter().all(|&byte| byte == 0) {
+        return Sector::Zero;
+    }
+    sound(salt, number, sector).map_or(Sector::Damaged, Sector::Sound)
+}
+
+/// The chain value after a sector: it depends on every byte of every sector before.
+pub(crate) fn chain_next(chain: u64, sector: &[u8]) -> u64 {
+    let stamp = sector.last_chunk().map_or(0, |stamp| u64::from_le_bytes(*stamp));
+    mix(chain ^ stamp)
+}
+
+/// The checksum of a sector, over all before it. It begins from the segment's salt and the sector's
+/// number (an odd factor keeps the 2^32 starts distinct), so that neither an old life of the file
+/// nor another place can pass.
+fn checksum(salt: u32, number: u32, sector: &[u8]) -> u32 {
+    let start = salt.wrapping_add(number.wrapping_mul(0x9e37_79b1));
+    let mut hasher = crc32fast::Hasher::new_with_initial(start);
+    hasher.update(&sector[..CRC_OFFSET]);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(content: &[u8], salt: u32, first: u32) -> Vec<u8> {
+        let mut writer = SectorWriter::with_capacity(content.len() as u64);
+        writer.put(content);
+        let (bytes, _) = writer.finish(salt, first, 7, 0);
+        assert_eq!(bytes.len() as u64, bytes_on_disk(content.len() as u64));
+        bytes
+    }
+
+    #[test]
+    fn content_is_cut_into_stamped_sectors_and_padded_to_pages() {
+        for len in [1, 503, 504, 505, 1008, 4032, 4033] {
+            let content = vec![0xab; len];
+            let bytes = written(&content, 1, 8);
+            let mut back = Vec::new();
+            for (number, sector) in (8..).zip(bytes.chunks_exact(SECTOR)) {
+                if (number as usize - 8) * CONTENT_BYTES < len {
+                    assert_eq!(classify(1, number, sector), Sector::Sound(7));
+                    back.extend_from_slice(&sector[..CONTENT_BYTES]);
+                } else {
+                    assert_eq!(classify(1, number, sector), Sector::Zero);
+                }
+            }
+            assert_eq!(back[..len], content);
+        }
+    }
+
+    #[test]
+    fn a_sector_of_another_place_another_life_or_with_any_flipped_bit_is_damaged() {
+        let sector = &written(&[0; 10], 1, 8)[..SECTOR];
+        assert_eq!(classify(1, 8, sector), Sector::Sound(7));
+        assert_eq!(classify(1, 9, sector), Sector::Damaged);
+        assert_eq!(classify(2, 8, sector), Sector::Damaged);
+        for bit in 0..SECTOR * 8 {
+            let mut bad = sector.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(classify(1, 8, &bad), Sector::Damaged, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn the_chain_depends_on_every_sector() {
+        let bytes = written(&[1; 1000], 1, 8);
+        let chain = |bytes: &[u8]| bytes.chunks_exact(SECTOR).take(2).fold(5, chain_next);
+        let other = written(&[&[2], &[1; 999][..]].concat(), 1, 8);
+        assert_ne!(chain(&bytes), chain(&other));
+    }
+}

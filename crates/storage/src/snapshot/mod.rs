@@ -1,0 +1,82 @@
+//! Snapshot files. One self-contained file each, so that a transfer to a peer is a copy of bytes by
+//! offset: a header page; chunks, each with its own checksum; a footer that repeats the header and
+//! lists all chunks. The payload is opaque here.
+//!
+//! The way of a snapshot (rule 15): [`SnapshotWriter`] or [`SnapshotReceiver`] makes a file under a
+//! temporary name and syncs it; [`verify`] reads all of it back; only then
+//! [`crate::Storage::snapshot_commit`] gives it its name; only then is the log trimmed.
+
+mod format;
+mod reader;
+mod receiver;
+mod writer;
+
+use std::sync::Arc;
+
+use sampan_base::SnapshotMeta;
+use sampan_base::disk::{DiskError, FileName};
+
+pub use format::{CHUNK_BYTES_MAX, DIGEST_BYTES_MAX, FIRST_CHUNK_OFFSET};
+pub(crate) use reader::scan_partial;
+pub use reader::{SnapshotReader, read_chunk, verify};
+pub use receiver::{ReceiveError, SnapshotReceiver};
+pub use writer::SnapshotWriter;
+
+#[cfg(test)]
+pub(crate) use format::{
+    CHUNK_HEADER_BYTES, CHUNK_MAGIC, FOOTER_MAGIC, SNAPSHOT_MAGIC, TRAILER_BYTES, TRAILER_MAGIC,
+};
+
+/// The directory of snapshots.
+pub(crate) const SNAPSHOT_DIRECTORY: &str = "snapshots";
+
+/// Bytes of a snapshot written between two syncs: bounds what the last sync has to wait for, and
+/// what a receiver loses in a crash.
+const SYNC_EVERY_BYTES: u64 = 16 << 20;
+
+/// Why a snapshot file cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// It is not what was written.
+    #[error("{file} is damaged at offset {offset}: {why}")]
+    Damaged {
+        /// The file.
+        file: FileName,
+        /// Where, in bytes.
+        offset: u64,
+        /// How it shows.
+        why: &'static str,
+    },
+    /// It was written by another version of the format.
+    #[error("{file} has format version {version}, this program reads {}", crate::FORMAT_VERSION)]
+    UnsupportedVersion {
+        /// The file.
+        file: FileName,
+        /// Its version.
+        version: u32,
+    },
+    /// The disk failed.
+    #[error("disk: {0}")]
+    Disk(#[from] DiskError),
+}
+
+/// The name of a committed snapshot. Names sort by index.
+pub(crate) fn file_name(meta: &SnapshotMeta) -> FileName {
+    let (index, term) = (meta.position.index, meta.position.term);
+    let id = meta.id;
+    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{:020}-{:020}-{id:016x}.snap", index.0, term.0))
+}
+
+/// The name of a snapshot that this node is writing.
+fn temporary_name(id: u64) -> FileName {
+    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{id:016x}.snap.tmp"))
+}
+
+/// The name of a snapshot that is arriving from a peer; the only unfinished file a restart keeps.
+fn partial_name(id: u64) -> FileName {
+    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{id:016x}.partial"))
+}
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

@@ -1,0 +1,109 @@
+//! Takes a snapshot file that arrives from a peer, piece by piece, by offset.
+
+use bytes::Bytes;
+use sampan_base::SnapshotMeta;
+use sampan_base::disk::{DiskOp, FileName};
+
+use super::{SYNC_EVERY_BYTES, partial_name};
+use crate::PartialSnapshot;
+
+/// A snapshot that is arriving. Its lists run in order in the background lane. When it is complete:
+/// [`SnapshotReceiver::finish`], [`super::verify`], compare what that says with what the leader
+/// announced, and only then [`crate::Storage::snapshot_commit`].
+#[derive(Debug)]
+pub struct SnapshotReceiver {
+    file: FileName,
+    id: u64,
+    size_bytes: u64,
+    next_offset: u64,
+    synced_offset: u64,
+}
+
+/// Why bytes were not taken. Nothing changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// Bytes before them are missing.
+    #[error("bytes from offset {next_offset} on are missing")]
+    Gap {
+        /// What should come next.
+        next_offset: u64,
+    },
+    /// They reach beyond the announced length.
+    #[error("the snapshot is longer than announced")]
+    TooLong,
+}
+
+impl SnapshotReceiver {
+    /// Begins a new file for the snapshot that a leader announced.
+    pub fn begin(meta: &SnapshotMeta) -> (Self, Vec<DiskOp>) {
+        let file = partial_name(meta.id);
+        let ops = vec![DiskOp::Create { file: file.clone(), zero_bytes: 0 }];
+        (Self::at(file, meta.id, meta.size_bytes, 0), ops)
+    }
+
+    /// Goes on with what [`crate::Storage::open`] found. Panics if the ids differ.
+    pub fn resume(partial: PartialSnapshot, meta: &SnapshotMeta) -> Self {
+        assert!(partial.id == meta.id, "snapshot {:016x} is not {:016x}", meta.id, partial.id);
+        // A file longer than announced is caught by the final verification.
+        let next_offset = partial.next_offset.min(meta.size_bytes);
+        Self::at(partial.file, meta.id, meta.size_bytes, next_offset)
+    }
+
+    const fn at(file: FileName, id: u64, size_bytes: u64, next_offset: u64) -> Self {
+        Self { file, id, size_bytes, next_offset, synced_offset: next_offset }
+    }
+
+    /// Takes bytes that belong at `offset`. What is here already is skipped; that may leave nothing
+    /// to do.
+    pub fn write(&mut self, offset: u64, mut data: Bytes) -> Result<Vec<DiskOp>, ReceiveError> {
+        if offset > self.next_offset {
+            return Err(ReceiveError::Gap { next_offset: self.next_offset });
+        }
+        let end = offset.checked_add(data.len() as u64).filter(|&end| end <= self.size_bytes);
+        let end = end.ok_or(ReceiveError::TooLong)?;
+        if end <= self.next_offset {
+            return Ok(Vec::new());
+        }
+        let bytes = data.split_off((self.next_offset - offset) as usize);
+        let mut ops =
+            vec![DiskOp::Write { file: self.file.clone(), offset: self.next_offset, bytes }];
+        self.next_offset = end;
+        if end - self.synced_offset >= SYNC_EVERY_BYTES {
+            self.synced_offset = end;
+            ops.push(DiskOp::Sync { file: self.file.clone() });
+        }
+        Ok(ops)
+    }
+
+    /// The unfinished file.
+    pub const fn file(&self) -> &FileName {
+        &self.file
+    }
+
+    /// Which snapshot.
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Bytes `[0, next_offset)` are here, or in lists already made.
+    pub const fn next_offset(&self) -> u64 {
+        self.next_offset
+    }
+
+    /// Has all of it arrived?
+    pub const fn is_complete(&self) -> bool {
+        self.next_offset == self.size_bytes
+    }
+
+    /// Syncs the file. Panics if bytes are missing.
+    pub fn finish(self) -> (FileName, Vec<DiskOp>) {
+        assert!(self.is_complete(), "{} of {} bytes", self.next_offset, self.size_bytes);
+        let ops = vec![DiskOp::Sync { file: self.file.clone() }];
+        (self.file, ops)
+    }
+
+    /// Removes the file.
+    pub fn abandon(self) -> Vec<DiskOp> {
+        vec![DiskOp::Remove { file: self.file }]
+    }
+}

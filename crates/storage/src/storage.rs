@@ -1,0 +1,199 @@
+//! [`Storage`]: the running half of the crate, as the replica sees it.
+
+use sampan_base::disk::{DiskError, DiskOp, FileName};
+use sampan_base::{Entry, HardState, LogIndex, LogPosition, SnapshotMeta};
+
+use crate::hard_state::Record;
+use crate::log::Log;
+use crate::snapshot::SNAPSHOT_DIRECTORY;
+use crate::{Identity, StoredSnapshot, snapshot};
+
+/// The log, hard state and snapshots of one node. Made by [`Storage::open`].
+#[derive(Debug)]
+pub struct Storage {
+    pub(crate) log: Log,
+    pub(crate) hard_state: Record,
+    /// Committed snapshots, newest first.
+    pub(crate) snapshots: Vec<StoredSnapshot>,
+    pub(crate) snapshots_kept: usize,
+    /// A snapshot whose commit is under way.
+    pub(crate) committing: Option<StoredSnapshot>,
+}
+
+impl Storage {
+    /// Makes this durable, in this order: hard state; a log that starts anew after `log_reset`;
+    /// `entries`, which replace whatever the log has from their first index on. **Log lane.**
+    ///
+    /// Without a hard state, and while the segment has room, that is one write and one sync. Call
+    /// [`Storage::append_synced`] when the list has ended; any error on the way is fatal to the
+    /// process (design rule 10). Several appends may be outstanding, as the lane runs in order.
+    ///
+    /// Panics if the term decreases, the vote of a term changes, or entries leave a gap, reach below
+    /// what was trimmed or are longer than the limit.
+    #[must_use = "nothing is durable until these steps have run"]
+    pub fn append(
+        &mut self,
+        hard_state: Option<HardState>,
+        log_reset: Option<LogPosition>,
+        entries: &[Entry],
+    ) -> Vec<DiskOp> {
+        let mut ops = Vec::with_capacity(2);
+        if let Some(new) = hard_state {
+            let old = self.hard_state.hard_state;
+            assert!(new.term >= old.term, "term went from {} back to {}", old.term, new.term);
+            if new.term == old.term && old.vote.is_some() {
+                assert!(new.vote == old.vote, "vote of term {} changed", new.term);
+            }
+            self.hard_state.hard_state = new;
+            self.write_hard_state(&mut ops);
+        }
+        if self.log.append(log_reset, entries, &mut ops) {
+            // So that the loss of the new segment, or of the end of the old one, shows.
+            self.write_hard_state(&mut ops);
+        }
+        ops
+    }
+
+    /// The oldest outstanding [`Storage::append`] is durable. Panics if none is outstanding.
+    pub fn append_synced(&mut self) {
+        self.log.append_synced();
+    }
+
+    /// Sets or clears the durable mark of rule 12: until its log is durable through this index the
+    /// node neither votes nor counts for a quorum. **Log lane**; no [`Storage::append_synced`].
+    #[must_use = "nothing is durable until these steps have run"]
+    pub fn set_non_voting(&mut self, until: Option<LogIndex>) -> Vec<DiskOp> {
+        let mut ops = Vec::with_capacity(4);
+        self.hard_state.non_voting_until = until;
+        self.write_hard_state(&mut ops);
+        ops
+    }
+
+    /// Records how far the log is synced, if that is not on record: worth doing every second or so
+    /// when idle, and before a stop. The more recent the record, the less of a damaged log can pass
+    /// for an unfinished write. **Log lane**; no [`Storage::append_synced`]. Empty if up to date.
+    #[must_use = "nothing is durable until these steps have run"]
+    pub fn refresh_watermark(&mut self) -> Vec<DiskOp> {
+        let mut ops = Vec::new();
+        if self.hard_state.synced_batch != self.log.last_batch() {
+            self.write_hard_state(&mut ops);
+        }
+        ops
+    }
+
+    /// Both copies of the hard state as it is now. The log lane runs in order, so when these steps
+    /// run, all batches made so far are synced: that is the watermark.
+    fn write_hard_state(&mut self, ops: &mut Vec<DiskOp>) {
+        self.hard_state.sequence += 1;
+        self.hard_state.synced_batch = self.log.last_batch();
+        self.hard_state.segment = self.log.segment_sequence();
+        self.hard_state.write(ops);
+    }
+
+    /// Entries up to `index` are covered by a committed snapshot and may be forgotten; whole
+    /// segments become free for [`Storage::maintain`]. To be able to fall back to the older
+    /// snapshot, trim to *its* index.
+    ///
+    /// Panics if no committed snapshot covers `index`.
+    pub fn trim(&mut self, index: LogIndex) {
+        let covered =
+            self.snapshots.first().map_or(LogIndex::ZERO, |newest| newest.meta.position.index);
+        assert!(index <= covered, "trim to {index}, the newest snapshot covers {covered}");
+        self.log.trim(index);
+    }
+
+    /// The next work to keep a spare segment ready and to remove what was released: at most one
+    /// list at a time; `None` if there is nothing to do or a list is under way. **Background lane.**
+    /// After a lack of space call it again at leisure, not at once.
+    #[must_use = "these steps are to be run, and reported with `maintained`"]
+    pub fn maintain(&mut self) -> Option<Vec<DiskOp>> {
+        self.log.maintain()
+    }
+
+    /// The list of [`Storage::maintain`] ended. Any error but [`DiskError::NoSpace`] is fatal: the
+    /// caller stops the process instead of going on. Panics if no list is under way.
+    pub fn maintained(&mut self, result: Result<(), DiskError>) {
+        self.log.maintained(&result);
+    }
+
+    /// The last attempt to prepare a segment met a full disk. Appends go on while
+    /// [`Storage::append_needs_space`] says no.
+    pub const fn out_of_space(&self) -> bool {
+        self.log.out_of_space()
+    }
+
+    /// Could an append of entries of this size (sum of [`Entry::size_bytes`]) need a file that is
+    /// not there yet? Then a full disk would be fatal: refuse writes while [`Storage::out_of_space`].
+    pub fn append_needs_space(&self, entries_bytes: u64) -> bool {
+        self.log.append_needs_space(entries_bytes)
+    }
+
+    /// Bytes of batches in the segments of the log: what a restart reads at most.
+    pub fn log_bytes_live(&self) -> u64 {
+        self.log.bytes_live()
+    }
+
+    /// Bytes of all files of the log, the spare and what is not removed yet included.
+    pub fn log_bytes_on_disk(&self) -> u64 {
+        self.log.bytes_on_disk()
+    }
+
+    /// The last index appended (or reset to), durable or not.
+    pub const fn last_index(&self) -> LogIndex {
+        self.log.last_index()
+    }
+
+    /// Term and vote as last written.
+    pub const fn hard_state(&self) -> HardState {
+        self.hard_state.hard_state
+    }
+
+    /// How many times this node has been opened, this time counted; larger at each start.
+    pub const fn incarnation(&self) -> u64 {
+        self.hard_state.incarnation
+    }
+
+    /// Whose data this is.
+    pub const fn identity(&self) -> Identity {
+        self.hard_state.identity
+    }
+
+    /// The committed snapshots, newest first.
+    pub fn snapshots(&self) -> &[StoredSnapshot] {
+        &self.snapshots
+    }
+
+    /// Gives a written, synced and **verified** ([`snapshot::verify`]) file its final name, durably,
+    /// then removes what is older than the number kept. **Background lane.** Call
+    /// [`Storage::snapshot_committed`] when the list has ended; an error on the way is fatal.
+    ///
+    /// Panics if a commit is under way, or if the snapshot is older than the newest committed one.
+    #[must_use = "nothing is durable until these steps have run"]
+    pub fn snapshot_commit(&mut self, staged: &FileName, meta: &SnapshotMeta) -> Vec<DiskOp> {
+        assert!(self.committing.is_none(), "a snapshot commit is under way");
+        let newest = self.snapshots.first().map_or(LogPosition::ZERO, |s| s.meta.position);
+        assert!(
+            meta.position.index >= newest.index,
+            "snapshot {:?} is older than {newest:?}",
+            meta.position
+        );
+        let file = snapshot::file_name(meta);
+        let mut ops = vec![
+            DiskOp::Rename { from: staged.clone(), to: file.clone() },
+            DiskOp::SyncDirectory { directory: SNAPSHOT_DIRECTORY.into() },
+        ];
+        self.snapshots.retain(|old| old.file != file);
+        for old in self.snapshots.drain((self.snapshots_kept - 1).min(self.snapshots.len())..) {
+            ops.push(DiskOp::Remove { file: old.file });
+        }
+        self.committing = Some(StoredSnapshot { meta: meta.clone(), file });
+        ops
+    }
+
+    /// The list of [`Storage::snapshot_commit`] ended: the snapshot is the newest one, and the log
+    /// may be trimmed up to it. Panics if no commit is under way.
+    pub fn snapshot_committed(&mut self) {
+        let committed = self.committing.take().expect("no snapshot commit is under way");
+        self.snapshots.insert(0, committed);
+    }
+}

@@ -1,0 +1,143 @@
+//! What lies in a data directory: names, snapshots, what is arriving. Reads; its only changes are
+//! syncs.
+
+use sampan_base::LogPosition;
+use sampan_base::disk::{Disk, DiskOp, FileInfo, FileName};
+
+use crate::create::IDENTITY_FILE;
+use crate::segment::{self, WAL_DIRECTORY};
+use crate::snapshot::{self, SNAPSHOT_DIRECTORY, SnapshotError, SnapshotReader};
+use crate::{Damage, Identity, OpenError, PartialSnapshot, StoredSnapshot};
+
+/// How the names of the files end that opening reads.
+const READ_ENDINGS: [&str; 6] =
+    [IDENTITY_FILE, "hard_state.a", "hard_state.b", ".log", ".snap", ".partial"];
+
+/// What lies in a data directory.
+pub(crate) struct Directory {
+    pub(crate) wal: Vec<FileInfo>,
+    pub(crate) snapshots: Vec<FileInfo>,
+}
+
+impl Directory {
+    /// Lists the directory, and syncs everything in it before a byte of it is trusted: after a
+    /// failed sync the page cache may hold what the disk does not (rule 8).
+    pub(crate) fn survey(disk: &mut dyn Disk) -> Result<Self, OpenError> {
+        for directory in [WAL_DIRECTORY, SNAPSHOT_DIRECTORY] {
+            disk.execute(&DiskOp::CreateDirectory { directory: directory.into() })?;
+        }
+        for directory in ["", WAL_DIRECTORY, SNAPSHOT_DIRECTORY] {
+            disk.execute(&DiskOp::SyncDirectory { directory: directory.into() })?;
+        }
+        let listed =
+            Self { wal: disk.list(WAL_DIRECTORY)?, snapshots: disk.list(SNAPSHOT_DIRECTORY)? };
+        let read = |info: &&FileInfo| READ_ENDINGS.iter().any(|ending| info.file.ends_with(ending));
+        let roots = disk.list("")?;
+        for info in roots.iter().chain(&listed.wal).chain(&listed.snapshots).filter(read) {
+            disk.execute(&DiskOp::Sync { file: info.file.clone() })?;
+        }
+        Ok(listed)
+    }
+
+    pub(crate) fn segments(&self) -> Vec<(u64, FileName, u64)> {
+        let segments = self.wal.iter().filter_map(|info| {
+            let sequence = segment::number_in(&info.file, ".log")?;
+            Some((sequence, info.file.clone(), info.len_bytes))
+        });
+        segments.collect()
+    }
+
+    /// Names that end so, in the directory of snapshots.
+    fn snapshots_ending<'a>(&'a self, ending: &'a str) -> impl Iterator<Item = &'a FileName> {
+        self.snapshots.iter().map(|info| &info.file).filter(move |file| file.ends_with(ending))
+    }
+}
+
+/// The snapshots that are there.
+pub(crate) struct Snapshots {
+    /// Newest first. The first one verifies.
+    pub(crate) sound: Vec<StoredSnapshot>,
+    /// Newest first, with what is wrong.
+    pub(crate) damaged: Vec<(FileName, String)>,
+}
+
+impl Snapshots {
+    /// Verifies snapshots, newest first, until one is found to be what was written. Of older ones
+    /// only header and footer are read.
+    pub(crate) fn read(
+        disk: &mut dyn Disk,
+        directory: &Directory,
+        identity: Identity,
+    ) -> Result<Self, OpenError> {
+        let mut files: Vec<&FileName> = directory.snapshots_ending(".snap").collect();
+        files.sort_by(|a, b| b.cmp(a));
+        let mut snapshots = Self { sound: Vec::new(), damaged: Vec::new() };
+        for file in files {
+            match read_snapshot(disk, file, identity, snapshots.sound.is_empty()) {
+                Ok(stored) => snapshots.sound.push(stored),
+                Err(SnapshotError::Damaged { why, .. }) => {
+                    snapshots.damaged.push((file.clone(), why.into()));
+                }
+                Err(SnapshotError::UnsupportedVersion { file, version }) => {
+                    return Err(OpenError::UnsupportedVersion { file, version });
+                }
+                Err(SnapshotError::Disk(error)) => return Err(error.into()),
+            }
+        }
+        Ok(snapshots)
+    }
+
+    /// What the newest sound one covers; zero if there is none.
+    pub(crate) fn position(&self) -> LogPosition {
+        self.sound.first().map_or(LogPosition::ZERO, |newest| newest.meta.position)
+    }
+
+    /// The error to refuse with if the log does not go on from the newest sound snapshot.
+    pub(crate) fn refuse(&self, damage: Damage) -> OpenError {
+        match self.damaged.first() {
+            Some((file, why)) => {
+                OpenError::DamagedSnapshot { file: file.clone(), why: why.clone() }
+            }
+            None => OpenError::DamagedLog(damage),
+        }
+    }
+}
+
+fn read_snapshot(
+    disk: &mut dyn Disk,
+    file: &FileName,
+    identity: Identity,
+    whole: bool,
+) -> Result<StoredSnapshot, SnapshotError> {
+    let damaged = |why| SnapshotError::Damaged { file: file.clone(), offset: 0, why };
+    let reader = SnapshotReader::open(disk, file)?;
+    if reader.maker().cluster != identity.cluster {
+        return Err(damaged("it is of another cluster"));
+    }
+    if snapshot::file_name(reader.meta()) != *file {
+        return Err(damaged("its name is not that of its contents"));
+    }
+    if whole {
+        for number in 0..reader.chunk_count() {
+            reader.chunk(disk, number)?;
+        }
+    }
+    Ok(StoredSnapshot { meta: reader.meta().clone(), file: file.clone() })
+}
+
+/// The arriving snapshot of which most is here.
+pub(crate) fn best_partial(
+    disk: &mut dyn Disk,
+    directory: &Directory,
+) -> Result<Option<PartialSnapshot>, OpenError> {
+    let mut best: Option<PartialSnapshot> = None;
+    for file in directory.snapshots_ending(".partial") {
+        let found = match snapshot::scan_partial(disk, file) {
+            Ok(found) => found,
+            Err(SnapshotError::Disk(error)) => return Err(error.into()),
+            Err(_) => None,
+        };
+        best = best.into_iter().chain(found).max_by_key(|partial| partial.next_offset);
+    }
+    Ok(best)
+}
