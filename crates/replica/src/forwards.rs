@@ -1,0 +1,185 @@
+//! Commands that a follower hands to the leader, on both sides.
+//!
+//! The follower may try again elsewhere only what was certainly not appended, and what may be
+//! applied twice without harm: reads, and session commands, which the state machine applies once.
+//! The leader of a term takes a frame at most once, whatever the network does to it, and refuses
+//! only what it can never have taken.
+
+use std::collections::BTreeMap;
+
+use sampan_base::{NodeId, Term, Time};
+use sampan_kv::Class;
+
+use crate::input::ConnectionId;
+use crate::lines::Waiting;
+use crate::wire::{Forward, ForwardedRequest};
+
+/// A command this node has forwarded.
+#[derive(Debug)]
+pub(crate) struct Forwarded {
+    pub(crate) connection: ConnectionId,
+    pub(crate) request: Waiting,
+    pub(crate) to: NodeId,
+    pub(crate) term: Term,
+    pub(crate) sent_at: Time,
+}
+
+impl Forwarded {
+    /// May it be sent again although it may have been applied?
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.request.class != Class::Write || sampan_kv::is_once(&self.request.command)
+    }
+}
+
+/// The origin's side.
+#[derive(Debug)]
+pub(crate) struct ForwardsOut {
+    pub(crate) incarnation: u64,
+    /// By attempt.
+    pub(crate) under_way: BTreeMap<u64, Forwarded>,
+    next: Vec<ForwardedRequest>,
+    last_id: u64,
+    last_frame_seq: u64,
+}
+
+impl ForwardsOut {
+    pub(crate) fn new(incarnation: u64) -> Self {
+        Self {
+            incarnation,
+            under_way: BTreeMap::new(),
+            next: Vec::new(),
+            last_id: 0,
+            last_frame_seq: 0,
+        }
+    }
+
+    /// Adds a command to the next frame for the leader.
+    pub(crate) fn push(&mut self, forwarded: Forwarded) {
+        self.last_id += 1;
+        self.next.push(ForwardedRequest {
+            id: self.last_id,
+            connection: forwarded.connection,
+            class: forwarded.request.class,
+            command: forwarded.request.command.clone(),
+        });
+        self.under_way.insert(self.last_id, forwarded);
+    }
+
+    /// The frames of this turn, each of at most `requests_max` commands and about `bytes_max` bytes.
+    pub(crate) fn take_frames(
+        &mut self,
+        requests_max: usize,
+        bytes_max: usize,
+    ) -> Vec<(NodeId, Forward)> {
+        let mut frames: Vec<(NodeId, Forward)> = Vec::new();
+        let mut bytes = 0;
+        for request in std::mem::take(&mut self.next) {
+            let Some(forwarded) = self.under_way.get(&request.id) else { continue };
+            let (to, term) = (forwarded.to, forwarded.term);
+            let fits = frames.last().is_some_and(|(last_to, frame)| {
+                *last_to == to
+                    && frame.term == term
+                    && frame.requests.len() < requests_max
+                    && bytes + request.command.len() <= bytes_max
+            });
+            if !fits {
+                bytes = 0;
+                self.last_frame_seq += 1;
+                frames.push((
+                    to,
+                    Forward {
+                        incarnation: self.incarnation,
+                        term,
+                        frame_seq: self.last_frame_seq,
+                        requests: Vec::new(),
+                    },
+                ));
+            }
+            bytes += request.command.len();
+            if let Some((_, frame)) = frames.last_mut() {
+                frame.requests.push(request);
+            }
+        }
+        frames
+    }
+
+    /// Takes the attempts that `which` picks, oldest first.
+    pub(crate) fn take(&mut self, mut which: impl FnMut(&Forwarded) -> bool) -> Vec<Forwarded> {
+        self.under_way.extract_if(.., |_, forwarded| which(forwarded)).map(|(_, f)| f).collect()
+    }
+}
+
+/// How far back a late frame is still told from a doubled one.
+const WINDOW_FRAMES: u64 = 128;
+
+/// The leader's side: which frames of a peer it has seen in one term.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct ForwardWindow {
+    incarnation: u64,
+    term: Term,
+    highest: u64,
+    /// Bit `i`: frame `highest - i` was seen.
+    seen: u128,
+}
+
+impl ForwardWindow {
+    /// Notes a frame; true if it was not seen before and could not have been.
+    pub(crate) fn admit(&mut self, forward: &Forward) -> bool {
+        let life = (forward.incarnation, forward.term);
+        if forward.incarnation < self.incarnation || forward.term < self.term {
+            return false;
+        }
+        if life != (self.incarnation, self.term) {
+            let (incarnation, term) = life;
+            // Frame numbers go on within a life, so a new term keeps the window.
+            if incarnation == self.incarnation {
+                self.term = term;
+            } else {
+                *self = Self { incarnation, term, highest: 0, seen: 0 };
+            }
+        }
+        if forward.frame_seq > self.highest {
+            let ahead = forward.frame_seq - self.highest;
+            self.seen = if ahead < WINDOW_FRAMES { self.seen << ahead } else { 0 };
+            self.seen |= 1;
+            self.highest = forward.frame_seq;
+            return true;
+        }
+        let behind = self.highest - forward.frame_seq;
+        if behind >= WINDOW_FRAMES || self.seen >> behind & 1 == 1 {
+            return false;
+        }
+        self.seen |= 1 << behind;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(incarnation: u64, term: u64, frame_seq: u64) -> Forward {
+        Forward { incarnation, term: Term(term), frame_seq, requests: Vec::new() }
+    }
+
+    #[test]
+    fn a_frame_is_admitted_once_whatever_the_order() {
+        let mut window = ForwardWindow::default();
+        for seq in [1, 3, 2, 200, 150] {
+            assert!(window.admit(&frame(1, 5, seq)), "frame {seq} is new");
+            assert!(!window.admit(&frame(1, 5, seq)), "frame {seq} is doubled");
+        }
+        assert!(!window.admit(&frame(1, 5, 4)), "too old to tell: dropped, never taken twice");
+    }
+
+    #[test]
+    fn frames_of_an_older_life_or_term_are_dropped() {
+        let mut window = ForwardWindow::default();
+        assert!(window.admit(&frame(2, 5, 9)));
+        assert!(!window.admit(&frame(1, 5, 10)));
+        assert!(!window.admit(&frame(2, 4, 10)));
+        assert!(window.admit(&frame(3, 5, 1)), "a new life counts from one");
+        assert!(window.admit(&frame(3, 6, 2)));
+        assert!(!window.admit(&frame(3, 6, 1)), "seen in the term before");
+    }
+}

@@ -1,0 +1,116 @@
+//! Work for disks, as values: what the disk threads of a server and the simulator run alike.
+//!
+//! Two lanes. The log lane has one job at a time, each one group commit. The background lane writes
+//! and reads snapshots and prepares log segments.
+
+use bytes::Bytes;
+use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
+use sampan_base::{NodeId, SnapshotMeta};
+use sampan_storage::snapshot;
+
+/// A queue of jobs that run one after another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Lane {
+    /// Log and hard state: an acknowledgement waits for it.
+    Log,
+    /// Everything else.
+    Background,
+}
+
+/// One job.
+#[derive(Clone, PartialEq, Debug)]
+pub enum DiskJob {
+    /// A group commit: run all, in order.
+    Append(Vec<DiskOp>),
+    /// Hard state alone: the watermark, or the end of a recovery.
+    LogControl(Vec<DiskOp>),
+    /// Prepare or remove log segments.
+    Maintain(Vec<DiskOp>),
+    /// A step in writing or receiving a snapshot.
+    SnapshotWrite(Vec<DiskOp>),
+    /// Read a whole snapshot file back and check it (`docs/format.md`).
+    SnapshotVerify(FileName),
+    /// Make a verified snapshot the newest one.
+    SnapshotCommit(Vec<DiskOp>),
+    /// Read the payload of one chunk of a verified snapshot, to load it.
+    SnapshotLoad {
+        /// The file.
+        file: FileName,
+        /// Where the chunk begins.
+        offset: u64,
+    },
+    /// Read raw bytes of a snapshot for a peer.
+    SnapshotSend {
+        /// For whom.
+        to: NodeId,
+        /// Which snapshot.
+        id: u64,
+        /// Its file.
+        file: FileName,
+        /// From where.
+        offset: u64,
+        /// How much at most.
+        len_bytes: u64,
+    },
+}
+
+impl DiskJob {
+    /// The lane a job runs in.
+    pub const fn lane(&self) -> Lane {
+        match self {
+            Self::Append(_) | Self::LogControl(_) => Lane::Log,
+            _ => Lane::Background,
+        }
+    }
+}
+
+/// How a job ended.
+#[derive(Clone, PartialEq, Debug)]
+pub enum DiskDone {
+    /// Of [`DiskJob::Append`].
+    Append(Result<(), DiskError>),
+    /// Of [`DiskJob::LogControl`].
+    LogControl(Result<(), DiskError>),
+    /// Of [`DiskJob::Maintain`].
+    Maintain(Result<(), DiskError>),
+    /// Of [`DiskJob::SnapshotWrite`].
+    SnapshotWrite(Result<(), DiskError>),
+    /// Of [`DiskJob::SnapshotVerify`].
+    SnapshotVerify(Result<SnapshotMeta, String>),
+    /// Of [`DiskJob::SnapshotCommit`].
+    SnapshotCommit(Result<(), DiskError>),
+    /// Of [`DiskJob::SnapshotLoad`]: the payload and where the next chunk begins, or no more.
+    SnapshotLoad(Result<Option<(Bytes, u64)>, String>),
+    /// Of [`DiskJob::SnapshotSend`].
+    SnapshotSend {
+        /// For whom.
+        to: NodeId,
+        /// Which snapshot.
+        id: u64,
+        /// From where.
+        offset: u64,
+        /// The bytes.
+        data: Result<Bytes, DiskError>,
+    },
+}
+
+/// Runs a job to its end on a disk.
+pub fn run(disk: &mut dyn Disk, job: DiskJob) -> DiskDone {
+    match job {
+        DiskJob::Append(ops) => DiskDone::Append(disk.execute_all(&ops)),
+        DiskJob::LogControl(ops) => DiskDone::LogControl(disk.execute_all(&ops)),
+        DiskJob::Maintain(ops) => DiskDone::Maintain(disk.execute_all(&ops)),
+        DiskJob::SnapshotWrite(ops) => DiskDone::SnapshotWrite(disk.execute_all(&ops)),
+        DiskJob::SnapshotCommit(ops) => DiskDone::SnapshotCommit(disk.execute_all(&ops)),
+        DiskJob::SnapshotVerify(file) => {
+            DiskDone::SnapshotVerify(snapshot::verify(disk, &file).map_err(|e| e.to_string()))
+        }
+        DiskJob::SnapshotLoad { file, offset } => DiskDone::SnapshotLoad(
+            snapshot::read_chunk(disk, &file, offset).map_err(|e| e.to_string()),
+        ),
+        DiskJob::SnapshotSend { to, id, file, offset, len_bytes } => {
+            let data = disk.read(&file, offset, len_bytes);
+            DiskDone::SnapshotSend { to, id, offset, data }
+        }
+    }
+}

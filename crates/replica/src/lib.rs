@@ -1,0 +1,40 @@
+//! A whole Sampan node minus sockets, threads and file descriptors: consensus, log, state machine,
+//! sessions and pending replies, as one deterministic state machine from [`Input`]s to [`Outputs`].
+//!
+//! The server and the simulator drive this same crate. Each turn of a host:
+//!
+//! ```text
+//! for input in what_arrived { replica.step(now, input); }
+//! replica.flush(now, &mut outputs);
+//! // if outputs.fatal: stop. Otherwise run jobs, send messages, write replies.
+//! // come back at replica.next_deadline() at the latest, with Input::Tick
+//! ```
+//!
+//! Many inputs may share one flush: that is where batching comes from. All commands of a turn share
+//! one log entry, all reads of a turn share one read index round, all entries of a turn share one
+//! message per peer, and all that gathers while the disk syncs shares the next sync.
+//!
+//! What is absent: I/O, threads, clocks.
+
+mod apply;
+mod forwards;
+pub mod input;
+pub mod job;
+mod lines;
+pub mod options;
+pub mod output;
+mod reads;
+mod receiving;
+pub mod replica;
+mod requests;
+mod snapshots;
+pub mod status;
+pub mod wire;
+mod writes;
+
+pub use input::{ConnectionId, Input, Now, Request};
+pub use job::{DiskDone, DiskJob, Lane};
+pub use options::Options;
+pub use output::{ClientReply, Envelope, Event, Fatal, Outputs, Stream};
+pub use replica::{OpenError, Replica};
+pub use status::Status;

@@ -1,0 +1,171 @@
+//! Order on a connection: what has arrived, what waits, what is under way.
+//!
+//! Redis clients expect the commands of one connection to take effect in the order sent. A
+//! [`Line`] is one connection's queue, whether it ends at this node or at a follower that forwards
+//! to us. It holds facts; [`crate::replica`] decides what may start.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use sampan_base::{LogIndex, NodeId, Term, Time};
+use sampan_kv::Class;
+
+use crate::input::ConnectionId;
+
+/// Where a connection ends.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Home {
+    /// At this node.
+    Here,
+    /// At another node, in one of its lives.
+    Peer { node: NodeId, incarnation: u64 },
+}
+
+/// A connection, anywhere in the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Origin {
+    pub(crate) home: Home,
+    pub(crate) connection: ConnectionId,
+}
+
+/// Whom to answer: a request of a connection. For a line that ends at a peer, `seq` is the peer's
+/// number of the attempt.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Ticket {
+    pub(crate) origin: Origin,
+    pub(crate) seq: u64,
+}
+
+/// A request that is certainly not in any log.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) seq: u64,
+    pub(crate) class: Class,
+    pub(crate) stale: bool,
+    pub(crate) command: Bytes,
+    pub(crate) since: Time,
+}
+
+/// One connection's requests.
+#[derive(Default, Debug)]
+pub(crate) struct Line {
+    /// Not started, in order of `seq`.
+    pub(crate) waiting: VecDeque<Waiting>,
+    /// Reads under way by a read index of this node.
+    pub(crate) reads: usize,
+    /// Commands in this node's open batch or its proposals, reads that ride on them included.
+    pub(crate) writes: usize,
+    /// Commands forwarded to the leader of `forward_term`.
+    pub(crate) forwards: usize,
+    pub(crate) forward_term: Term,
+    /// The open batch that holds the last of `writes`, if it is still open (see `writes.rs`).
+    pub(crate) last_batch: u64,
+    /// No read of this line may be served before this index is applied: its own writes.
+    pub(crate) floor: LogIndex,
+    /// The client is gone; answers are dropped.
+    pub(crate) closed: bool,
+}
+
+impl Line {
+    /// Is nothing of it waiting or under way?
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.reads == 0 && self.writes == 0 && self.forwards == 0
+    }
+}
+
+/// All lines, and how many requests wait in them.
+#[derive(Default, Debug)]
+pub(crate) struct Lines {
+    lines: BTreeMap<Origin, Line>,
+    waiting: usize,
+}
+
+impl Lines {
+    /// The line of a connection; made if there is none.
+    pub(crate) fn line(&mut self, origin: Origin) -> &mut Line {
+        self.lines.entry(origin).or_default()
+    }
+
+    /// Requests that wait, over all lines.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Puts a request at its place in its line: at the end if it is new, further ahead if it was
+    /// started before or if a peer's frames overtook one another.
+    pub(crate) fn push(&mut self, origin: Origin, waiting: Waiting) {
+        let line = self.line(origin);
+        if line.closed {
+            return;
+        }
+        let place = match line.waiting.back() {
+            Some(last) if last.seq >= waiting.seq => {
+                line.waiting.partition_point(|other| other.seq < waiting.seq)
+            }
+            _ => line.waiting.len(),
+        };
+        line.waiting.insert(place, waiting);
+        self.waiting += 1;
+    }
+
+    /// Is a connection gone, or was never there?
+    pub(crate) fn is_closed(&self, origin: Origin) -> bool {
+        self.lines.get(&origin).is_none_or(|line| line.closed)
+    }
+
+    /// Takes the first waiting request of a line.
+    pub(crate) fn pop(&mut self, origin: Origin) -> Option<Waiting> {
+        let waiting = self.lines.get_mut(&origin)?.waiting.pop_front()?;
+        self.waiting -= 1;
+        Some(waiting)
+    }
+
+    /// Takes every waiting request that `which` picks, in order of line and place.
+    pub(crate) fn take_waiting(
+        &mut self,
+        mut which: impl FnMut(&Origin, &Waiting) -> bool,
+    ) -> Vec<(Origin, Waiting)> {
+        let mut taken = Vec::new();
+        for (origin, line) in &mut self.lines {
+            let mut index = 0;
+            while let Some(waiting) = line.waiting.get(index) {
+                if which(origin, waiting) {
+                    taken.extend(line.waiting.remove(index).map(|waiting| (*origin, waiting)));
+                } else {
+                    index += 1;
+                }
+            }
+        }
+        self.waiting -= taken.len();
+        taken
+    }
+
+    /// The lines in which something waits.
+    pub(crate) fn with_waiting(&self) -> Vec<Origin> {
+        if self.waiting == 0 {
+            return Vec::new();
+        }
+        let waiting = self.lines.iter().filter(|(_, line)| !line.waiting.is_empty());
+        waiting.map(|(origin, _)| *origin).collect()
+    }
+
+    /// Marks a connection as gone: what waits is dropped, what is under way runs on unanswered.
+    pub(crate) fn close(&mut self, origin: Origin) {
+        if let Some(line) = self.lines.get_mut(&origin) {
+            self.waiting -= line.waiting.len();
+            line.waiting.clear();
+            line.closed = true;
+        }
+        self.forget_if_done(origin);
+    }
+
+    /// Drops a line that nothing can refer to any more.
+    pub(crate) fn forget_if_done(&mut self, origin: Origin) {
+        if let Some(line) = self.lines.get(&origin)
+            && line.is_idle()
+            && (line.closed || origin.home != Home::Here)
+        {
+            self.lines.remove(&origin);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Every knob and limit of a replica, with its default and a tiny set for tests.
+
+use std::time::Duration;
+
+use sampan_base::NodeId;
+
+/// How a replica behaves. All of it may differ between the nodes of a cluster, except `kv`.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Consensus.
+    pub raft: sampan_raft::Config,
+    /// Files.
+    pub storage: sampan_storage::Options,
+    /// The state machine. These decide what applying an entry does: the same on every node, always.
+    pub kv: sampan_kv::Limits,
+    /// How long a command waits for a leader before `-CLUSTERDOWN`.
+    pub no_leader_wait: Duration,
+    /// How long a client waits for an outcome before `-UNKNOWN`.
+    pub client_timeout: Duration,
+    /// A snapshot is taken once the log holds more bytes than this (`maxraftstate`); `None`: never.
+    pub raft_state_bytes_max: Option<u64>,
+    /// The limit above grows to this percentage of the last snapshot's size, so that the bytes
+    /// written for snapshots stay in proportion to the bytes written for the log. Zero: it stays.
+    pub raft_state_snapshot_percent: u64,
+    /// Bytes of commands in one log entry, at most (one command may exceed it).
+    pub batch_bytes_max: usize,
+    /// Bytes of entries applied in one turn, so that a turn stays short.
+    pub apply_bytes_max: usize,
+    /// Bytes of state in one snapshot chunk.
+    pub snapshot_chunk_bytes: usize,
+    /// Requests under way (waiting, proposed, reading) beyond which the host should stop reading
+    /// from clients ([`crate::Replica::is_congested`]).
+    pub requests_under_way_max: usize,
+    /// While keys with a TTL are due and nothing is written, the leader appends the time this often.
+    pub clock_entry_interval: Duration,
+    /// A read or session command whose forward was not answered is sent again after this.
+    pub forward_retry: Duration,
+    /// A stop waits at most this long for the hand-over and for what is under way.
+    pub shutdown_wait: Duration,
+}
+
+impl Options {
+    /// The defaults.
+    pub fn new(id: NodeId) -> Self {
+        Self {
+            raft: sampan_raft::Config::new(id),
+            storage: sampan_storage::Options::default(),
+            kv: sampan_kv::Limits::default(),
+            no_leader_wait: Duration::from_millis(400),
+            client_timeout: Duration::from_millis(5_000),
+            raft_state_bytes_max: Some(64 << 20),
+            raft_state_snapshot_percent: 100,
+            batch_bytes_max: 256 << 10,
+            apply_bytes_max: 1 << 20,
+            snapshot_chunk_bytes: 256 << 10,
+            requests_under_way_max: 65_536,
+            clock_entry_interval: Duration::from_millis(100),
+            forward_retry: Duration::from_millis(1_000),
+            shutdown_wait: Duration::from_millis(3_000),
+        }
+    }
+
+    /// Everything as small as it goes, to meet every limit often in tests.
+    pub fn tiny(id: NodeId) -> Self {
+        Self {
+            raft: sampan_raft::Config::tiny(id),
+            storage: sampan_storage::Options::tiny(),
+            kv: sampan_kv::Limits::tiny(),
+            raft_state_bytes_max: Some(4 << 10),
+            batch_bytes_max: 64,
+            apply_bytes_max: 128,
+            snapshot_chunk_bytes: 32,
+            requests_under_way_max: 64,
+            ..Self::new(id)
+        }
+    }
+}

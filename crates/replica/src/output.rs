@@ -1,0 +1,103 @@
+//! What a replica wants done: filled by [`crate::Replica::flush`] once per turn of the host.
+
+use sampan_base::{LogIndex, NodeId, Term};
+use sampan_kv::Reply;
+use sampan_raft::Role;
+
+use crate::input::ConnectionId;
+use crate::job::DiskJob;
+use crate::wire::PeerMessage;
+
+/// The answer to one request.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ClientReply {
+    /// Whose.
+    pub connection: ConnectionId,
+    /// Which request of it. Answers may come in any order; the host restores it.
+    pub seq: u64,
+    /// What to say.
+    pub reply: Reply,
+    /// The log position that decided it, for witness checks: the index of the entry for a write,
+    /// the state's applied index for a read; zero where none did.
+    pub decided_at: LogIndex,
+}
+
+/// Which stream to a peer a message belongs on, so that a snapshot never delays a heartbeat.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Stream {
+    /// Everything but snapshot chunks.
+    Main,
+    /// Snapshot chunks.
+    Bulk,
+}
+
+/// A message for a peer.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Envelope {
+    /// To whom.
+    pub to: NodeId,
+    /// On which stream.
+    pub stream: Stream,
+    /// What.
+    pub message: PeerMessage,
+}
+
+/// Something worth a line in a log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The role, term or leader changed.
+    Role {
+        /// The term.
+        term: Term,
+        /// This node's role in it.
+        role: Role,
+        /// The leader, if known.
+        leader: Option<NodeId>,
+    },
+    /// A snapshot of this node's own state is durable.
+    SnapshotTaken {
+        /// Through which index.
+        index: LogIndex,
+        /// Size of its file.
+        size_bytes: u64,
+    },
+    /// A snapshot from the leader is in force.
+    SnapshotInstalled {
+        /// Through which index.
+        index: LogIndex,
+        /// Size of its file.
+        size_bytes: u64,
+    },
+    /// Taking or receiving a snapshot failed; the log and the older snapshot stay.
+    SnapshotFailed(String),
+    /// An operator's wish was not taken: why.
+    Refused(String),
+    /// No room for log segments: writes are refused until there is (`true`), or there is again.
+    NoSpace(bool),
+}
+
+/// Why a node must stop at once (design rules 10 and 15). Nothing after it may be sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fatal {
+    /// The disk failed where it must not.
+    Disk(String),
+    /// State that must agree does not.
+    Invariant(String),
+}
+
+/// The wishes of one turn. The host empties it; the order of the fields is the order to act in.
+#[derive(Default, Debug)]
+pub struct Outputs {
+    /// Stop now.
+    pub fatal: Option<Fatal>,
+    /// Work for the disks. Jobs of one lane run in order, lanes run side by side.
+    pub jobs: Vec<DiskJob>,
+    /// Messages for peers; any may be lost.
+    pub messages: Vec<Envelope>,
+    /// Answers for clients.
+    pub replies: Vec<ClientReply>,
+    /// Lines for a log.
+    pub events: Vec<Event>,
+    /// After [`crate::Input::Shutdown`]: nothing is under way here any more.
+    pub shutdown_complete: bool,
+}

@@ -1,0 +1,118 @@
+//! Linearizable reads that wait for no disk (thesis 6.4): all reads of a turn share one round of
+//! `raft`'s ReadIndex, on the leader and on followers alike, and are served once the state machine
+//! has applied the index that came back.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use sampan_base::{LogIndex, Time};
+use sampan_raft::ReadId;
+
+use crate::lines::{Ticket, Waiting};
+use sampan_kv::Class;
+
+/// Rounds under way at once: one on its way while the next one sets out.
+pub(crate) const READ_ROUNDS_MAX: usize = 2;
+
+/// A read under way.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    pub(crate) ticket: Ticket,
+    pub(crate) command: Bytes,
+    /// The state must have applied this much besides: the connection's own writes.
+    pub(crate) floor: LogIndex,
+    pub(crate) since: Time,
+}
+
+impl Reading {
+    /// The request as it was before it was started.
+    pub(crate) fn into_waiting(self) -> Waiting {
+        Waiting {
+            seq: self.ticket.seq,
+            class: Class::Read,
+            stale: false,
+            command: self.command,
+            since: self.since,
+        }
+    }
+}
+
+/// Reads that share a read index.
+#[derive(Debug)]
+pub(crate) struct Round {
+    pub(crate) id: ReadId,
+    pub(crate) readings: Vec<Reading>,
+    /// When the question is asked again: a lost message must not cost a read its life.
+    pub(crate) retry_at: Time,
+}
+
+/// All reads under way.
+#[derive(Default, Debug)]
+pub(crate) struct Reads {
+    /// For the next round.
+    pub(crate) next: Vec<Reading>,
+    /// Asked, not answered.
+    pub(crate) rounds: VecDeque<Round>,
+    /// Answered; the state machine is not there yet.
+    confirmed: Vec<(LogIndex, Reading)>,
+    last_id: u64,
+}
+
+impl Reads {
+    /// A fresh id: never used twice in a run, so that a late answer confirms nothing (M17).
+    pub(crate) fn next_id(&mut self) -> ReadId {
+        self.last_id += 1;
+        ReadId(self.last_id)
+    }
+
+    /// Takes the round of this id.
+    pub(crate) fn take_round(&mut self, id: ReadId) -> Option<Round> {
+        let place = self.rounds.iter().position(|round| round.id == id)?;
+        self.rounds.remove(place)
+    }
+
+    /// Takes the rounds that waited too long.
+    pub(crate) fn take_late(&mut self, now: Time) -> Vec<Round> {
+        let mut late = Vec::new();
+        while let Some(round) = self.rounds.front()
+            && round.retry_at <= now
+        {
+            late.extend(self.rounds.pop_front());
+        }
+        late
+    }
+
+    /// Parks a read until the state machine has applied `index`.
+    pub(crate) fn park(&mut self, index: LogIndex, reading: Reading) {
+        self.confirmed.push((index, reading));
+    }
+
+    /// Takes the parked reads that can be served at `applied`.
+    pub(crate) fn take_served(&mut self, applied: LogIndex) -> Vec<Reading> {
+        let ready = self.confirmed.extract_if(.., |(index, _)| *index <= applied);
+        ready.map(|(_, reading)| reading).collect()
+    }
+
+    /// Takes all reads that gave up by `now`.
+    pub(crate) fn take_expired(&mut self, since_before: Time) -> Vec<Reading> {
+        let mut expired: Vec<Reading> = Vec::new();
+        expired.extend(self.next.extract_if(.., |reading| reading.since <= since_before));
+        for round in &mut self.rounds {
+            expired.extend(round.readings.extract_if(.., |r| r.since <= since_before));
+        }
+        let confirmed = self.confirmed.extract_if(.., |(_, r)| r.since <= since_before);
+        expired.extend(confirmed.map(|(_, reading)| reading));
+        expired
+    }
+
+    /// Reads under way.
+    pub(crate) fn under_way(&self) -> usize {
+        let asked: usize = self.rounds.iter().map(|round| round.readings.len()).sum();
+        self.next.len() + asked + self.confirmed.len()
+    }
+
+    /// When the oldest question is to be asked again.
+    pub(crate) fn next_deadline(&self) -> Time {
+        self.rounds.front().map_or(Time::NEVER, |round| round.retry_at)
+    }
+}

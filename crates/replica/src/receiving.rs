@@ -1,0 +1,238 @@
+//! A snapshot from the leader: arriving, checked, loaded, in force (paper, Figure 13; the course's
+//! `InstallSnapshot` and `CondInstallSnapshot`).
+//!
+//! The file arrives in pieces by offset and may resume after a lost connection or a restart. After
+//! its last byte: sync, read back and verify, load beside the running state, rename. Only then does
+//! consensus move, and only if the snapshot is still ahead of what is committed here; the new state
+//! replaces the old in the same step. Nothing here blocks the replica's other inputs.
+
+use std::collections::VecDeque;
+
+use sampan_base::SnapshotMeta;
+use sampan_base::disk::{DiskOp, FileName};
+use sampan_kv::{Kv, Restore};
+use sampan_raft::SnapshotChunk;
+use sampan_storage::snapshot::{self, SnapshotReceiver};
+
+use crate::job::{DiskDone, DiskJob};
+use crate::output::Event;
+use crate::replica::Replica;
+use crate::snapshots::Owner;
+
+/// A snapshot that arrives from the leader.
+pub(crate) struct Receiving {
+    meta: SnapshotMeta,
+    file: FileName,
+    /// Bytes handed to the disk.
+    accepted: u64,
+    /// Where the file ends after each piece that the disk has not confirmed, oldest first.
+    writing: VecDeque<u64>,
+    /// Bytes the disk has confirmed.
+    stored: u64,
+    step: Step,
+}
+
+enum Step {
+    Writing(SnapshotReceiver),
+    Sealing,
+    Verifying,
+    Loading(Box<Restore>),
+    /// Waits while a snapshot of the own state gets its name.
+    Loaded(Box<Kv>),
+    Committing(Box<Kv>),
+}
+
+impl Replica {
+    /// A piece of a snapshot file.
+    pub(crate) fn on_snapshot_chunk(&mut self, chunk: SnapshotChunk) {
+        let id = chunk.meta.id;
+        if self.snapshots.receiving.as_ref().is_none_or(|receiving| receiving.meta.id != id) {
+            self.begin_receiving(chunk.meta);
+        }
+        let Some(receiving) = &mut self.snapshots.receiving else { return };
+        if receiving.meta.id != id {
+            return;
+        }
+        let Step::Writing(receiver) = &mut receiving.step else {
+            // All of it is here and on its way; the leader may be told again.
+            return self.raft.snapshot_stored(self.now.mono, id, receiving.stored);
+        };
+        if chunk.offset != receiving.accepted || chunk.data.is_empty() {
+            return self.raft.snapshot_stored(self.now.mono, id, receiving.stored);
+        }
+        let Ok(ops) = receiver.write(chunk.offset, chunk.data.clone()) else {
+            return self.raft.snapshot_stored(self.now.mono, id, receiving.stored);
+        };
+        receiving.accepted += chunk.data.len() as u64;
+        receiving.writing.push_back(receiving.accepted);
+        self.snapshot_job(Owner::Receiving(id), DiskJob::SnapshotWrite(ops));
+    }
+
+    fn begin_receiving(&mut self, meta: SnapshotMeta) {
+        if self.is_committing_received() {
+            return;
+        }
+        if let Some(older) = self.snapshots.receiving.take() {
+            self.remove_file(older.file);
+        }
+        let id = meta.id;
+        let (receiver, ops, stored) = match self.snapshots.partial.take() {
+            Some(partial) if partial.id == id => {
+                let stored = partial.next_offset;
+                (SnapshotReceiver::resume(partial, &meta), Vec::new(), stored)
+            }
+            other => {
+                if let Some(other) = other {
+                    self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(other.discard()));
+                }
+                let (receiver, ops) = SnapshotReceiver::begin(&meta);
+                (receiver, ops, 0)
+            }
+        };
+        let file = receiver.file().clone();
+        if !ops.is_empty() {
+            self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(ops));
+        }
+        self.snapshots.receiving = Some(Receiving {
+            meta,
+            file,
+            accepted: stored,
+            writing: VecDeque::new(),
+            stored,
+            step: Step::Writing(receiver),
+        });
+    }
+
+    /// A job of the snapshot that arrives has ended.
+    pub(crate) fn on_receiving_job(&mut self, id: u64, done: DiskDone, failed: Option<String>) {
+        let Some(receiving) = self.snapshots.receiving.take() else { return };
+        if receiving.meta.id != id {
+            self.snapshots.receiving = Some(receiving);
+            return;
+        }
+        if let Some(why) = failed {
+            return self.give_up_receiving(receiving, why);
+        }
+        self.continue_receiving(receiving, done);
+    }
+
+    fn continue_receiving(&mut self, mut receiving: Receiving, done: DiskDone) {
+        let id = receiving.meta.id;
+        let file = receiving.file.clone();
+        let job = match (receiving.step, done) {
+            (Step::Writing(receiver), DiskDone::SnapshotWrite(_)) => {
+                receiving.stored = receiving.writing.pop_front().unwrap_or(receiving.stored);
+                self.raft.snapshot_stored(self.now.mono, id, receiving.stored);
+                if receiving.stored < receiving.meta.size_bytes {
+                    receiving.step = Step::Writing(receiver);
+                    self.snapshots.receiving = Some(receiving);
+                    return;
+                }
+                receiving.step = Step::Sealing;
+                DiskJob::SnapshotWrite(receiver.finish().1)
+            }
+            (Step::Sealing, _) => {
+                receiving.step = Step::Verifying;
+                DiskJob::SnapshotVerify(file)
+            }
+            (Step::Verifying, DiskDone::SnapshotVerify(Ok(meta))) => {
+                if meta != receiving.meta {
+                    let why = format!("{file} is not the snapshot that was announced");
+                    receiving.step = Step::Verifying;
+                    return self.give_up_receiving(receiving, why);
+                }
+                let restore = Restore::new(self.options.kv, self.rng.next_u64());
+                receiving.step = Step::Loading(Box::new(restore));
+                DiskJob::SnapshotLoad { file, offset: snapshot::FIRST_CHUNK_OFFSET }
+            }
+            (Step::Loading(mut restore), DiskDone::SnapshotLoad(Ok(Some((payload, offset))))) => {
+                let fed = restore.feed(&payload);
+                receiving.step = Step::Loading(restore);
+                if let Err(error) = fed {
+                    return self.give_up_receiving(receiving, error.to_string());
+                }
+                DiskJob::SnapshotLoad { file, offset }
+            }
+            (Step::Loading(restore), DiskDone::SnapshotLoad(Ok(None))) => match restore.finish() {
+                Ok(kv) => {
+                    receiving.step = Step::Loaded(Box::new(kv));
+                    return self.commit_received(receiving);
+                }
+                Err(error) => {
+                    receiving.step = Step::Verifying;
+                    return self.give_up_receiving(receiving, error.to_string());
+                }
+            },
+            (Step::Committing(kv), DiskDone::SnapshotCommit(_)) => {
+                return self.on_snapshot_received(receiving.meta, *kv);
+            }
+            _ => unreachable!("snapshot {id} got the result of another step"),
+        };
+        self.snapshots.receiving = Some(receiving);
+        self.snapshot_job(Owner::Receiving(id), job);
+    }
+
+    /// Gives a loaded snapshot its name, unless it is no longer ahead of what is committed here.
+    fn commit_received(&mut self, mut receiving: Receiving) {
+        let id = receiving.meta.id;
+        if receiving.meta.position.index <= self.raft.commit() {
+            // Consensus tells the leader that it is no longer needed.
+            assert!(!self.raft.install_snapshot(self.now.mono, receiving.meta), "it is behind");
+            return self.remove_file(receiving.file);
+        }
+        if self.snapshots.is_committing_own() {
+            self.snapshots.receiving = Some(receiving);
+            return;
+        }
+        let Step::Loaded(kv) = receiving.step else { unreachable!("only a loaded state is used") };
+        let ops = self.storage.snapshot_commit(&receiving.file, &receiving.meta);
+        receiving.step = Step::Committing(kv);
+        self.snapshots.receiving = Some(receiving);
+        self.snapshot_job(Owner::Receiving(id), DiskJob::SnapshotCommit(ops));
+    }
+
+    /// The own snapshot has its name: one that waited for that goes on.
+    pub(crate) fn resume_receiving(&mut self) {
+        if let Some(receiving) = self.snapshots.receiving.take() {
+            if matches!(receiving.step, Step::Loaded(_)) {
+                self.commit_received(receiving);
+            } else {
+                self.snapshots.receiving = Some(receiving);
+            }
+        }
+    }
+
+    /// Is a snapshot of the leader being given its name?
+    pub(crate) fn is_committing_received(&self) -> bool {
+        matches!(&self.snapshots.receiving, Some(Receiving { step: Step::Committing(_), .. }))
+    }
+
+    /// The file is durable and its state is loaded: consensus and state move to it together, if
+    /// that is still a step forward.
+    fn on_snapshot_received(&mut self, meta: SnapshotMeta, kv: Kv) {
+        let (position, size_bytes) = (meta.position, meta.size_bytes);
+        self.storage.snapshot_committed();
+        if !self.raft.install_snapshot(self.now.mono, meta) {
+            return;
+        }
+        assert!(position.index > self.applied.index, "a snapshot never takes the state back");
+        self.give_up_taking("a newer snapshot came from the leader".into());
+        self.kv = kv;
+        self.applied = position;
+        self.forget_proposals_through(position.index);
+        self.storage.trim(position.index);
+        self.events.push(Event::SnapshotInstalled { index: position.index, size_bytes });
+    }
+
+    /// What arrived is of no use: the leader begins again.
+    fn give_up_receiving(&mut self, receiving: Receiving, why: String) {
+        self.events.push(Event::SnapshotFailed(why));
+        self.raft.snapshot_stored(self.now.mono, receiving.meta.id, 0);
+        self.remove_file(receiving.file);
+    }
+
+    fn remove_file(&mut self, file: FileName) {
+        let ops = vec![DiskOp::Remove { file }];
+        self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(ops));
+    }
+}

@@ -1,0 +1,557 @@
+//! The replica: where consensus, storage, state machine and requests meet.
+//!
+//! Top-down: what it is, how it starts, what comes in ([`Replica::step`]), what goes out
+//! ([`Replica::flush`]). Requests are in `requests.rs`, snapshots in `snapshots.rs`, applying in
+//! `apply.rs`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use sampan_base::disk::{Disk, DiskError};
+use sampan_base::{Configuration, LogIndex, NodeId, Rng, Term, Time};
+use sampan_kv::Kv;
+use sampan_raft::{PersistToken, Raft, Refused, Restored};
+use sampan_storage::{Identity, Storage};
+
+use crate::forwards::{ForwardWindow, ForwardsOut};
+use crate::input::{ConnectionId, Input, Now};
+use crate::job::{DiskDone, DiskJob};
+use crate::lines::{Home, Lines, Origin};
+use crate::options::Options;
+use crate::output::{ClientReply, Envelope, Event, Fatal, Outputs, Stream};
+use crate::reads::Reads;
+use crate::snapshots::Snapshots;
+use crate::status::Status;
+use crate::wire::{ForwardOutcome, ForwardReply, PeerMessage};
+use crate::writes::Writes;
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its files are not what they must be.
+    #[error(transparent)]
+    Storage(#[from] sampan_storage::OpenError),
+    /// A snapshot verified, but does not hold a state.
+    #[error("the snapshot {file} does not hold a readable state: {why}")]
+    State {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// What was loaded at a start, in one line.
+#[derive(Clone, Debug)]
+pub struct OpenReport {
+    /// The snapshot's index and size, if there was one.
+    pub snapshot: Option<(LogIndex, u64)>,
+    /// Entries read from the log.
+    pub entries: usize,
+    /// Keys in the snapshot.
+    pub keys: u64,
+    /// What storage says of it.
+    pub storage: String,
+}
+
+impl fmt::Display for OpenReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.snapshot {
+            Some((index, bytes)) => {
+                write!(f, "snapshot at {index} ({bytes} bytes, {} keys), ", self.keys)?;
+            }
+            None => f.write_str("no snapshot, ")?,
+        }
+        write!(f, "{} log entries; {}", self.entries, self.storage)
+    }
+}
+
+/// Figures that only count up.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Counters {
+    pub(crate) syncs: u64,
+    pub(crate) writes: u64,
+    pub(crate) reads: u64,
+    pub(crate) forwarded: u64,
+    pub(crate) forwards_dropped: u64,
+    pub(crate) forwards_refused: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) read_retries: u64,
+}
+
+/// One node of a cluster.
+pub struct Replica {
+    pub(crate) identity: Identity,
+    pub(crate) options: Options,
+    pub(crate) now: Now,
+    pub(crate) rng: Rng,
+    pub(crate) raft: Raft,
+    pub(crate) storage: Storage,
+    pub(crate) kv: Kv,
+    /// The last entry the state machine has applied. Invariant: equals `raft.applied()` between
+    /// turns.
+    pub(crate) applied: sampan_base::LogPosition,
+    /// The group commit that is on its way to the disk.
+    persisting: Option<PersistToken>,
+    maintaining: bool,
+    /// The disk says that this node does not vote; cleared when consensus says that it may.
+    non_voting: bool,
+    pub(crate) lines: Lines,
+    pub(crate) writes: Writes,
+    pub(crate) reads: Reads,
+    pub(crate) forwards: ForwardsOut,
+    pub(crate) forward_windows: BTreeMap<NodeId, ForwardWindow>,
+    /// Answers to other nodes' forwards, by node and life.
+    pub(crate) outcomes: BTreeMap<(NodeId, u64), Vec<ForwardOutcome>>,
+    pub(crate) snapshots: Snapshots,
+    /// Lines that may have something to start.
+    pub(crate) to_pump: Vec<Origin>,
+    /// The last term this node led in this life.
+    pub(crate) led_term: Option<Term>,
+    leading: bool,
+    /// Since when no leader is known.
+    pub(crate) leaderless_since: Option<Time>,
+    /// Since when the term is what it is.
+    pub(crate) term_since: Time,
+    term: Term,
+    leader: Option<NodeId>,
+    pub(crate) sweep_at: Time,
+    pub(crate) last_clock_entry: Time,
+    shutdown_by: Option<Time>,
+    pub(crate) replies: Vec<ClientReply>,
+    pub(crate) jobs: Vec<DiskJob>,
+    pub(crate) messages: Vec<Envelope>,
+    pub(crate) events: Vec<Event>,
+    fatal: Option<Fatal>,
+    raft_outputs: sampan_raft::Outputs,
+    pub(crate) counters: Counters,
+    pub(crate) no_space: bool,
+}
+
+impl Replica {
+    /// Starts a node from its files: the newest snapshot that verifies, and the log after it.
+    ///
+    /// `bootstrap` is the configuration of a cluster whose log and snapshots name none yet; `seed`
+    /// decides election jitter and hash seeds.
+    pub fn open(
+        disk: &mut dyn Disk,
+        identity: Identity,
+        options: Options,
+        bootstrap: Configuration,
+        seed: u64,
+        now: Now,
+    ) -> Result<(Self, OpenReport), OpenError> {
+        let mut rng = Rng::seeded(seed);
+        let (storage, recovered) = Storage::open(disk, identity, &options.storage)?;
+        let hash_seed = rng.next_u64();
+        let kv = match &recovered.snapshot {
+            Some(snapshot) => crate::snapshots::load(disk, &snapshot.file, &options, hash_seed)?,
+            None => Kv::new(options.kv, hash_seed),
+        };
+        let snapshot = recovered.snapshot.as_ref().map(|snapshot| snapshot.meta.clone());
+        let report = OpenReport {
+            snapshot: snapshot.as_ref().map(|meta| (meta.position.index, meta.size_bytes)),
+            entries: recovered.entries.len(),
+            keys: kv.stats().keys,
+            storage: recovered.report.to_string(),
+        };
+        let applied = snapshot.as_ref().map(|meta| meta.position).unwrap_or_default();
+        let incarnation = recovered.incarnation;
+        let non_voting = recovered.non_voting_until.is_some();
+        let snapshots = Snapshots::new(recovered.partial_snapshot, now);
+        let restored = Restored {
+            hard_state: recovered.hard_state,
+            snapshot,
+            bootstrap,
+            entries: recovered.entries,
+            non_voting_until: recovered.non_voting_until,
+        };
+        let raft = Raft::new(options.raft.clone(), restored, rng.next_u64(), now.mono);
+        let replica = Self {
+            identity,
+            now,
+            rng,
+            term: raft.term(),
+            raft,
+            storage,
+            kv,
+            applied,
+            persisting: None,
+            maintaining: false,
+            non_voting,
+            lines: Lines::default(),
+            writes: Writes::new(),
+            reads: Reads::default(),
+            forwards: ForwardsOut::new(incarnation),
+            forward_windows: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            snapshots,
+            to_pump: Vec::new(),
+            led_term: None,
+            leading: false,
+            leaderless_since: Some(now.mono),
+            term_since: now.mono,
+            leader: None,
+            sweep_at: now.mono,
+            last_clock_entry: now.mono,
+            shutdown_by: None,
+            replies: Vec::new(),
+            jobs: Vec::new(),
+            messages: Vec::new(),
+            events: Vec::new(),
+            fatal: None,
+            raft_outputs: sampan_raft::Outputs::default(),
+            counters: Counters::default(),
+            no_space: false,
+            options,
+        };
+        Ok((replica, report))
+    }
+
+    /// Takes one input. Nothing leaves before the next [`Replica::flush`].
+    pub fn step(&mut self, now: Now, input: Input) {
+        self.advance(now);
+        let mono = now.mono;
+        match input {
+            Input::Tick => {}
+            Input::Client { connection, requests } => self.on_client(connection, requests),
+            Input::ConnectionClosed(connection) => self.on_connection_closed(connection),
+            Input::Peer { from, message } => self.on_peer(from, message),
+            Input::PeerConnected(peer) => self.raft.peer_connected(mono, peer),
+            Input::PeerDisconnected(peer) => {
+                self.raft.peer_disconnected(mono, peer);
+                self.give_up_forwards(|forwarded| forwarded.to == peer);
+            }
+            Input::Disk(done) => self.on_disk(done),
+            Input::Shutdown => self.on_shutdown(),
+            Input::TransferLeadership(to) => {
+                let refused = self.raft.transfer_leadership(mono, to).err();
+                self.report_refusal(refused);
+            }
+            Input::ChangeConfiguration(target) => {
+                let refused = self.raft.propose_configuration(mono, target).err();
+                self.report_refusal(refused);
+            }
+            Input::TakeSnapshot => self.snapshots.wanted = true,
+        }
+    }
+
+    /// Does all that has become possible, and hands out what is to be done outside.
+    ///
+    /// A read that is served may let a write of its connection start, and a proposal of a single
+    /// node may commit at once: hence the loop, which ends when a pass starts nothing.
+    pub fn flush(&mut self, now: Now, out: &mut Outputs) {
+        self.advance(now);
+        self.raft.tick(now.mono);
+        self.expire_requests();
+        let shutdown_complete = self.drive_shutdown();
+        if self.clock_entry_due(now) {
+            self.writes.want_clock();
+        }
+        loop {
+            self.observe_leadership();
+            self.pump_marked();
+            self.propose_open_batch();
+            self.start_read_round();
+            self.collect_from_raft();
+            self.apply_committed();
+            if self.to_pump.is_empty() && !self.writes.is_ready() && !self.has_reads_to_start() {
+                break;
+            }
+        }
+        self.persist();
+        self.maintain_storage();
+        self.drive_snapshots();
+        self.send_outcomes();
+        self.hand_out(out);
+        out.shutdown_complete = shutdown_complete;
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    pub fn next_deadline(&self) -> Time {
+        let clock = match (self.raft.is_leader(), self.kv.next_expiry()) {
+            (true, Some(expiry)) => {
+                let until_due_ms = expiry.unix_ms.saturating_sub(self.now.wall.unix_ms);
+                let due = self.now.mono + std::time::Duration::from_millis(until_due_ms);
+                due.max(self.last_clock_entry + self.options.clock_entry_interval)
+            }
+            _ => Time::NEVER,
+        };
+        self.raft
+            .next_deadline()
+            .min(self.requests_deadline())
+            .min(clock)
+            .min(self.shutdown_by.unwrap_or(Time::NEVER))
+    }
+
+    /// Is so much under way that the host should stop reading from clients?
+    pub fn is_congested(&self) -> bool {
+        self.requests_under_way() >= self.options.requests_under_way_max
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.identity.node
+    }
+
+    /// The leader, if this node knows one.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.raft.leader()
+    }
+
+    /// Does this node lead?
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// The consensus core, for oracles and tests.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// The state machine, for oracles and tests.
+    pub fn kv(&self) -> &Kv {
+        &self.kv
+    }
+
+    /// A picture of the node.
+    pub fn status(&self) -> Status {
+        Status {
+            cluster: self.identity.cluster,
+            raft: self.raft.status(),
+            kv: self.kv.stats(),
+            applied: self.applied.index,
+            log_bytes_live: self.storage.log_bytes_live(),
+            log_bytes_on_disk: self.storage.log_bytes_on_disk(),
+            snapshot: self.newest_snapshot(),
+            snapshot_in_progress: self.snapshots.is_taking(),
+            syncs: self.counters.syncs,
+            writes: self.counters.writes,
+            reads: self.counters.reads,
+            forwarded: self.counters.forwarded,
+            requests_under_way: self.requests_under_way(),
+            out_of_space: self.storage.out_of_space(),
+        }
+    }
+
+    fn advance(&mut self, now: Now) {
+        // A host's clock may be read by several threads; time here never runs backwards.
+        self.now = Now { mono: self.now.mono.max(now.mono), wall: now.wall };
+    }
+
+    fn on_connection_closed(&mut self, connection: ConnectionId) {
+        self.lines.close(Origin { home: Home::Here, connection });
+    }
+
+    fn on_peer(&mut self, from: NodeId, message: PeerMessage) {
+        match message {
+            PeerMessage::Raft(message) => self.raft.step(self.now.mono, message),
+            PeerMessage::Forward(forward) => self.on_forward(from, forward),
+            PeerMessage::ForwardReply(reply) => self.on_forward_reply(reply),
+        }
+    }
+
+    fn on_disk(&mut self, done: DiskDone) {
+        match done {
+            DiskDone::Append(Ok(())) => {
+                let token = self.persisting.take().expect("one group commit at a time");
+                self.counters.syncs += 1;
+                self.storage.append_synced();
+                self.raft.persisted(self.now.mono, token.synced());
+            }
+            DiskDone::Append(Err(error)) | DiskDone::LogControl(Err(error)) => {
+                self.stop(Fatal::Disk(error.to_string()));
+            }
+            DiskDone::LogControl(Ok(())) => {}
+            DiskDone::Maintain(result) => {
+                self.maintaining = false;
+                match &result {
+                    Err(error) if !matches!(error, DiskError::NoSpace(_)) => {
+                        self.stop(Fatal::Disk(error.to_string()));
+                    }
+                    _ => self.storage.maintained(result),
+                }
+            }
+            DiskDone::SnapshotWrite(_)
+            | DiskDone::SnapshotVerify(_)
+            | DiskDone::SnapshotCommit(_)
+            | DiskDone::SnapshotLoad(_)
+            | DiskDone::SnapshotSend { .. } => self.on_snapshot_job(done),
+        }
+    }
+
+    fn report_refusal(&mut self, refused: Option<Refused>) {
+        self.events.extend(refused.map(|refused| Event::Refused(refused.to_string())));
+    }
+
+    fn on_shutdown(&mut self) {
+        let by = self.now.mono + self.options.shutdown_wait;
+        self.shutdown_by.get_or_insert(by);
+    }
+
+    /// A node that is to stop hands leadership over, again if the first try came to nothing, and is
+    /// done when it does not lead (or nobody else could) and owes no answer.
+    fn drive_shutdown(&mut self) -> bool {
+        let Some(by) = self.shutdown_by else { return false };
+        let now = self.now.mono;
+        let mut leads = self.raft.is_leader();
+        if self.raft.accepts_proposals() {
+            let handed_over = self.raft.transfer_leadership(now, None);
+            leads = !matches!(handed_over, Err(Refused::Invalid(_)));
+        }
+        now >= by || (!leads && self.requests_under_way() == 0)
+    }
+
+    /// Notes changes of term, role and leader, and lets what waited for one start.
+    fn observe_leadership(&mut self) {
+        if self.raft.term() != self.term {
+            self.term = self.raft.term();
+            self.term_since = self.now.mono;
+        }
+        let leading = self.raft.is_leader();
+        if leading {
+            self.led_term = Some(self.term);
+        }
+        let lost = self.leading && !leading;
+        let changed = self.leader != self.raft.leader() || self.leading != leading;
+        self.leading = leading;
+        self.leader = self.raft.leader();
+        if lost {
+            self.on_leadership_lost();
+        }
+        self.leaderless_since = match (self.leader, self.leaderless_since) {
+            (Some(_), _) => None,
+            (None, since) => since.or(Some(self.now.mono)),
+        };
+        if changed {
+            let (term, me) = (self.term, self.id());
+            self.give_up_forwards(|f| f.term < term && (f.is_repeatable() || f.to == me));
+            self.pump_all();
+        }
+    }
+
+    fn pump_marked(&mut self) {
+        for origin in std::mem::take(&mut self.to_pump) {
+            self.pump(origin);
+        }
+    }
+
+    fn has_reads_to_start(&self) -> bool {
+        !self.reads.next.is_empty() && self.reads.rounds.len() < crate::reads::READ_ROUNDS_MAX
+    }
+
+    /// Collects messages, read indices and snapshot traffic from consensus.
+    fn collect_from_raft(&mut self) {
+        let mut outputs = std::mem::take(&mut self.raft_outputs);
+        self.raft.flush(self.now.mono, &mut outputs);
+        for message in outputs.messages.drain(..) {
+            let bulk = matches!(message.body, sampan_raft::Body::InstallSnapshot { .. });
+            let stream = if bulk { Stream::Bulk } else { Stream::Main };
+            let to = message.to;
+            self.messages.push(Envelope { to, stream, message: PeerMessage::Raft(message) });
+        }
+        for outcome in outputs.reads.drain(..) {
+            // A round given up before its answer came finds nothing.
+            let Some(round) = self.reads.take_round(outcome.id) else { continue };
+            match outcome.result {
+                Ok(index) => self.confirm_reads(round.readings, index),
+                Err(_) => self.void_reads_and_pump(round.readings),
+            }
+        }
+        for wanted in outputs.snapshot_reads.drain(..) {
+            self.on_snapshot_wanted(wanted);
+        }
+        for chunk in outputs.snapshot_chunks.drain(..) {
+            self.on_snapshot_chunk(chunk);
+        }
+        if let Some(change) = outputs.role_change.take() {
+            self.events.push(Event::Role {
+                term: change.term,
+                role: change.role,
+                leader: change.leader,
+            });
+        }
+        self.raft_outputs = outputs;
+        if self.raft.lost_acknowledged() {
+            let why = "the leader knows of entries on this disk that are not there";
+            self.stop(Fatal::Invariant(why.into()));
+        }
+        self.observe_leadership();
+    }
+
+    /// Sends what consensus wants durable to the disk, as one batch, if the disk is idle: all that
+    /// gathers meanwhile shares the next sync.
+    fn persist(&mut self) {
+        if self.persisting.is_some() {
+            return;
+        }
+        if self.non_voting && self.raft.non_voting_until().is_none() {
+            self.non_voting = false;
+            self.jobs.push(DiskJob::LogControl(self.storage.set_non_voting(None)));
+        }
+        if let Some(persist) = self.raft.take_persist() {
+            let ops = self.storage.append(persist.hard_state, persist.log_reset, &persist.entries);
+            self.persisting = Some(persist.token);
+            self.jobs.push(DiskJob::Append(ops));
+        }
+    }
+
+    fn maintain_storage(&mut self) {
+        if !self.maintaining
+            && let Some(ops) = self.storage.maintain()
+        {
+            self.maintaining = true;
+            self.jobs.push(DiskJob::Maintain(ops));
+        }
+        let no_space = self.storage.out_of_space();
+        if no_space != self.no_space {
+            self.no_space = no_space;
+            self.events.push(Event::NoSpace(no_space));
+        }
+    }
+
+    fn send_outcomes(&mut self) {
+        for ((node, incarnation), mut outcomes) in std::mem::take(&mut self.outcomes) {
+            while !outcomes.is_empty() {
+                let rest =
+                    outcomes.split_off(outcomes.len().min(self.outcomes_per_frame(&outcomes)));
+                let reply = ForwardReply { incarnation, outcomes };
+                let message = PeerMessage::ForwardReply(reply);
+                self.messages.push(Envelope { to: node, stream: Stream::Main, message });
+                outcomes = rest;
+            }
+        }
+        let (requests_max, bytes_max) = self.forward_limits();
+        for (to, forward) in self.forwards.take_frames(requests_max, bytes_max) {
+            let message = PeerMessage::Forward(forward);
+            self.messages.push(Envelope { to, stream: Stream::Main, message });
+        }
+    }
+
+    /// How many of these outcomes fit one frame: at least one.
+    fn outcomes_per_frame(&self, outcomes: &[ForwardOutcome]) -> usize {
+        let (requests_max, bytes_max) = self.forward_limits();
+        let mut bytes = 0;
+        let fitting = outcomes.iter().take(requests_max).take_while(|outcome| {
+            bytes += outcome.size_bytes();
+            bytes <= bytes_max
+        });
+        fitting.count().max(1)
+    }
+
+    fn hand_out(&mut self, out: &mut Outputs) {
+        if let Some(fatal) = &self.fatal {
+            // Nothing may leave a node whose disk or state is broken.
+            *out = Outputs { fatal: Some(fatal.clone()), ..Outputs::default() };
+            return;
+        }
+        out.jobs.append(&mut self.jobs);
+        out.messages.append(&mut self.messages);
+        out.replies.append(&mut self.replies);
+        out.events.append(&mut self.events);
+    }
+
+    pub(crate) fn stop(&mut self, fatal: Fatal) {
+        self.fatal.get_or_insert(fatal);
+    }
+}

@@ -1,0 +1,529 @@
+//! The way of a request: what may start now, where, and how each ends.
+//!
+//! A request is in one of four places, and moves only as shown:
+//!
+//! ```text
+//!              ┌─────────── certainly not appended ────────────┐
+//!              ▼                                                │
+//!   arrives ► waiting ──► open batch ──► proposal ──► applied ──┤► answered
+//!              │  ▲ └───► read round ──► parked ────────────────┤
+//!              │  └─────── round void ──┘                       │
+//!              └────────► forwarded ──► outcome ────────────────┘
+//! ```
+//!
+//! Each ends in one answer: done, certainly not applied (`-CLUSTERDOWN`, only from `waiting`), or
+//! unknown (`-UNKNOWN`). Design rule 8.
+
+use sampan_base::{LogIndex, NodeId, Time};
+use sampan_kv::{Class, Reply};
+
+use crate::forwards::Forwarded;
+use crate::input::{ConnectionId, Now, Request};
+use crate::lines::{Home, Origin, Ticket, Waiting};
+use crate::output::ClientReply;
+use crate::reads::{READ_ROUNDS_MAX, Reading, Round};
+use crate::replica::Replica;
+use crate::wire::{Forward, ForwardOutcome, ForwardReply, Outcome};
+use crate::writes::{Proposal, Waiter};
+
+/// Where the first waiting request of a line may go now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Route {
+    /// Nowhere yet.
+    Hold,
+    /// Into the open batch.
+    Propose,
+    /// Into the open batch, behind the line's own commands there.
+    Ride,
+    /// Into the next read round.
+    Read,
+    /// Answered at once from local state, which may be stale.
+    Stale,
+    /// To the leader.
+    Forward(NodeId),
+}
+
+pub(crate) fn no_leader() -> Reply {
+    Reply::error("CLUSTERDOWN No leader elected")
+}
+
+pub(crate) fn unknown() -> Reply {
+    Reply::error("UNKNOWN outcome not known, command may still be applied")
+}
+
+fn no_space() -> Reply {
+    Reply::error("NOSPACE no room for the log on the leader's disk, nothing was written")
+}
+
+impl Replica {
+    /// Commands of a client of this node.
+    pub(crate) fn on_client(&mut self, connection: ConnectionId, requests: Vec<Request>) {
+        let origin = Origin { home: Home::Here, connection };
+        let since = self.now.mono;
+        for Request { seq, class, stale, command } in requests {
+            self.lines.push(origin, Waiting { seq, class, stale, command, since });
+        }
+        self.pump(origin);
+    }
+
+    /// Commands that a follower forwards.
+    pub(crate) fn on_forward(&mut self, from: NodeId, forward: Forward) {
+        let leads = self.raft.is_leader() && self.raft.term() == forward.term;
+        if !leads && self.led_term != Some(forward.term) {
+            // Its commands may have been taken in an earlier life or term: nothing can be promised.
+            self.counters.forwards_dropped += 1;
+            return;
+        }
+        let window = self.forward_windows.entry(from).or_default();
+        if !window.admit(&forward) {
+            self.counters.forwards_dropped += 1;
+            return;
+        }
+        let home = Home::Peer { node: from, incarnation: forward.incarnation };
+        for request in forward.requests {
+            let origin = Origin { home, connection: request.connection };
+            let ticket = Ticket { origin, seq: request.id };
+            if !leads {
+                self.refuse(ticket);
+                continue;
+            }
+            self.lines.push(
+                origin,
+                Waiting {
+                    seq: request.id,
+                    class: request.class,
+                    stale: false,
+                    command: request.command,
+                    since: self.now.mono,
+                },
+            );
+            self.pump(origin);
+        }
+    }
+
+    /// What became of commands this node has forwarded.
+    pub(crate) fn on_forward_reply(&mut self, reply: ForwardReply) {
+        if reply.incarnation != self.forwards.incarnation {
+            return;
+        }
+        for ForwardOutcome { id, outcome } in reply.outcomes {
+            // A late or doubled outcome finds nothing: attempts are numbered once.
+            let Some(forwarded) = self.forwards.under_way.remove(&id) else { continue };
+            match outcome {
+                Outcome::Refused => self.forward_failed(forwarded),
+                Outcome::Answered(reply, decided_at) => {
+                    let origin = self.forward_ended(&forwarded);
+                    self.answer(Ticket { origin, seq: forwarded.request.seq }, reply, decided_at);
+                    self.pump(origin);
+                }
+            }
+        }
+    }
+
+    /// Starts what may be started of a line, in order.
+    pub(crate) fn pump(&mut self, origin: Origin) {
+        loop {
+            let route = self.route(origin);
+            if route == Route::Hold {
+                break;
+            }
+            let Some(request) = self.lines.pop(origin) else { break };
+            let ticket = Ticket { origin, seq: request.seq };
+            match route {
+                Route::Hold => unreachable!("handled above"),
+                Route::Propose => self.start_write(ticket, request),
+                Route::Ride => {
+                    let line = self.lines.line(origin);
+                    line.writes += 1;
+                    line.last_batch = self.writes.open.id;
+                    self.writes.ride(ticket, request);
+                }
+                Route::Read => {
+                    let line = self.lines.line(origin);
+                    line.reads += 1;
+                    let (floor, since) = (line.floor, request.since);
+                    self.reads.next.push(Reading {
+                        ticket,
+                        command: request.command,
+                        floor,
+                        since,
+                    });
+                }
+                Route::Stale => {
+                    let reply = self.kv.query(&request.command);
+                    self.counters.reads += 1;
+                    self.answer(ticket, reply, self.raft.applied());
+                }
+                Route::Forward(leader) => self.start_forward(origin, request, leader),
+            }
+        }
+        self.lines.forget_if_done(origin);
+    }
+
+    /// Starts what may be started of all lines: after a change of leader.
+    pub(crate) fn pump_all(&mut self) {
+        for origin in self.lines.with_waiting() {
+            self.pump(origin);
+        }
+    }
+
+    fn route(&mut self, origin: Origin) -> Route {
+        let (leads, leader, term) = (self.raft.is_leader(), self.raft.leader(), self.raft.term());
+        let accepts = self.raft.accepts_proposals();
+        let (me, batch) = (self.id(), self.writes.open.id);
+        let line = self.lines.line(origin);
+        let Some(request) = line.waiting.front() else { return Route::Hold };
+        let through_log = request.class != Class::Read;
+        if leads {
+            let ordered = line.reads == 0 && line.forwards == 0;
+            return match request.class {
+                Class::Write if ordered && accepts => Route::Propose,
+                Class::TimedRead if ordered && accepts => Route::Ride,
+                Class::Read if line.writes > 0 && line.last_batch == batch => Route::Ride,
+                Class::Read if line.forwards == 0 => Route::Read,
+                _ => Route::Hold,
+            };
+        }
+        let Home::Here = origin.home else { return Route::Hold };
+        if request.stale && !through_log && line.writes == 0 && line.forwards == 0 {
+            return Route::Stale;
+        }
+        let Some(leader) = leader.filter(|&leader| leader != me) else {
+            return Route::Hold;
+        };
+        if line.writes > 0 || (line.forwards > 0 && line.forward_term != term) {
+            return Route::Hold;
+        }
+        if line.forwards > 0 || (through_log && line.reads == 0) {
+            return Route::Forward(leader);
+        }
+        if through_log { Route::Hold } else { Route::Read }
+    }
+
+    fn start_write(&mut self, ticket: Ticket, request: Waiting) {
+        if self.is_out_of_space(&request) {
+            self.answer(ticket, no_space(), LogIndex::ZERO);
+            return;
+        }
+        if let Some(reply) = self.recorded_reply(&request) {
+            self.counters.duplicates += 1;
+            self.answer(ticket, reply, self.raft.applied());
+            return;
+        }
+        let line = self.lines.line(ticket.origin);
+        line.writes += 1;
+        line.last_batch = self.writes.open.id;
+        self.writes.push(ticket, request);
+        if self.writes.open_bytes() >= self.options.batch_bytes_max {
+            self.propose_open_batch();
+        }
+    }
+
+    /// Would this command, with what gathers already, not fit the room that the log has left?
+    fn is_out_of_space(&self, request: &Waiting) -> bool {
+        let bytes = self.writes.open_bytes() + request.command.len();
+        self.storage.out_of_space() && self.storage.append_needs_space(bytes as u64)
+    }
+
+    /// The reply to a session command that was executed before. Only what the applied state knows
+    /// for good counts: a session it does not know may have been opened since.
+    fn recorded_reply(&self, request: &Waiting) -> Option<Reply> {
+        let reply = self.kv.duplicate(&request.command)?;
+        let unknown_session =
+            matches!(&reply, Reply::Error(text) if text.starts_with("SESSIONEXPIRED"));
+        (!unknown_session).then_some(reply)
+    }
+
+    fn start_forward(&mut self, origin: Origin, request: Waiting, leader: NodeId) {
+        let term = self.raft.term();
+        let line = self.lines.line(origin);
+        line.forwards += 1;
+        line.forward_term = term;
+        self.counters.forwarded += 1;
+        self.forwards.push(Forwarded {
+            connection: origin.connection,
+            request,
+            to: leader,
+            term,
+            sent_at: self.now.mono,
+        });
+    }
+
+    /// Hands the open batch to consensus as one entry.
+    pub(crate) fn propose_open_batch(&mut self) {
+        if !self.writes.is_ready() {
+            return;
+        }
+        let (data, waiters) = self.writes.close(self.now.wall);
+        match self.raft.propose(self.now.mono, data) {
+            Ok(position) => {
+                self.last_clock_entry = self.now.mono;
+                for waiter in &waiters {
+                    self.lines.line(waiter.ticket.origin).floor = position.index;
+                }
+                let oldest = waiters.iter().map(|waiter| waiter.since).min();
+                let deadline = oldest.unwrap_or(self.now.mono) + self.options.client_timeout;
+                self.writes.proposed(Proposal { position, waiters, deadline });
+            }
+            Err(_) => self.put_back_waiters(waiters),
+        }
+    }
+
+    /// Waiters whose commands are certainly in no log: they wait again, or are refused.
+    pub(crate) fn put_back_waiters(&mut self, waiters: Vec<Waiter>) {
+        for waiter in waiters {
+            self.writes.under_way -= 1;
+            let ticket = waiter.ticket;
+            self.lines.line(ticket.origin).writes -= 1;
+            self.put_back(ticket, waiter.into_waiting());
+        }
+    }
+
+    /// A request that is certainly in no log goes back to its line, or to where it came from.
+    fn put_back(&mut self, ticket: Ticket, request: Waiting) {
+        if ticket.origin.home == Home::Here || self.raft.is_leader() {
+            self.lines.push(ticket.origin, request);
+        } else {
+            self.refuse(ticket);
+        }
+        self.lines.forget_if_done(ticket.origin);
+    }
+
+    /// Asks for a read index for all reads that gathered.
+    pub(crate) fn start_read_round(&mut self) {
+        if self.reads.next.is_empty() || self.reads.rounds.len() >= READ_ROUNDS_MAX {
+            return;
+        }
+        let readings = std::mem::take(&mut self.reads.next);
+        let id = self.reads.next_id();
+        match self.raft.read_index(self.now.mono, id) {
+            Ok(()) => {
+                let retry_at = self.now.mono + self.read_retry();
+                self.reads.rounds.push_back(Round { id, readings, retry_at });
+            }
+            Err(_) => self.void_reads(readings),
+        }
+    }
+
+    /// A leader that cannot confirm a read steps down by check-quorum; a follower's question can
+    /// be lost.
+    fn read_retry(&self) -> std::time::Duration {
+        self.options.raft.election_timeout_min
+    }
+
+    /// Reads without a read index: they wait again, in their place.
+    pub(crate) fn void_reads(&mut self, readings: Vec<Reading>) {
+        for reading in readings {
+            let ticket = reading.ticket;
+            self.lines.line(ticket.origin).reads -= 1;
+            self.put_back(ticket, reading.into_waiting());
+        }
+    }
+
+    /// Reads whose index is known: served if the state is there, parked otherwise.
+    pub(crate) fn confirm_reads(&mut self, readings: Vec<Reading>, index: LogIndex) {
+        let applied = self.raft.applied();
+        for reading in readings {
+            let needed = index.max(reading.floor);
+            if needed <= applied {
+                self.serve_read(&reading);
+            } else {
+                self.reads.park(needed, reading);
+            }
+        }
+    }
+
+    /// Answers a read from the applied state.
+    pub(crate) fn serve_read(&mut self, reading: &Reading) {
+        let reply = self.kv.query(&reading.command);
+        self.counters.reads += 1;
+        let origin = reading.ticket.origin;
+        let line = self.lines.line(origin);
+        line.reads -= 1;
+        let unblocked = line.reads == 0;
+        self.answer(reading.ticket, reply, self.raft.applied());
+        if unblocked {
+            self.pump(origin);
+        }
+    }
+
+    /// The bookkeeping of a forward that has ended in any way.
+    fn forward_ended(&mut self, forwarded: &Forwarded) -> Origin {
+        let origin = Origin { home: Home::Here, connection: forwarded.connection };
+        self.lines.line(origin).forwards -= 1;
+        origin
+    }
+
+    /// A forward that may be sent again: because it was refused, or because it is repeatable.
+    fn forward_failed(&mut self, forwarded: Forwarded) {
+        let origin = self.forward_ended(&forwarded);
+        self.lines.push(origin, forwarded.request);
+        self.lines.forget_if_done(origin);
+        self.to_pump.push(origin);
+    }
+
+    /// Forwards that will hear no more: sent again if that is harmless, unknown otherwise.
+    pub(crate) fn give_up_forwards(&mut self, which: impl FnMut(&Forwarded) -> bool) {
+        for forwarded in self.forwards.take(which) {
+            if forwarded.is_repeatable() {
+                self.forward_failed(forwarded);
+            } else {
+                let origin = self.forward_ended(&forwarded);
+                self.answer(
+                    Ticket { origin, seq: forwarded.request.seq },
+                    unknown(),
+                    LogIndex::ZERO,
+                );
+                self.to_pump.push(origin);
+            }
+        }
+    }
+
+    /// Answers whoever has waited too long, in the words that are true of where the request is.
+    pub(crate) fn expire_requests(&mut self) {
+        let now = self.now.mono;
+        if self.sweep_at <= now {
+            self.sweep_at = now + self.options.no_leader_wait / 8;
+            self.expire_waiting();
+            let since = now - self.options.client_timeout;
+            for reading in self.reads.take_expired(since) {
+                let origin = reading.ticket.origin;
+                self.lines.line(origin).reads -= 1;
+                self.answer(reading.ticket, no_leader(), LogIndex::ZERO);
+                self.to_pump.push(origin);
+            }
+            self.expire_forwards();
+        }
+        for round in self.reads.take_late(now) {
+            self.counters.read_retries += 1;
+            self.void_reads_and_pump(round.readings);
+        }
+        self.expire_proposals();
+    }
+
+    pub(crate) fn void_reads_and_pump(&mut self, readings: Vec<Reading>) {
+        self.to_pump.extend(readings.iter().map(|reading| reading.ticket.origin));
+        self.void_reads(readings);
+    }
+
+    fn expire_waiting(&mut self) {
+        if self.lines.waiting() == 0 {
+            return;
+        }
+        let now = self.now.mono;
+        let (no_leader_wait, client_timeout) =
+            (self.options.no_leader_wait, self.options.client_timeout);
+        let leaderless_since = self.leaderless_since;
+        let expired = self.lines.take_waiting(|_, waiting| {
+            let held = leaderless_since
+                .is_some_and(|since| now >= since.max(waiting.since) + no_leader_wait);
+            held || now >= waiting.since + client_timeout
+        });
+        for (origin, waiting) in expired {
+            self.answer(Ticket { origin, seq: waiting.seq }, no_leader(), LogIndex::ZERO);
+            self.lines.forget_if_done(origin);
+        }
+    }
+
+    fn expire_forwards(&mut self) {
+        let now = self.now.mono;
+        let (client_timeout, retry) = (self.options.client_timeout, self.options.forward_retry);
+        let (term, grace) = (self.raft.term(), self.options.raft.election_timeout_max);
+        // A write whose leader was replaced gets one election timeout for the old leader's answer.
+        let replaced = self.term_since + grace <= now;
+        self.give_up_forwards(|forwarded| {
+            let again = forwarded.is_repeatable() && now >= forwarded.sent_at + retry;
+            let lost = forwarded.term < term && replaced;
+            again || lost || now >= forwarded.request.since + client_timeout
+        });
+    }
+
+    fn expire_proposals(&mut self) {
+        let now = self.now.mono;
+        let mut expired = Vec::new();
+        for proposal in &mut self.writes.proposals {
+            if proposal.deadline <= now {
+                expired.append(&mut proposal.waiters);
+            }
+        }
+        for waiter in expired {
+            self.writes.under_way -= 1;
+            let origin = waiter.ticket.origin;
+            self.lines.line(origin).writes -= 1;
+            self.answer(waiter.ticket, unknown(), LogIndex::ZERO);
+            self.lines.forget_if_done(origin);
+            self.to_pump.push(origin);
+        }
+    }
+
+    /// Leadership is lost: no more time for proposals than it takes to learn their fate from the
+    /// next leader, and what followers sent here but is in no log goes back to them.
+    pub(crate) fn on_leadership_lost(&mut self) {
+        let deadline = self.now.mono + self.options.raft.election_timeout_max;
+        for proposal in &mut self.writes.proposals {
+            proposal.deadline = proposal.deadline.min(deadline);
+        }
+        if self.writes.is_ready() {
+            let (_, waiters) = self.writes.close(self.now.wall);
+            self.put_back_waiters(waiters);
+        }
+        for (origin, waiting) in self.lines.take_waiting(|origin, _| origin.home != Home::Here) {
+            self.refuse(Ticket { origin, seq: waiting.seq });
+            self.lines.forget_if_done(origin);
+        }
+    }
+
+    /// Tells a follower that a command was certainly not appended.
+    fn refuse(&mut self, ticket: Ticket) {
+        self.counters.forwards_refused += 1;
+        self.send_outcome(ticket, Outcome::Refused);
+    }
+
+    /// Ends a request.
+    pub(crate) fn answer(&mut self, ticket: Ticket, reply: Reply, decided_at: LogIndex) {
+        if ticket.origin.home != Home::Here {
+            self.send_outcome(ticket, Outcome::Answered(reply, decided_at));
+            return;
+        }
+        let connection = ticket.origin.connection;
+        if !self.lines.is_closed(ticket.origin) {
+            self.replies.push(ClientReply { connection, seq: ticket.seq, reply, decided_at });
+        }
+    }
+
+    fn send_outcome(&mut self, ticket: Ticket, outcome: Outcome) {
+        let Home::Peer { node, incarnation } = ticket.origin.home else { return };
+        let outcomes = self.outcomes.entry((node, incarnation)).or_default();
+        outcomes.push(ForwardOutcome { id: ticket.seq, outcome });
+    }
+
+    /// When the requests want attention next.
+    pub(crate) fn requests_deadline(&self) -> Time {
+        let sweeping = self.lines.waiting() > 0
+            || !self.forwards.under_way.is_empty()
+            || self.reads.under_way() > 0;
+        let sweep = if sweeping { self.sweep_at } else { Time::NEVER };
+        sweep.min(self.reads.next_deadline()).min(self.writes.next_deadline())
+    }
+
+    /// Requests that are somewhere between arrival and answer.
+    pub(crate) fn requests_under_way(&self) -> usize {
+        self.lines.waiting()
+            + self.writes.under_way
+            + self.reads.under_way()
+            + self.forwards.under_way.len()
+    }
+
+    /// Is a tick entry due: a key's TTL or a session has run out by this leader's clock, but not by
+    /// the log's?
+    pub(crate) fn clock_entry_due(&self, now: Now) -> bool {
+        self.raft.is_leader()
+            && self.kv.next_expiry().is_some_and(|expiry| expiry <= now.wall)
+            && now.mono >= self.last_clock_entry + self.options.clock_entry_interval
+    }
+
+    /// A peer's forwarded commands may not grow without bound: their bytes are on this node.
+    pub(crate) fn forward_limits(&self) -> (usize, usize) {
+        (crate::wire::FORWARD_REQUESTS_MAX, self.options.batch_bytes_max.max(1 << 20))
+    }
+}

@@ -1,0 +1,304 @@
+//! Snapshots of the own state: taking them, trimming the log, and sending them to peers (paper,
+//! section 7; thesis 5; the course's `Snapshot`). Receiving them is `receiving.rs`.
+//!
+//! Taking never stops the replica: the state machine keeps what it must of the past
+//! (`sampan_kv::Kv::snapshot_begin`), and one chunk a turn goes to the background lane. The order
+//! on disk is: chunks, footer, sync, read back and verify, rename; only then is the log trimmed.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
+use sampan_base::{LogIndex, SnapshotMeta, Time};
+use sampan_kv::{Digest, Kv, Restore};
+use sampan_raft::SnapshotRead;
+use sampan_storage::PartialSnapshot;
+use sampan_storage::snapshot::{self, SnapshotWriter};
+
+use crate::input::Now;
+use crate::job::{DiskDone, DiskJob};
+use crate::options::Options;
+use crate::output::{Event, Fatal};
+use crate::receiving::Receiving;
+use crate::replica::{OpenError, Replica};
+
+/// After a snapshot failed (no room, or it did not verify), the next try waits this long.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// How often it is looked whether a follower still needs the log that is kept for it.
+const RETAIN_CHECK: Duration = Duration::from_millis(200);
+
+/// Whose a snapshot job is. Jobs of the background lane end in the order in which they began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owner {
+    Taking(u64),
+    Receiving(u64),
+    /// Cleaning up: the result is of no interest.
+    Nobody,
+}
+
+/// A snapshot of the own state that is being written.
+struct Taking {
+    id: u64,
+    digest: Digest,
+    step: Step,
+}
+
+enum Step {
+    /// Chunks go out; the flag says whether the state has more.
+    Writing { writer: SnapshotWriter, more: bool },
+    /// The footer goes out.
+    Sealing { meta: SnapshotMeta, file: FileName },
+    /// The file is read back.
+    Verifying { meta: SnapshotMeta, file: FileName },
+    /// It gets its name.
+    Committing { meta: SnapshotMeta },
+}
+
+/// What a replica knows of snapshots.
+pub(crate) struct Snapshots {
+    pub(crate) partial: Option<PartialSnapshot>,
+    /// Asked for by an operator.
+    pub(crate) wanted: bool,
+    taking: Option<Taking>,
+    pub(crate) receiving: Option<Receiving>,
+    owners: VecDeque<Owner>,
+    not_before: Time,
+    /// Log bytes that were kept for a lagging follower when the log was last trimmed.
+    retained_bytes: u64,
+    retain_check_at: Option<Time>,
+}
+
+impl Snapshots {
+    pub(crate) fn new(partial: Option<PartialSnapshot>, now: Now) -> Self {
+        Self {
+            partial,
+            wanted: false,
+            taking: None,
+            receiving: None,
+            owners: VecDeque::new(),
+            not_before: now.mono,
+            retained_bytes: 0,
+            retain_check_at: None,
+        }
+    }
+
+    pub(crate) fn is_taking(&self) -> bool {
+        self.taking.is_some()
+    }
+
+    /// Is one of the own state being given its name?
+    pub(crate) fn is_committing_own(&self) -> bool {
+        matches!(&self.taking, Some(Taking { step: Step::Committing { .. }, .. }))
+    }
+}
+
+/// Loads the state of a snapshot at a start.
+pub(crate) fn load(
+    disk: &mut dyn Disk,
+    file: &FileName,
+    options: &Options,
+    hash_seed: u64,
+) -> Result<Kv, OpenError> {
+    let damaged = |why: String| OpenError::State { file: file.to_string(), why };
+    let mut restore = Restore::new(options.kv, hash_seed);
+    let mut offset = snapshot::FIRST_CHUNK_OFFSET;
+    while let Some((payload, next)) =
+        snapshot::read_chunk(disk, file, offset).map_err(|error| damaged(error.to_string()))?
+    {
+        restore.feed(&payload).map_err(|error| damaged(error.to_string()))?;
+        offset = next;
+    }
+    restore.finish().map_err(|error| damaged(error.to_string()))
+}
+
+impl Replica {
+    /// Index and file size of the newest durable snapshot.
+    pub(crate) fn newest_snapshot(&self) -> Option<(LogIndex, u64)> {
+        let newest = self.storage.snapshots().first();
+        newest.map(|stored| (stored.meta.position.index, stored.meta.size_bytes))
+    }
+
+    /// Starts a snapshot if one is due, and lets go of log that nobody needs any more.
+    pub(crate) fn drive_snapshots(&mut self) {
+        if self.snapshot_is_due() {
+            self.begin_snapshot();
+        }
+        if self.snapshots.retain_check_at.is_some_and(|at| at <= self.now.mono) {
+            self.trim_log();
+        }
+    }
+
+    fn snapshot_is_due(&self) -> bool {
+        let snapshots = &self.snapshots;
+        let newer = self.newest_snapshot().is_none_or(|(index, _)| self.applied.index > index);
+        if snapshots.taking.is_some() || self.now.mono < snapshots.not_before || !newer {
+            return false;
+        }
+        let grown = self.storage.log_bytes_live().saturating_sub(snapshots.retained_bytes);
+        snapshots.wanted || self.log_bytes_max().is_some_and(|max| grown > max)
+    }
+
+    /// The size of log at which a snapshot is due: the limit, or its share of the last snapshot.
+    fn log_bytes_max(&self) -> Option<u64> {
+        let limit = self.options.raft_state_bytes_max?;
+        let snapshot_bytes = self.newest_snapshot().map_or(0, |(_, bytes)| bytes);
+        Some(limit.max(snapshot_bytes / 100 * self.options.raft_state_snapshot_percent))
+    }
+
+    fn begin_snapshot(&mut self) {
+        self.snapshots.wanted = false;
+        let id = self.rng.next_u64();
+        let configuration = self.raft.configuration_at(self.applied.index);
+        let (writer, ops) = SnapshotWriter::begin(self.identity, id, self.applied, configuration);
+        let digest = self.kv.digest();
+        self.kv.snapshot_begin();
+        let step = Step::Writing { writer, more: true };
+        self.snapshots.taking = Some(Taking { id, digest, step });
+        self.snapshot_job(Owner::Taking(id), DiskJob::SnapshotWrite(ops));
+    }
+
+    /// One step of the own snapshot is done: the next one.
+    fn continue_taking(&mut self, taking: Taking) {
+        let Taking { id, digest, step } = taking;
+        let (step, job) = match step {
+            Step::Writing { mut writer, more: true } => {
+                let bytes_max = self.options.snapshot_chunk_bytes;
+                let mut payload = Vec::with_capacity(bytes_max + 1024);
+                let more = self.kv.snapshot_next(bytes_max, &mut payload);
+                let ops = writer.chunk(&payload);
+                (Step::Writing { writer, more }, DiskJob::SnapshotWrite(ops))
+            }
+            Step::Writing { writer, more: false } => {
+                let (meta, file, ops) = writer.finish(&digest.to_bytes());
+                (Step::Sealing { meta, file }, DiskJob::SnapshotWrite(ops))
+            }
+            Step::Sealing { meta, file } => {
+                (Step::Verifying { meta, file: file.clone() }, DiskJob::SnapshotVerify(file))
+            }
+            Step::Verifying { meta, file } if self.is_committing_received() => {
+                self.snapshots.taking =
+                    Some(Taking { id, digest, step: Step::Verifying { meta, file } });
+                return self.give_up_taking("a newer snapshot came from the leader".into());
+            }
+            Step::Verifying { meta, file } => {
+                let ops = self.storage.snapshot_commit(&file, &meta);
+                (Step::Committing { meta }, DiskJob::SnapshotCommit(ops))
+            }
+            Step::Committing { meta } => return self.on_snapshot_taken(&meta),
+        };
+        self.snapshots.taking = Some(Taking { id, digest, step });
+        self.snapshot_job(Owner::Taking(id), job);
+    }
+
+    fn on_snapshot_taken(&mut self, meta: &SnapshotMeta) {
+        let (index, size_bytes) = (meta.position.index, meta.size_bytes);
+        self.events.push(Event::SnapshotTaken { index, size_bytes });
+        self.storage.snapshot_committed();
+        self.trim_log();
+        self.resume_receiving();
+    }
+
+    /// A snapshot could not be written or did not verify: the log and the older ones stay.
+    pub(crate) fn give_up_taking(&mut self, why: String) {
+        let Some(taking) = self.snapshots.taking.take() else { return };
+        let file = match taking.step {
+            Step::Writing { writer, .. } => Err(writer),
+            Step::Sealing { file, .. } | Step::Verifying { file, .. } => Ok(file),
+            Step::Committing { .. } => unreachable!("a commit is never given up"),
+        };
+        self.kv.snapshot_cancel();
+        self.snapshots.not_before = self.now.mono + RETRY_AFTER;
+        self.events.push(Event::SnapshotFailed(why));
+        let ops = file.map_or_else(SnapshotWriter::abandon, |file| vec![DiskOp::Remove { file }]);
+        self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(ops));
+    }
+
+    /// Drops the log that the newest snapshot covers, except what a live follower still needs, as
+    /// long as that is not more than another limit's worth (design rule 11).
+    fn trim_log(&mut self) {
+        self.snapshots.retain_check_at = None;
+        let Some(meta) = self.storage.snapshots().first().map(|stored| stored.meta.clone()) else {
+            return;
+        };
+        let covered = meta.position.index;
+        let limit = self.log_bytes_max().unwrap_or(u64::MAX);
+        let needed = self.lowest_live_match().filter(|&index| index < covered);
+        let keep = needed.filter(|_| self.storage.log_bytes_live() <= limit.saturating_mul(2));
+        let trim_to = keep.unwrap_or(covered);
+        self.raft.compact(meta, trim_to);
+        self.storage.trim(trim_to);
+        self.snapshots.retained_bytes = self.storage.log_bytes_live();
+        if keep.is_some() {
+            self.snapshots.retain_check_at = Some(self.now.mono + RETAIN_CHECK);
+        }
+    }
+
+    /// The lowest match index of the followers that were heard lately.
+    fn lowest_live_match(&self) -> Option<LogIndex> {
+        if !self.raft.is_leader() {
+            return None;
+        }
+        let live_since = self.now.mono - self.options.raft.election_timeout_max * 2;
+        let peers = self.raft.status().peers;
+        peers.iter().filter(|peer| peer.heard_at >= live_since).map(|peer| peer.matched).min()
+    }
+
+    /// A peer needs a part of a snapshot.
+    pub(crate) fn on_snapshot_wanted(&mut self, wanted: SnapshotRead) {
+        let SnapshotRead { to, id, offset, len_max } = wanted;
+        let known = self.storage.snapshots().iter().find(|stored| stored.meta.id == id);
+        match known.map(|stored| stored.file.clone()) {
+            Some(file) => {
+                let len_bytes = len_max as u64;
+                self.jobs.push(DiskJob::SnapshotSend { to, id, file, offset, len_bytes });
+            }
+            None => self.raft.snapshot_unreadable(self.now.mono, to, id),
+        }
+    }
+
+    pub(crate) fn snapshot_job(&mut self, owner: Owner, job: DiskJob) {
+        self.snapshots.owners.push_back(owner);
+        self.jobs.push(job);
+    }
+
+    /// A snapshot job of the background lane has ended.
+    pub(crate) fn on_snapshot_job(&mut self, done: DiskDone) {
+        if let DiskDone::SnapshotSend { to, id, offset, data } = done {
+            match data {
+                Ok(data) => self.raft.snapshot_read(self.now.mono, to, id, offset, data),
+                Err(_) => self.raft.snapshot_unreadable(self.now.mono, to, id),
+            }
+            return;
+        }
+        let owner = self.snapshots.owners.pop_front().expect("a job has an owner");
+        let failed = match &done {
+            DiskDone::SnapshotWrite(Err(DiskError::NoSpace(file))) => {
+                Some(format!("{file}: no space"))
+            }
+            DiskDone::SnapshotVerify(Err(why)) | DiskDone::SnapshotLoad(Err(why)) => {
+                Some(why.clone())
+            }
+            // Any other error of a write or a rename: the disk cannot be trusted (rule 10).
+            DiskDone::SnapshotWrite(Err(error)) | DiskDone::SnapshotCommit(Err(error)) => {
+                return self.stop(Fatal::Disk(error.to_string()));
+            }
+            _ => None,
+        };
+        match (owner, failed) {
+            (Owner::Taking(id), failed) => self.on_taking_job(id, failed),
+            (Owner::Receiving(id), failed) => self.on_receiving_job(id, done, failed),
+            (Owner::Nobody, _) => {}
+        }
+    }
+
+    fn on_taking_job(&mut self, id: u64, failed: Option<String>) {
+        // A job of a snapshot that was given up meanwhile is of no interest.
+        let Some(taking) = self.snapshots.taking.take_if(|taking| taking.id == id) else { return };
+        if let Some(why) = failed {
+            self.snapshots.taking = Some(taking);
+            self.give_up_taking(why);
+        } else {
+            self.continue_taking(taking);
+        }
+    }
+}

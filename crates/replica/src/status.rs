@@ -1,0 +1,36 @@
+//! What a replica says of itself, for `INFO`, `sampan status` and tests. Read only.
+
+use sampan_base::{ClusterId, LogIndex};
+
+/// A picture of a replica at one moment.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Consensus: id, role, term, leader, indices, peers.
+    pub raft: sampan_raft::Status,
+    /// The keyspace and the sessions.
+    pub kv: sampan_kv::Stats,
+    /// The last index the state machine has applied.
+    pub applied: LogIndex,
+    /// Bytes of log entries that a restart would replay.
+    pub log_bytes_live: u64,
+    /// Bytes of log files.
+    pub log_bytes_on_disk: u64,
+    /// The newest durable snapshot: its index and the size of its file.
+    pub snapshot: Option<(LogIndex, u64)>,
+    /// Is one being written?
+    pub snapshot_in_progress: bool,
+    /// Group commits done.
+    pub syncs: u64,
+    /// Commands answered from the log.
+    pub writes: u64,
+    /// Reads answered.
+    pub reads: u64,
+    /// Commands handed to another node.
+    pub forwarded: u64,
+    /// Requests under way.
+    pub requests_under_way: usize,
+    /// Are writes refused because the disk is full?
+    pub out_of_space: bool,
+}

@@ -1,0 +1,298 @@
+//! What nodes say to each other, and the frame it travels in (`docs/protocol.md`, "Peers").
+//!
+//! A frame is self-contained: it names its cluster, sender and receiver and carries a checksum over
+//! all of it, so a lost, late, doubled, reordered or misdirected frame is harmless. How frames get
+//! from one node to another is the server's matter.
+
+use bytes::Bytes;
+use sampan_base::codec::{DecodeError, Reader, Writer, crc32};
+use sampan_base::{ClusterId, LogIndex, NodeId, Term};
+use sampan_kv::{Class, Reply};
+use sampan_raft::Message;
+
+use crate::input::ConnectionId;
+
+/// The first four bytes of every frame.
+pub const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"SPN1");
+/// Magic, length, checksum, cluster, from, to.
+pub const FRAME_HEADER_BYTES: usize = 4 + 4 + 4 + 8 + 8 + 8;
+/// The largest payload a frame may announce: an append window or snapshot chunk, with room.
+pub const FRAME_PAYLOAD_BYTES_MAX: usize = 32 << 20;
+/// Requests in one forward, at most.
+pub const FORWARD_REQUESTS_MAX: usize = 16_384;
+/// A forwarded command or a relayed reply, at most.
+const FORWARDED_BYTES_MAX: usize = 16 << 20;
+
+/// A message between nodes.
+#[derive(Clone, PartialEq, Debug)]
+pub enum PeerMessage {
+    /// Consensus.
+    Raft(Message),
+    /// Commands that a follower hands to the leader.
+    Forward(Forward),
+    /// Their answers.
+    ForwardReply(ForwardReply),
+}
+
+/// Commands of the sender's clients for the leader of `term`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Forward {
+    /// How often the sender had started when it sent this: tells its lives apart.
+    pub incarnation: u64,
+    /// Whom the sender takes for the leader is the leader of this term, and only of this one.
+    pub term: Term,
+    /// The frame's number in this life of the sender, from 1.
+    pub frame_seq: u64,
+    /// The commands, each connection's in its order.
+    pub requests: Vec<ForwardedRequest>,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ForwardedRequest {
+    /// Names this attempt: unique in this life of the sender, rising in the order of sending.
+    pub id: u64,
+    /// The connection at the sender, whose order the leader keeps.
+    pub connection: ConnectionId,
+    /// Does it go through the log?
+    pub class: Class,
+    /// The command.
+    pub command: Bytes,
+}
+
+/// What became of forwarded commands.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ForwardReply {
+    /// The life of the receiver that this answers.
+    pub incarnation: u64,
+    /// The answers, in any order.
+    pub outcomes: Vec<ForwardOutcome>,
+}
+
+/// What became of one.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ForwardOutcome {
+    /// Which attempt.
+    pub id: u64,
+    /// The answer, or that it was certainly not appended and may be sent elsewhere.
+    pub outcome: Outcome,
+}
+
+/// See [`ForwardOutcome`].
+#[derive(Clone, PartialEq, Debug)]
+pub enum Outcome {
+    /// Answered, and the log position that decided it.
+    Answered(Reply, LogIndex),
+    /// Certainly not appended.
+    Refused,
+}
+
+impl ForwardOutcome {
+    /// About how many bytes it takes in a frame.
+    pub fn size_bytes(&self) -> usize {
+        match &self.outcome {
+            Outcome::Refused => 9,
+            Outcome::Answered(reply, _) => 17 + reply.encoded_bytes(),
+        }
+    }
+}
+
+impl PeerMessage {
+    /// Appends the message's bytes.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Raft(message) => {
+                out.put_u8(1);
+                message.encode(out);
+            }
+            Self::Forward(forward) => {
+                out.put_u8(2);
+                encode_forward(forward, out);
+            }
+            Self::ForwardReply(reply) => {
+                out.put_u8(3);
+                encode_forward_reply(reply, out);
+            }
+        }
+    }
+
+    /// Reads what [`PeerMessage::encode`] wrote; payloads are slices of `bytes`, not copies.
+    pub fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
+        match bytes.first() {
+            Some(1) => Message::decode(&bytes.slice(1..)).map(Self::Raft),
+            Some(2) => decode_forward(bytes).map(Self::Forward),
+            Some(3) => decode_forward_reply(bytes).map(Self::ForwardReply),
+            Some(_) => Err(DecodeError::Invalid("message kind")),
+            None => Err(DecodeError::Truncated),
+        }
+    }
+}
+
+fn encode_forward(forward: &Forward, out: &mut Vec<u8>) {
+    out.put_u64(forward.incarnation);
+    out.put_u64(forward.term.0);
+    out.put_u64(forward.frame_seq);
+    out.put_u32(forward.requests.len() as u32);
+    for request in &forward.requests {
+        out.put_u64(request.id);
+        out.put_u64(request.connection.0);
+        out.put_u8(class_to_byte(request.class));
+        out.put_bytes(&request.command);
+    }
+}
+
+fn decode_forward(bytes: &Bytes) -> Result<Forward, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    reader.take(1)?;
+    let incarnation = reader.u64()?;
+    let term = Term(reader.u64()?);
+    let frame_seq = reader.u64()?;
+    let count = reader.u32()? as usize;
+    if count > FORWARD_REQUESTS_MAX {
+        return Err(DecodeError::Invalid("request count"));
+    }
+    let mut requests = Vec::with_capacity(count.min(reader.remaining().len() / 21));
+    for _ in 0..count {
+        requests.push(ForwardedRequest {
+            id: reader.u64()?,
+            connection: ConnectionId(reader.u64()?),
+            class: class_from_byte(reader.u8()?)?,
+            command: bytes.slice_ref(reader.bytes(FORWARDED_BYTES_MAX)?),
+        });
+    }
+    reader.finish()?;
+    Ok(Forward { incarnation, term, frame_seq, requests })
+}
+
+const fn class_to_byte(class: Class) -> u8 {
+    class as u8
+}
+
+fn class_from_byte(byte: u8) -> Result<Class, DecodeError> {
+    [Class::Read, Class::TimedRead, Class::Write]
+        .into_iter()
+        .find(|&class| class_to_byte(class) == byte)
+        .ok_or(DecodeError::Invalid("class"))
+}
+
+fn encode_forward_reply(reply: &ForwardReply, out: &mut Vec<u8>) {
+    out.put_u64(reply.incarnation);
+    out.put_u32(reply.outcomes.len() as u32);
+    for outcome in &reply.outcomes {
+        out.put_u64(outcome.id);
+        match &outcome.outcome {
+            Outcome::Refused => out.put_u8(0),
+            Outcome::Answered(reply, decided_at) => {
+                out.put_u8(1);
+                out.put_u64(decided_at.0);
+                reply.encode(out);
+            }
+        }
+    }
+}
+
+fn decode_forward_reply(bytes: &Bytes) -> Result<ForwardReply, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    reader.take(1)?;
+    let incarnation = reader.u64()?;
+    let count = reader.u32()? as usize;
+    if count > FORWARD_REQUESTS_MAX {
+        return Err(DecodeError::Invalid("outcome count"));
+    }
+    let mut outcomes = Vec::with_capacity(count.min(reader.remaining().len() / 9));
+    for _ in 0..count {
+        let id = reader.u64()?;
+        let outcome = match reader.u8()? {
+            0 => Outcome::Refused,
+            1 => {
+                let decided_at = LogIndex(reader.u64()?);
+                Outcome::Answered(Reply::decode(&mut reader)?, decided_at)
+            }
+            _ => return Err(DecodeError::Invalid("outcome")),
+        };
+        outcomes.push(ForwardOutcome { id, outcome });
+    }
+    reader.finish()?;
+    Ok(ForwardReply { incarnation, outcomes })
+}
+
+/// What a frame says besides its message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FrameHeader {
+    /// Bytes of payload that follow the header.
+    pub payload_bytes: usize,
+    /// Checksum over the rest of the header and the payload.
+    pub checksum: u32,
+    /// The cluster of the sender.
+    pub cluster: ClusterId,
+    /// The sender.
+    pub from: NodeId,
+    /// The receiver it is meant for.
+    pub to: NodeId,
+}
+
+/// Appends a whole frame.
+pub fn encode_frame(
+    cluster: ClusterId,
+    from: NodeId,
+    to: NodeId,
+    message: &PeerMessage,
+    out: &mut Vec<u8>,
+) {
+    let start = out.len();
+    out.put_u32(FRAME_MAGIC);
+    out.put_u64(0); // length and checksum, known below
+    out.put_u64(cluster.0);
+    out.put_u64(from.get());
+    out.put_u64(to.get());
+    message.encode(out);
+    let payload_bytes = out.len() - start - FRAME_HEADER_BYTES;
+    assert!(payload_bytes <= FRAME_PAYLOAD_BYTES_MAX, "a frame of {payload_bytes} bytes");
+    let len = (payload_bytes as u32).to_le_bytes();
+    let checksum = crc32(&[&len, &out[start + 12..]]).to_le_bytes();
+    out[start + 4..start + 8].copy_from_slice(&len);
+    out[start + 8..start + 12].copy_from_slice(&checksum);
+}
+
+/// Reads the header at the start of `bytes`; `Ok(None)` while it is not whole.
+pub fn decode_frame_header(bytes: &[u8]) -> Result<Option<FrameHeader>, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    if bytes.len() >= 4 && reader.clone().u32()? != FRAME_MAGIC {
+        return Err(DecodeError::Invalid("frame magic"));
+    }
+    if bytes.len() < FRAME_HEADER_BYTES {
+        return Ok(None);
+    }
+    reader.u32()?;
+    let payload_bytes = reader.u32()? as usize;
+    if payload_bytes > FRAME_PAYLOAD_BYTES_MAX {
+        return Err(DecodeError::Invalid("frame length"));
+    }
+    let checksum = reader.u32()?;
+    let cluster = ClusterId(reader.u64()?);
+    let from = NodeId::new(reader.u64()?).ok_or(DecodeError::Invalid("sender"))?;
+    let to = NodeId::new(reader.u64()?).ok_or(DecodeError::Invalid("receiver"))?;
+    Ok(Some(FrameHeader { payload_bytes, checksum, cluster, from, to }))
+}
+
+/// Reads one whole frame, header and payload, whose length is known; checks its checksum.
+pub fn decode_frame(frame: &Bytes) -> Result<(FrameHeader, PeerMessage), DecodeError> {
+    let header = decode_frame_header(frame)?.ok_or(DecodeError::Truncated)?;
+    if frame.len() != FRAME_HEADER_BYTES + header.payload_bytes {
+        return Err(DecodeError::Invalid("frame length"));
+    }
+    if crc32(&[&frame[4..8], &frame[12..]]) != header.checksum {
+        return Err(DecodeError::Invalid("frame checksum"));
+    }
+    let message = PeerMessage::decode(&frame.slice(FRAME_HEADER_BYTES..))?;
+    if let PeerMessage::Raft(raft) = &message
+        && (raft.from != header.from || raft.to != header.to)
+    {
+        return Err(DecodeError::Invalid("frame addresses"));
+    }
+    Ok((header, message))
+}
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

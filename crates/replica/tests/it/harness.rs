@@ -1,0 +1,320 @@
+//! A few replicas in one test: virtual time, a network that can be cut, disks in memory.
+//!
+//! Small on purpose: faults in all their kinds are the simulator's matter; here each test shows one
+//! rule of the replica.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo};
+use sampan_base::{ClusterId, Configuration, NodeId, Time, WallTime};
+use sampan_kv::Reply;
+use sampan_replica::wire::PeerMessage;
+use sampan_replica::{
+    ClientReply, ConnectionId, DiskJob, Event, Input, Now, Options, Outputs, Replica, Request, job,
+};
+use sampan_storage::{Identity, Storage};
+
+const CLUSTER: ClusterId = ClusterId(7);
+
+/// Files in memory; everything is durable at once.
+#[derive(Default)]
+pub(crate) struct MemoryDisk {
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Disk for MemoryDisk {
+    fn execute(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        match op {
+            DiskOp::Create { file, zero_bytes } => {
+                self.files.insert(file.to_string(), vec![0; *zero_bytes as usize]);
+            }
+            DiskOp::Write { file, offset, bytes } => {
+                let data = self.files.get_mut(&**file).expect("the file exists");
+                let (start, end) = (*offset as usize, *offset as usize + bytes.len());
+                data.resize(data.len().max(end), 0);
+                data[start..end].copy_from_slice(bytes);
+            }
+            DiskOp::Rename { from, to } => {
+                let data = self.files.remove(&**from).expect("the file exists");
+                self.files.insert(to.to_string(), data);
+            }
+            DiskOp::Remove { file } => drop(self.files.remove(&**file)),
+            DiskOp::Sync { .. } | DiskOp::CreateDirectory { .. } | DiskOp::SyncDirectory { .. } => {
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, directory: &str) -> Result<Vec<FileInfo>, DiskError> {
+        let inside = |name: &str| {
+            let (parent, _) = name.rsplit_once('/').unwrap_or(("", name));
+            parent == directory
+        };
+        let files = self.files.iter().filter(|(name, _)| inside(name));
+        let info = |(name, data): (&String, &Vec<u8>)| FileInfo {
+            file: name.as_str().into(),
+            len_bytes: data.len() as u64,
+        };
+        Ok(files.map(info).collect())
+    }
+
+    fn read(&mut self, file: &str, offset: u64, len_bytes: u64) -> Result<Bytes, DiskError> {
+        let data = self.files.get(file).ok_or_else(|| DiskError::NotFound(file.into()))?;
+        let start = (offset as usize).min(data.len());
+        let end = (start + len_bytes as usize).min(data.len());
+        Ok(Bytes::copy_from_slice(&data[start..end]))
+    }
+
+    fn len_bytes(&mut self, file: &str) -> Result<Option<u64>, DiskError> {
+        Ok(self.files.get(file).map(|data| data.len() as u64))
+    }
+}
+
+pub(crate) struct Cluster {
+    options: fn(NodeId) -> Options,
+    size: u64,
+    nodes: BTreeMap<u64, Replica>,
+    disks: BTreeMap<u64, MemoryDisk>,
+    wire: VecDeque<(u64, u64, PeerMessage)>,
+    cut: BTreeSet<(u64, u64)>,
+    now_us: u64,
+    next_seq: BTreeMap<(u64, u64), u64>,
+    answers: BTreeMap<(u64, u64, u64), Reply>,
+    /// Messages that this picks stay on the wire.
+    pub(crate) hold: fn(&PeerMessage) -> bool,
+    /// Disk jobs of all nodes wait while this is set.
+    pub(crate) disks_hang: bool,
+    hanging: Vec<(u64, DiskJob)>,
+    /// Each forward frame is delivered this often.
+    pub(crate) forward_copies: usize,
+    pub(crate) events: Vec<(u64, Event)>,
+    pub(crate) stopped: BTreeSet<u64>,
+}
+
+impl Cluster {
+    /// `size` fresh nodes.
+    pub(crate) fn new(size: u64, options: fn(NodeId) -> Options) -> Self {
+        let mut cluster = Self {
+            options,
+            size,
+            nodes: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            wire: VecDeque::new(),
+            cut: BTreeSet::new(),
+            now_us: 1_000_000,
+            next_seq: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            hold: |_| false,
+            disks_hang: false,
+            hanging: Vec::new(),
+            forward_copies: 1,
+            events: Vec::new(),
+            stopped: BTreeSet::new(),
+        };
+        for id in 1..=size {
+            let mut disk = MemoryDisk::default();
+            let identity = Identity { cluster: CLUSTER, node: NodeId::of(id) };
+            Storage::create(&mut disk, identity, &options(NodeId::of(id)).storage).unwrap();
+            cluster.disks.insert(id, disk);
+            cluster.start(id);
+        }
+        cluster
+    }
+
+    /// The same with a leader that has committed its no-op.
+    pub(crate) fn with_leader(size: u64, options: fn(NodeId) -> Options) -> (Self, u64) {
+        let mut cluster = Self::new(size, options);
+        let leader = cluster.wait_for_leader();
+        cluster.run_ms(100);
+        (cluster, leader)
+    }
+
+    pub(crate) fn start(&mut self, id: u64) {
+        let disk = self.disks.get_mut(&id).unwrap();
+        let node = NodeId::of(id);
+        let identity = Identity { cluster: CLUSTER, node };
+        let voters = Configuration::of_voters((1..=self.size).map(NodeId::of));
+        let now = now_at(self.now_us);
+        let opened =
+            Replica::open(disk, identity, (self.options)(node), voters, id + self.now_us, now);
+        let (replica, _) = opened.expect("the node's own files open");
+        self.nodes.insert(id, replica);
+    }
+
+    /// Ends a node as kill -9 does; the others see its connections close.
+    pub(crate) fn kill(&mut self, id: u64) {
+        self.nodes.remove(&id);
+        self.wire.retain(|(_, to, _)| *to != id);
+        let others: Vec<u64> = self.nodes.keys().copied().collect();
+        for other in others {
+            self.input(other, Input::PeerDisconnected(NodeId::of(id)));
+        }
+    }
+
+    pub(crate) fn node(&self, id: u64) -> &Replica {
+        &self.nodes[&id]
+    }
+
+    /// Cuts both directions between a node and all others, silently.
+    pub(crate) fn isolate(&mut self, id: u64) {
+        for other in (1..=self.size).filter(|&other| other != id) {
+            self.cut.insert((id, other));
+            self.cut.insert((other, id));
+        }
+    }
+
+    pub(crate) fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    pub(crate) fn wait_for_leader(&mut self) -> u64 {
+        for _ in 0..5_000 {
+            self.run_ms(1);
+            let agreed = |id| self.nodes.values().all(|node| node.leader() == Some(NodeId::of(id)));
+            if let Some(leader) = (1..=self.size).find(|&id| agreed(id)) {
+                return leader;
+            }
+        }
+        panic!("no leader within 5 s");
+    }
+
+    pub(crate) fn follower_of(&self, leader: u64) -> u64 {
+        *self.nodes.keys().find(|&&id| id != leader).expect("there is another node")
+    }
+
+    pub(crate) fn run_ms(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.now_us += 1_000;
+            let ids: Vec<u64> = self.nodes.keys().copied().collect();
+            for id in ids {
+                self.input(id, Input::Tick);
+            }
+            if !self.disks_hang {
+                for (id, job) in std::mem::take(&mut self.hanging) {
+                    let done = job::run(self.disks.get_mut(&id).unwrap(), job);
+                    self.input(id, Input::Disk(done));
+                }
+            }
+            while let Some(place) = self.wire.iter().position(|(.., message)| !(self.hold)(message))
+            {
+                let (from, to, message) = self.wire.remove(place).expect("just found");
+                if self.nodes.contains_key(&to) && !self.cut.contains(&(from, to)) {
+                    self.input(to, Input::Peer { from: NodeId::of(from), message });
+                }
+            }
+        }
+    }
+
+    /// Feeds one input and does what the node then wants, disk jobs at once.
+    pub(crate) fn input(&mut self, id: u64, input: Input) {
+        let now = now_at(self.now_us);
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let Some(node) = self.nodes.get_mut(&id) else { return };
+            let mut out = Outputs::default();
+            node.step(now, input);
+            node.flush(now, &mut out);
+            assert_eq!(out.fatal, None, "node {id}");
+            for job in out.jobs {
+                if self.disks_hang {
+                    self.hanging.push((id, job));
+                } else {
+                    let disk = self.disks.get_mut(&id).unwrap();
+                    inputs.push_back(Input::Disk(job::run(disk, job)));
+                }
+            }
+            for envelope in out.messages {
+                let forward = matches!(envelope.message, PeerMessage::Forward(_));
+                let copies = if forward { self.forward_copies } else { 1 };
+                for _ in 0..copies {
+                    self.wire.push_back((id, envelope.to.get(), envelope.message.clone()));
+                }
+            }
+            for ClientReply { connection, seq, reply, .. } in out.replies {
+                let earlier = self.answers.insert((id, connection.0, seq), reply);
+                assert_eq!(
+                    earlier, None,
+                    "request {seq} of connection {connection:?} answered twice"
+                );
+            }
+            self.events.extend(out.events.into_iter().map(|event| (id, event)));
+            if out.shutdown_complete {
+                self.stopped.insert(id);
+            }
+        }
+    }
+
+    /// Sends commands as one pipeline; returns their numbers.
+    pub(crate) fn send(&mut self, id: u64, connection: u64, commands: &[&str]) -> Vec<u64> {
+        self.send_as(id, connection, commands, false)
+    }
+
+    pub(crate) fn send_as(
+        &mut self,
+        id: u64,
+        connection: u64,
+        commands: &[&str],
+        stale: bool,
+    ) -> Vec<u64> {
+        let limits = (self.options)(NodeId::of(id)).kv;
+        let next = self.next_seq.entry((id, connection)).or_insert(0);
+        let mut requests = Vec::new();
+        for command in commands {
+            let args: Vec<&str> = command.split(' ').collect();
+            let mut bytes = Vec::new();
+            let class = sampan_kv::parse(&args, &limits, &mut bytes).expect("a legal command");
+            *next += 1;
+            requests.push(Request { seq: *next, class, stale, command: bytes.into() });
+        }
+        let numbers = requests.iter().map(|request| request.seq).collect();
+        self.input(id, Input::Client { connection: ConnectionId(connection), requests });
+        numbers
+    }
+
+    pub(crate) fn answer(&self, id: u64, connection: u64, seq: u64) -> Option<&Reply> {
+        self.answers.get(&(id, connection, seq))
+    }
+
+    /// Sends a pipeline and returns its replies, shown as text, in order.
+    pub(crate) fn call(&mut self, id: u64, connection: u64, commands: &[&str]) -> Vec<String> {
+        let numbers = self.send(id, connection, commands);
+        for _ in 0..10_000 {
+            if numbers.iter().all(|&seq| self.answer(id, connection, seq).is_some()) {
+                break;
+            }
+            self.run_ms(1);
+        }
+        let show = |seq| match self.answer(id, connection, seq) {
+            Some(reply) => show(reply),
+            None => "(none)".into(),
+        };
+        numbers.into_iter().map(show).collect()
+    }
+
+    /// One command, one reply.
+    pub(crate) fn ask(&mut self, id: u64, connection: u64, command: &str) -> String {
+        self.call(id, connection, &[command]).remove(0)
+    }
+}
+
+/// A reply as text.
+pub(crate) fn show(reply: &Reply) -> String {
+    match reply {
+        Reply::Ok => "OK".into(),
+        Reply::Nil => "nil".into(),
+        Reply::Int(value) => value.to_string(),
+        Reply::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Reply::Simple(text) => (*text).to_string(),
+        Reply::Error(text) => format!("-{text}"),
+        Reply::Array(items) => {
+            format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(" "))
+        }
+    }
+}
+
+fn now_at(now_us: u64) -> Now {
+    let wall_ms = Duration::from_micros(now_us).as_millis() as u64 + 1_700_000_000_000;
+    Now { mono: Time(now_us), wall: WallTime::from_unix_ms(wall_ms) }
+}

@@ -1,0 +1,128 @@
+//! What a connection may rely on: every node takes every command, order is kept, reads are fresh.
+
+use sampan_kv::Reply;
+use sampan_raft::Body;
+use sampan_replica::Options;
+use sampan_replica::wire::PeerMessage;
+
+use crate::harness::Cluster;
+
+#[test]
+fn every_node_takes_writes_and_reads() {
+    let (mut cluster, _) = Cluster::with_leader(3, Options::new);
+    for id in 1..=3 {
+        assert_eq!(cluster.ask(id, 1, &format!("SET k v{id}")), "OK");
+        for reader in 1..=3 {
+            assert_eq!(cluster.ask(reader, 2, "GET k"), format!("v{id}"));
+        }
+    }
+}
+
+#[test]
+fn a_pipeline_of_reads_and_writes_takes_effect_in_order_on_every_node() {
+    let (mut cluster, _) = Cluster::with_leader(3, Options::new);
+    let pipeline = [
+        "GET n", "INCR n", "GET n", "INCR n", "INCR n", "GET n", "DEL n", "GET n", "SET n x",
+        "GET n",
+    ];
+    for id in 1..=3 {
+        let replies = cluster.call(id, 1, &pipeline);
+        assert_eq!(replies, ["nil", "1", "1", "2", "3", "3", "1", "nil", "OK", "x"], "node {id}");
+        assert_eq!(cluster.ask(id, 1, "DEL n"), "1");
+    }
+}
+
+#[test]
+fn a_read_sent_while_a_write_of_its_connection_is_under_way_sees_it() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    for id in 1..=3 {
+        let write = cluster.send(id, 1, &[&format!("SET k v{id}")]);
+        let read = cluster.send(id, 1, &["GET k"]);
+        cluster.run_ms(50);
+        assert_eq!(cluster.answer(id, 1, write[0]), Some(&Reply::Ok), "leader {leader}");
+        assert_eq!(cluster.answer(id, 1, read[0]), Some(&Reply::bulk(format!("v{id}").as_bytes())));
+    }
+}
+
+#[test]
+fn a_read_waits_for_the_writes_of_its_connection_that_are_not_durable_yet() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    cluster.disks_hang = true;
+    let write = cluster.send(leader, 1, &["SET k v"]);
+    cluster.run_ms(1);
+    let read = cluster.send(leader, 1, &["GET k"]);
+    cluster.run_ms(100);
+    assert_eq!(cluster.answer(leader, 1, write[0]), None, "no disk has it");
+    assert_eq!(
+        cluster.answer(leader, 1, read[0]),
+        None,
+        "its read index is known, its write is not"
+    );
+    cluster.disks_hang = false;
+    cluster.run_ms(100);
+    assert_eq!(cluster.answer(leader, 1, read[0]), Some(&Reply::bulk(b"v")));
+}
+
+#[test]
+fn a_write_through_a_follower_waits_for_the_reads_before_it() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    cluster.ask(leader, 9, "SET k old");
+    cluster.hold = is_read_index_reply;
+    let read = cluster.send(follower, 1, &["GET k"]);
+    let write = cluster.send(follower, 1, &["SET k new"]);
+    cluster.run_ms(100);
+    assert_eq!(cluster.answer(follower, 1, write[0]), None, "its turn has not come");
+    cluster.hold = |_| false;
+    cluster.run_ms(100);
+    assert_eq!(cluster.answer(follower, 1, read[0]), Some(&Reply::bulk(b"old")));
+    assert_eq!(cluster.answer(follower, 1, write[0]), Some(&Reply::Ok));
+}
+
+fn is_read_index_reply(message: &PeerMessage) -> bool {
+    matches!(message, PeerMessage::Raft(raft) if matches!(raft.body, Body::ReadIndexReply { .. }))
+}
+
+#[test]
+fn a_write_waits_for_the_reads_before_it() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    cluster.ask(leader, 9, "SET k old");
+    for id in [leader, follower] {
+        let read = cluster.send(id, 1, &["GET k"]);
+        let write = cluster.send(id, 1, &["SET k new"]);
+        cluster.run_ms(50);
+        assert_eq!(cluster.answer(id, 1, read[0]), Some(&Reply::bulk(b"old")));
+        assert_eq!(cluster.answer(id, 1, write[0]), Some(&Reply::Ok));
+        cluster.ask(leader, 9, "SET k old");
+    }
+}
+
+#[test]
+fn a_stale_read_needs_no_leader_and_a_fresh_one_does() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    cluster.ask(follower, 1, "SET k v");
+    cluster.run_ms(200);
+    cluster.isolate(follower);
+    cluster.run_ms(3_000);
+    let stale = cluster.send_as(follower, 2, &["GET k"], true);
+    assert_eq!(cluster.answer(follower, 2, stale[0]), Some(&Reply::bulk(b"v")));
+    assert_eq!(cluster.ask(follower, 1, "GET k"), "-CLUSTERDOWN No leader elected");
+}
+
+#[test]
+fn time_to_live_runs_on_an_idle_cluster() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    assert_eq!(cluster.ask(follower, 1, "SET k v PX 5000"), "OK");
+    cluster.run_ms(3_000);
+    for id in [leader, follower] {
+        let left: i64 = cluster.ask(id, 1, "PTTL k").parse().unwrap();
+        assert!((1_800..=2_000).contains(&left), "node {id} says {left} ms are left");
+    }
+    cluster.run_ms(2_200);
+    for id in [leader, follower] {
+        assert_eq!(cluster.ask(id, 1, "GET k"), "nil", "node {id}");
+    }
+}

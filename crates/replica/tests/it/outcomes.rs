@@ -1,0 +1,164 @@
+//! Done, certainly not applied, unknown: each said only when it is true.
+
+use sampan_base::NodeId;
+use sampan_kv::Reply;
+use sampan_replica::{Input, Options};
+
+use crate::harness::{Cluster, show};
+
+const CLUSTERDOWN: &str = "-CLUSTERDOWN No leader elected";
+const UNKNOWN: &str = "-UNKNOWN outcome not known, command may still be applied";
+
+#[test]
+fn without_a_leader_a_command_is_held_then_refused() {
+    let mut cluster = Cluster::new(3, Options::new);
+    cluster.kill(2);
+    cluster.kill(3);
+    cluster.run_ms(2_000);
+    let sent = cluster.send(1, 1, &["SET k v"]);
+    cluster.run_ms(390);
+    assert_eq!(cluster.answer(1, 1, sent[0]), None, "held for 400 ms");
+    cluster.run_ms(100);
+    assert_eq!(cluster.answer(1, 1, sent[0]).map(show).as_deref(), Some(CLUSTERDOWN));
+}
+
+#[test]
+fn a_command_held_without_a_leader_is_done_when_there_is_one() {
+    let mut cluster = Cluster::new(3, |id| {
+        let mut options = Options::new(id);
+        options.no_leader_wait = std::time::Duration::from_secs(3);
+        options
+    });
+    let sent: Vec<u64> =
+        (1..=3).map(|id| cluster.send(id, 1, &[&format!("SET k{id} v")])[0]).collect();
+    cluster.run_ms(2_500);
+    for id in 1..=3 {
+        assert_eq!(cluster.answer(id, 1, sent[id as usize - 1]), Some(&Reply::Ok), "node {id}");
+    }
+}
+
+#[test]
+fn a_write_appended_by_a_leader_that_is_cut_off_is_unknown() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    cluster.isolate(leader);
+    let sent = cluster.send(leader, 1, &["SET k lost"]);
+    cluster.run_ms(4_000);
+    assert_eq!(cluster.answer(leader, 1, sent[0]).map(show).as_deref(), Some(UNKNOWN));
+    let other = cluster.follower_of(leader);
+    assert_eq!(cluster.ask(other, 1, "GET k"), "nil");
+    cluster.heal();
+    cluster.run_ms(1_000);
+    assert_eq!(cluster.ask(leader, 2, "GET k"), "nil", "the entry was overwritten");
+}
+
+#[test]
+fn a_write_whose_place_in_the_log_another_entry_took_is_done_elsewhere() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    cluster.isolate(leader);
+    let sent = cluster.send(leader, 1, &["INCR n"]);
+    let other = cluster.follower_of(leader);
+    while cluster.node(other).leader().is_none_or(|id| id.get() == leader) {
+        cluster.run_ms(1);
+    }
+    cluster.heal();
+    cluster.run_ms(1_000);
+    assert_eq!(cluster.answer(leader, 1, sent[0]), Some(&Reply::Int(1)));
+    assert_eq!(cluster.ask(other, 1, "GET n"), "1");
+}
+
+#[test]
+fn a_write_forwarded_to_a_leader_that_dies_is_unknown_at_once() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    let sent = cluster.send(follower, 1, &["INCR n"]);
+    cluster.kill(leader);
+    cluster.run_ms(1);
+    assert_eq!(cluster.answer(follower, 1, sent[0]).map(show).as_deref(), Some(UNKNOWN));
+}
+
+#[test]
+fn a_session_command_forwarded_to_a_leader_that_dies_is_done_once() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    let session = cluster.ask(follower, 1, "SESSION OPEN");
+    let sent = cluster.send(follower, 1, &[&format!("ONCE {session} 1 INCR n")]);
+    cluster.kill(leader);
+    cluster.run_ms(3_000);
+    assert_eq!(cluster.answer(follower, 1, sent[0]), Some(&Reply::Int(1)));
+    assert_eq!(cluster.ask(follower, 1, "GET n"), "1");
+}
+
+#[test]
+fn a_repeated_session_command_gets_its_first_reply_from_the_next_leader() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let session = cluster.ask(leader, 1, "SESSION OPEN");
+    let append = format!("ONCE {session} 1 APPEND k token");
+    assert_eq!(cluster.ask(leader, 1, &append), "5");
+    cluster.kill(leader);
+    let next = cluster.wait_for_leader();
+    assert_eq!(cluster.ask(next, 1, &append), "5");
+    assert_eq!(cluster.ask(next, 1, "GET k"), "token");
+    assert_eq!(cluster.ask(next, 1, &format!("OUTCOME {session} 1")), "[applied 5]");
+    let reused = cluster.ask(next, 1, &format!("ONCE {session} 1 APPEND k other"));
+    assert!(reused.starts_with("-SESSIONREUSED"), "{reused}");
+}
+
+#[test]
+fn a_doubled_forward_is_taken_once() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    cluster.forward_copies = 2;
+    for n in 1..=5 {
+        assert_eq!(cluster.ask(follower, 1, "INCR n"), n.to_string());
+    }
+    cluster.run_ms(100);
+    assert_eq!(cluster.ask(leader, 1, "GET n"), "5");
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_all_nodes_were_killed() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    for n in 0..50 {
+        assert_eq!(cluster.ask(leader, 1, &format!("SET k{n} v{n}")), "OK");
+    }
+    for id in 1..=3 {
+        cluster.kill(id);
+    }
+    for id in 1..=3 {
+        cluster.start(id);
+    }
+    cluster.wait_for_leader();
+    for n in 0..50 {
+        assert_eq!(cluster.ask(1, 2, &format!("GET k{n}")), format!("v{n}"));
+    }
+}
+
+#[test]
+fn a_node_that_is_asked_to_stop_hands_over_and_no_client_gets_an_error() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    let mut sent = Vec::new();
+    for turn in 0..400 {
+        if turn == 100 {
+            cluster.input(leader, Input::Shutdown);
+        }
+        for id in [leader, follower] {
+            sent.push((id, cluster.send(id, 1, &[&format!("SET k{turn} v")])[0]));
+        }
+        cluster.run_ms(1);
+    }
+    cluster.run_ms(500);
+    assert!(cluster.stopped.contains(&leader), "the hand-over is done");
+    assert_ne!(cluster.node(follower).leader(), Some(NodeId::of(leader)));
+    for (id, seq) in sent {
+        assert_eq!(cluster.answer(id, 1, seq), Some(&Reply::Ok), "request {seq} at node {id}");
+    }
+}
+
+#[test]
+fn a_single_node_serves_and_stops() {
+    let (mut cluster, leader) = Cluster::with_leader(1, Options::new);
+    assert_eq!(cluster.call(leader, 1, &["SET k v", "GET k"]), ["OK", "v"]);
+    cluster.input(leader, Input::Shutdown);
+    assert!(cluster.stopped.contains(&leader));
+}

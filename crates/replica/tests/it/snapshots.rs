@@ -1,0 +1,96 @@
+//! Compaction and catch-up, seen through the whole replica.
+
+use sampan_replica::{Event, Options};
+
+use crate::harness::Cluster;
+
+/// A threshold of a few batches and chunks of a few records.
+fn compacting(id: sampan_base::NodeId) -> Options {
+    let mut options = Options::new(id);
+    options.storage = sampan_storage::Options::tiny();
+    options.raft_state_bytes_max = Some(64 << 10);
+    options.raft_state_snapshot_percent = 0;
+    options.snapshot_chunk_bytes = 256;
+    options.raft.snapshot_chunk_bytes_max = 100;
+    options
+}
+
+fn never_compacting(id: sampan_base::NodeId) -> Options {
+    Options { raft_state_bytes_max: None, ..compacting(id) }
+}
+
+fn write(cluster: &mut Cluster, id: u64, from: u64, to: u64) {
+    for n in from..to {
+        assert_eq!(cluster.ask(id, 1, &format!("SET k{} v{n}", n % 40)), "OK");
+    }
+}
+
+#[test]
+fn the_log_is_trimmed_once_it_passes_the_threshold() {
+    let (mut cluster, leader) = Cluster::with_leader(3, compacting);
+    write(&mut cluster, leader, 0, 200);
+    cluster.run_ms(500);
+    for id in 1..=3 {
+        let status = cluster.node(id).status();
+        assert!(status.snapshot.is_some(), "node {id} took a snapshot");
+        assert!(status.log_bytes_live <= 2 * (64 << 10), "{} bytes", status.log_bytes_live);
+        assert!(status.raft.first_index.0 > 1, "node {id} trimmed its log");
+    }
+}
+
+#[test]
+fn with_no_threshold_no_snapshot_is_taken() {
+    let (mut cluster, leader) = Cluster::with_leader(3, never_compacting);
+    write(&mut cluster, leader, 0, 200);
+    for id in 1..=3 {
+        assert_eq!(cluster.node(id).status().snapshot, None);
+    }
+}
+
+#[test]
+fn a_follower_that_was_away_catches_up_by_snapshot() {
+    let (mut cluster, leader) = Cluster::with_leader(3, compacting);
+    let follower = cluster.follower_of(leader);
+    let session = cluster.ask(leader, 1, "SESSION OPEN");
+    let append = format!("ONCE {session} 1 APPEND log token");
+    assert_eq!(cluster.ask(leader, 1, &append), "5");
+    cluster.kill(follower);
+    write(&mut cluster, leader, 0, 300);
+    cluster.start(follower);
+    cluster.run_ms(3_000);
+    let installed = |(id, event): &(u64, Event)| {
+        *id == follower && matches!(event, Event::SnapshotInstalled { .. })
+    };
+    assert!(cluster.events.iter().any(installed), "{:?}", cluster.events);
+    write(&mut cluster, leader, 300, 310);
+    cluster.run_ms(200);
+    let (kept, caught_up) = (cluster.node(leader), cluster.node(follower));
+    assert_eq!(kept.status().applied, caught_up.status().applied);
+    assert_eq!(kept.kv().digest(), caught_up.kv().digest());
+    // The sessions came with it: a repetition is still known when that follower leads.
+    let other = (1..=3).find(|&id| id != leader && id != follower).unwrap();
+    cluster.kill(leader);
+    cluster.run_ms(3_000);
+    assert_eq!(cluster.ask(follower, 1, &append), "5", "node {other} is the other one");
+    assert_eq!(cluster.ask(follower, 1, "GET log"), "token");
+}
+
+#[test]
+fn a_restart_begins_with_the_snapshot() {
+    let (mut cluster, leader) = Cluster::with_leader(3, compacting);
+    write(&mut cluster, leader, 0, 200);
+    cluster.run_ms(500);
+    let before = cluster.node(leader).kv().digest();
+    for id in 1..=3 {
+        cluster.kill(id);
+    }
+    for id in 1..=3 {
+        cluster.start(id);
+        let status = cluster.node(id).status();
+        let (index, _) = status.snapshot.expect("the snapshot is found");
+        assert_eq!(status.applied, index, "nothing else is known to be committed yet");
+    }
+    let leader = cluster.wait_for_leader();
+    cluster.run_ms(100);
+    assert_eq!(cluster.node(leader).kv().digest(), before);
+}
