@@ -1,0 +1,255 @@
+//! `sampan cluster`: a cluster on this machine, each node a process of its own.
+//!
+//! The nodes are this program as `sampan server`, looked after by a thread each (`node.rs`); what
+//! the directory remembers is in `layout.rs`; here is what a person sees, and the end of it all.
+
+mod layout;
+mod node;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use layout::{DirLock, Layout};
+use node::{Event, Node, NodeSpec};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::exit::{Ended, Failure};
+use crate::probe::{self, Fields};
+use crate::supervision::STOP_TIME_MAX;
+
+/// How often nodes are asked whether there is a leader, while there is none.
+const LEADER_POLL_TIME: Duration = Duration::from_millis(20);
+/// How long a node may take to say so.
+const PROBE_TIME: Duration = Duration::from_millis(500);
+/// How long no leader goes unremarked.
+const LEADER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often stopping nodes are looked at.
+const STOP_POLL_TIME: Duration = Duration::from_millis(10);
+
+/// Runs a cluster on this machine until Ctrl-C; its data are taken up again at the next start
+#[derive(Args, Debug)]
+pub(crate) struct ClusterArgs {
+    /// How many nodes [default: 3, or as many as DIR holds]
+    #[arg(long, value_name = "N")]
+    nodes: Option<u64>,
+    /// Where the data and the nodes' logs are
+    #[arg(long, value_name = "DIR", default_value = "./sampan-data")]
+    dir: PathBuf,
+    /// Client port of the first node, the others follow; peers 10000 above [default: 7001, or as
+    /// the last time]
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Flags for every node, as of `sampan server`
+    #[arg(last = true, value_name = "SERVER FLAGS")]
+    server_flags: Vec<OsString>,
+}
+
+/// Runs a cluster until a signal ends it, or no node is left.
+pub(crate) fn run(args: &ClusterArgs) -> Ended {
+    let _lock = DirLock::take(&args.dir)?;
+    let layout = Layout::settle(&args.dir, args.nodes, args.port)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let cannot = |error: std::io::Error| Failure::new(1, format!("cannot start: {error}"));
+    let runtime = runtime.map_err(cannot)?;
+    runtime.block_on(async {
+        let stop = StopSignals::listen().map_err(cannot)?;
+        let program = std::env::current_exe().map_err(cannot)?;
+        let (events, seen) = unbounded_channel();
+        let started = Instant::now();
+        let nodes = layout
+            .ids()
+            .map(|id| {
+                let flags = &args.server_flags;
+                let spec = NodeSpec::new(&program, &args.dir, &layout, id, flags);
+                (id, Node::start(spec, events.clone()))
+            })
+            .collect();
+        drop(events);
+        let pids = BTreeMap::new();
+        let view = View { args, layout, started, pids, leader: None, shown: false };
+        Cluster { nodes, seen, stop, view, leaderless_since: Some(started) }.run().await
+    })
+}
+
+/// Any of the signals that ask for an end.
+struct StopSignals([Signal; 3]);
+
+impl StopSignals {
+    fn listen() -> std::io::Result<Self> {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [a, b, c] = kinds.map(signal);
+        Ok(Self([a?, b?, c?]))
+    }
+
+    async fn received(&mut self) {
+        let [a, b, c] = &mut self.0;
+        tokio::select! { _ = a.recv() => {}, _ = b.recv() => {}, _ = c.recv() => {} }
+    }
+}
+
+/// The nodes, and what is heard of them.
+struct Cluster<'a> {
+    nodes: BTreeMap<u64, Node>,
+    seen: UnboundedReceiver<Event>,
+    stop: StopSignals,
+    view: View<'a>,
+    leaderless_since: Option<Instant>,
+}
+
+impl Cluster<'_> {
+    async fn run(mut self) -> Ended {
+        loop {
+            tokio::select! {
+                () = self.stop.received() => {
+                    self.stop_all().await;
+                    return Ok(ExitCode::SUCCESS);
+                }
+                event = self.seen.recv() => {
+                    // The nodes' threads have all ended only after the last `Ended`.
+                    let Some(event) = event else { return Ok(ExitCode::SUCCESS) };
+                    if let Some(failure) = self.take(event) {
+                        self.stop_all().await;
+                        return Err(failure);
+                    }
+                }
+                () = tokio::time::sleep(LEADER_POLL_TIME), if self.leaderless_since.is_some() => {
+                    self.look_for_leader().await;
+                }
+            }
+        }
+    }
+
+    /// Takes one event; a failure is the end.
+    fn take(&mut self, event: Event) -> Option<Failure> {
+        match event {
+            Event::Started { id, pid } => self.view.started(id, pid),
+            Event::Warning { id, line } => eprintln!("n{id} | {line}"),
+            Event::Died { id, end, again_in } => {
+                eprintln!("n{id} died ({end}); started again in {} ms", again_in.as_millis());
+                self.view.pids.remove(&id);
+                self.leaderless_since.get_or_insert_with(Instant::now);
+            }
+            Event::Ended { id, end } => {
+                self.nodes.remove(&id);
+                self.view.pids.remove(&id);
+                let failure = Failure::new(end.code.unwrap_or(1), format!("n{id}: {end}"));
+                // Before there was a cluster, a node that cannot start is a wrong request.
+                if !self.view.shown || self.nodes.is_empty() {
+                    return Some(failure);
+                }
+                eprintln!("{failure}; it is not started again, {} go on", self.nodes.len());
+                self.leaderless_since.get_or_insert_with(Instant::now);
+            }
+        }
+        None
+    }
+
+    /// Asks the nodes for the leader, and shows it once a node says of itself that it leads.
+    async fn look_for_leader(&mut self) {
+        let mut roles = BTreeMap::new();
+        for &id in self.nodes.keys() {
+            let address = self.view.layout.address(id);
+            if let Ok(fields) = probe::info(&address, "raft", PROBE_TIME).await {
+                roles.insert(id, fields);
+            }
+        }
+        let role_of = |fields: &Fields| fields.get("raft_role").cloned().unwrap_or_default();
+        let leader = roles.iter().find(|(_, fields)| role_of(fields) == "leader");
+        let since = self.leaderless_since.get_or_insert_with(Instant::now);
+        if let Some((&leader, fields)) = leader {
+            let term = fields.get("raft_term").cloned().unwrap_or_default();
+            self.view.leads(leader, &term, since.elapsed());
+            self.leaderless_since = None;
+        } else if since.elapsed() > LEADER_PATIENCE {
+            eprintln!("no leader for {} s: see the nodes' logs", since.elapsed().as_secs());
+            *since = Instant::now();
+        }
+    }
+
+    /// Asks all nodes to stop; after a while, or at a second signal, makes them.
+    async fn stop_all(&mut self) {
+        self.nodes.values().for_each(Node::ask_to_stop);
+        let deadline = Instant::now() + STOP_TIME_MAX;
+        while !self.nodes.values().all(Node::has_ended) {
+            let impatient = tokio::select! {
+                () = self.stop.received() => true,
+                () = tokio::time::sleep(STOP_POLL_TIME) => Instant::now() >= deadline,
+            };
+            if impatient {
+                self.nodes.values().for_each(Node::kill);
+            }
+        }
+    }
+}
+
+/// What is shown to a person.
+struct View<'a> {
+    args: &'a ClusterArgs,
+    layout: Layout,
+    started: Instant,
+    pids: BTreeMap<u64, u32>,
+    leader: Option<u64>,
+    shown: bool,
+}
+
+impl View<'_> {
+    fn started(&mut self, id: u64, pid: u32) {
+        self.pids.insert(id, pid);
+        if self.shown {
+            println!("n{id} runs again (pid {pid})");
+        }
+    }
+
+    fn leads(&mut self, leader: u64, term: &str, after: Duration) {
+        let was = self.leader.replace(leader);
+        if !self.shown {
+            self.shown = true;
+            print!("{}", self.table(leader));
+        } else if was != Some(leader) {
+            println!("n{leader} leads (term {term}), {} ms later", after.as_millis());
+        }
+    }
+
+    /// The first thing a user sees.
+    fn table(&self, leader: u64) -> String {
+        use std::fmt::Write as _;
+        let Self { layout, args, .. } = self;
+        let mut text = format!(
+            "Sampan cluster {} in {}: a leader after {} ms\n\n  {:<6}{:<18}{:<18}{:<11}process\n",
+            layout.cluster_id,
+            args.dir.display(),
+            self.started.elapsed().as_millis(),
+            "node",
+            "clients",
+            "peers",
+            "role"
+        );
+        for id in layout.ids() {
+            let role = if id == leader { "leader" } else { "follower" };
+            let pid = self.pids.get(&id).map_or("-".to_owned(), u32::to_string);
+            // Writing to a string does not fail.
+            _ = writeln!(
+                text,
+                "  {:<6}{:<18}{:<18}{role:<11}{pid}",
+                format!("n{id}"),
+                layout.address(id),
+                layout.peer_address(id)
+            );
+        }
+        let servers: Vec<String> = layout.ids().map(|id| layout.address(id)).collect();
+        _ = write!(
+            text,
+            "\nTry:   redis-cli -p {} set greeting hello\n       sampan status --servers {}\n\
+             Logs:  {}/node*/log\nStop:  Ctrl-C\n\n",
+            layout.port,
+            servers.join(","),
+            args.dir.display()
+        );
+        text
+    }
+}

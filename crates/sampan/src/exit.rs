@@ -1,0 +1,51 @@
+//! The exit codes of every sub-command, in one place. `docs/operations.md` and `--help` repeat them.
+//!
+//! 2 is a fault in what was asked for, everywhere; the other codes belong to a group of commands.
+
+use std::process::ExitCode;
+
+/// A command's end: nothing more to say, or one line for standard error and a code.
+pub(crate) type Ended = Result<ExitCode, Failure>;
+
+/// Why a command failed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct Failure {
+    /// One line: the fault, and what is accepted.
+    pub(crate) text: String,
+    /// The process's exit code.
+    pub(crate) code: u8,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, text: impl Into<String>) -> Self {
+        Self { text: text.into(), code }
+    }
+
+    /// Something in the arguments, the environment or a file is wrong.
+    pub(crate) fn usage(text: impl Into<String>) -> Self {
+        Self::new(USAGE, text)
+    }
+}
+
+/// Bad arguments, environment or configuration file. clap uses the same number.
+pub(crate) const USAGE: u8 = 2;
+
+/// `server` and `cluster`: the codes that name a fault which another start would meet again. Those
+/// that only a node finds are `sampan_server::ServerError`'s.
+pub(crate) const FAULTS: std::ops::RangeInclusive<u8> = 2..=8;
+/// `server` and `cluster`: files are damaged.
+pub(crate) const DATA_DAMAGED: u8 = 5;
+/// `server` and `cluster`: the disk failed, or is full.
+pub(crate) const DISK_FAILED: u8 = 6;
+/// `server` and `cluster`: another process uses the directory.
+pub(crate) const LOCKED: u8 = 7;
+
+/// Client commands: no such key, or a condition was not met. `status`: a node is down.
+pub(crate) const NOT_MET: u8 = 1;
+/// Client commands: nobody answered; certainly not applied. `status`: there is no leader.
+pub(crate) const UNAVAILABLE: u8 = 3;
+/// Client commands: nobody knows whether the write was or will be applied.
+pub(crate) const UNKNOWN: u8 = 4;
+/// Client commands: the cluster answered with an error, and changed nothing.
+pub(crate) const REFUSED: u8 = 5;

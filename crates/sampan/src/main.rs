@@ -1,0 +1,75 @@
+//! `sampan`: the one program users install. A node, a local cluster, and a client of either.
+//!
+//! Here is what a command line, a configuration file, a process and a terminal need; what a node or
+//! a client does is in `sampan-server` and `sampan-client`.
+#![forbid(unsafe_code)]
+
+mod clerk;
+mod cluster;
+mod exit;
+mod probe;
+mod server;
+mod settings;
+mod status;
+mod supervision;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clerk::Servers;
+
+/// What follows the list of commands in `sampan --help`.
+const AFTER_HELP: &str = "\
+Exit codes of get, set, append, del, incr, exists, ttl, expire and command:
+  0 done; 1 no such key, or the condition was not met; 2 bad arguments;
+  3 no node answered, certainly not applied; 4 outcome not known, may be applied;
+  5 refused by the cluster, which changed nothing
+Exit codes of status: 0 all nodes are up and one leads; 1 a node is down; 3 there is no leader.
+For those of server and cluster see `sampan server --help`.";
+
+/// Sampan: a replicated, linearizable, durable key/value store that speaks the Redis protocol
+#[derive(Parser, Debug)]
+#[command(name = "sampan", version, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Server(Box<server::ServerArgs>),
+    Cluster(cluster::ClusterArgs),
+    /// Prints role, term, commit, applied, lag, log and snapshot of every node
+    Status,
+    #[command(flatten)]
+    Data(clerk::DataCommand),
+}
+
+/// All commands; those that talk to a cluster are told where it is.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|command| match command.get_name() {
+        "server" => server::with_help(command),
+        "cluster" => command,
+        _ => Servers::augment_args(command),
+    })
+}
+
+fn main() -> ExitCode {
+    let argv: Vec<OsString> = std::env::args_os().collect();
+    let root = command();
+    let matches = root.clone().get_matches_from(&argv);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let (_, matches) = matches.subcommand().expect("a command is required");
+    let servers = || Servers::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+    let ended = match &cli.command {
+        Command::Server(_) => server::run(matches, &root, &argv),
+        Command::Cluster(args) => cluster::run(args),
+        Command::Status => status::run(&servers()),
+        Command::Data(command) => clerk::run(&servers(), command),
+    };
+    ended.unwrap_or_else(|failure| {
+        eprintln!("sampan: {failure}");
+        failure.code.into()
+    })
+}

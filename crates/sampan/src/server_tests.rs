@@ -1,0 +1,99 @@
+use std::path::PathBuf;
+
+use super::*;
+
+/// A configuration file that is removed when dropped.
+struct TempFile(PathBuf);
+
+impl TempFile {
+    fn new(name: &str, text: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("sampan-{name}-{}.toml", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn configured(flags: &[&str]) -> Result<Config, Failure> {
+    let root = crate::command();
+    let argv: Vec<OsString> = ["sampan", "server"].iter().chain(flags).map(Into::into).collect();
+    let matches = root.clone().try_get_matches_from(&argv).unwrap();
+    let (_, matches) = matches.subcommand().unwrap();
+    configure(matches, &root, &argv).map(|(config, _)| config)
+}
+
+fn of_file(name: &str, text: &str, flags: &[&str]) -> Result<Config, Failure> {
+    let file = TempFile::new(name, text);
+    let config = ["--config", file.0.to_str().unwrap()];
+    configured(&[&config, flags].concat())
+}
+
+const FILE: &str = r#"
+node-id = 2
+cluster-id = "ab"
+data-dir = "d"
+listen = "127.0.0.1:8001"
+peer = ["1=127.0.0.1:17001", "3=127.0.0.1:17003"]
+client-timeout-ms = 1234
+raft-state-max-bytes = -1
+"#;
+
+#[test]
+fn a_file_sets_what_no_flag_does() {
+    let config = of_file("all", FILE, &[]).unwrap();
+    assert_eq!(config.node, NodeId::of(2));
+    assert_eq!(config.peers.len(), 2);
+    assert_eq!(config.listen.port, 8001);
+    assert_eq!(config.replica.client_timeout.as_millis(), 1234);
+    assert_eq!(config.replica.raft_state_bytes_max, None);
+    let flags = ["--client-timeout-ms", "7", "--peer", "9=h:1", "--listen", "127.0.0.1:7001"];
+    let config = of_file("some", FILE, &flags).unwrap();
+    assert_eq!(config.replica.client_timeout.as_millis(), 7);
+    assert_eq!(config.peers.keys().copied().collect::<Vec<_>>(), [NodeId::of(9)]);
+    assert_eq!(config.listen.port, 7001);
+}
+
+#[test]
+fn a_fault_in_a_file_is_named_with_the_file() {
+    for (name, text, words) in [
+        ("key", "hartbeat-ms = 1", "unknown setting 'hartbeat-ms': want the name of a flag"),
+        ("nested", "config = \"x\"", "unknown setting 'config'"),
+        ("type", "heartbeat-ms = 1.5", "heartbeat-ms: want a string or an integer"),
+        ("value", "heartbeat-ms = \"x\"", "invalid value 'x' for '--heartbeat-ms <N>'"),
+        ("syntax", "heartbeat-ms = ", "line 1"),
+    ] {
+        let failure = of_file(name, text, &[]).unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(failure.text.contains(words), "{name}: {failure}");
+        assert!(failure.text.contains(&format!("sampan-{name}-")), "{failure}");
+    }
+    let failure = configured(&["--config", "/no/such/file"]).unwrap_err();
+    assert!(failure.text.starts_with("/no/such/file: No such file"), "{failure}");
+}
+
+#[test]
+fn an_unknown_key_is_answered_with_near_ones() {
+    let root = crate::command();
+    let server = root.find_subcommand("server").unwrap();
+    let text = unknown_key("heartbeat_interval_ms", server);
+    assert!(text.contains("such as heartbeat-ms"), "{text}");
+}
+
+#[test]
+fn the_help_tells_every_default() {
+    let root = crate::command();
+    let server = root.find_subcommand("server").unwrap();
+    let help = |id: &str| {
+        let arg = server.get_arguments().find(|arg| arg.get_id() == id).unwrap();
+        arg.get_help().unwrap().to_string()
+    };
+    assert!(help("no_leader_wait_ms").ends_with("[default: 400]"), "{}", help("no_leader_wait_ms"));
+    assert!(help("client_timeout_ms").ends_with("[default: 5000]"));
+    assert!(help("election_timeout_max_ms").ends_with("[default: twice the shortest]"));
+    root.clone().debug_assert();
+}

@@ -1,0 +1,350 @@
+//! Every setting of a node: one table of flags, from which come the environment variables
+//! (`SAMPAN_` and the name), the keys of the configuration file, and the help with its defaults.
+//!
+//! What a setting means and which values make sense is the server's matter ([`Config::check`]); here
+//! they are only named, read and put where they belong.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use sampan_base::{ClusterId, NodeId};
+use sampan_server::{Config, HostPort};
+
+use crate::exit::Failure;
+
+/// Who a node is, where it listens, and whom it talks to.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Identity {
+    /// A TOML file of settings, named as the flags are: `node-id = 1`, `peer = ["2=HOST:PORT"]`
+    #[arg(long, value_name = "FILE", env = "SAMPAN_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Which node of the cluster this is: 1 or more, and never that of a node that lost its data
+    #[arg(long, value_name = "ID", value_parser = node_id, env = "SAMPAN_NODE_ID")]
+    pub(crate) node_id: Option<NodeId>,
+    /// The cluster's name, the same on every node: 1 to 16 hexadecimal digits
+    #[arg(long, value_name = "HEX", value_parser = cluster_id, env = "SAMPAN_CLUSTER_ID")]
+    pub(crate) cluster_id: Option<ClusterId>,
+    /// Where the data are; created at the first start
+    #[arg(long, value_name = "DIR", env = "SAMPAN_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where clients connect
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7001", env = "SAMPAN_LISTEN")]
+    pub(crate) listen: Option<HostPort>,
+    /// Where the other nodes connect [default: the client address, port + 10000]
+    #[arg(long, value_name = "HOST:PORT", env = "SAMPAN_PEER_LISTEN")]
+    pub(crate) peer_listen: Option<HostPort>,
+    /// The client address as others reach it, behind a NAT or proxy [default: as listened on]
+    #[arg(long, value_name = "HOST:PORT", env = "SAMPAN_ADVERTISE")]
+    pub(crate) advertise: Option<HostPort>,
+    /// Another node, and where this one reaches it for peers; once for each, or separated by commas
+    #[arg(
+        long,
+        value_name = "ID=HOST:PORT",
+        value_parser = peer,
+        value_delimiter = ',',
+        env = "SAMPAN_PEER"
+    )]
+    pub(crate) peer: Vec<(NodeId, HostPort)>,
+}
+
+impl Identity {
+    /// A configuration of default limits, or the first thing that is missing or wrong.
+    pub(crate) fn into_config(self) -> Result<Config, Failure> {
+        let missing = |name: &str, want: &str| {
+            let variable = name.to_uppercase().replace('-', "_");
+            Failure::usage(format!(
+                "{name} is missing: want {want}, by --{name}, SAMPAN_{variable} or the --config file"
+            ))
+        };
+        let node = self.node_id.ok_or_else(|| missing("node-id", "a number of 1 or more"))?;
+        let cluster =
+            self.cluster_id.ok_or_else(|| missing("cluster-id", "1 to 16 hexadecimal digits"))?;
+        let data_dir = self.data_dir.ok_or_else(|| missing("data-dir", "a directory"))?;
+        let mut listen = self.listen.ok_or_else(|| missing("listen", "HOST:PORT"))?;
+        let port = listen.port;
+        if self.peer_listen.is_some() {
+            // The offset does not matter then, and must not refuse a high port.
+            listen.port = 0;
+        }
+        let mut config = Config::new(cluster, node, listen, data_dir)
+            .map_err(|error| Failure::usage(error.to_string()))?;
+        config.listen.port = port;
+        config.listen_peer = self.peer_listen.unwrap_or(config.listen_peer);
+        config.advertise = self.advertise;
+        for (id, address) in self.peer {
+            if config.peers.insert(id, address).is_some() {
+                let text = format!("peer {id} is given twice: want one address for each node");
+                return Err(Failure::usage(text));
+            }
+        }
+        Ok(config)
+    }
+}
+
+/// A number of milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Millis(u64);
+
+impl FromStr for Millis {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// How a flag's value and a field of the configuration become each other.
+trait Field<Value> {
+    fn put(&mut self, value: Value);
+    fn shown(&self) -> String;
+}
+
+impl<T: Clone + ToString> Field<T> for T {
+    fn put(&mut self, value: T) {
+        *self = value;
+    }
+
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Field<Millis> for Duration {
+    fn put(&mut self, Millis(value_ms): Millis) {
+        *self = Self::from_millis(value_ms);
+    }
+
+    fn shown(&self) -> String {
+        self.as_millis().to_string()
+    }
+}
+
+/// 0 stands for never.
+impl Field<Millis> for Option<Duration> {
+    fn put(&mut self, Millis(value_ms): Millis) {
+        *self = (value_ms > 0).then_some(Duration::from_millis(value_ms));
+    }
+
+    fn shown(&self) -> String {
+        self.unwrap_or_default().as_millis().to_string()
+    }
+}
+
+/// -1 stands for never, as in the course.
+impl Field<i64> for Option<u64> {
+    fn put(&mut self, value: i64) {
+        *self = u64::try_from(value).ok();
+    }
+
+    fn shown(&self) -> String {
+        self.map_or("-1".to_owned(), |value| value.to_string())
+    }
+}
+
+/// One line a setting: flag, environment variable, type, and the field of [`Config`] it sets.
+macro_rules! settings {
+    ($($heading:literal: $($(#[doc = $doc:literal])* $name:ident $env:literal $type:ty => $($field:ident).+;)+)+) => {
+        /// Settings that have a default.
+        #[derive(Args, Clone, Debug, Default)]
+        pub(crate) struct Settings {
+            $($(
+                $(#[doc = $doc])*
+                #[arg(
+                    long,
+                    value_name = "N",
+                    env = $env,
+                    help_heading = $heading,
+                    allow_negative_numbers = true,
+                    hide_env = true
+                )]
+                $name: Option<$type>,
+            )+)+
+        }
+
+        impl Settings {
+            /// Puts what was given into the configuration.
+            fn put_into(self, config: &mut Config) {
+                $($(if let Some(value) = self.$name {
+                    Field::<$type>::put(&mut config.$($field).+, value);
+                })+)+
+            }
+
+            /// The name of each setting, as in this struct, and its default.
+            pub(crate) fn defaults(config: &Config) -> Vec<(&'static str, String)> {
+                vec![$($((stringify!($name), Field::<$type>::shown(&config.$($field).+))),+),+]
+            }
+        }
+    };
+}
+
+settings! {
+    "Consensus":
+    /// Shortest time without a leader's word before an election; its random part is as long again
+    election_timeout_ms "SAMPAN_ELECTION_TIMEOUT_MS" Millis => replica.raft.election_timeout_min;
+    /// Longest time before an election [default: twice the shortest]
+    election_timeout_max_ms "SAMPAN_ELECTION_TIMEOUT_MAX_MS" Millis => replica.raft.election_timeout_max;
+    /// Longest silence of a leader, at most half of the election timeout
+    heartbeat_ms "SAMPAN_HEARTBEAT_MS" Millis => replica.raft.heartbeat_interval;
+    /// Bytes of entries in one message to a peer
+    append_bytes_max "SAMPAN_APPEND_BYTES_MAX" usize => replica.raft.append_bytes_max;
+    /// Entries in one message to a peer
+    append_entries_max "SAMPAN_APPEND_ENTRIES_MAX" usize => replica.raft.append_entries_max;
+    /// Messages to one peer without an answer
+    inflight_messages_max "SAMPAN_INFLIGHT_MESSAGES_MAX" usize => replica.raft.inflight_messages_max;
+    /// Bytes to one peer without an answer
+    inflight_bytes_max "SAMPAN_INFLIGHT_BYTES_MAX" usize => replica.raft.inflight_bytes_max;
+    /// Bytes a leader takes that are not committed
+    uncommitted_bytes_max "SAMPAN_UNCOMMITTED_BYTES_MAX" usize => replica.raft.uncommitted_bytes_max;
+    /// Reads that wait for their index
+    reads_max "SAMPAN_READS_MAX" usize => replica.raft.reads_max;
+    /// Bytes of a snapshot in one message
+    snapshot_message_bytes_max "SAMPAN_SNAPSHOT_MESSAGE_BYTES_MAX" usize => replica.raft.snapshot_chunk_bytes_max;
+    /// A snapshot's message without an answer is sent again after this
+    snapshot_retry_ms "SAMPAN_SNAPSHOT_RETRY_MS" Millis => replica.raft.snapshot_retry_interval;
+
+    "Log and snapshots":
+    /// A snapshot is taken once the log holds more than this (the course's maxraftstate); -1: never
+    raft_state_max_bytes "SAMPAN_RAFT_STATE_MAX_BYTES" i64 => replica.raft_state_bytes_max;
+    /// The threshold grows to this percentage of the last snapshot's size; 0: it stays
+    raft_state_snapshot_percent "SAMPAN_RAFT_STATE_SNAPSHOT_PERCENT" u64 => replica.raft_state_snapshot_percent;
+    /// Bytes of commands that share one log entry
+    batch_bytes_max "SAMPAN_BATCH_BYTES_MAX" usize => replica.batch_bytes_max;
+    /// Bytes of entries applied in one turn
+    apply_bytes_max "SAMPAN_APPLY_BYTES_MAX" usize => replica.apply_bytes_max;
+    /// Bytes of state in one chunk of a snapshot file
+    snapshot_chunk_bytes "SAMPAN_SNAPSHOT_CHUNK_BYTES" usize => replica.snapshot_chunk_bytes;
+    /// Snapshots kept, 1 or more
+    snapshots_kept "SAMPAN_SNAPSHOTS_KEPT" usize => replica.storage.snapshots_kept;
+    /// Length of one file of the log, a multiple of 4096
+    segment_bytes "SAMPAN_SEGMENT_BYTES" u64 => replica.storage.segment_bytes;
+    /// Longest log entry
+    entry_bytes_max "SAMPAN_ENTRY_BYTES_MAX" usize => replica.storage.entry_bytes_max;
+
+    "Commands under way":
+    /// A command waits this long for a leader, then gets -CLUSTERDOWN
+    no_leader_wait_ms "SAMPAN_NO_LEADER_WAIT_MS" Millis => replica.no_leader_wait;
+    /// A command waits this long for its outcome, then gets -UNKNOWN
+    client_timeout_ms "SAMPAN_CLIENT_TIMEOUT_MS" Millis => replica.client_timeout;
+    /// What was forwarded to the leader and may be repeated is sent again after this
+    forward_retry_ms "SAMPAN_FORWARD_RETRY_MS" Millis => replica.forward_retry;
+    /// Commands under way at a time; beyond it clients are not read from
+    requests_under_way_max "SAMPAN_REQUESTS_UNDER_WAY_MAX" usize => replica.requests_under_way_max;
+    /// The leader's clock is logged this often while keys are due to expire
+    clock_entry_ms "SAMPAN_CLOCK_ENTRY_MS" Millis => replica.clock_entry_interval;
+    /// A stop waits this long for the hand-over of leadership and for commands under way
+    shutdown_wait_ms "SAMPAN_SHUTDOWN_WAIT_MS" Millis => replica.shutdown_wait;
+    /// A stop waits this long for replies to leave
+    stop_flush_ms "SAMPAN_STOP_FLUSH_MS" Millis => limits.stop_flush_time;
+
+    "Client connections":
+    /// Connections at a time
+    clients_max "SAMPAN_CLIENTS_MAX" usize => limits.clients_max;
+    /// Connections waiting to be accepted
+    accept_backlog "SAMPAN_ACCEPT_BACKLOG" u16 => limits.accept_backlog;
+    /// Commands of one connection without a reply
+    pipeline_max "SAMPAN_PIPELINE_MAX" usize => limits.pipeline_max;
+    /// Bytes read by one system call
+    read_bytes "SAMPAN_READ_BYTES" usize => limits.read_bytes;
+    /// Longest command
+    request_bytes_max "SAMPAN_REQUEST_BYTES_MAX" usize => limits.request.request_bytes_max;
+    /// Longest argument that is read at all
+    request_bulk_bytes_max "SAMPAN_REQUEST_BULK_BYTES_MAX" usize => limits.request.bulk_bytes_max;
+    /// Most arguments that are read at all
+    request_arguments_max "SAMPAN_REQUEST_ARGUMENTS_MAX" usize => limits.request.arguments_max;
+    /// Longest inline command
+    inline_bytes_max "SAMPAN_INLINE_BYTES_MAX" usize => limits.request.inline_bytes_max;
+    /// A connection with this many reply bytes unsent is not read from
+    output_pause_bytes "SAMPAN_OUTPUT_PAUSE_BYTES" usize => limits.output_pause_bytes;
+    /// One with this many unsent for --output-soft-ms is closed
+    output_soft_bytes "SAMPAN_OUTPUT_SOFT_BYTES" usize => limits.output_soft_bytes;
+    /// See --output-soft-bytes
+    output_soft_ms "SAMPAN_OUTPUT_SOFT_MS" Millis => limits.output_soft_time;
+    /// One with this many unsent is closed at once
+    output_bytes_max "SAMPAN_OUTPUT_BYTES_MAX" usize => limits.output_bytes_max;
+    /// A connection that stops in the middle of a command is closed after this
+    request_stall_ms "SAMPAN_REQUEST_STALL_MS" Millis => limits.request_stall_time;
+    /// A connection that sends nothing is closed after this; 0: never
+    idle_ms "SAMPAN_IDLE_MS" Millis => limits.idle_time;
+    /// A silent connection is probed by the kernel after this
+    keepalive_ms "SAMPAN_KEEPALIVE_MS" Millis => limits.keepalive_time;
+    /// A connection this node closes is read dry for this long
+    linger_ms "SAMPAN_LINGER_MS" Millis => limits.linger_time;
+
+    "Peer connections":
+    /// A handshake takes at most this
+    handshake_ms "SAMPAN_HANDSHAKE_MS" Millis => limits.handshake_time;
+    /// Handshakes under way at a time
+    handshakes_max "SAMPAN_HANDSHAKES_MAX" usize => limits.handshakes_max;
+    /// Bytes queued for one peer; what does not fit is dropped
+    peer_queue_bytes_max "SAMPAN_PEER_QUEUE_BYTES_MAX" usize => limits.peer_queue_bytes_max;
+    /// A connection whose data a peer's machine does not acknowledge for this long is closed
+    peer_ack_ms "SAMPAN_PEER_ACK_MS" Millis => limits.peer_ack_time;
+    /// First wait before a peer is dialled again
+    redial_min_ms "SAMPAN_REDIAL_MIN_MS" Millis => limits.redial_time_min;
+    /// Longest wait before a peer is dialled again
+    redial_max_ms "SAMPAN_REDIAL_MAX_MS" Millis => limits.redial_time_max;
+
+    "Data (must be the same on every node of a cluster, always)":
+    /// Longest key
+    key_bytes_max "SAMPAN_KEY_BYTES_MAX" usize => replica.kv.key_bytes_max;
+    /// Longest value
+    value_bytes_max "SAMPAN_VALUE_BYTES_MAX" usize => replica.kv.value_bytes_max;
+    /// Most arguments of a command
+    arguments_max "SAMPAN_ARGUMENTS_MAX" usize => replica.kv.arguments_max;
+    /// Longest command as it stands in the log
+    command_bytes_max "SAMPAN_COMMAND_BYTES_MAX" usize => replica.kv.command_bytes_max;
+    /// Most sessions; one more evicts the least recently used
+    sessions_max "SAMPAN_SESSIONS_MAX" usize => replica.kv.sessions_max;
+    /// Replies a session keeps without an acknowledgement
+    session_window_max "SAMPAN_SESSION_WINDOW_MAX" usize => replica.kv.session_window_max;
+    /// Their bytes
+    session_window_bytes_max "SAMPAN_SESSION_WINDOW_BYTES_MAX" usize => replica.kv.session_window_bytes_max;
+    /// Bytes of all sessions together
+    session_bytes_total_max "SAMPAN_SESSION_BYTES_TOTAL_MAX" usize => replica.kv.session_bytes_total_max;
+    /// An unused session ends after this
+    session_ttl_ms "SAMPAN_SESSION_TTL_MS" u64 => replica.kv.session_ttl_ms;
+    /// Expired keys removed from memory by one batch
+    reclaim_per_batch_max "SAMPAN_RECLAIM_PER_BATCH_MAX" usize => replica.kv.reclaim_per_batch_max;
+}
+
+impl Settings {
+    /// Puts what was given into the configuration, and checks the whole.
+    pub(crate) fn apply(self, config: &mut Config) -> Result<(), Failure> {
+        if self.raft_state_max_bytes.is_some_and(|bytes| bytes < -1) {
+            let bytes = self.raft_state_max_bytes.unwrap_or_default();
+            let text = format!("raft-state-max-bytes is {bytes}: want bytes, or -1 for never");
+            return Err(Failure::usage(text));
+        }
+        let follow_timeout = self.election_timeout_max_ms.is_none();
+        self.put_into(config);
+        if follow_timeout {
+            config.replica.raft.election_timeout_max = config.replica.raft.election_timeout_min * 2;
+        }
+        config.check().map_err(|error| Failure::usage(format!("bad configuration: {error}")))
+    }
+}
+
+fn node_id(text: &str) -> Result<NodeId, String> {
+    text.parse().ok().and_then(NodeId::new).ok_or_else(|| "want a number of 1 or more".to_owned())
+}
+
+fn cluster_id(text: &str) -> Result<ClusterId, String> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u64::from_str_radix(text, 16)
+        .ok()
+        .filter(|_| digits)
+        .map(ClusterId)
+        .ok_or_else(|| "want 1 to 16 hexadecimal digits".to_owned())
+}
+
+fn peer(text: &str) -> Result<(NodeId, HostPort), String> {
+    let want = || "want ID=HOST:PORT, such as 2=127.0.0.1:17002".to_owned();
+    let (id, address) = text.split_once('=').ok_or_else(want)?;
+    Ok((node_id(id).map_err(|_| want())?, address.parse().map_err(|_| want())?))
+}
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

@@ -1,0 +1,180 @@
+//! `sampan cluster`, the first of the README's two commands: starts fast, mends itself, comes back
+//! with its data, and leaves nothing behind, however it ends.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use sampan_resp::Value;
+
+use crate::harness::{Connection, Process, TempDir, free_ports, run, sampan, within};
+
+/// A running `sampan cluster`, and the lines it prints.
+struct Running {
+    process: Process,
+    lines: Receiver<String>,
+    /// The nodes' processes by their table, in order.
+    pids: Vec<Pid>,
+    table: String,
+}
+
+fn command(dir: &Path, more: &[&str]) -> Command {
+    let mut command = sampan(["cluster", "--dir"]);
+    command.arg(dir).args(more);
+    command
+}
+
+impl Running {
+    /// Starts one and reads its table.
+    fn start(dir: &Path, more: &[&str]) -> Self {
+        let mut command = command(dir, more);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut process = Process(child);
+        let stdout = BufReader::new(process.0.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut running = Self { process, lines, pids: Vec::new(), table: String::new() };
+        running.read_table();
+        running
+    }
+
+    fn read_table(&mut self) {
+        loop {
+            let line = self.line();
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let ["n1" | "n2" | "n3" | "n4" | "n5", _, _, "leader" | "follower", pid] = words[..]
+            {
+                self.pids.push(Pid::from_raw(pid.parse().unwrap()).unwrap());
+            }
+            self.table.push_str(&line);
+            self.table.push('\n');
+            if line.starts_with("Stop:") {
+                return;
+            }
+        }
+    }
+
+    fn line(&self) -> String {
+        self.lines.recv_timeout(Duration::from_secs(15)).expect("another line")
+    }
+
+    /// Waits for all nodes' processes to be gone.
+    fn assert_nodes_gone(&self) {
+        for &pid in &self.pids {
+            within(Duration::from_secs(15), &format!("the end of node process {pid:?}"), || {
+                (!is_running(pid)).then_some(())
+            });
+        }
+    }
+}
+
+/// Is there such a process, and not just its unburied rest?
+fn is_running(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    match stat {
+        Ok(stat) => !stat.contains(") Z "),
+        Err(_) => test_kill_process(pid).is_ok() && !Path::new("/proc/self").exists(),
+    }
+}
+
+fn port_args(port: u16) -> [String; 2] {
+    ["--port".to_owned(), port.to_string()]
+}
+
+#[test]
+fn a_local_cluster_starts_answers_on_every_port_and_comes_back_with_its_data() {
+    let dir = TempDir::new("local");
+    let dir = dir.path().join("data");
+    let port = free_ports(3);
+    let [flag, value] = port_args(port);
+    let begun = Instant::now();
+    let mut first = Running::start(&dir, &[&flag, &value]);
+    println!("a table after {} ms", begun.elapsed().as_millis());
+    assert_eq!(first.pids.len(), 3);
+    assert_eq!(first.table.matches(" leader ").count(), 1, "{}", first.table);
+    assert!(first.table.contains(&format!("redis-cli -p {port} set greeting hello")));
+    for port in port..port + 3 {
+        let mut connection = Connection::open(port).unwrap();
+        assert_eq!(connection.call(&["SET", "greeting", "hello"]), Value::OK);
+    }
+    let taken = run(&mut command(&dir, &[]), b"");
+    taken.assert_one_error(7, &["is running already", &first.process.pid().to_string()]);
+    first.process.signal(Signal::INT);
+    assert_eq!(first.process.wait(Duration::from_secs(15)).code(), Some(0));
+    first.assert_nodes_gone();
+
+    let nodes = run(&mut command(&dir, &["--nodes", "5"]), b"");
+    nodes.assert_one_error(2, &["holds a cluster of 3"]);
+    // The port is remembered.
+    let mut second = Running::start(&dir, &[]);
+    assert_eq!(
+        Connection::open(port).unwrap().call(&["GET", "greeting"]),
+        Value::Bulk("hello".into())
+    );
+    second.process.signal(Signal::TERM);
+    assert_eq!(second.process.wait(Duration::from_secs(15)).code(), Some(0));
+    second.assert_nodes_gone();
+}
+
+#[test]
+fn a_node_that_dies_is_started_again_and_nothing_outlives_a_killed_supervisor() {
+    let dir = TempDir::new("local-kill");
+    let [flag, value] = port_args(free_ports(3));
+    let mut cluster =
+        Running::start(dir.path(), &[&flag, &value, "--", "--client-timeout-ms", "4321"]);
+    let leader = cluster.table.lines().find(|line| line.contains(" leader ")).unwrap();
+    let place: usize = leader.trim_start()[1..2].parse().unwrap();
+    kill_process(cluster.pids[place - 1], Signal::KILL).unwrap();
+    let prefix = format!("n{place} runs again (pid ");
+    let mut line = cluster.line();
+    let mut new_leader = String::new();
+    while !(line.starts_with(&prefix)) || new_leader.is_empty() {
+        if line.contains(" leads (term ") {
+            new_leader.clone_from(&line);
+            if cluster.pids[place - 1] == Pid::INIT {
+                break;
+            }
+        }
+        if let Some(pid) = line.strip_prefix(&prefix) {
+            let pid = pid.trim_end_matches(')').parse().unwrap();
+            cluster.pids[place - 1] = Pid::from_raw(pid).unwrap();
+            if !new_leader.is_empty() {
+                break;
+            }
+        }
+        line = cluster.line();
+        if cluster.pids[place - 1] != Pid::INIT && !new_leader.is_empty() {
+            break;
+        }
+    }
+    assert!(!new_leader.starts_with(&format!("n{place} ")), "{new_leader}");
+    let log = std::fs::read_to_string(dir.path().join(format!("node{place}/log"))).unwrap();
+    assert!(!log.is_empty());
+    cluster.process.signal(Signal::KILL);
+    cluster.assert_nodes_gone();
+}
+
+#[test]
+fn a_cluster_whose_port_is_taken_says_so_and_leaves_nothing_behind() {
+    let dir = TempDir::new("local-port");
+    let port = free_ports(3);
+    let taken = std::net::TcpListener::bind(("127.0.0.1", port + 1)).unwrap();
+    let [flag, value] = port_args(port);
+    let ended = run(&mut command(dir.path(), &[&flag, &value]), b"");
+    ended.assert_one_error(3, &["n2", &format!("127.0.0.1:{}", port + 1), "in use"]);
+    drop(taken);
+    for port in port..port + 3 {
+        within(Duration::from_secs(5), "free ports", || {
+            std::net::TcpListener::bind(("127.0.0.1", port)).ok()
+        });
+    }
+}

@@ -1,0 +1,8 @@
+//! Real processes and a real disk: one test binary, so that it is linked once.
+#![allow(clippy::unwrap_used)]
+
+mod clients;
+mod faults;
+mod harness;
+mod local_cluster;
+mod refusals;

@@ -1,0 +1,316 @@
+//! Bad input: each gets one clear error, and nothing is lost by it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sampan_resp::Value;
+
+use crate::harness::{Cluster, Connection, Options, TempDir, free_ports, run, sampan};
+
+fn error(value: &Value) -> &str {
+    let Value::Error(text) = value else { panic!("no error: {value:?}") };
+    text
+}
+
+/// A cluster of one node: enough for what one node is told.
+fn single(name: &str, flags: &str) -> Cluster {
+    let options = Options { nodes: 1, ..Options::default() };
+    Cluster::start_with(name, options.flags(flags))
+}
+
+#[test]
+fn commands_that_make_no_sense_get_the_errors_of_redis_and_the_connection_lives() {
+    let cluster = single("commands", "");
+    let mut c = cluster.connection(1);
+    assert_eq!(c.call(&["SET", "kept", "value"]), Value::OK);
+    for (command, text) in [
+        (&["FROB", "x"][..], "ERR unknown command 'FROB', with args beginning with: 'x' "),
+        (&["GET"], "ERR wrong number of arguments for 'get' command"),
+        (&["GET", "a", "b"], "ERR wrong number of arguments for 'get' command"),
+        (&["SET", "a", "b", "ZZ"], "ERR syntax error"),
+        (&["SET", "a", "b", "EX", "0"], "ERR invalid expire time in 'set' command"),
+        (&["INCR", "kept"], "ERR value is not an integer or out of range"),
+        (&["SELECT", "1"], "ERR DB index is out of range"),
+        (&["EXPIRE", "kept", "soon"], "ERR value is not an integer or out of range"),
+    ] {
+        assert_eq!(error(&c.call(command)), text, "{command:?}");
+    }
+    assert_eq!(c.call(&["GET", "kept"]), Value::Bulk("value".into()));
+}
+
+#[test]
+fn a_key_or_value_over_the_limit_is_refused_with_the_limit_and_the_connection_lives() {
+    let cluster = single("limits", "");
+    let mut c = cluster.connection(1);
+    let (key_max, value_max) = (64 << 10, 1 << 20);
+    let key = vec![b'k'; key_max + 1];
+    let value = vec![b'v'; value_max + 1];
+    let refused = c.call(&[b"SET", &key[..], b"v"]);
+    assert!(error(&refused).contains(&key_max.to_string()), "{refused:?}");
+    let refused = c.call(&[b"SET", b"k", &value[..]]);
+    assert!(error(&refused).contains(&value_max.to_string()), "{refused:?}");
+    assert_eq!(c.call(&[b"SET", &key[1..], &value[1..]]), Value::OK);
+    let refused = c.call(&[b"APPEND", &key[1..], b"v"]);
+    assert!(error(&refused).contains(&value_max.to_string()), "{refused:?}");
+    assert_eq!(c.call(&[b"STRLEN", &key[1..]]), Value::Integer(value_max as i64));
+    assert_eq!(c.call(&["EXISTS", "k"]), Value::Integer(0));
+}
+
+#[test]
+fn broken_frames_get_one_protocol_error_and_a_closed_connection() {
+    let cluster = single("frames", "");
+    let mut c = cluster.connection(1);
+    assert_eq!(c.call(&["SET", "kept", "value"]), Value::OK);
+    for (bytes, text) in [
+        (&b"*x\r\n"[..], "-ERR Protocol error: invalid multibulk length\r\n"),
+        (b"*1\r\n$-5\r\n", "-ERR Protocol error: invalid bulk length\r\n"),
+        (b"*1\r\n$999999999999\r\n", "-ERR Protocol error: invalid bulk length\r\n"),
+        (b"*2\r\n$3\r\nGET\r\n:1\r\n", "-ERR Protocol error: expected '$', got ':'\r\n"),
+        (b"SET a \"b\r\n", "-ERR Protocol error: unbalanced quotes in request\r\n"),
+        (&[b'x'; 80 << 10], "-ERR Protocol error: too big inline request\r\n"),
+    ] {
+        let mut broken = cluster.connection(1);
+        // What came before the fault is answered.
+        broken.send(&["APPEND", "before", "1"]).unwrap();
+        // The node may close before it has read all of it.
+        _ = broken.send_raw(bytes);
+        let rest = String::from_utf8(broken.rest()).unwrap();
+        let (first, second) = rest.split_once("\r\n").unwrap();
+        assert!(first.starts_with(':'), "{rest}");
+        assert_eq!(second, text);
+    }
+    assert_eq!(c.call(&["STRLEN", "before"]), Value::Integer(6));
+    assert_eq!(c.call(&["GET", "kept"]), Value::Bulk("value".into()));
+}
+
+#[test]
+fn each_port_refuses_the_language_of_the_other() {
+    let cluster = Cluster::start("ports");
+    let term = cluster.number(1, "raft", "raft_term");
+    let leader = cluster.leader();
+    for id in cluster.ids() {
+        for bytes in
+            [&b"PING\r\n"[..], b"*1\r\n$4\r\nPING\r\n", &[0; 512], b"SPN1 and no more than that"]
+        {
+            let mut client = Connection::open(cluster.peer_port(id)).unwrap();
+            // The node may close before it has read all of it.
+            _ = client.send_raw(bytes);
+            let rest = client.rest();
+            assert!(!rest.starts_with(b"+PONG"), "the peer port of n{id} answers clients");
+        }
+        let mut peer = cluster.connection(id);
+        let frame =
+            [&b"SPN1"[..], &[9, 0, 0, 0, 1, 2, 3, 4], &[0; 24], b"\x01payload\r\n"].concat();
+        peer.send_raw(&frame).unwrap();
+        peer.send_raw(b"QUIT\r\n").unwrap();
+        let answer = String::from_utf8_lossy(&peer.rest()).into_owned();
+        assert!(answer.starts_with("-ERR"), "n{id}: {answer}");
+    }
+    cluster.assert_works();
+    assert_eq!((cluster.leader(), cluster.number(1, "raft", "raft_term")), (leader, term));
+}
+
+#[test]
+fn a_data_directory_is_used_by_its_own_node_of_its_own_cluster_once_at_a_time() {
+    let mut cluster = single("identity", "");
+    assert_eq!(cluster.connection(1).call(&["SET", "kept", "value"]), Value::OK);
+    let flags = |change: &[&str]| {
+        let port = free_ports(1);
+        let mut command = cluster.command(1);
+        command.args(["--listen", &format!("127.0.0.1:{port}")]).args(change);
+        run(&mut command, b"")
+    };
+    let data = cluster.data_dir(1);
+    let data = data.to_str().unwrap();
+    flags(&[]).assert_one_error(7, &[data, "in use by another process"]);
+    let taken = run(&mut cluster.command(1), b"");
+    taken.assert_one_error(3, &[&format!("127.0.0.1:{}", cluster.port(1)), "in use"]);
+    cluster.stop(1);
+    flags(&["--node-id", "2"]).assert_one_error(4, &[data, "node n1", "n2"]);
+    let other = flags(&["--cluster-id", "beef"]);
+    other.assert_one_error(4, &[data, "0000000000005a3b", "000000000000beef"]);
+    cluster.restart(1);
+    cluster.leader();
+    assert_eq!(cluster.get("kept"), "value");
+}
+
+/// The files below a directory, the largest first.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = entries.filter(|path| path.is_file()).collect();
+    files.sort();
+    files
+}
+
+/// Turns one byte over, and back when called again.
+fn flip(file: &Path, offset: usize) {
+    let mut bytes = fs::read(file).unwrap();
+    bytes[offset] ^= 0x20;
+    fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_middle_of_the_log_refuses_to_start_and_nothing_is_thrown_away() {
+    let mut cluster = single("damaged-log", "");
+    let mut c = cluster.connection(1);
+    let needle = b"a value to be found in the file";
+    for number in 0..50 {
+        let value = [&needle[..], number.to_string().as_bytes()].concat();
+        assert_eq!(c.call(&[b"SET", format!("key{number}").as_bytes(), &value]), Value::OK);
+    }
+    cluster.kill(1);
+    let (segment, offset) = files(&cluster.data_dir(1).join("wal"))
+        .into_iter()
+        .find_map(|file| {
+            let bytes = fs::read(&file).unwrap();
+            let offset = bytes.windows(needle.len()).position(|window| window == needle)?;
+            Some((file, offset))
+        })
+        .expect("the log holds the first value as it was sent");
+    flip(&segment, offset);
+    let damaged = fs::read(&segment).unwrap();
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    for _ in 0..2 {
+        run(&mut cluster.command(1), b"").assert_one_error(5, &["the log is damaged", name]);
+    }
+    assert!(fs::read(&segment).unwrap() == damaged, "a refused start changes nothing");
+    flip(&segment, offset);
+    cluster.restart(1);
+    cluster.leader();
+    assert_eq!(cluster.get("key0"), format!("{}0", String::from_utf8_lossy(needle)));
+    assert_eq!(cluster.get("key49"), format!("{}49", String::from_utf8_lossy(needle)));
+}
+
+#[test]
+fn a_damaged_snapshot_is_never_the_end_of_the_data() {
+    let mut cluster = single("damaged-snapshot", "--raft-state-max-bytes 20000");
+    let mut c = cluster.connection(1);
+    for number in 0..3_000 {
+        c.send(&["SET", &format!("key{number}"), &format!("{number:0>100}")]).unwrap();
+    }
+    for _ in 0..3_000 {
+        assert_eq!(c.reply().unwrap(), Value::OK);
+    }
+    crate::harness::within(std::time::Duration::from_secs(10), "snapshots", || {
+        let done = cluster.number(1, "raft", "raft_snapshot_index") > 0
+            && cluster.number(1, "raft", "raft_first_index") > 1;
+        done.then_some(())
+    });
+    cluster.stop(1);
+    let snapshots = files(&cluster.data_dir(1).join("snapshots"));
+    let middle = |file: &Path| fs::metadata(file).unwrap().len() as usize / 2;
+    // The newest alone: an older one and the log after it hold the same, or it says so.
+    let newest = snapshots.last().expect("a snapshot");
+    flip(newest, middle(newest));
+    if snapshots.len() > 1 {
+        cluster.restart(1);
+        cluster.leader();
+        assert_eq!(cluster.get("key2999"), format!("{:0>100}", 2999));
+        assert_eq!(cluster.get("key0"), format!("{:0>100}", 0));
+        cluster.kill(1);
+    }
+    // All of them.
+    for snapshot in files(&cluster.data_dir(1).join("snapshots")) {
+        if snapshot != *newest {
+            flip(&snapshot, middle(&snapshot));
+        }
+    }
+    let before: Vec<_> = files(&cluster.data_dir(1).join("snapshots"));
+    for _ in 0..2 {
+        run(&mut cluster.command(1), b"").assert_one_error(5, &["snapshot", "damaged"]);
+    }
+    assert_eq!(files(&cluster.data_dir(1).join("snapshots")), before, "nothing is removed");
+    for snapshot in before {
+        flip(&snapshot, middle(&snapshot));
+    }
+    cluster.restart(1);
+    cluster.leader();
+    assert_eq!(cluster.get("key0"), format!("{:0>100}", 0));
+    assert_eq!(cluster.get("key2999"), format!("{:0>100}", 2999));
+}
+
+#[test]
+fn a_full_disk_at_the_start_is_named_and_costs_nothing() {
+    let dir = TempDir::new("full-disk");
+    let full = dir.path().join("disk");
+    fs::create_dir(&full).unwrap();
+    // A disk of its own for one process, of this many bytes.
+    let on_disk_of = |bytes: u64, setup: &str, args: &str| {
+        let script = format!(
+            "mount -t tmpfs -o size={bytes} none {full} && {{ {setup}; }} && exec {program} {args}",
+            full = full.display(),
+            program = env!("CARGO_BIN_EXE_sampan"),
+        );
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]);
+        run(&mut command, b"")
+    };
+    let can = on_disk_of(1 << 20, "true", "--version");
+    if can.code != Some(0) {
+        println!("skipped: no small disk can be mounted here: {}", can.stderr.trim());
+        return;
+    }
+    let port = free_ports(1);
+    let data = full.join("data");
+    let server = format!(
+        "server --node-id 1 --cluster-id 5a3b --listen 127.0.0.1:{port} --data-dir {}",
+        data.display()
+    );
+    on_disk_of(1 << 20, "true", &server).assert_one_error(6, &["no space left on the device"]);
+    // Data that fill the disk they are on.
+    let mut cluster = single("full-disk-data", "");
+    assert_eq!(cluster.connection(1).call(&["SET", "kept", "value"]), Value::OK);
+    cluster.stop(1);
+    fs::remove_file(cluster.data_dir(1).join("lock")).unwrap();
+    let copy = format!(
+        "cp -r {} {} && dd if=/dev/zero of={}/ballast bs=4096 2>/dev/null; true",
+        cluster.data_dir(1).display(),
+        data.display(),
+        full.display()
+    );
+    on_disk_of(64 << 20, &copy, &server).assert_one_error(6, &["no space left on the device"]);
+    cluster.restart(1);
+    cluster.leader();
+    assert_eq!(cluster.get("kept"), "value");
+}
+
+#[test]
+fn settings_that_make_no_sense_are_named_with_what_is_accepted() {
+    for (args, words) in [
+        (&["server"][..], &["node-id is missing", "SAMPAN_NODE_ID"][..]),
+        (&["server", "--node-id", "1", "--cluster-id", "1"], &["data-dir is missing"]),
+        (&["cluster", "--nodes", "0", "--dir", "/proc/none"], &["/proc/none"]),
+        (&["get", "k", "--servers", "nowhere"], &["servers: 'nowhere': want HOST:PORT"]),
+    ] {
+        let ended = run(&mut sampan(args), b"");
+        assert!(matches!(ended.code, Some(2 | 6)), "{ended:?}");
+        ended.assert_one_error(ended.code.unwrap(), words);
+    }
+    // clap's own: it shows the usage as well.
+    for args in
+        [&["server", "--heartbeat-ms", "soon"][..], &["frob"], &["set"], &["server", "--peer", "x"]]
+    {
+        let ended = run(&mut sampan(args), b"");
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert!(ended.stderr.starts_with("error: "), "{ended:?}");
+    }
+}
+
+#[test]
+fn the_environment_is_above_the_file_and_below_the_flags() {
+    let dir = TempDir::new("layers");
+    let file = dir.path().join("sampan.toml");
+    fs::write(&file, "node-id = 1\ncluster-id = \"1\"\nheartbeat-ms = 0\nclients-max = 0\n")
+        .unwrap();
+    let ended = |flags: &[&str], environment: &[(&str, &str)]| {
+        let mut command = sampan(["server", "--data-dir"]);
+        command.arg(dir.path().join("data")).args(flags);
+        command.env("SAMPAN_CONFIG", &file).envs(environment.iter().copied());
+        run(&mut command, b"")
+    };
+    ended(&[], &[]).assert_one_error(2, &["heartbeat_interval"]);
+    ended(&[], &[("SAMPAN_HEARTBEAT_MS", "50")]).assert_one_error(2, &["clients_max is 0"]);
+    let flags = ["--heartbeat-ms", "50"];
+    ended(&flags, &[("SAMPAN_HEARTBEAT_MS", "0")]).assert_one_error(2, &["clients_max is 0"]);
+    assert!(!dir.path().join("data").exists(), "a bad configuration touches no disk");
+}

@@ -1,0 +1,323 @@
+//! The task of one connection: reads requests from its socket, answers what needs no replica, hands
+//! on the rest, and sees the connection to its end.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use sampan_kv::Class;
+use sampan_replica::{Input, Request};
+use sampan_resp::{Args, Parsed, RequestParser};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Client, Ending};
+use crate::commands;
+use crate::node::Node;
+use crate::peer::handshake::is_from_peer;
+use crate::stats::count_up;
+use crate::net;
+
+/// Commands with no more arguments than this are parsed without allocating.
+const ARGUMENTS_INLINE: usize = 8;
+/// A longer part of a request gets a buffer of its own, which grows as it arrives.
+const PARTIAL_SHARED_BYTES_MAX: usize = 16 << 10;
+
+/// Accepts connections, for ever.
+pub(crate) async fn accept(node: Rc<Node>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, remote)) => admit(&node, socket, remote),
+            Err(error) => {
+                node.log.line(format_args!("accepting clients: {error}"));
+                tokio::time::sleep(net::ACCEPT_RETRY_TIME).await;
+            }
+        }
+    }
+}
+
+fn admit(node: &Rc<Node>, socket: TcpStream, remote: SocketAddr) {
+    let limits = &node.config.limits;
+    net::tune_client(&socket, limits.keepalive_time);
+    let Ok(local) = socket.local_addr() else { return };
+    let (reader, writer) = socket.into_split();
+    match node.clients.add((remote, local), writer, node.clock.mono()) {
+        Ok(client) => {
+            let parser = RequestParser::new(limits.request);
+            let connection = Connection {
+                node: node.clone(),
+                client,
+                reader,
+                parser,
+                partial: Vec::new(),
+                has_unread: false,
+                is_recognized: false,
+            };
+            tokio::task::spawn_local(connection.run());
+        }
+        Err(writer) => {
+            count_up(&node.stats.rejected_connections, 1);
+            let Ok(socket) = writer.reunite(reader) else { return };
+            // One attempt, no waiting: whoever is too many gets no task.
+            _ = socket.try_write(b"-ERR max number of clients reached\r\n");
+        }
+    }
+}
+
+struct Connection {
+    node: Rc<Node>,
+    client: Rc<Client>,
+    reader: OwnedReadHalf,
+    parser: RequestParser,
+    /// Bytes that are read and not yet taken: part of a request, or requests for which there was
+    /// no room.
+    partial: Vec<u8>,
+    /// There may be whole requests in `partial`.
+    has_unread: bool,
+    /// It is known that no peer has dialled the wrong port.
+    is_recognized: bool,
+}
+
+/// The requests of one read, on their way to the replica. One for all connections, used again.
+#[derive(Default)]
+pub(crate) struct Batch {
+    /// All commands, one after another.
+    encoded: Vec<u8>,
+    requests: Vec<Encoded>,
+}
+
+struct Encoded {
+    seq: u64,
+    class: Class,
+    stale: bool,
+    end: usize,
+}
+
+/// What a read leaves to do.
+enum After {
+    /// The kernel had no more.
+    Wait,
+    /// There is more to read, or to take: after the other connections.
+    GoOn,
+}
+
+impl Connection {
+    async fn run(mut self) {
+        poll_fn(|cx| self.poll(cx)).await;
+        if self.client.ending() != Ending::Now {
+            net::end_sending(self.client.socket());
+            let linger = self.node.config.limits.linger_time;
+            _ = tokio::time::timeout(linger, net::read_dry(&mut self.reader)).await;
+        }
+        self.node.clients.remove(&self.client);
+        self.node.inbox.push(Input::ConnectionClosed(self.client.id));
+    }
+
+    /// Ready when the connection is over, except for the farewell.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.client.set_task(cx.waker());
+        loop {
+            let flushed = self.client.poll_flushed(cx);
+            match self.client.ending() {
+                Ending::Now => return Poll::Ready(()),
+                Ending::AfterReplies if self.client.flow.borrow().waiting() > 0 => {
+                    return Poll::Pending;
+                }
+                Ending::AfterReplies => return flushed,
+                Ending::No => {}
+            }
+            if !self.may_read() {
+                return Poll::Pending;
+            }
+            let after = if self.has_unread { self.take_unread() } else { ready!(self.poll_read(cx)) };
+            if let After::GoOn = after {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        let may = self.node.clients.may_read() && self.client.has_room(&self.node.config.limits);
+        if !may {
+            self.client.pause();
+        }
+        may
+    }
+
+    /// One read, and the requests in it.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<After> {
+        let node = self.node.clone();
+        // Reads share one buffer, unless a long request is under way.
+        let mut scratch = node.read_scratch.borrow_mut();
+        let is_shared = self.partial.len() <= PARTIAL_SHARED_BYTES_MAX;
+        let buffer = if is_shared {
+            scratch.clear();
+            scratch.extend_from_slice(&self.partial);
+            &mut *scratch
+        } else {
+            &mut self.partial
+        };
+        buffer.reserve(node.config.limits.read_bytes.max(buffer.len()));
+        let room = buffer.capacity() - buffer.len();
+        let count = match ready!(pin!(self.reader.read_buf(buffer)).poll(cx)) {
+            Ok(0) => {
+                self.client.end(Ending::AfterReplies);
+                return Poll::Ready(After::Wait);
+            }
+            Ok(count) => count,
+            Err(_) => {
+                self.client.end(Ending::Now);
+                return Poll::Ready(After::Wait);
+            }
+        };
+        self.client.read_at.set(node.coarse_time.get());
+        count_up(&node.stats.input_bytes, count as u64);
+        if is_shared {
+            let taken = self.take_requests(&scratch);
+            self.partial.clear();
+            self.partial.extend_from_slice(&scratch[taken..]);
+            self.client.partial_bytes.set(self.partial.len());
+        } else {
+            self.take_partial();
+        }
+        Poll::Ready(if count == room || self.has_unread { After::GoOn } else { After::Wait })
+    }
+
+    /// The requests that were left for want of room.
+    fn take_unread(&mut self) -> After {
+        self.has_unread = false;
+        self.take_partial();
+        if self.has_unread { After::GoOn } else { After::Wait }
+    }
+
+    fn take_partial(&mut self) {
+        let mut partial = std::mem::take(&mut self.partial);
+        let taken = self.take_requests(&partial);
+        partial.drain(..taken);
+        if partial.len() <= PARTIAL_SHARED_BYTES_MAX {
+            partial.shrink_to(PARTIAL_SHARED_BYTES_MAX);
+        }
+        self.partial = partial;
+        self.client.partial_bytes.set(self.partial.len());
+    }
+
+    /// Takes whole requests from the front of the buffer, as many as there is room for; how many
+    /// bytes they were.
+    fn take_requests(&mut self, buffer: &[u8]) -> usize {
+        let node = self.node.clone();
+        let limits = &node.config.limits;
+        if !self.is_recognized {
+            match is_from_peer(buffer) {
+                None => return 0,
+                Some(true) => {
+                    self.refuse_peer();
+                    return buffer.len();
+                }
+                Some(false) => self.is_recognized = true,
+            }
+        }
+        let mut batch = node.batch.borrow_mut();
+        let mut taken = 0;
+        while self.client.ending() == Ending::No {
+            let rest = &buffer[taken..];
+            if !self.client.has_room(limits) {
+                self.has_unread = !rest.is_empty();
+                break;
+            }
+            match self.parser.parse(rest) {
+                Ok(Parsed::Complete { consumed }) => {
+                    execute(&node, &self.client, self.parser.args(rest), &mut batch);
+                    taken += consumed;
+                }
+                Ok(Parsed::Empty { consumed }) => taken += consumed,
+                Ok(Parsed::Incomplete) => break,
+                Err(error) => {
+                    let mut text = Vec::new();
+                    error.write(&mut text);
+                    self.client.flow.borrow_mut().say(&text);
+                    self.client.end(Ending::AfterReplies);
+                }
+            }
+        }
+        self.submit(&mut batch);
+        taken
+    }
+
+    /// Hands the batch to the replica, and lets what needs no replica leave.
+    fn submit(&self, batch: &mut Batch) {
+        let node = &self.node;
+        if batch.requests.is_empty() {
+            // Nothing of this connection is under way: no turn would send it sooner.
+            if self.client.flow.borrow().waiting() == 0 {
+                self.client.flush(&node.config.limits, node.coarse_time.get());
+            }
+            return;
+        }
+        let encoded = Bytes::copy_from_slice(&batch.encoded);
+        let mut start = 0;
+        let requests = batch.requests.drain(..).map(|request| {
+            let command = encoded.slice(start..request.end);
+            start = request.end;
+            Request { seq: request.seq, class: request.class, stale: request.stale, command }
+        });
+        let requests: Vec<Request> = requests.collect();
+        batch.encoded.clear();
+        count_up(&node.stats.commands, requests.len() as u64);
+        // What stands before the first of them leaves with the next turn.
+        if !self.client.flow.borrow().unsent().is_empty() {
+            node.clients.mark(&self.client);
+        }
+        node.inbox.push(Input::Client { connection: self.client.id, requests });
+    }
+
+    fn refuse_peer(&self) {
+        let port = self.node.peer_port;
+        let text =
+            format!("-ERR this port is for clients, Sampan nodes connect to port {port}\r\n");
+        let client = &self.client;
+        client.flow.borrow_mut().say(text.as_bytes());
+        client.end(Ending::AfterReplies);
+        client.flush(&self.node.config.limits, self.node.coarse_time.get());
+    }
+}
+
+/// Answers one request, or adds it to the batch.
+fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
+    let mut inline = [&[][..]; ARGUMENTS_INLINE];
+    let spilled: Vec<&[u8]>;
+    let argv = if let Some(inline) = inline.get_mut(..args.len()) {
+        inline.iter_mut().zip(args.iter()).for_each(|(place, arg)| *place = arg);
+        &*inline
+    } else {
+        spilled = args.iter().collect();
+        &spilled
+    };
+    let Some(name) = argv.first() else { return };
+    if let Some(command) = commands::find(name) {
+        count_up(&node.stats.commands, 1);
+        commands::run(command, node, client, argv);
+        return;
+    }
+    let start = batch.encoded.len();
+    match sampan_kv::parse(argv, &node.config.replica.kv, &mut batch.encoded) {
+        Ok(class) => {
+            let mut profile = client.profile.borrow_mut();
+            if batch.requests.is_empty() {
+                profile.last_command = sampan_kv::find(name).map_or("", |spec| spec.name);
+            }
+            let stale = profile.is_readonly && class != Class::Write;
+            let seq = client.flow.borrow_mut().expect(profile.rendering());
+            batch.requests.push(Encoded { seq, class, stale, end: batch.encoded.len() });
+        }
+        Err(error) => {
+            batch.encoded.truncate(start);
+            count_up(&node.stats.commands, 1);
+            commands::say_error(node, client, &error.to_string());
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Client connections.
+//!
+//! - `flow.rs`: the order of replies
+//! - `connection.rs`: the task that reads requests from a socket
+//! - `registry.rs`: all connections, and the way of a reply to its own
+//!
+//! A reply is written by the event loop at the end of its turn, one call per connection; only what
+//! the kernel does not take then is left to the connection's task.
+
+pub(crate) mod connection;
+pub(crate) mod flow;
+pub(crate) mod registry;
+
+use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::task::{Context, Poll, Waker};
+
+use sampan_base::Time;
+use sampan_replica::ConnectionId;
+use sampan_resp::Protocol;
+use tokio::net::tcp::OwnedWriteHalf;
+
+use crate::config::Limits;
+use crate::render::Rendering;
+use flow::Flow;
+
+/// One connection, as its task, the event loop and other connections see it.
+pub(crate) struct Client {
+    pub(crate) id: ConnectionId,
+    /// What `CLIENT ID` says.
+    pub(crate) number: u64,
+    pub(crate) remote: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) connected_at: Time,
+    pub(crate) profile: RefCell<Profile>,
+    pub(crate) flow: RefCell<Flow>,
+    /// When bytes last arrived.
+    pub(crate) read_at: Cell<Time>,
+    /// Bytes of a request that has not arrived whole.
+    pub(crate) partial_bytes: Cell<usize>,
+    ending: Cell<Ending>,
+    /// The task waits for room, not for bytes.
+    is_paused: Cell<bool>,
+    /// In the list of connections to flush.
+    is_marked: Cell<bool>,
+    /// The kernel takes no more for now.
+    is_blocked: Cell<bool>,
+    /// Since when the output is above its soft limit.
+    full_since: Cell<Option<Time>>,
+    writer: OwnedWriteHalf,
+    task: RefCell<Option<Waker>>,
+}
+
+/// What a client has said about itself and how it wants to be served.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Profile {
+    pub(crate) protocol: Protocol,
+    pub(crate) name: String,
+    pub(crate) library: String,
+    pub(crate) library_version: String,
+    /// `READONLY`: reads may be answered from local state.
+    pub(crate) is_readonly: bool,
+    pub(crate) replies: Replies,
+    pub(crate) no_evict: bool,
+    pub(crate) no_touch: bool,
+    pub(crate) last_command: &'static str,
+}
+
+/// `CLIENT REPLY`.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum Replies {
+    #[default]
+    On,
+    Off,
+    /// Off for the next command.
+    SkipNext,
+}
+
+impl Profile {
+    /// How the reply to the command being read is written; a skip is used up by it.
+    pub(crate) fn rendering(&mut self) -> Rendering {
+        match (self.replies, self.protocol) {
+            (Replies::On, Protocol::Resp2) => Rendering::Resp2,
+            (Replies::On, Protocol::Resp3) => Rendering::Resp3,
+            (Replies::Off, _) => Rendering::Silent,
+            (Replies::SkipNext, _) => {
+                self.replies = Replies::On;
+                Rendering::Silent
+            }
+        }
+    }
+}
+
+/// Is a connection coming to its end?
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Ending {
+    /// No.
+    No,
+    /// Nothing more is read; it closes when what was asked is answered.
+    AfterReplies,
+    /// At once.
+    Now,
+}
+
+impl Client {
+    /// A connection that has said nothing.
+    pub(crate) fn new(
+        id: ConnectionId,
+        number: u64,
+        addresses: (SocketAddr, SocketAddr),
+        writer: OwnedWriteHalf,
+        limits: &Limits,
+        now: Time,
+    ) -> Self {
+        Self {
+            id,
+            number,
+            remote: addresses.0,
+            local: addresses.1,
+            connected_at: now,
+            profile: RefCell::default(),
+            flow: RefCell::new(Flow::new(limits.output_bytes_max)),
+            read_at: Cell::new(now),
+            partial_bytes: Cell::new(0),
+            ending: Cell::new(Ending::No),
+            is_paused: Cell::new(false),
+            is_marked: Cell::new(false),
+            is_blocked: Cell::new(false),
+            full_since: Cell::new(None),
+            writer,
+            task: RefCell::new(None),
+        }
+    }
+
+    /// Brings the end nearer; it never gets farther.
+    pub(crate) fn end(&self, ending: Ending) {
+        if ending > self.ending.get() {
+            self.ending.set(ending);
+            self.wake();
+        }
+    }
+
+    /// Is it coming to its end?
+    pub(crate) fn ending(&self) -> Ending {
+        self.ending.get()
+    }
+
+    /// Is there room for another request?
+    pub(crate) fn has_room(&self, limits: &Limits) -> bool {
+        let flow = self.flow.borrow();
+        flow.waiting() < limits.pipeline_max && flow.unsent().len() < limits.output_pause_bytes
+    }
+
+    /// The task has stopped reading until there is room.
+    pub(crate) fn pause(&self) {
+        self.is_paused.set(true);
+    }
+
+    /// Lets a task that waits for room see whether there is any.
+    pub(crate) fn resume(&self) {
+        if self.is_paused.replace(false) {
+            self.wake();
+        }
+    }
+
+    /// Marks it for the next flush; false if it is marked already.
+    pub(crate) fn mark(&self) -> bool {
+        !self.is_marked.replace(true)
+    }
+
+    /// Sends what there is with one call; the task goes on if the kernel does not take it all.
+    pub(crate) fn flush(&self, limits: &Limits, now: Time) {
+        self.is_marked.set(false);
+        if !self.is_blocked.get() {
+            self.write();
+        }
+        self.check_output(limits, now);
+        let emptied = self.flow.borrow().unsent().is_empty();
+        if emptied && self.ending.get() != Ending::No {
+            self.wake();
+        } else if self.is_paused.get() && self.has_room(limits) {
+            self.resume();
+        }
+    }
+
+    /// Ends a connection whose client does not read what it asks for.
+    pub(crate) fn check_output(&self, limits: &Limits, now: Time) {
+        let unsent_bytes = self.flow.borrow().unsent().len();
+        if unsent_bytes < limits.output_soft_bytes {
+            self.full_since.set(None);
+            return;
+        }
+        let since = self.full_since.get().unwrap_or(now);
+        self.full_since.set(Some(since));
+        if unsent_bytes >= limits.output_bytes_max || now.since(since) >= limits.output_soft_time {
+            self.end(Ending::Now);
+        }
+    }
+
+    /// Ends a connection that is silent for too long, or does not take its replies.
+    pub(crate) fn sweep(&self, limits: &Limits, now: Time) {
+        let silence = now.since(self.read_at.get());
+        let waits = self.is_paused.get() || self.flow.borrow().waiting() > 0;
+        let stalled = self.partial_bytes.get() > 0 && silence >= limits.request_stall_time;
+        let idle = limits.idle_time.is_some_and(|idle_time| silence >= idle_time);
+        if !waits && (stalled || idle) {
+            self.end(Ending::Now);
+        }
+        self.check_output(limits, now);
+    }
+
+    /// Writes whenever the kernel takes more, as the connection's task: ready when there is
+    /// nothing left to write.
+    pub(crate) fn poll_flushed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.is_blocked.get() {
+            match self.writer.as_ref().poll_write_ready(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => self.end(Ending::Now),
+                Poll::Ready(Ok(())) => {}
+            }
+            self.is_blocked.set(false);
+            self.write();
+        }
+        if self.flow.borrow().unsent().is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Where to wake the task.
+    pub(crate) fn set_task(&self, waker: &Waker) {
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
+            *task = Some(waker.clone());
+        }
+    }
+
+    /// The sending half.
+    pub(crate) fn socket(&self) -> &tokio::net::TcpStream {
+        self.writer.as_ref()
+    }
+
+    fn wake(&self) {
+        self.task.borrow().as_ref().inspect(|task| task.wake_by_ref());
+    }
+
+    fn write(&self) {
+        let mut flow = self.flow.borrow_mut();
+        let unsent = flow.unsent();
+        if unsent.is_empty() {
+            return;
+        }
+        let blocked = match self.writer.try_write(unsent) {
+            Ok(count) => {
+                let all = count == unsent.len();
+                flow.mark_sent(count);
+                !all
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => true,
+            Err(_) => {
+                drop(flow);
+                self.end(Ending::Now);
+                return;
+            }
+        };
+        drop(flow);
+        if blocked {
+            self.is_blocked.set(true);
+            self.wake();
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! `INFO` and its like: what operators and clients read of a node.
+
+use std::fmt::Write as _;
+
+use sampan_raft::{DropReason, PeerState, PeerStatus};
+use sampan_replica::Status;
+
+use super::{Call, REDIS_VERSION};
+use crate::time;
+
+/// The sections that a plain `INFO` shows, in order.
+const SECTIONS: [&str; 12] = [
+    "server",
+    "clients",
+    "memory",
+    "persistence",
+    "stats",
+    "replication",
+    "raft",
+    "cpu",
+    "modules",
+    "errorstats",
+    "cluster",
+    "keyspace",
+];
+
+/// `INFO [section ...]`
+pub(super) fn info(call: &mut Call<'_>) {
+    let asked: Vec<String> = call.args[1..]
+        .iter()
+        .map(|arg| String::from_utf8_lossy(arg).to_ascii_lowercase())
+        .collect();
+    let is_all = asked.is_empty()
+        || asked.iter().any(|name| matches!(name.as_str(), "all" | "default" | "everything"));
+    let status = call.node.replica.borrow().status();
+    let mut text = String::new();
+    for section in SECTIONS {
+        if is_all || asked.iter().any(|name| name == section) {
+            if !text.is_empty() {
+                text.push_str("\r\n");
+            }
+            write_section(section, call, &status, &mut text);
+        }
+    }
+    call.reply().verbatim(*b"txt", text.as_bytes());
+}
+
+/// Appends `key:value` lines.
+struct Lines<'a>(&'a mut String);
+
+impl Lines<'_> {
+    fn title(&mut self, title: &str) {
+        // Writing to a string does not fail, here and below.
+        _ = write!(self.0, "# {title}\r\n");
+    }
+
+    fn put(&mut self, key: &str, value: impl std::fmt::Display) {
+        _ = write!(self.0, "{key}:{value}\r\n");
+    }
+}
+
+fn write_section(section: &str, call: &Call<'_>, status: &Status, text: &mut String) {
+    let mut lines = Lines(text);
+    match section {
+        "server" => server(call, &mut lines),
+        "clients" => clients(call, &mut lines),
+        "memory" => memory(status, &mut lines),
+        "persistence" => persistence(call, status, &mut lines),
+        "stats" => stats(call, status, &mut lines),
+        "replication" => replication(call, status, &mut lines),
+        "raft" => raft(call, status, &mut lines),
+        "cpu" => cpu(&mut lines),
+        "modules" => lines.title("Modules"),
+        "errorstats" => lines.title("Errorstats"),
+        "cluster" => {
+            lines.title("Cluster");
+            lines.put("cluster_enabled", 0);
+        }
+        _ => keyspace(status, &mut lines),
+    }
+}
+
+fn server(call: &Call<'_>, lines: &mut Lines<'_>) {
+    let node = call.node;
+    let uptime = node.clock.mono().0 / 1_000_000;
+    lines.title("Server");
+    lines.put("redis_version", REDIS_VERSION);
+    lines.put("server_name", "sampan");
+    lines.put("sampan_version", env!("CARGO_PKG_VERSION"));
+    lines.put("redis_mode", "standalone");
+    lines.put("os", std::env::consts::OS);
+    lines.put("arch_bits", usize::BITS);
+    lines.put("process_id", std::process::id());
+    lines.put("run_id", &node.run_id);
+    lines.put("tcp_port", node.client_port);
+    lines.put("server_time_usec", time::wall().unix_ms * 1_000);
+    lines.put("uptime_in_seconds", uptime);
+    lines.put("uptime_in_days", uptime / 86_400);
+}
+
+fn clients(call: &Call<'_>, lines: &mut Lines<'_>) {
+    let node = call.node;
+    lines.title("Clients");
+    lines.put("connected_clients", node.clients.len());
+    lines.put("cluster_connections", 0);
+    lines.put("maxclients", node.config.limits.clients_max);
+    lines.put("blocked_clients", 0);
+}
+
+fn memory(status: &Status, lines: &mut Lines<'_>) {
+    let kv = &status.kv;
+    lines.title("Memory");
+    lines.put("used_memory", kv.bytes_estimate + kv.session_bytes);
+    lines.put("used_memory_rss", resident_bytes());
+    lines.put("used_memory_dataset", kv.bytes_estimate);
+    lines.put("used_memory_sessions", kv.session_bytes);
+    lines.put("maxmemory", 0);
+    lines.put("maxmemory_policy", "noeviction");
+    lines.put("mem_allocator", "libc");
+}
+
+fn persistence(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
+    lines.title("Persistence");
+    lines.put("loading", 0);
+    lines.put("rdb_bgsave_in_progress", u8::from(status.snapshot_in_progress));
+    lines.put("rdb_last_save_time", call.node.snapshot_at.get().unix_ms / 1_000);
+    lines.put("rdb_last_bgsave_status", "ok");
+    lines.put("aof_enabled", 1);
+    lines.put("aof_last_write_status", if status.out_of_space { "err" } else { "ok" });
+    lines.put("aof_current_size", status.log_bytes_on_disk);
+    lines.put("syncs", status.syncs);
+}
+
+fn stats(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
+    let node = call.node;
+    lines.title("Stats");
+    lines.put("total_connections_received", node.clients.total());
+    lines.put("total_commands_processed", node.stats.commands.get());
+    lines.put("total_net_input_bytes", node.stats.input_bytes.get());
+    lines.put("rejected_connections", node.stats.rejected_connections.get());
+    lines.put("expired_keys", status.kv.expired_total);
+    lines.put("evicted_keys", 0);
+    lines.put("total_error_replies", node.stats.errors.get());
+    lines.put("total_writes", status.writes);
+    lines.put("total_reads", status.reads);
+    lines.put("total_forwarded", status.forwarded);
+    lines.put("requests_under_way", status.requests_under_way);
+    lines.put("turns", node.stats.turns.get());
+    lines.put("log_lines_dropped", node.log.dropped());
+}
+
+/// Every node takes writes, and so is a master to clients; who really leads is in `# Raft`.
+fn replication(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
+    lines.title("Replication");
+    lines.put("role", "master");
+    lines.put("connected_slaves", 0);
+    lines.put("master_failover_state", "no-failover");
+    lines.put("master_replid", &call.node.run_id);
+    lines.put("master_repl_offset", status.applied);
+}
+
+fn raft(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
+    let node = call.node;
+    let raft = &status.raft;
+    lines.title("Raft");
+    lines.put("node_id", raft.id.get());
+    lines.put("cluster_id", status.cluster);
+    lines.put("role", raft.role);
+    lines.put("term", raft.term);
+    lines.put("leader_id", raft.leader.map_or(0, |leader| leader.get()));
+    let address = raft.leader.and_then(|id| node.client_address(id, call.client.local.ip()));
+    lines.put("leader_address", address.map_or(String::new(), |address| address.to_string()));
+    lines.put("configuration", &raft.configuration);
+    lines.put("commit_index", raft.commit);
+    lines.put("applied_index", status.applied);
+    lines.put("first_index", raft.first_index);
+    lines.put("last_index", raft.last_index);
+    lines.put("durable_index", raft.durable_index);
+    lines.put("live_log_bytes", status.log_bytes_live);
+    lines.put("disk_log_bytes", status.log_bytes_on_disk);
+    let (snapshot_index, snapshot_bytes) = status.snapshot.unwrap_or_default();
+    lines.put("snapshot_index", snapshot_index);
+    lines.put("snapshot_bytes", snapshot_bytes);
+    lines.put("snapshot_in_progress", u8::from(status.snapshot_in_progress));
+    lines.put("voting", u8::from(raft.non_voting_until.is_none()));
+    lines.put("transfer_to", raft.transfer_target.map_or(0, |target| target.get()));
+    lines.put("sessions", status.kv.sessions);
+    lines.put("duplicates", status.kv.duplicates_total);
+    for peer in &raft.peers {
+        lines.put(&format!("peer{}", peer.id.get()), peer_line(call, peer));
+    }
+    transport(call, lines);
+    for reason in DropReason::ALL {
+        lines.put(&format!("dropped_{}", reason.label()), raft.dropped.of(reason));
+    }
+}
+
+fn peer_line(call: &Call<'_>, peer: &PeerStatus) -> String {
+    let state = match peer.state {
+        PeerState::Probe => "probe",
+        PeerState::Replicate => "replicate",
+        PeerState::Snapshot { .. } => "snapshot",
+    };
+    let heard_ms = call.node.clock.mono().since(peer.heard_at).as_millis();
+    format!(
+        "match={},next={},state={state},voter={},inflight={},sent={},received={},heard_ms={heard_ms}",
+        peer.matched,
+        peer.next,
+        u8::from(peer.is_voter),
+        peer.inflight_messages,
+        peer.messages_sent,
+        peer.messages_received,
+    )
+}
+
+fn transport(call: &Call<'_>, lines: &mut Lines<'_>) {
+    let peers = &call.node.peers;
+    let connected = peers.ids().filter(|&id| peers.is_connected(id)).count();
+    lines.put("peers_connected", connected);
+    let counters = &peers.counters;
+    for (key, counter) in [
+        ("frames_sent", &counters.frames_sent),
+        ("frames_received", &counters.frames_received),
+        ("frame_bytes_sent", &counters.bytes_sent),
+        ("frame_bytes_received", &counters.bytes_received),
+        ("frames_dropped_unconnected", &counters.dropped_unconnected),
+        ("frames_dropped_queue_full", &counters.dropped_queue_full),
+        ("frames_dropped_misdirected", &counters.dropped_misdirected),
+        ("frames_broken", &counters.broken_frames),
+        ("handshakes_failed", &counters.handshakes_failed),
+    ] {
+        lines.put(key, counter.get());
+    }
+}
+
+fn cpu(lines: &mut Lines<'_>) {
+    let (user, system) = cpu_seconds();
+    lines.title("CPU");
+    lines.put("used_cpu_sys", format_args!("{system:.6}"));
+    lines.put("used_cpu_user", format_args!("{user:.6}"));
+}
+
+fn keyspace(status: &Status, lines: &mut Lines<'_>) {
+    lines.title("Keyspace");
+    let kv = &status.kv;
+    if kv.keys > 0 {
+        lines.put("db0", format_args!("keys={},expires={},avg_ttl=0", kv.keys, kv.expires));
+    }
+}
+
+/// The memory of this process that is really there; zero where the system does not say.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1_024
+}
+
+/// User and system time of this process; zero where the system does not say.
+fn cpu_seconds() -> (f64, f64) {
+    /// `USER_HZ`, the unit of these figures, is 100 on every Linux.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name in brackets may hold anything; what follows it is plain.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let mut ticks = fields.split_whitespace().skip(11).map(|field| field.parse().unwrap_or(0.0));
+    let mut seconds = || ticks.next().unwrap_or(0.0) / TICKS_PER_SECOND;
+    (seconds(), seconds())
+}
+
+/// `TIME`: this node's wall clock.
+pub(super) fn time(call: &mut Call<'_>) {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let mut reply = call.reply();
+    reply.array(2);
+    reply.bulk(now.as_secs().to_string().as_bytes());
+    reply.bulk(now.subsec_micros().to_string().as_bytes());
+}
+
+/// `LASTSAVE`: when this node's newest snapshot became durable, or when it started.
+pub(super) fn lastsave(call: &mut Call<'_>) {
+    let seconds = call.node.snapshot_at.get().unix_ms / 1_000;
+    call.reply().integer(seconds as i64);
+}
+
+/// `ROLE`: every node takes writes, and so is a master without replicas.
+pub(super) fn role(call: &mut Call<'_>) {
+    let applied = call.node.replica.borrow().status().applied.0;
+    let mut reply = call.reply();
+    reply.array(3);
+    reply.bulk(b"master");
+    reply.integer(applied as i64);
+    reply.array(0);
+}

@@ -1,0 +1,388 @@
+//! What a node is told at its start: who it is, where it listens, whom it talks to, and every limit
+//! of this crate. Where the values come from (flags, environment, a file) is the caller's matter.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sampan_base::configuration::MEMBERS_MAX;
+use sampan_base::{ClusterId, Configuration, NodeId};
+use sampan_replica::Options;
+use sampan_replica::wire::FRAME_PAYLOAD_BYTES_MAX;
+use sampan_resp::RequestLimits;
+use thiserror::Error;
+
+/// The peer port is the client port plus this, unless told otherwise.
+pub const PEER_PORT_OFFSET: u16 = 10_000;
+
+/// The longest host name, in bytes (DNS allows 253).
+pub(crate) const HOST_BYTES_MAX: usize = 255;
+
+/// One setting that makes no sense: which, what it says, and what it may say.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("{setting} is {value}: {expected}")]
+pub struct ConfigError {
+    /// The setting, as the fields here are called.
+    pub setting: String,
+    /// Its value.
+    pub value: String,
+    /// What is accepted.
+    pub expected: String,
+}
+
+impl ConfigError {
+    fn new(setting: &str, value: impl fmt::Display, expected: impl fmt::Display) -> Self {
+        Self {
+            setting: setting.into(),
+            value: value.to_string(),
+            expected: expected.to_string(),
+        }
+    }
+}
+
+/// A host name or address, and a port: `node1:7001`, `127.0.0.1:7001`, `[::1]:7001`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct HostPort {
+    /// A name, or an address without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl HostPort {
+    /// A host and a port.
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        Self { host: host.into(), port }
+    }
+
+    /// For `connect` and `bind`.
+    pub(crate) fn as_pair(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+
+    /// Does the host stand for all addresses of this machine, and so for none to connect to?
+    pub(crate) fn is_unspecified(&self) -> bool {
+        matches!(self.host.as_str(), "" | "0.0.0.0" | "::")
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl FromStr for HostPort {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let error = || ConfigError::new("address", format!("'{text}'"), "want HOST:PORT");
+        let (host, port) = text.rsplit_once(':').ok_or_else(error)?;
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let host_ok = match bare {
+            Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => {
+                !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || ":[]".contains(c))
+            }
+        };
+        if !host_ok || host.len() > HOST_BYTES_MAX {
+            return Err(error());
+        }
+        Ok(Self::new(bare.unwrap_or(host), port.parse().map_err(|_| error())?))
+    }
+}
+
+/// Everything a node is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which node this is.
+    pub node: NodeId,
+    /// Of which cluster.
+    pub cluster: ClusterId,
+    /// Where clients connect. Port 0: any free one.
+    pub listen: HostPort,
+    /// Where peers connect. Port 0: any free one.
+    pub listen_peer: HostPort,
+    /// What other nodes and `CLUSTER SLOTS` call this node's client address; `None`: the client
+    /// port at whatever host a peer reaches this node by.
+    pub advertise: Option<HostPort>,
+    /// The other nodes, and where each listens for peers as seen from this node. Together with this
+    /// node they are the first configuration of the cluster.
+    pub peers: BTreeMap<NodeId, HostPort>,
+    /// Where the data are. Created if it does not exist.
+    pub data_dir: PathBuf,
+    /// How the replica behaves.
+    pub replica: Options,
+    /// How this crate behaves.
+    pub limits: Limits,
+}
+
+/// Limits and time-outs of clients and peers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Client connections at a time.
+    pub clients_max: usize,
+    /// Connections that wait to be accepted.
+    pub accept_backlog: u16,
+    /// What one request may hold.
+    pub request: RequestLimits,
+    /// Bytes taken from a connection by one system call.
+    pub read_bytes: usize,
+    /// Commands of one connection that are read and not answered; beyond it nothing is read.
+    pub pipeline_max: usize,
+    /// A connection with this many reply bytes unsent is not read from.
+    pub output_pause_bytes: usize,
+    /// A connection with this many reply bytes unsent for `output_soft_time` is closed.
+    pub output_soft_bytes: usize,
+    /// See `output_soft_bytes`.
+    pub output_soft_time: Duration,
+    /// A connection with this many reply bytes unsent is closed; a single reply of this size is an
+    /// error instead.
+    pub output_bytes_max: usize,
+    /// A connection that has sent part of a request and no more for this long is closed.
+    pub request_stall_time: Duration,
+    /// A connection that has sent nothing for this long is closed; `None`: never. Never is the
+    /// default, for clients keep idle connections in pools; dead ones are found by keep-alive.
+    pub idle_time: Option<Duration>,
+    /// After this long without a packet the kernel asks whether the client is still there.
+    pub keepalive_time: Duration,
+    /// A connection that this node closes may be read dry for this long, so that the last reply is
+    /// not lost.
+    pub linger_time: Duration,
+    /// A stop waits at most this long for replies to leave.
+    pub stop_flush_time: Duration,
+    /// A peer's handshake, from connecting to the last byte.
+    pub handshake_time: Duration,
+    /// Peer connections that have not shaken hands.
+    pub handshakes_max: usize,
+    /// Bytes queued to one peer on one stream; frames that do not fit are dropped (Raft retries).
+    pub peer_queue_bytes_max: usize,
+    /// Data that a peer's machine has not acknowledged for this long end the connection.
+    pub peer_ack_time: Duration,
+    /// The first wait before a peer is dialled again.
+    pub redial_time_min: Duration,
+    /// The longest wait; each is twice the one before, and random by half.
+    pub redial_time_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            clients_max: 10_000,
+            accept_backlog: 1_024,
+            request: RequestLimits::default(),
+            read_bytes: 64 << 10,
+            pipeline_max: 10_000,
+            output_pause_bytes: 1 << 20,
+            output_soft_bytes: 8 << 20,
+            output_soft_time: Duration::from_secs(10),
+            output_bytes_max: 64 << 20,
+            request_stall_time: Duration::from_secs(30),
+            idle_time: None,
+            keepalive_time: Duration::from_secs(60),
+            linger_time: Duration::from_secs(1),
+            stop_flush_time: Duration::from_millis(500),
+            handshake_time: Duration::from_secs(2),
+            handshakes_max: 64,
+            peer_queue_bytes_max: 32 << 20,
+            peer_ack_time: Duration::from_secs(2),
+            redial_time_min: Duration::from_millis(20),
+            redial_time_max: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Limits {
+    /// Everything small, so that a test meets each limit with few bytes.
+    #[must_use]
+    pub fn tiny() -> Self {
+        Self {
+            clients_max: 4,
+            request: RequestLimits { bulk_bytes_max: 256, ..RequestLimits::tiny() },
+            read_bytes: 64,
+            pipeline_max: 8,
+            output_pause_bytes: 256,
+            output_soft_bytes: 4 << 10,
+            output_soft_time: Duration::from_millis(200),
+            output_bytes_max: 8 << 10,
+            request_stall_time: Duration::from_millis(200),
+            linger_time: Duration::from_millis(200),
+            handshake_time: Duration::from_millis(500),
+            handshakes_max: 2,
+            peer_queue_bytes_max: 4 << 10,
+            redial_time_min: Duration::from_millis(1),
+            redial_time_max: Duration::from_millis(20),
+            ..Self::default()
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let one_or_more = [
+            ("clients_max", self.clients_max),
+            ("accept_backlog", self.accept_backlog.into()),
+            ("read_bytes", self.read_bytes),
+            ("pipeline_max", self.pipeline_max),
+            ("handshakes_max", self.handshakes_max),
+            ("peer_queue_bytes_max", self.peer_queue_bytes_max),
+        ];
+        for (setting, value) in one_or_more {
+            if value == 0 {
+                return Err(ConfigError::new(setting, value, "want at least 1"));
+            }
+        }
+        if self.clients_max > CLIENTS_MAX {
+            let expected = format!("want at most {CLIENTS_MAX}");
+            return Err(ConfigError::new("clients_max", self.clients_max, expected));
+        }
+        let rising = [
+            ("output_pause_bytes", self.output_pause_bytes, self.output_soft_bytes),
+            ("output_soft_bytes", self.output_soft_bytes, self.output_bytes_max),
+        ];
+        for (setting, value, above) in rising {
+            if value == 0 || value > above {
+                return Err(ConfigError::new(setting, value, format!("want 1 to {above}")));
+            }
+        }
+        let times = [
+            ("request_stall_time", self.request_stall_time),
+            ("keepalive_time", self.keepalive_time),
+            ("handshake_time", self.handshake_time),
+            ("peer_ack_time", self.peer_ack_time),
+            ("redial_time_min", self.redial_time_min),
+        ];
+        for (setting, value) in times {
+            if value < Duration::from_millis(1) {
+                return Err(ConfigError::new(setting, format!("{value:?}"), "want at least 1ms"));
+            }
+        }
+        if self.redial_time_max < self.redial_time_min {
+            let expected = format!("want at least redial_time_min ({:?})", self.redial_time_min);
+            let value = format!("{:?}", self.redial_time_max);
+            return Err(ConfigError::new("redial_time_max", value, expected));
+        }
+        Ok(())
+    }
+}
+
+/// More client connections than any limit may allow: their slots take 20 bits of a connection id.
+pub(crate) const CLIENTS_MAX: usize = 1 << 20;
+
+impl Config {
+    /// A node with default limits that listens for peers at the client port plus
+    /// [`PEER_PORT_OFFSET`]; alone until it is told of peers.
+    pub fn new(
+        cluster: ClusterId,
+        node: NodeId,
+        listen: HostPort,
+        data_dir: impl Into<PathBuf>,
+    ) -> Result<Self, ConfigError> {
+        let port = match listen.port {
+            0 => 0,
+            port => port.checked_add(PEER_PORT_OFFSET).ok_or_else(|| {
+                let most = u16::MAX - PEER_PORT_OFFSET;
+                let expected = format!("want a port of at most {most}, or a peer address beside it");
+                ConfigError::new("listen", &listen, expected)
+            })?,
+        };
+        Ok(Self {
+            node,
+            cluster,
+            listen_peer: HostPort::new(listen.host.clone(), port),
+            listen,
+            advertise: None,
+            peers: BTreeMap::new(),
+            data_dir: data_dir.into(),
+            replica: Options::new(node),
+            limits: Limits::default(),
+        })
+    }
+
+    /// This node and its peers: the configuration of a cluster that has none yet.
+    pub fn bootstrap(&self) -> Configuration {
+        Configuration::of_voters(self.peers.keys().copied().chain([self.node]))
+    }
+
+    /// The first thing that is wrong with it, if anything.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.peers.contains_key(&self.node) {
+            let expected = "this node itself: want only the other nodes";
+            return Err(ConfigError::new("peer", self.node, expected));
+        }
+        if self.peers.len() >= MEMBERS_MAX {
+            let expected = format!("want at most {}", MEMBERS_MAX - 1);
+            return Err(ConfigError::new("number of peers", self.peers.len(), expected));
+        }
+        let mut addresses = BTreeSet::new();
+        for (id, address) in &self.peers {
+            let setting = format!("peer {id}");
+            if address.port == 0 || address.is_unspecified() {
+                let expected = "want a host and port to connect to";
+                return Err(ConfigError::new(&setting, address, expected));
+            }
+            if !addresses.insert(address) {
+                let expected = "the address of another peer as well: want one for each";
+                return Err(ConfigError::new(&setting, address, expected));
+            }
+        }
+        if self.listen.port != 0 && self.listen == self.listen_peer {
+            let expected = "the address for clients as well: want another port";
+            return Err(ConfigError::new("listen_peer", &self.listen_peer, expected));
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            return Err(ConfigError::new("data_dir", "empty", "want a directory"));
+        }
+        self.check_replica()?;
+        self.limits.check()
+    }
+
+    fn check_replica(&self) -> Result<(), ConfigError> {
+        let options = &self.replica;
+        if options.raft.id != self.node {
+            let expected = format!("want this node's id, {}", self.node);
+            return Err(ConfigError::new("replica.raft.id", options.raft.id, expected));
+        }
+        // Their texts name the setting and what it may be.
+        let unusable = |part: &str, text: String| ConfigError::new(part, "not usable", text);
+        options.raft.check().map_err(|text| unusable("replica.raft", text))?;
+        options.storage.check().map_err(|text| unusable("replica.storage", text))?;
+        options.kv.check().map_err(|text| unusable("replica.kv", text))?;
+        let times = [
+            ("no_leader_wait", options.no_leader_wait),
+            ("client_timeout", options.client_timeout),
+            ("clock_entry_interval", options.clock_entry_interval),
+            ("forward_retry", options.forward_retry),
+        ];
+        for (setting, value) in times {
+            if value < Duration::from_millis(1) {
+                return Err(ConfigError::new(setting, format!("{value:?}"), "want at least 1ms"));
+            }
+        }
+        let sizes = [
+            ("batch_bytes_max", options.batch_bytes_max),
+            ("apply_bytes_max", options.apply_bytes_max),
+            ("snapshot_chunk_bytes", options.snapshot_chunk_bytes),
+            ("requests_under_way_max", options.requests_under_way_max),
+        ];
+        for (setting, value) in sizes {
+            if value == 0 {
+                return Err(ConfigError::new(setting, value, "want at least 1"));
+            }
+        }
+        let (setting, value) = ("append_bytes_max", options.raft.append_bytes_max);
+        let most = FRAME_PAYLOAD_BYTES_MAX / 2;
+        if value > most {
+            return Err(ConfigError::new(setting, value, format!("want at most {most}")));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,66 @@
+use super::*;
+
+fn config() -> Config {
+    let listen = HostPort::new("127.0.0.1", 7001);
+    let mut config = Config::new(ClusterId(1), NodeId::of(1), listen, "data").unwrap();
+    config.peers.insert(NodeId::of(2), HostPort::new("127.0.0.1", 17002));
+    config.peers.insert(NodeId::of(3), HostPort::new("127.0.0.1", 17003));
+    config
+}
+
+fn error_of(change: impl FnOnce(&mut Config)) -> String {
+    let mut config = config();
+    change(&mut config);
+    config.check().unwrap_err().to_string()
+}
+
+#[test]
+fn the_defaults_are_accepted_and_the_tiny_limits_too() {
+    let mut config = config();
+    config.check().unwrap();
+    assert_eq!(config.listen_peer, HostPort::new("127.0.0.1", 17001));
+    assert_eq!(config.bootstrap(), Configuration::of_voters([1, 2, 3].map(NodeId::of)));
+    config.limits = Limits::tiny();
+    config.check().unwrap();
+}
+
+#[test]
+fn addresses_are_read_and_shown() {
+    for text in ["127.0.0.1:7001", "node1:1", "[::1]:65535", "0.0.0.0:0"] {
+        assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
+    }
+    for text in ["", "7001", ":7001", "host:", "host:65536", "::1:7001", "[::1:7001", "a b:1"] {
+        let error = text.parse::<HostPort>().unwrap_err().to_string();
+        assert_eq!(error, format!("address is '{text}': want HOST:PORT"));
+    }
+}
+
+#[test]
+fn a_port_too_high_for_the_offset_is_refused() {
+    let listen = HostPort::new("h", 60_000);
+    let error = Config::new(ClusterId(1), NodeId::of(1), listen, "data").unwrap_err();
+    assert!(error.to_string().starts_with("listen is h:60000: want a port of at most 55535"));
+}
+
+#[test]
+fn each_fault_is_named_with_what_is_accepted() {
+    let n2 = NodeId::of(2);
+    let itself = error_of(|c| drop(c.peers.insert(c.node, HostPort::new("h", 1))));
+    assert_eq!(itself, "peer is n1: this node itself: want only the other nodes");
+    let nowhere = error_of(|c| drop(c.peers.insert(n2, HostPort::new("0.0.0.0", 17002))));
+    assert_eq!(nowhere, "peer n2 is 0.0.0.0:17002: want a host and port to connect to");
+    let twice = error_of(|c| drop(c.peers.insert(n2, HostPort::new("127.0.0.1", 17003))));
+    assert!(twice.starts_with("peer n3 is 127.0.0.1:17003: the address of another"), "{twice}");
+    let same = error_of(|c| c.listen_peer = c.listen.clone());
+    assert!(same.starts_with("listen_peer is 127.0.0.1:7001: the address for clients"), "{same}");
+    let other = error_of(|c| c.replica = Options::new(n2));
+    assert_eq!(other, "replica.raft.id is n2: want this node's id, n1");
+    let slow = error_of(|c| c.replica.raft.heartbeat_interval = Duration::from_secs(9));
+    assert!(slow.contains("heartbeat_interval"), "{slow}");
+    assert_eq!(error_of(|c| c.limits.clients_max = 0), "clients_max is 0: want at least 1");
+    let redial = error_of(|c| c.limits.redial_time_max = Duration::ZERO);
+    assert_eq!(redial, "redial_time_max is 0ns: want at least redial_time_min (20ms)");
+    let output = error_of(|c| c.limits.output_soft_bytes = 100 << 20);
+    assert_eq!(output, "output_soft_bytes is 104857600: want 1 to 67108864");
+    assert_eq!(error_of(|c| c.data_dir = "".into()), "data_dir is empty: want a directory");
+}

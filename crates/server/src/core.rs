@@ -1,0 +1,204 @@
+//! The event loop: the task that owns the replica's turns.
+//!
+//! A turn takes all that has arrived, steps the replica through it, flushes once, and acts on what
+//! comes out in the order of [`Outputs`]: disks, peers, clients. All sockets that are ready are read
+//! before a turn begins, for their tasks stand before this one in the run queue; so everything that
+//! arrived together shares one log entry, one message per peer and one write per connection.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use sampan_base::{Time, WallTime};
+use sampan_replica::{DiskDone, Event, Fatal, Input, Outputs};
+use tokio::task::AbortHandle;
+use tokio::time::Sleep;
+
+use crate::disk_thread::DiskThreads;
+use crate::error::ServerError;
+use crate::node::Node;
+use crate::start::{Stop, StopRequests};
+use crate::stats::count_up;
+
+/// Connections that have been silent for too long are looked for this often.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The state of the loop.
+pub(crate) struct Core {
+    node: Rc<Node>,
+    disks: DiskThreads,
+    timer: Pin<Box<Sleep>>,
+    /// When the timer goes off. It may do so too early, never too late.
+    armed: Time,
+    inputs: Vec<Input>,
+    done: Vec<DiskDone>,
+    outputs: Outputs,
+    /// The task that accepts clients.
+    accepting: AbortHandle,
+}
+
+impl Core {
+    pub(crate) fn new(node: Rc<Node>, disks: DiskThreads, accepting: AbortHandle) -> Self {
+        Self {
+            node,
+            disks,
+            accepting,
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            armed: Time::ZERO,
+            inputs: Vec::new(),
+            done: Vec::new(),
+            outputs: Outputs::default(),
+        }
+    }
+
+    /// Takes turns until the node has been asked to stop, and has stopped in the way it returns.
+    pub(crate) async fn run(mut self, mut requests: StopRequests) -> Result<Stop, ServerError> {
+        loop {
+            let request = poll_fn(|cx| {
+                // Without anybody left who could ask, there is no request.
+                if let Poll::Ready(Some(stop)) = requests.0.poll_recv(cx) {
+                    return Poll::Ready(Some(stop));
+                }
+                if self.is_turn_due(cx) { Poll::Ready(None) } else { Poll::Pending }
+            });
+            match request.await {
+                Some(Stop::AtOnce) => return Ok(Stop::AtOnce),
+                Some(Stop::Gracefully) => self.begin_stop(),
+                None => {}
+            }
+            self.turn()?;
+            if self.outputs.shutdown_complete {
+                return Ok(Stop::Gracefully);
+            }
+            if self.node.replica.borrow().next_deadline() <= self.node.coarse_time.get() {
+                // More to do at once: after whoever else is ready.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn begin_stop(&self) {
+        self.node.log.line("asked to stop");
+        self.accepting.abort();
+        self.node.clients.stop_reading();
+        self.node.inbox.push(Input::Shutdown);
+    }
+
+    fn is_turn_due(&mut self, cx: &mut Context<'_>) -> bool {
+        // All three are asked, so that each knows whom to wake.
+        let arrived = self.node.inbox.poll_ready(cx.waker());
+        let done = self.disks.poll_results(cx.waker());
+        arrived || done || self.is_time(cx)
+    }
+
+    /// Is the replica's deadline over? Arms the timer if it goes off too late; one that goes off
+    /// too early is cheaper than one that is set in each turn.
+    fn is_time(&mut self, cx: &mut Context<'_>) -> bool {
+        let deadline = self.node.replica.borrow().next_deadline();
+        if deadline < self.armed {
+            self.arm(deadline);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if deadline <= self.node.clock.mono() {
+                return true;
+            }
+            self.arm(deadline);
+        }
+        false
+    }
+
+    fn arm(&mut self, deadline: Time) {
+        /// The timer's own limit is not far beyond.
+        const FAR: Duration = Duration::from_secs(3_600);
+        let now = self.node.clock.mono();
+        self.armed = deadline.min(now + FAR);
+        if let Some(at) = self.node.clock.instant_of(self.armed) {
+            self.timer.as_mut().reset(at.into());
+        }
+    }
+
+    /// One turn.
+    fn turn(&mut self) -> Result<(), ServerError> {
+        let now = self.node.clock.now();
+        self.node.coarse_time.set(now.mono);
+        count_up(&self.node.stats.turns, 1);
+        self.node.inbox.take(&mut self.inputs);
+        self.disks.take_results(&mut self.done)?;
+        let mut replica = self.node.replica.borrow_mut();
+        for input in self.inputs.drain(..) {
+            replica.step(now, input);
+        }
+        for done in self.done.drain(..) {
+            replica.step(now, Input::Disk(done));
+        }
+        replica.flush(now, &mut self.outputs);
+        let is_congested = replica.is_congested();
+        drop(replica);
+        self.act(now.mono, now.wall)?;
+        self.node.clients.set_congested(is_congested);
+        Ok(())
+    }
+
+    /// Does what the replica wants done.
+    fn act(&mut self, now: Time, wall: WallTime) -> Result<(), ServerError> {
+        let node = &self.node;
+        match self.outputs.fatal.take() {
+            Some(Fatal::Disk(text)) => return Err(ServerError::Disk(text)),
+            Some(Fatal::Invariant(text)) => return Err(ServerError::Invariant(text)),
+            None => {}
+        }
+        for job in self.outputs.jobs.drain(..) {
+            self.disks.submit(job);
+        }
+        for envelope in self.outputs.messages.drain(..) {
+            node.peers.send(&envelope);
+        }
+        node.peers.flush();
+        for reply in self.outputs.replies.drain(..) {
+            node.clients.deliver(reply);
+        }
+        node.clients.flush(now);
+        for event in self.outputs.events.drain(..) {
+            note(node, &event, wall);
+        }
+        Ok(())
+    }
+}
+
+/// Writes an event's line.
+fn note(node: &Node, event: &Event, now: WallTime) {
+    let log = &node.log;
+    match event {
+        Event::Role { term, role, leader: Some(leader) } => {
+            log.line(format_args!("{role} of term {term}, leader {leader}"));
+        }
+        Event::Role { term, role, leader: None } => {
+            log.line(format_args!("{role} of term {term}, no leader"));
+        }
+        Event::SnapshotTaken { index, size_bytes } => {
+            node.snapshot_at.set(now);
+            log.line(format_args!("snapshot through {index} taken, {size_bytes} bytes"));
+        }
+        Event::SnapshotInstalled { index, size_bytes } => {
+            node.snapshot_at.set(now);
+            log.line(format_args!("snapshot through {index} installed, {size_bytes} bytes"));
+        }
+        Event::SnapshotFailed(text) => log.line(format_args!("snapshot failed: {text}")),
+        Event::Refused(text) => log.line(text),
+        Event::NoSpace(true) => log.line("disk full: writes are refused"),
+        Event::NoSpace(false) => log.line("room on the disk again: writes are taken"),
+    }
+}
+
+/// Looks for connections that are silent for too long or do not read their replies, for ever.
+pub(crate) async fn sweep(node: Rc<Node>) {
+    let limits = &node.config.limits;
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        let now = node.clock.mono();
+        node.coarse_time.set(now);
+        node.clients.for_each(|client| client.sweep(limits, now));
+    }
+}

@@ -1,0 +1,265 @@
+//! Real files behind the `Disk` seam.
+//!
+//! What it is: [`DiskOp`]s as system calls, with the rules of durability that only the caller of a
+//! system call can keep: zeros are really written, `fdatasync` only where size and extents are
+//! already durable and `fsync` where they are not, an error of a sync is final (Linux marks the
+//! pages clean and reports once, so a second sync that succeeds proves nothing).
+//! What it is not: a policy. Which file, when and in what order is `sampan-storage`'s.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
+
+/// Open files kept, at most, besides those with unsynced writes.
+const HANDLES_MAX: usize = 64;
+/// Zeros are written in pieces of this many bytes.
+const ZEROS_BYTES: usize = 256 << 10;
+
+/// A directory of real files. Clones share their open files, so that the lanes of a node may take
+/// turns on one file.
+#[derive(Clone, Debug)]
+pub struct RealDisk {
+    root: Arc<Path>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default, Debug)]
+struct Shared {
+    handles: Mutex<BTreeMap<FileName, Arc<Handle>>>,
+    /// A sync failed: what is on the disk is unknown, and nothing may be done to it any more.
+    failed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Handle {
+    file: File,
+    /// Written to since the last sync.
+    dirty: AtomicBool,
+    /// Its length may not be durable: the next sync must be a full one.
+    grown: AtomicBool,
+    /// Its length, as far as this process made it.
+    len_bytes: Mutex<u64>,
+}
+
+impl RealDisk {
+    /// The files beneath `root`, which exists.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into().into(), shared: Arc::default() }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        let plain = file.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        assert!(plain || file.is_empty(), "a file name outside the data directory: {file:?}");
+        self.root.join(file)
+    }
+
+    fn handles(&self) -> MutexGuard<'_, BTreeMap<FileName, Arc<Handle>>> {
+        // A panic elsewhere leaves the table whole: each change to it is one call.
+        self.shared.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The open file, opening it if it exists.
+    fn handle(&self, file: &FileName) -> Result<Arc<Handle>, DiskError> {
+        if let Some(handle) = self.handles().get(file) {
+            return Ok(handle.clone());
+        }
+        let opened = OpenOptions::new().read(true).write(true).open(self.path(file));
+        let opened = opened.map_err(|error| disk_error(file, &error))?;
+        let len_bytes = opened.metadata().map_err(|error| disk_error(file, &error))?.len();
+        Ok(self.keep(file, opened, len_bytes, false))
+    }
+
+    fn keep(&self, name: &FileName, file: File, len_bytes: u64, dirty: bool) -> Arc<Handle> {
+        let handle = Arc::new(Handle {
+            file,
+            dirty: AtomicBool::new(dirty),
+            // Found on the disk or just made: nobody here knows that its length is durable.
+            grown: AtomicBool::new(true),
+            len_bytes: Mutex::new(len_bytes),
+        });
+        let mut handles = self.handles();
+        if handles.len() >= HANDLES_MAX {
+            // Never one with unsynced writes: closing it could lose the report of an error.
+            handles.retain(|_, kept| kept.dirty.load(Ordering::Relaxed));
+        }
+        handles.insert(name.clone(), handle.clone());
+        handle
+    }
+
+    fn create(&self, file: &FileName, zero_bytes: u64) -> Result<(), DiskError> {
+        let made = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.path(file))
+            .map_err(|error| disk_error(file, &error))?;
+        if let Err(error) = write_zeros(&made, zero_bytes) {
+            self.handles().remove(file);
+            // Give the room back; the error is reported whether or not that works.
+            _ = fs::remove_file(self.path(file));
+            return Err(disk_error(file, &error));
+        }
+        self.keep(file, made, zero_bytes, true);
+        Ok(())
+    }
+
+    fn write(&self, file: &FileName, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        let handle = self.handle(file)?;
+        handle.dirty.store(true, Ordering::Relaxed);
+        let end = offset + bytes.len() as u64;
+        let mut len_bytes = handle.len_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if end > *len_bytes {
+            handle.grown.store(true, Ordering::Relaxed);
+            *len_bytes = end;
+        }
+        drop(len_bytes);
+        handle.file.write_all_at(bytes, offset).map_err(|error| disk_error(file, &error))
+    }
+
+    fn sync(&self, file: &FileName) -> Result<(), DiskError> {
+        let handle = self.handle(file)?;
+        let grown = handle.grown.load(Ordering::Relaxed);
+        let synced = if grown {
+            rustix::fs::fsync(&handle.file)
+        } else {
+            rustix::fs::fdatasync(&handle.file)
+        };
+        if let Err(error) = synced {
+            self.shared.failed.store(true, Ordering::SeqCst);
+            return Err(DiskError::Io(file.clone(), format!("sync: {error}")));
+        }
+        handle.dirty.store(false, Ordering::Relaxed);
+        handle.grown.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn rename(&self, from: &FileName, to: &FileName) -> Result<(), DiskError> {
+        fs::rename(self.path(from), self.path(to)).map_err(|error| disk_error(from, &error))?;
+        let mut handles = self.handles();
+        handles.remove(to);
+        if let Some(handle) = handles.remove(from) {
+            handles.insert(to.clone(), handle);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, file: &FileName) -> Result<(), DiskError> {
+        self.handles().remove(file);
+        match fs::remove_file(self.path(file)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(disk_error(file, &error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn sync_directory(&self, directory: &FileName) -> Result<(), DiskError> {
+        let opened = File::open(self.path(directory));
+        let opened = opened.map_err(|error| disk_error(directory, &error))?;
+        rustix::fs::fsync(&opened).map_err(|error| {
+            self.shared.failed.store(true, Ordering::SeqCst);
+            DiskError::Io(directory.clone(), format!("sync: {error}"))
+        })
+    }
+}
+
+impl Disk for RealDisk {
+    fn execute(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        if self.shared.failed.load(Ordering::SeqCst) {
+            return Err(DiskError::Io("".into(), "an earlier sync failed".into()));
+        }
+        match op {
+            DiskOp::Create { file, zero_bytes } => self.create(file, *zero_bytes),
+            DiskOp::Write { file, offset, bytes } => self.write(file, *offset, bytes),
+            DiskOp::Sync { file } => self.sync(file),
+            DiskOp::Rename { from, to } => self.rename(from, to),
+            DiskOp::Remove { file } => self.remove(file),
+            DiskOp::CreateDirectory { directory } => fs::create_dir_all(self.path(directory))
+                .map_err(|error| disk_error(directory, &error)),
+            DiskOp::SyncDirectory { directory } => self.sync_directory(directory),
+        }
+    }
+
+    fn list(&mut self, directory: &str) -> Result<Vec<FileInfo>, DiskError> {
+        let failed = |error: io::Error| disk_error(&directory.into(), &error);
+        let entries = match fs::read_dir(self.path(directory)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let metadata = entry.metadata().map_err(failed)?;
+            if !metadata.is_file() {
+                continue;
+            }
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let file: FileName = match directory {
+                "" => name.into(),
+                directory => format!("{directory}/{name}").into(),
+            };
+            files.push(FileInfo { file, len_bytes: metadata.len() });
+        }
+        files.sort_by(|a, b| a.file.cmp(&b.file));
+        Ok(files)
+    }
+
+    fn read(&mut self, file: &str, offset: u64, len_bytes: u64) -> Result<Bytes, DiskError> {
+        let name: FileName = file.into();
+        let failed = |error: io::Error| disk_error(&name, &error);
+        let handle = self.handle(&name)?;
+        let there = handle.file.metadata().map_err(failed)?.len().saturating_sub(offset);
+        let mut bytes = vec![0; len_bytes.min(there) as usize];
+        let mut filled = 0;
+        while let Some(rest) = bytes.get_mut(filled..)
+            && !rest.is_empty()
+        {
+            match handle.file.read_at(rest, offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes.into())
+    }
+
+    fn len_bytes(&mut self, file: &str) -> Result<Option<u64>, DiskError> {
+        match fs::metadata(self.path(file)) {
+            Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(disk_error(&file.into(), &error)),
+        }
+    }
+}
+
+fn write_zeros(file: &File, zero_bytes: u64) -> io::Result<()> {
+    let zeros = vec![0; ZEROS_BYTES.min(zero_bytes as usize)];
+    let mut written = 0;
+    while written < zero_bytes {
+        let count = (zero_bytes - written).min(ZEROS_BYTES as u64) as usize;
+        file.write_all_at(&zeros[..count], written)?;
+        written += count as u64;
+    }
+    Ok(())
+}
+
+fn disk_error(file: &FileName, error: &io::Error) -> DiskError {
+    match error.kind() {
+        ErrorKind::NotFound => DiskError::NotFound(file.clone()),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => DiskError::NoSpace(file.clone()),
+        _ => DiskError::Io(file.clone(), error.to_string()),
+    }
+}
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;

@@ -1,0 +1,129 @@
+use super::*;
+use crate::testing::TempDir;
+
+fn name(text: &str) -> FileName {
+    text.into()
+}
+
+fn create(file: &str, zero_bytes: u64) -> DiskOp {
+    DiskOp::Create { file: name(file), zero_bytes }
+}
+
+fn write(file: &str, offset: u64, bytes: &'static [u8]) -> DiskOp {
+    DiskOp::Write { file: name(file), offset, bytes: Bytes::from_static(bytes) }
+}
+
+fn sync(file: &str) -> DiskOp {
+    DiskOp::Sync { file: name(file) }
+}
+
+#[test]
+fn what_is_written_is_read_and_zeros_are_really_there() {
+    let dir = TempDir::new("disk");
+    let mut disk = RealDisk::new(dir.path());
+    let long = ZEROS_BYTES as u64 + 10;
+    disk.execute(&DiskOp::CreateDirectory { directory: name("wal") }).unwrap();
+    disk.execute(&create("wal/1", long)).unwrap();
+    disk.execute_all(&[write("wal/1", 3, b"abc"), sync("wal/1")]).unwrap();
+    disk.execute(&DiskOp::SyncDirectory { directory: name("wal") }).unwrap();
+    assert_eq!(&disk.read("wal/1", 2, 5).unwrap()[..], b"\0abc\0");
+    assert_eq!(disk.len_bytes("wal/1"), Ok(Some(long)));
+    use std::os::unix::fs::MetadataExt as _;
+    let blocks = fs::metadata(dir.path().join("wal/1")).unwrap().blocks();
+    assert!(blocks * 512 >= long, "a hole of {long} bytes: {blocks} blocks");
+}
+
+#[test]
+fn a_read_is_short_only_where_the_file_ends() {
+    let dir = TempDir::new("disk-read");
+    let mut disk = RealDisk::new(dir.path());
+    disk.execute_all(&[create("f", 0), write("f", 0, b"abcdef")]).unwrap();
+    assert_eq!(&disk.read("f", 4, 100).unwrap()[..], b"ef");
+    assert_eq!(&disk.read("f", 100, u64::MAX).unwrap()[..], b"");
+    assert_eq!(disk.read("g", 0, 1), Err(DiskError::NotFound(name("g"))));
+}
+
+#[test]
+fn a_listing_is_sorted_and_names_files_from_the_root() {
+    let dir = TempDir::new("disk-list");
+    let mut disk = RealDisk::new(dir.path());
+    disk.execute(&DiskOp::CreateDirectory { directory: name("wal") }).unwrap();
+    disk.execute_all(&[create("wal/b", 2), create("wal/a", 1), create("top", 3)]).unwrap();
+    let info = |file, len_bytes| FileInfo { file: name(file), len_bytes };
+    assert_eq!(disk.list("wal"), Ok(vec![info("wal/a", 1), info("wal/b", 2)]));
+    assert_eq!(disk.list(""), Ok(vec![info("top", 3)]));
+    assert_eq!(disk.list("nowhere"), Ok(vec![]));
+}
+
+#[test]
+fn a_renamed_file_takes_its_writes_along_and_replaces_the_target() {
+    let dir = TempDir::new("disk-rename");
+    let mut disk = RealDisk::new(dir.path());
+    disk.execute_all(&[create("a", 0), create("b", 0), write("b", 0, b"old")]).unwrap();
+    let rename = DiskOp::Rename { from: name("a"), to: name("b") };
+    disk.execute_all(&[write("a", 0, b"new"), rename, write("b", 3, b"er"), sync("b")]).unwrap();
+    assert_eq!(fs::read(dir.path().join("b")).unwrap(), b"newer");
+    assert_eq!(disk.execute(&write("a", 0, b"x")), Err(DiskError::NotFound(name("a"))));
+}
+
+#[test]
+fn the_other_lane_writes_to_the_new_file_of_a_reused_name() {
+    let dir = TempDir::new("disk-lanes");
+    let mut log = RealDisk::new(dir.path());
+    let mut background = log.clone();
+    log.execute_all(&[create("s", 0), write("s", 0, b"one"), sync("s")]).unwrap();
+    let spare = DiskOp::Rename { from: name("s"), to: name("spare") };
+    background.execute_all(&[spare, create("s", 0)]).unwrap();
+    log.execute_all(&[write("s", 0, b"two"), sync("s")]).unwrap();
+    assert_eq!(fs::read(dir.path().join("s")).unwrap(), b"two");
+    assert_eq!(fs::read(dir.path().join("spare")).unwrap(), b"one");
+}
+
+#[test]
+fn removing_what_is_not_there_is_no_error() {
+    let dir = TempDir::new("disk-remove");
+    let mut disk = RealDisk::new(dir.path());
+    let remove = DiskOp::Remove { file: name("f") };
+    disk.execute_all(&[create("f", 1), remove.clone(), remove]).unwrap();
+    assert_eq!(disk.len_bytes("f"), Ok(None));
+}
+
+#[test]
+fn a_full_sync_follows_growth_and_only_growth() {
+    let dir = TempDir::new("disk-grown");
+    let mut disk = RealDisk::new(dir.path());
+    let grown = |disk: &RealDisk| disk.handle(&name("f")).unwrap().grown.load(Ordering::Relaxed);
+    disk.execute_all(&[create("f", 8), sync("f")]).unwrap();
+    assert!(!grown(&disk), "the sync after the creation made its length durable");
+    disk.execute(&write("f", 4, b"1234")).unwrap();
+    assert!(!grown(&disk), "a write within the file changes no metadata");
+    disk.execute(&write("f", 5, b"1234")).unwrap();
+    assert!(grown(&disk));
+}
+
+#[test]
+fn few_files_stay_open_but_all_with_unsynced_writes() {
+    let dir = TempDir::new("disk-handles");
+    let mut disk = RealDisk::new(dir.path());
+    disk.execute(&create("dirty", 0)).unwrap();
+    for i in 0..3 * HANDLES_MAX {
+        let file = format!("f{i}");
+        disk.execute_all(&[create(&file, 0), sync(&file)]).unwrap();
+    }
+    let handles = disk.handles();
+    assert!(handles.len() <= HANDLES_MAX + 1, "{} files open", handles.len());
+    assert!(handles.contains_key(&name("dirty")));
+}
+
+/// `/dev/full` answers every write with "no space"; it cannot be synced either.
+#[test]
+fn a_full_device_is_no_space_and_a_failed_sync_is_final_for_all_lanes() {
+    let dir = TempDir::new("disk-full");
+    let mut disk = RealDisk::new(dir.path());
+    std::os::unix::fs::symlink("/dev/full", dir.path().join("full")).unwrap();
+    let mut other = disk.clone();
+    assert_eq!(disk.execute(&write("full", 0, b"x")), Err(DiskError::NoSpace(name("full"))));
+    assert!(matches!(disk.execute(&sync("full")), Err(DiskError::Io(..))));
+    assert!(matches!(other.execute(&create("f", 0)), Err(DiskError::Io(..))));
+    assert!(matches!(other.execute(&sync("full")), Err(DiskError::Io(..))));
+}

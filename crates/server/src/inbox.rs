@@ -1,0 +1,107 @@
+//! The one inbox of the event loop: everything that happens to the replica waits here for the next
+//! turn, and the first thing that arrives wakes the loop.
+
+use std::cell::{Cell, RefCell};
+use std::task::Waker;
+
+use sampan_replica::Input;
+
+/// Inputs in the order in which they arrived. Bounded by what its writers may read before the next
+/// turn, for they share one thread with it.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    inputs: RefCell<Vec<Input>>,
+    flush_wanted: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Inbox {
+    /// Adds an input.
+    pub(crate) fn push(&self, input: Input) {
+        let mut inputs = self.inputs.borrow_mut();
+        let first = inputs.is_empty();
+        inputs.push(input);
+        if first {
+            self.wake();
+        }
+    }
+
+    /// Asks for a turn, so that what lies in the outboxes leaves.
+    pub(crate) fn want_flush(&self) {
+        if !self.flush_wanted.replace(true) {
+            self.wake();
+        }
+    }
+
+    /// Is there a reason for a turn? If not, `waker` is woken when there is.
+    pub(crate) fn poll_ready(&self, waker: &Waker) -> bool {
+        let ready = self.flush_wanted.get() || !self.inputs.borrow().is_empty();
+        let mut known = self.waker.borrow_mut();
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+        ready
+    }
+
+    /// Takes all there is, in exchange for an empty list whose memory is used again.
+    pub(crate) fn take(&self, empty: &mut Vec<Input>) {
+        assert!(empty.is_empty(), "{} inputs would be lost", empty.len());
+        self.flush_wanted.set(false);
+        std::mem::swap(&mut *self.inputs.borrow_mut(), empty);
+    }
+
+    fn wake(&self) {
+        self.waker.borrow().as_ref().inspect(|waker| waker.wake_by_ref());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn many_inputs_wake_the_loop_once_a_turn() {
+        let wakes = Arc::new(Count::default());
+        let waker = Waker::from(wakes.clone());
+        let inbox = Inbox::default();
+        assert!(!inbox.poll_ready(&waker));
+        inbox.push(Input::Tick);
+        inbox.push(Input::Shutdown);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert!(inbox.poll_ready(&waker));
+
+        let mut inputs = Vec::new();
+        inbox.take(&mut inputs);
+        assert!(matches!(inputs[..], [Input::Tick, Input::Shutdown]));
+        assert!(!inbox.poll_ready(&waker));
+        inbox.push(Input::Tick);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_wanted_flush_is_a_turn_without_inputs() {
+        let wakes = Arc::new(Count::default());
+        let waker = Waker::from(wakes.clone());
+        let inbox = Inbox::default();
+        assert!(!inbox.poll_ready(&waker));
+        inbox.want_flush();
+        inbox.want_flush();
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert!(inbox.poll_ready(&waker));
+        inbox.take(&mut Vec::new());
+        assert!(!inbox.poll_ready(&waker));
+    }
+}

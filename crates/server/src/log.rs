@@ -1,0 +1,57 @@
+//! Log lines: one event a line on standard error, with time and node id.
+//!
+//! A thread writes them, so that a reader who does not read never stops the node: when its queue is
+//! full, lines are dropped and counted.
+
+use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::thread;
+
+use sampan_base::NodeId;
+
+use crate::time::{Utc, wall};
+
+/// Lines waiting to be written, at most.
+const LINES_MAX: usize = 1_024;
+
+/// Takes lines and returns at once.
+#[derive(Clone)]
+pub(crate) struct Log {
+    node: NodeId,
+    lines: SyncSender<String>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Log {
+    /// Starts the thread. It ends when the last clone is dropped.
+    pub(crate) fn start(node: NodeId) -> Self {
+        let (lines, queue) = sync_channel(LINES_MAX);
+        let spawned = thread::Builder::new().name("log".into()).spawn(move || write_all(&queue));
+        // Without a thread the queue is closed, and every line counts as dropped.
+        drop(spawned);
+        Self { node, lines, dropped: Arc::default() }
+    }
+
+    /// Takes one line.
+    pub(crate) fn line(&self, text: impl std::fmt::Display) {
+        let line = format!("{} {} {text}\n", Utc(wall()), self.node);
+        if self.lines.try_send(line).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Lines dropped so far.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+fn write_all(queue: &Receiver<String>) {
+    let stderr = std::io::stderr();
+    for line in queue {
+        // Nobody can be told that standard error is gone.
+        _ = stderr.lock().write_all(line.as_bytes());
+    }
+}

@@ -1,0 +1,153 @@
+//! The receiving side: connections that peers dialled.
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use sampan_base::NodeId;
+use sampan_base::codec::DecodeError;
+use sampan_replica::wire::{FRAME_HEADER_BYTES, decode_frame, decode_frame_header};
+use sampan_replica::{Input, Stream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::handshake::{HandshakeError, Hello, Verdict, Welcome};
+use super::Peers;
+use crate::stats::count_up;
+use crate::net;
+
+/// Bytes asked of the kernel at a time.
+const READ_BYTES: usize = 128 << 10;
+/// Room made for a frame that is announced and has not arrived; more is made as it comes.
+const ANNOUNCED_BYTES_MAX: usize = 2 << 20;
+
+/// Accepts connections, for ever.
+pub(super) async fn accept(peers: Rc<Peers>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) if peers.handshakes.get() < peers.limits.handshakes_max => {
+                peers.handshakes.set(peers.handshakes.get() + 1);
+                tokio::task::spawn_local(serve(peers.clone(), socket));
+            }
+            // Too many strangers at once: this one may come again.
+            Ok((socket, _)) => drop(socket),
+            Err(error) => {
+                peers.log.line(format_args!("accepting peers: {error}"));
+                tokio::time::sleep(net::ACCEPT_RETRY_TIME).await;
+            }
+        }
+    }
+}
+
+async fn serve(peers: Rc<Peers>, mut socket: TcpStream) {
+    net::tune_peer(&socket, peers.limits.peer_ack_time);
+    let shaken = tokio::time::timeout(peers.limits.handshake_time, greet(&peers, &mut socket));
+    let shaken = shaken.await.unwrap_or(Err(HandshakeError::TimedOut));
+    peers.handshakes.set(peers.handshakes.get() - 1);
+    match shaken {
+        Ok(hello) => {
+            let key = (hello.from, hello.stream);
+            let task = tokio::task::spawn_local(receive(peers.clone(), socket, key));
+            // A peer that dials anew has given up the connection it had.
+            let old = peers.inbound.borrow_mut().insert(key, task.abort_handle());
+            old.inspect(|old| old.abort());
+        }
+        Err(error) => refuse(&peers, socket, &error).await,
+    }
+}
+
+/// Reads who is there and says whether it may come in.
+async fn greet(peers: &Peers, socket: &mut TcpStream) -> Result<Hello, HandshakeError> {
+    let hello = Hello::read(socket).await?;
+    let me = peers.identity;
+    let verdict = if hello.cluster != me.cluster {
+        Verdict::OtherCluster
+    } else if hello.to != me.node {
+        Verdict::OtherNode
+    } else if !peers.peers.contains_key(&hello.from) {
+        Verdict::UnknownNode
+    } else {
+        Verdict::Accepted
+    };
+    let welcome = welcome(peers, verdict);
+    if verdict != Verdict::Accepted {
+        peers.log.line(format_args!("refused {} of cluster {}", hello.from, hello.cluster));
+        return Err(HandshakeError::Refused(super::handshake::Refusal(welcome)));
+    }
+    socket.write_all(&welcome.encode()).await?;
+    peers.told_client_address(hello.from, hello.client_address.clone());
+    Ok(hello)
+}
+
+fn welcome(peers: &Peers, verdict: Verdict) -> Welcome {
+    Welcome {
+        verdict,
+        cluster: peers.identity.cluster,
+        node: peers.identity.node,
+        client_address: peers.advertised.clone(),
+    }
+}
+
+/// Says why, in a way that whoever is there understands.
+async fn refuse(peers: &Peers, socket: TcpStream, error: &HandshakeError) {
+    count_up(&peers.counters.handshakes_failed, 1);
+    let answer = match error {
+        HandshakeError::NotAPeer(_) => {
+            let port = peers.advertised.port;
+            format!("-ERR this port is for Sampan nodes, clients connect to port {port}\r\n").into()
+        }
+        HandshakeError::Version(_) => welcome(peers, Verdict::OtherVersion).encode(),
+        HandshakeError::Refused(refusal) => refusal.0.encode(),
+        HandshakeError::Malformed(_) | HandshakeError::Io(_) | HandshakeError::TimedOut => return,
+    };
+    net::say_and_close(socket, &answer, peers.limits.linger_time).await;
+}
+
+/// Takes frames until the connection ends.
+async fn receive(peers: Rc<Peers>, mut socket: TcpStream, key: (NodeId, Stream)) {
+    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    loop {
+        match socket.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(read_bytes) => count_up(&peers.counters.bytes_received, read_bytes as u64),
+        }
+        if let Err(error) = take_frames(&peers, key.0, &mut buffer) {
+            count_up(&peers.counters.broken_frames, 1);
+            peers.log.line(format_args!("broken frame from {}: {error}", key.0));
+            break;
+        }
+    }
+    // Not reached when a newer connection of this peer has replaced this one.
+    peers.inbound.borrow_mut().remove(&key);
+    if key.1 == Stream::Main {
+        peers.inbox.push(Input::PeerDisconnected(key.0));
+    }
+}
+
+/// Hands on all whole frames in the buffer and makes room for the next one.
+fn take_frames(peers: &Peers, from: NodeId, buffer: &mut BytesMut) -> Result<(), DecodeError> {
+    loop {
+        let wanted = match decode_frame_header(buffer)? {
+            None => FRAME_HEADER_BYTES,
+            Some(header) => FRAME_HEADER_BYTES + header.payload_bytes,
+        };
+        if wanted > buffer.len() {
+            let missing = wanted - buffer.len();
+            let room = missing.min(buffer.len().max(ANNOUNCED_BYTES_MAX));
+            buffer.reserve(room.max(READ_BYTES / 2));
+            return Ok(());
+        }
+        take_frame(peers, from, &buffer.split_to(wanted).freeze())?;
+    }
+}
+
+fn take_frame(peers: &Peers, from: NodeId, frame: &Bytes) -> Result<(), DecodeError> {
+    let (header, message) = decode_frame(frame)?;
+    let me = peers.identity;
+    if header.cluster != me.cluster || header.to != me.node || header.from != from {
+        count_up(&peers.counters.dropped_misdirected, 1);
+        return Ok(());
+    }
+    count_up(&peers.counters.frames_received, 1);
+    peers.inbox.push(Input::Peer { from, message });
+    Ok(())
+}

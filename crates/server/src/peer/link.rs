@@ -1,0 +1,270 @@
+//! The sending side of one stream to one peer: a bounded queue of frames, and a task that keeps a
+//! connection up.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use sampan_base::NodeId;
+use sampan_replica::wire::encode_frame;
+use sampan_replica::{Envelope, Input, Stream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::handshake::{HandshakeError, Hello, Welcome};
+use super::Peers;
+use crate::stats::count_up;
+use crate::net;
+
+/// An empty queue keeps memory for this many bytes.
+const KEPT_BYTES: usize = 4 << 20;
+/// Lines in the log about one link: one more in each of these, and not more than so many at once.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+const LINES_MAX: u32 = 5;
+
+/// The queue and, while there is one, the connection.
+#[derive(Default)]
+pub(super) struct Link {
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    socket: Option<OwnedWriteHalf>,
+    /// Frames, of which the first `sent_bytes` are gone.
+    queue: Vec<u8>,
+    sent_bytes: usize,
+    /// In the list of links to flush.
+    is_marked: bool,
+    /// The kernel takes no more for now: the task goes on when it does.
+    is_blocked: bool,
+    /// A write failed: the task ends the connection.
+    is_broken: bool,
+    task: Option<Waker>,
+}
+
+impl Link {
+    /// Queues a frame, or drops it. True: this link is to be flushed at the end of the turn.
+    pub(super) fn push(&self, peers: &Peers, envelope: &Envelope) -> bool {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        if state.socket.is_none() {
+            count_up(&peers.counters.dropped_unconnected, 1);
+            return false;
+        }
+        let waiting = state.queue.len() - state.sent_bytes;
+        // A frame longer than the limit must leave at some time: into an empty queue.
+        if waiting >= peers.limits.peer_queue_bytes_max {
+            count_up(&peers.counters.dropped_queue_full, 1);
+            return false;
+        }
+        let before = state.queue.len();
+        let identity = peers.identity;
+        encode_frame(
+            identity.cluster,
+            identity.node,
+            envelope.to,
+            &envelope.message,
+            &mut state.queue,
+        );
+        let frame_bytes = state.queue.len() - before;
+        if waiting > 0 && waiting + frame_bytes > peers.limits.peer_queue_bytes_max {
+            state.queue.truncate(before);
+            count_up(&peers.counters.dropped_queue_full, 1);
+            return false;
+        }
+        count_up(&peers.counters.frames_sent, 1);
+        count_up(&peers.counters.bytes_sent, frame_bytes as u64);
+        !std::mem::replace(&mut state.is_marked, true)
+    }
+
+    /// Writes what the kernel takes.
+    pub(super) fn flush(&self) {
+        let mut state = self.state.borrow_mut();
+        state.is_marked = false;
+        if !state.is_blocked {
+            state.write();
+        }
+    }
+
+    /// Is there a connection?
+    pub(super) fn is_connected(&self) -> bool {
+        self.state.borrow().socket.is_some()
+    }
+
+    fn connect(&self, socket: OwnedWriteHalf) {
+        let mut state = self.state.borrow_mut();
+        *state = State { socket: Some(socket), is_marked: state.is_marked, ..State::default() };
+    }
+
+    fn disconnect(&self) {
+        let mut state = self.state.borrow_mut();
+        *state = State { is_marked: state.is_marked, ..State::default() };
+    }
+
+    /// What the task does while the connection is up: ready when it is not any more.
+    fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<String> {
+        let mut state = self.state.borrow_mut();
+        if !state.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            state.task = Some(cx.waker().clone());
+        }
+        while state.is_blocked && !state.is_broken {
+            let Some(socket) = &state.socket else { break };
+            match socket.as_ref().poll_write_ready(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
+                Poll::Ready(Ok(())) => {
+                    state.is_blocked = false;
+                    state.write();
+                }
+            }
+        }
+        if state.is_broken { Poll::Ready("a write failed".into()) } else { Poll::Pending }
+    }
+}
+
+impl State {
+    fn write(&mut self) {
+        let Some(socket) = &self.socket else { return };
+        while let Some(rest) = self.queue.get(self.sent_bytes..)
+            && !rest.is_empty()
+        {
+            match socket.try_write(rest) {
+                Ok(written) => self.sent_bytes += written,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    self.is_blocked = true;
+                    self.drop_sent();
+                    break;
+                }
+                Err(_) => {
+                    self.is_broken = true;
+                    break;
+                }
+            }
+        }
+        if self.is_blocked || self.is_broken {
+            self.task.as_ref().inspect(|task| task.wake_by_ref());
+        } else {
+            self.queue.clear();
+            self.queue.shrink_to(KEPT_BYTES);
+            self.sent_bytes = 0;
+        }
+    }
+
+    /// Moves what is left to the front once that is less than what is gone.
+    fn drop_sent(&mut self) {
+        if self.sent_bytes > self.queue.len() / 2 {
+            self.queue.drain(..self.sent_bytes);
+            self.sent_bytes = 0;
+        }
+    }
+}
+
+/// Keeps one stream to one peer up, for ever.
+pub(super) async fn run(peers: Rc<Peers>, peer: NodeId, stream: Stream) {
+    let Some(link) = peers.link(peer, stream) else { return };
+    let mut lines = Lines::new(&peers, peer, stream);
+    let mut wait = peers.limits.redial_time_min;
+    loop {
+        match dial(&peers, peer, stream).await {
+            Err(error) => lines.say(&format!("not reachable: {error}")),
+            Ok((socket, reader)) => {
+                wait = peers.limits.redial_time_min;
+                link.connect(socket);
+                lines.say("connected");
+                if stream == Stream::Main {
+                    peers.inbox.push(Input::PeerConnected(peer));
+                }
+                let why = until_closed(link, reader).await;
+                link.disconnect();
+                lines.say(&format!("connection lost: {why}"));
+                if stream == Stream::Main {
+                    peers.inbox.push(Input::PeerDisconnected(peer));
+                }
+            }
+        }
+        let pause = peers.rng.borrow_mut().duration_between(wait / 2, wait);
+        tokio::time::sleep(pause).await;
+        wait = (wait * 2).min(peers.limits.redial_time_max);
+    }
+}
+
+/// Connects and shakes hands.
+async fn dial(
+    peers: &Peers,
+    peer: NodeId,
+    stream: Stream,
+) -> Result<(OwnedWriteHalf, OwnedReadHalf), HandshakeError> {
+    let handshake = async {
+        let address = &peers.peers[&peer].address;
+        let mut socket = TcpStream::connect(address.as_pair()).await?;
+        net::tune_peer(&socket, peers.limits.peer_ack_time);
+        let hello = Hello {
+            cluster: peers.identity.cluster,
+            from: peers.identity.node,
+            to: peer,
+            stream,
+            client_address: peers.advertised.clone(),
+        };
+        socket.write_all(&hello.encode()).await?;
+        let welcome = Welcome::read(&mut socket, &hello).await?;
+        peers.told_client_address(peer, welcome.client_address);
+        let (reader, writer) = socket.into_split();
+        Ok((writer, reader))
+    };
+    tokio::time::timeout(peers.limits.handshake_time, handshake)
+        .await
+        .unwrap_or(Err(HandshakeError::TimedOut))
+}
+
+/// Writes what was left over whenever the kernel takes more, and notices the other side's end: it
+/// says nothing on this connection, so anything to read is its end or a mistake.
+async fn until_closed(link: &Link, mut reader: OwnedReadHalf) -> String {
+    let mut byte = [0];
+    let mut closed = pin!(reader.read(&mut byte));
+    poll_fn(|cx| match closed.as_mut().poll(cx) {
+        Poll::Ready(Ok(0)) => Poll::Ready("closed by the peer".into()),
+        Poll::Ready(Ok(_)) => Poll::Ready("the peer answered on a one-way connection".into()),
+        Poll::Ready(Err(error)) => Poll::Ready(error.to_string()),
+        Poll::Pending => link.poll_connected(cx),
+    })
+    .await
+}
+
+/// Log lines about a link: one for each change, but few while it flaps.
+struct Lines<'a> {
+    peers: &'a Peers,
+    peer: NodeId,
+    stream: Stream,
+    last: String,
+    allowed: u32,
+    counted_at: Instant,
+}
+
+impl<'a> Lines<'a> {
+    fn new(peers: &'a Peers, peer: NodeId, stream: Stream) -> Self {
+        let last = String::new();
+        Self { peers, peer, stream, last, allowed: LINES_MAX, counted_at: Instant::now() }
+    }
+
+    fn say(&mut self, text: &str) {
+        // The other stream of the same peer has the same fate.
+        if self.stream == Stream::Bulk || self.last == text {
+            return;
+        }
+        let intervals = self.counted_at.elapsed().as_millis() / LINE_INTERVAL.as_millis();
+        if intervals > 0 {
+            self.allowed = LINES_MAX.min(self.allowed.saturating_add(intervals as u32));
+            self.counted_at = Instant::now();
+        }
+        let Some(allowed) = self.allowed.checked_sub(1) else { return };
+        self.allowed = allowed;
+        let address = &self.peers.peers[&self.peer].address;
+        self.peers.log.line(format_args!("peer {} at {address}: {text}", self.peer));
+        self.last = text.into();
+    }
+}

@@ -1,0 +1,367 @@
+use std::time::Duration;
+
+use sampan_base::{ClusterId, LogIndex};
+use sampan_kv::Reply;
+use sampan_replica::wire::{ForwardOutcome, ForwardReply, Outcome, PeerMessage, encode_frame};
+use sampan_replica::{Input, Stream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::handshake::{Hello, Verdict, Welcome};
+use super::*;
+use crate::net;
+use crate::testing::{on_loop, until};
+
+const CLUSTER: ClusterId = ClusterId(7);
+
+/// One side of a link, with what it has received.
+struct Side {
+    id: NodeId,
+    peers: Rc<Peers>,
+    inbox: Rc<Inbox>,
+    listener: RefCell<Option<TcpListener>>,
+    seen: RefCell<Vec<String>>,
+    port: u16,
+}
+
+/// Nodes 1 and 2, which know each other; nothing runs yet.
+fn two_sides(limits: &Limits) -> (Side, Side) {
+    let listeners = [1, 2].map(|_| {
+        let bound = net::bind("test", &HostPort::new("127.0.0.1", 0)).unwrap();
+        net::adopt(bound, 16).unwrap()
+    });
+    let ports = [0, 1].map(|i: usize| listeners[i].local_addr().unwrap().port());
+    let [first, second] = listeners;
+    (side(1, 2, ports, limits, first), side(2, 1, [ports[1], ports[0]], limits, second))
+}
+
+fn side(id: u64, other: u64, ports: [u16; 2], limits: &Limits, listener: TcpListener) -> Side {
+    let listen = HostPort::new("127.0.0.1", 0);
+    let mut config = Config::new(CLUSTER, NodeId::of(id), listen, "unused").unwrap();
+    config.limits = limits.clone();
+    config.peers.insert(NodeId::of(other), HostPort::new("127.0.0.1", ports[1]));
+    let inbox = Rc::new(Inbox::default());
+    let log = Log::start(config.node);
+    let client_port = 7000 + id as u16;
+    let peers = Rc::new(Peers::new(&config, client_port, inbox.clone(), log, id));
+    let (listener, seen) = (RefCell::new(Some(listener)), RefCell::default());
+    Side { id: config.node, peers, inbox, listener, seen, port: ports[0] }
+}
+
+impl Side {
+    fn start(&self) {
+        self.peers.start(self.listener.take().unwrap());
+    }
+
+    /// Has this arrived, in words?
+    fn has(&self, wanted: &str) -> bool {
+        self.count(wanted) > 0
+    }
+
+    fn count(&self, wanted: &str) -> usize {
+        let mut inputs = Vec::new();
+        self.inbox.take(&mut inputs);
+        let mut seen = self.seen.borrow_mut();
+        seen.extend(inputs.iter().map(|input| match input {
+            Input::PeerConnected(peer) => format!("up {peer}"),
+            Input::PeerDisconnected(peer) => format!("down {peer}"),
+            Input::Peer { from, message: PeerMessage::ForwardReply(reply) } => {
+                format!("{} from {from}", reply.incarnation)
+            }
+            other => format!("{other:?}"),
+        }));
+        seen.iter().filter(|text| *text == wanted).count()
+    }
+
+    fn send(&self, to: NodeId, stream: Stream, number: u64, size: usize) {
+        self.peers.send(&Envelope { to, stream, message: message(number, size) });
+        self.peers.flush();
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.port)).await.unwrap()
+    }
+
+    /// Connects as a peer of this node would.
+    async fn connect_as(&self, from: NodeId, stream: Stream) -> TcpStream {
+        let mut socket = self.connect().await;
+        let hello = hello(CLUSTER, from, self.id, stream);
+        socket.write_all(&hello.encode()).await.unwrap();
+        let welcome = Welcome::read(&mut socket, &hello).await.unwrap();
+        assert_eq!(welcome.client_address, HostPort::new("", 7000 + self.id.get() as u16));
+        socket
+    }
+}
+
+fn message(number: u64, size: usize) -> PeerMessage {
+    let reply = Reply::bulk(&vec![b'x'; size]);
+    let outcome = ForwardOutcome { id: 1, outcome: Outcome::Answered(reply, LogIndex::ZERO) };
+    PeerMessage::ForwardReply(ForwardReply { incarnation: number, outcomes: vec![outcome] })
+}
+
+fn hello(cluster: ClusterId, from: NodeId, to: NodeId, stream: Stream) -> Hello {
+    Hello { cluster, from, to, stream, client_address: HostPort::new("", 7001) }
+}
+
+fn frame(cluster: ClusterId, from: u64, to: u64, number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_frame(cluster, NodeId::of(from), NodeId::of(to), &message(number, 10), &mut bytes);
+    bytes
+}
+
+async fn read_all(socket: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(10), socket.read_to_end(&mut bytes));
+    read.await.expect("the connection is closed").unwrap();
+    bytes
+}
+
+#[test]
+fn two_nodes_find_each_other_and_messages_arrive_on_both_streams() {
+    on_loop(async {
+        let (one, two) = two_sides(&Limits::default());
+        one.start();
+        two.start();
+        until("both are up", || one.has("up n2") && two.has("up n1")).await;
+        let bulk_up = || one.peers.link(two.id, Stream::Bulk).unwrap().is_connected();
+        until("the bulk stream is up", bulk_up).await;
+        one.send(two.id, Stream::Main, 5, 1);
+        one.send(two.id, Stream::Bulk, 6, 1 << 20);
+        two.send(one.id, Stream::Main, 7, 0);
+        until("all have arrived", || {
+            two.has("5 from n1") && two.has("6 from n1") && one.has("7 from n2")
+        })
+        .await;
+        assert_eq!(one.peers.client_address(two.id), Some(HostPort::new("127.0.0.1", 7002)));
+        assert!(one.peers.is_connected(two.id));
+    });
+}
+
+#[test]
+fn a_node_that_is_not_told_of_has_the_client_port_below_its_peer_port() {
+    on_loop(async {
+        let (one, two) = two_sides(&Limits::default());
+        let expected = HostPort::new("127.0.0.1", two.port.saturating_sub(10_000));
+        assert_eq!(one.peers.client_address(two.id), Some(expected));
+        assert_eq!(one.peers.client_address(NodeId::of(9)), None);
+    });
+}
+
+#[test]
+fn a_lost_connection_is_reported_at_once_and_dialled_again() {
+    on_loop(async {
+        let (one, two) = two_sides(&Limits::default());
+        one.start();
+        until("two is dialled", || two.listener.borrow().is_some()).await;
+        let listener = two.listener.take().unwrap();
+        // Node 2 by hand: accepts one connection of each stream, and closes them.
+        for round in 1..=2 {
+            let mut held = Vec::new();
+            while held.len() < 2 {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let hello = Hello::read(&mut socket).await.unwrap();
+                assert_eq!((hello.from, hello.to), (one.id, two.id));
+                let welcome = Welcome {
+                    verdict: Verdict::Accepted,
+                    cluster: CLUSTER,
+                    node: two.id,
+                    client_address: HostPort::new("elsewhere", 1),
+                };
+                socket.write_all(&welcome.encode()).await.unwrap();
+                held.push(socket);
+            }
+            until("it is up", || one.count("up n2") == round).await;
+            drop(held);
+            until("it is down", || one.count("down n2") == round).await;
+        }
+        assert_eq!(one.peers.client_address(two.id), Some(HostPort::new("elsewhere", 1)));
+    });
+}
+
+#[test]
+fn the_end_of_an_inbound_main_stream_is_reported_and_of_a_bulk_stream_not() {
+    on_loop(async {
+        let (one, two) = two_sides(&Limits::default());
+        one.start();
+        drop(one.connect_as(two.id, Stream::Bulk).await);
+        let mut main = one.connect_as(two.id, Stream::Main).await;
+        main.write_all(&frame(CLUSTER, 2, 1, 5)).await.unwrap();
+        until("the frame has arrived", || one.has("5 from n2")).await;
+        assert!(!one.has("down n2"));
+        drop(main);
+        until("the end is reported", || one.has("down n2")).await;
+    });
+}
+
+#[test]
+fn a_peer_that_dials_anew_replaces_its_old_connection_without_a_report() {
+    on_loop(async {
+        let (one, two) = two_sides(&Limits::default());
+        one.start();
+        let mut old = one.connect_as(two.id, Stream::Main).await;
+        let mut new = one.connect_as(two.id, Stream::Main).await;
+        assert_eq!(read_all(&mut old).await, b"");
+        new.write_all(&frame(CLUSTER, 2, 1, 5)).await.unwrap();
+        until("the frame has arrived", || one.has("5 from n2")).await;
+        assert!(!one.has("down n2"));
+    });
+}
+
+#[test]
+fn strangers_are_refused_by_name() {
+    on_loop(async {
+        let (one, two) = two_sides(&Limits::default());
+        one.start();
+        let n9 = NodeId::of(9);
+        for (hello, why) in [
+            (hello(ClusterId(8), two.id, one.id, Stream::Main), "it belongs to cluster"),
+            (hello(CLUSTER, two.id, n9, Stream::Main), "it is n1"),
+            (hello(CLUSTER, n9, one.id, Stream::Main), "n1 was not told of this node"),
+        ] {
+            let mut socket = one.connect().await;
+            socket.write_all(&hello.encode()).await.unwrap();
+            let error = Welcome::read(&mut socket, &hello).await.unwrap_err();
+            assert!(error.to_string().starts_with(why), "{error}");
+            assert_eq!(read_all(&mut socket).await, b"");
+        }
+        assert_eq!(one.peers.counters.handshakes_failed.get(), 3);
+    });
+}
+
+#[test]
+fn a_client_on_the_peer_port_gets_one_clear_error_and_a_close() {
+    on_loop(async {
+        let (one, _two) = two_sides(&Limits::default());
+        one.start();
+        let mut socket = one.connect().await;
+        socket.write_all(b"*1\r\n$4\r\nPING\r\n").await.unwrap();
+        let reply = String::from_utf8(read_all(&mut socket).await).unwrap();
+        assert_eq!(
+            reply,
+            "-ERR this port is for Sampan nodes, clients connect to port 7001\r\n"
+        );
+    });
+}
+
+#[test]
+fn frames_for_others_are_dropped_and_the_stream_lives() {
+    on_loop(async {
+        let (one, two) = two_sides(&Limits::default());
+        one.start();
+        let mut socket = one.connect_as(two.id, Stream::Main).await;
+        let frames = [
+            frame(ClusterId(8), 2, 1, 1),
+            frame(CLUSTER, 3, 1, 2),
+            frame(CLUSTER, 2, 3, 3),
+            frame(CLUSTER, 2, 1, 4),
+        ];
+        socket.write_all(&frames.concat()).await.unwrap();
+        until("the good one has arrived", || one.has("4 from n2")).await;
+        assert_eq!(one.peers.counters.dropped_misdirected.get(), 3);
+        assert_eq!(one.seen.borrow().len(), 1);
+    });
+}
+
+#[test]
+fn a_damaged_frame_ends_the_connection_and_nothing_of_it_is_taken() {
+    on_loop(async {
+        let (one, two) = two_sides(&Limits::default());
+        one.start();
+        let good = frame(CLUSTER, 2, 1, 4);
+        for place in [0, 4, 20, good.len() - 1] {
+            let mut socket = one.connect_as(two.id, Stream::Bulk).await;
+            let mut bad = good.clone();
+            bad[place] ^= 0x80;
+            socket.write_all(&[good.clone(), bad].concat()).await.unwrap();
+            // A length that is damaged may announce a long frame: its end decides then.
+            socket.shutdown().await.unwrap();
+            assert_eq!(read_all(&mut socket).await, b"", "byte {place}");
+        }
+        assert_eq!(one.count("4 from n2"), 4);
+        assert!(one.peers.counters.broken_frames.get() >= 3);
+    });
+}
+
+#[test]
+fn frames_arrive_however_they_are_cut() {
+    on_loop(async {
+        let (one, two) = two_sides(&Limits::default());
+        one.start();
+        let mut socket = one.connect_as(two.id, Stream::Main).await;
+        socket.set_nodelay(true).unwrap();
+        for byte in [frame(CLUSTER, 2, 1, 1), frame(CLUSTER, 2, 1, 2)].concat() {
+            socket.write_all(&[byte]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        until("both have arrived", || one.has("1 from n2") && one.has("2 from n2")).await;
+    });
+}
+
+#[test]
+fn a_queue_that_is_full_drops_and_what_was_queued_arrives() {
+    on_loop(async {
+        let limits = Limits { peer_queue_bytes_max: 64 << 10, ..Limits::default() };
+        let (one, two) = two_sides(&limits);
+        one.start();
+        let listener = two.listener.take().unwrap();
+        let mut sockets = Vec::new();
+        // Node 2 by hand: it accepts and then does not read.
+        for _ in 0..2 {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let hello = Hello::read(&mut socket).await.unwrap();
+            let welcome = Welcome {
+                verdict: Verdict::Accepted,
+                cluster: CLUSTER,
+                node: two.id,
+                client_address: HostPort::new("", 1),
+            };
+            socket.write_all(&welcome.encode()).await.unwrap();
+            sockets.push((hello.stream, socket));
+        }
+        until("it is up", || one.has("up n2")).await;
+        let dropped = &one.peers.counters.dropped_queue_full;
+        let mut sent = 0;
+        while dropped.get() == 0 {
+            one.send(two.id, Stream::Main, sent, 10_000);
+            sent += 1;
+            assert!(sent < 100_000, "nothing is ever dropped");
+        }
+        let taken = one.peers.counters.bytes_sent.get();
+        let main = sockets.iter_mut().find(|(stream, _)| *stream == Stream::Main).unwrap();
+        let mut read = vec![0; taken as usize];
+        let all = tokio::time::timeout(Duration::from_secs(10), main.1.read_exact(&mut read));
+        all.await.expect("all that was queued arrives").unwrap();
+        // A frame longer than the limit leaves alone.
+        let before = dropped.get();
+        one.send(two.id, Stream::Main, sent, 100_000);
+        assert_eq!(dropped.get(), before);
+    });
+}
+
+#[test]
+fn without_a_connection_messages_are_dropped_and_counted() {
+    on_loop(async {
+        let (one, two) = two_sides(&Limits::default());
+        one.send(two.id, Stream::Main, 1, 1);
+        one.send(NodeId::of(9), Stream::Main, 1, 1);
+        assert_eq!(one.peers.counters.dropped_unconnected.get(), 1);
+        assert_eq!(one.peers.counters.dropped_misdirected.get(), 1);
+    });
+}
+
+#[test]
+fn silent_strangers_are_few_and_do_not_stay() {
+    on_loop(async {
+        let limits = Limits { handshakes_max: 2, ..Limits::tiny() };
+        let (one, two) = two_sides(&limits);
+        one.start();
+        let mut silent = vec![one.connect().await, one.connect().await];
+        until("both are in", || one.peers.handshakes.get() == 2).await;
+        assert_eq!(read_all(&mut one.connect().await).await, b"");
+        for socket in &mut silent {
+            assert_eq!(read_all(socket).await, b"");
+        }
+        until("their time is over", || one.peers.handshakes.get() == 0).await;
+        drop(one.connect_as(two.id, Stream::Main).await);
+    });
+}

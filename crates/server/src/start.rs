@@ -1,0 +1,277 @@
+//! Start and end of a node: in which order things are taken, and how they are given back.
+
+use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+
+use sampan_replica::{OpenError, Replica};
+use sampan_storage::{Identity, Storage};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
+
+use crate::client::connection::{self, Batch};
+use crate::client::registry::Clients;
+use crate::config::Config;
+use crate::core::{self, Core};
+use crate::disk::RealDisk;
+use crate::disk_thread::DiskThreads;
+use crate::error::ServerError;
+use crate::inbox::Inbox;
+use crate::lock::DirectoryLock;
+use crate::log::Log;
+use crate::net;
+use crate::node::Node;
+use crate::peer::Peers;
+use crate::signals::Signals;
+use crate::stats::Stats;
+use crate::time::{Clock, wall};
+
+/// How a node is asked to stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// Leadership is handed over, and what was read is answered.
+    Gracefully,
+    /// As if the process had been killed.
+    AtOnce,
+}
+
+/// Stops a node, from any thread.
+#[derive(Clone, Debug)]
+pub struct Stopper(UnboundedSender<Stop>);
+
+impl Stopper {
+    /// Asks for a stop. A second request may be more urgent than the first; asking a node that has
+    /// ended does nothing.
+    pub fn stop(&self, stop: Stop) {
+        _ = self.0.send(stop);
+    }
+}
+
+/// Where a node hears of its [`Stopper`].
+#[derive(Debug)]
+pub struct StopRequests(pub(crate) UnboundedReceiver<Stop>);
+
+/// A stopper and the end that [`serve`] takes.
+pub fn stopper() -> (Stopper, StopRequests) {
+    let (sender, receiver) = unbounded_channel();
+    (Stopper(sender), StopRequests(receiver))
+}
+
+/// The two ports of a node, taken.
+#[derive(Debug)]
+pub struct Listeners {
+    client: TcpListener,
+    peer: TcpListener,
+}
+
+impl Listeners {
+    /// Takes both ports.
+    pub fn bind(config: &Config) -> Result<Self, ServerError> {
+        Ok(Self {
+            client: net::bind("listen", &config.listen)?,
+            peer: net::bind("listen_peer", &config.listen_peer)?,
+        })
+    }
+
+    /// Where clients connect, with the port that was really taken.
+    pub fn client_address(&self) -> io::Result<SocketAddr> {
+        self.client.local_addr()
+    }
+
+    /// Where peers connect.
+    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+        self.peer.local_addr()
+    }
+}
+
+/// Runs a node until SIGTERM or SIGINT, or until it cannot go on. A second signal stops it at once.
+pub fn run(config: Config) -> Result<(), ServerError> {
+    config.check()?;
+    let listeners = Listeners::bind(&config)?;
+    let (stopper, requests) = stopper();
+    let runtime = runtime()?;
+    let guard = runtime.enter();
+    let mut signals = Signals::listen().map_err(no_resources)?;
+    drop(guard);
+    runtime.spawn_local(async move {
+        signals.next().await;
+        stopper.stop(Stop::Gracefully);
+        signals.next().await;
+        stopper.stop(Stop::AtOnce);
+    });
+    serve_on(&runtime, config, listeners, requests)
+}
+
+/// Runs a node on ports that are taken already until it is asked to stop, or cannot go on. Blocks
+/// the calling thread; touches no signals.
+pub fn serve(
+    config: Config,
+    listeners: Listeners,
+    requests: StopRequests,
+) -> Result<(), ServerError> {
+    config.check()?;
+    serve_on(&runtime()?, config, listeners, requests)
+}
+
+fn runtime() -> Result<LocalRuntime, ServerError> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .map_err(no_resources)
+}
+
+fn no_resources(error: io::Error) -> ServerError {
+    ServerError::Resources(error.to_string())
+}
+
+fn serve_on(
+    runtime: &LocalRuntime,
+    config: Config,
+    listeners: Listeners,
+    requests: StopRequests,
+) -> Result<(), ServerError> {
+    let lock = DirectoryLock::take(&config.data_dir)?;
+    let log = Log::start(config.node);
+    let disk = RealDisk::new(&config.data_dir);
+    let clock = Clock::start();
+    let replica = open(&config, &mut disk.clone(), &clock, &log)?;
+    let disks = DiskThreads::start(&disk)?;
+    let served = runtime.block_on(async move {
+        let node = assemble(config, &listeners, clock, log, replica).map_err(no_resources)?;
+        live(node, listeners, disks, requests).await
+    });
+    drop(lock);
+    served
+}
+
+/// Loads the node's state, or creates it.
+fn open(
+    config: &Config,
+    disk: &mut RealDisk,
+    clock: &Clock,
+    log: &Log,
+) -> Result<Replica, ServerError> {
+    let identity = Identity { cluster: config.cluster, node: config.node };
+    if !Storage::exists(disk).map_err(|error| data_error(config, &error))? {
+        Storage::create(disk, identity, &config.replica.storage)
+            .map_err(|error| data_error(config, &error))?;
+        log.line(format_args!("created {}", config.data_dir.display()));
+    }
+    let options = config.replica.clone();
+    let opened =
+        Replica::open(disk, identity, options, config.bootstrap(), random(), clock.now());
+    match opened {
+        Ok((replica, report)) => {
+            log.line(report);
+            Ok(replica)
+        }
+        Err(OpenError::Storage(error)) => Err(data_error(config, &error)),
+        Err(error @ OpenError::State { .. }) => Err(ServerError::DataDamaged(error.to_string())),
+    }
+}
+
+fn data_error(config: &Config, error: &sampan_storage::OpenError) -> ServerError {
+    use sampan_storage::OpenError as E;
+    let text = format!("data directory {}: {error}", config.data_dir.display());
+    match error {
+        E::OtherCluster { .. } | E::OtherNode { .. } | E::AlreadyCreated(_) | E::NotCreated => {
+            ServerError::OtherData(text)
+        }
+        E::DamagedIdentity(_)
+        | E::DamagedHardState(_)
+        | E::DamagedLog(_)
+        | E::DamagedSnapshot { .. }
+        | E::UnsupportedVersion { .. } => ServerError::DataDamaged(text),
+        E::Disk(_) => ServerError::Disk(text),
+        E::BadOptions(_) => ServerError::Config(crate::config::ConfigError {
+            setting: "replica.storage".into(),
+            value: "not usable".into(),
+            expected: error.to_string(),
+        }),
+    }
+}
+
+fn assemble(
+    config: Config,
+    listeners: &Listeners,
+    clock: Clock,
+    log: Log,
+    replica: Replica,
+) -> io::Result<Rc<Node>> {
+    let inbox = Rc::new(Inbox::default());
+    let client_port = listeners.client_address()?.port();
+    let peers = Peers::new(&config, client_port, inbox.clone(), log.clone(), random());
+    let started_at = wall();
+    Ok(Rc::new(Node {
+        client_port,
+        peer_port: listeners.peer_address()?.port(),
+        clock,
+        started_at,
+        run_id: format!("{:016x}{:016x}{:08x}", random(), random(), random() >> 32),
+        log,
+        replica: RefCell::new(replica),
+        inbox,
+        clients: Clients::new(config.limits.clone()),
+        peers: Rc::new(peers),
+        stats: Stats::default(),
+        coarse_time: Cell::new(clock.mono()),
+        snapshot_at: Cell::new(started_at),
+        read_scratch: RefCell::default(),
+        reply_scratch: RefCell::default(),
+        batch: RefCell::new(Batch::default()),
+        config,
+    }))
+}
+
+/// All tasks of a node, from the first turn to the last reply.
+async fn live(
+    node: Rc<Node>,
+    listeners: Listeners,
+    disks: DiskThreads,
+    requests: StopRequests,
+) -> Result<(), ServerError> {
+    let backlog = node.config.limits.accept_backlog;
+    let clients = net::adopt(listeners.client, backlog).map_err(no_resources)?;
+    let peers = net::adopt(listeners.peer, backlog).map_err(no_resources)?;
+    node.log.line(format_args!(
+        "serving clients at port {}, peers at port {}",
+        node.client_port, node.peer_port
+    ));
+    node.peers.start(peers);
+    let accepting = tokio::task::spawn_local(connection::accept(node.clone(), clients));
+    tokio::task::spawn_local(core::sweep(node.clone()));
+    let turns = Core::new(node.clone(), disks, accepting.abort_handle()).run(requests);
+    // A task of its own, so that it stands in the run queue behind those that it waits for.
+    let ended = tokio::task::spawn_local(turns).await;
+    match ended {
+        Ok(Ok(Stop::Gracefully)) => {
+            say_farewell(&node).await;
+            node.log.line("stopped");
+            Ok(())
+        }
+        Ok(Ok(Stop::AtOnce)) => Ok(()),
+        Ok(Err(error)) => Err(error),
+        Err(panic) => Err(ServerError::Invariant(panic.to_string())),
+    }
+}
+
+/// Lets the last replies leave.
+async fn say_farewell(node: &Node) {
+    const POLL_INTERVAL: std::time::Duration = std::time::Duration::from_millis(5);
+    let deadline = Instant::now() + node.config.limits.stop_flush_time;
+    node.clients.end_all();
+    while node.clients.len() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// 64 bits that differ from run to run and are no secret.
+fn random() -> u64 {
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u64(wall().unix_ms);
+    hasher.write_u32(std::process::id());
+    hasher.finish()
+}
