@@ -54,6 +54,14 @@ enum Step {
     Committing { meta: SnapshotMeta },
 }
 
+/// What was left of the log when it was last trimmed: kept for a lagging follower, or because a
+/// segment is let go of as a whole.
+#[derive(Default)]
+struct Retained {
+    entries_bytes: u64,
+    on_disk_bytes: u64,
+}
+
 /// What a replica knows of snapshots.
 pub(crate) struct Snapshots {
     pub(crate) partial: Option<PartialSnapshot>,
@@ -63,8 +71,7 @@ pub(crate) struct Snapshots {
     pub(crate) receiving: Option<Receiving>,
     owners: VecDeque<Owner>,
     not_before: Time,
-    /// Log bytes that were kept for a lagging follower when the log was last trimmed.
-    retained_bytes: u64,
+    retained: Retained,
     retain_check_at: Option<Time>,
 }
 
@@ -77,7 +84,7 @@ impl Snapshots {
             receiving: None,
             owners: VecDeque::new(),
             not_before: now.mono,
-            retained_bytes: 0,
+            retained: Retained::default(),
             retain_check_at: None,
         }
     }
@@ -134,8 +141,21 @@ impl Replica {
         if snapshots.taking.is_some() || self.now.mono < snapshots.not_before || !newer {
             return false;
         }
-        let grown = self.storage.log_bytes_live().saturating_sub(snapshots.retained_bytes);
-        snapshots.wanted || self.log_bytes_max().is_some_and(|max| grown > max)
+        snapshots.wanted || self.log_bytes_max().is_some_and(|max| self.log_has_grown_past(max))
+    }
+
+    /// Has the log grown by more than `bytes_max` since it was last trimmed: its entries, or, where
+    /// padding makes files outgrow entries, its files? Files are let go of by whole segments, so a
+    /// limit below that counts as two of them.
+    fn log_has_grown_past(&self, bytes_max: u64) -> bool {
+        let retained = &self.snapshots.retained;
+        let on_disk_max = bytes_max.max(2 * self.options.storage.segment_bytes);
+        self.log_entries_bytes().saturating_sub(retained.entries_bytes) > bytes_max
+            || self.storage.log_bytes_live().saturating_sub(retained.on_disk_bytes) > on_disk_max
+    }
+
+    fn log_entries_bytes(&self) -> u64 {
+        self.raft.live_log_bytes() as u64
     }
 
     /// The size of log at which a snapshot is due: the limit, or its share of the last snapshot.
@@ -223,11 +243,14 @@ impl Replica {
         let covered = meta.position.index;
         let limit = self.log_bytes_max().unwrap_or(u64::MAX);
         let needed = self.lowest_live_match().filter(|&index| index < covered);
-        let keep = needed.filter(|_| self.storage.log_bytes_live() <= limit.saturating_mul(2));
+        let keep = needed.filter(|_| self.log_entries_bytes() <= limit.saturating_mul(2));
         let trim_to = keep.unwrap_or(covered);
         self.raft.compact(meta, trim_to);
         self.storage.trim(trim_to);
-        self.snapshots.retained_bytes = self.storage.log_bytes_live();
+        self.snapshots.retained = Retained {
+            entries_bytes: self.log_entries_bytes(),
+            on_disk_bytes: self.storage.log_bytes_live(),
+        };
         if keep.is_some() {
             self.snapshots.retain_check_at = Some(self.now.mono + RETAIN_CHECK);
         }

@@ -40,7 +40,10 @@ fn a_frame_comes_back_as_sent() {
     for message in messages() {
         let (header, decoded) = decode_frame(&frame(&message).into()).unwrap();
         assert_eq!(decoded, message);
-        assert_eq!((header.cluster, header.from, header.to), (CLUSTER, NodeId::of(1), NodeId::of(2)));
+        assert_eq!(
+            (header.cluster, header.from, header.to),
+            (CLUSTER, NodeId::of(1), NodeId::of(2))
+        );
     }
 }
 

@@ -55,6 +55,7 @@ fn a_follower_that_was_away_catches_up_by_snapshot() {
     let append = format!("ONCE {session} 1 APPEND log token");
     assert_eq!(cluster.ask(leader, 1, &append), "5");
     cluster.kill(follower);
+    cluster.run_ms(3_000); // it no longer counts as live, so no log is kept for it
     write(&mut cluster, leader, 0, 300);
     cluster.start(follower);
     cluster.run_ms(3_000);
@@ -73,6 +74,22 @@ fn a_follower_that_was_away_catches_up_by_snapshot() {
     cluster.run_ms(3_000);
     assert_eq!(cluster.ask(follower, 1, &append), "5", "node {other} is the other one");
     assert_eq!(cluster.ask(follower, 1, "GET log"), "token");
+}
+
+#[test]
+fn a_follower_that_was_away_shortly_catches_up_from_the_log_that_was_kept_for_it() {
+    let (mut cluster, leader) = Cluster::with_leader(3, compacting);
+    let follower = cluster.follower_of(leader);
+    cluster.kill(follower);
+    write(&mut cluster, leader, 0, 300);
+    assert!(cluster.node(leader).status().snapshot.is_some());
+    cluster.start(follower);
+    cluster.run_ms(1_000);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+    let installed = |(_, event): &(u64, Event)| matches!(event, Event::SnapshotInstalled { .. });
+    assert!(!cluster.events.iter().any(installed), "the log was enough");
+    let trimmed = cluster.node(leader).status().raft.first_index;
+    assert!(trimmed.0 > 200, "what was kept is let go of when nobody needs it: {trimmed}");
 }
 
 #[test]
