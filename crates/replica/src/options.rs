@@ -49,7 +49,7 @@ impl Options {
             kv: sampan_kv::Limits::default(),
             no_leader_wait: Duration::from_millis(400),
             client_timeout: Duration::from_millis(5_000),
-            raft_state_bytes_max: Some(64 << 20),
+            raft_state_bytes_max: Some(128 << 20),
             raft_state_snapshot_percent: 100,
             batch_bytes_max: 256 << 10,
             apply_bytes_max: 1 << 20,

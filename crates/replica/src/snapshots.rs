@@ -145,11 +145,12 @@ impl Replica {
     }
 
     /// Has the log grown by more than `bytes_max` since it was last trimmed: its entries, or, where
-    /// padding makes files outgrow entries, its files? Files are let go of by whole segments, so a
-    /// limit below that counts as two of them.
+    /// padding makes files outgrow entries, its files? Half of the files' share belongs to the log
+    /// back to the older snapshot. Files are let go of by whole segments, so a limit below that
+    /// counts as two of them.
     fn log_has_grown_past(&self, bytes_max: u64) -> bool {
         let retained = &self.snapshots.retained;
-        let on_disk_max = bytes_max.max(2 * self.options.storage.segment_bytes);
+        let on_disk_max = (bytes_max / 2).max(2 * self.options.storage.segment_bytes);
         self.log_entries_bytes().saturating_sub(retained.entries_bytes) > bytes_max
             || self.storage.log_bytes_live().saturating_sub(retained.on_disk_bytes) > on_disk_max
     }
@@ -246,7 +247,9 @@ impl Replica {
         let keep = needed.filter(|_| self.log_entries_bytes() <= limit.saturating_mul(2));
         let trim_to = keep.unwrap_or(covered);
         self.raft.compact(meta, trim_to);
-        self.storage.trim(trim_to);
+        if let Some(oldest) = self.oldest_fallback() {
+            self.storage.trim(trim_to.min(oldest));
+        }
         self.snapshots.retained = Retained {
             entries_bytes: self.log_entries_bytes(),
             on_disk_bytes: self.storage.log_bytes_live(),
@@ -254,6 +257,14 @@ impl Replica {
         if keep.is_some() {
             self.snapshots.retain_check_at = Some(self.now.mono + RETAIN_CHECK);
         }
+    }
+
+    /// The oldest snapshot that a restart may fall back to, if there are as many as are kept: the log
+    /// on disk reaches back to it, so that a damaged newest one costs nothing (`docs/format.md`).
+    fn oldest_fallback(&self) -> Option<LogIndex> {
+        let stored = self.storage.snapshots();
+        let oldest = stored.get(self.options.storage.snapshots_kept - 1)?;
+        Some(oldest.meta.position.index)
     }
 
     /// The lowest match index of the followers that were heard lately.
