@@ -16,8 +16,9 @@ use crate::input::ConnectionId;
 pub const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"SPN1");
 /// Magic, length, checksum, cluster, from, to.
 pub const FRAME_HEADER_BYTES: usize = 4 + 4 + 4 + 8 + 8 + 8;
-/// The largest payload a frame may announce: an append window or snapshot chunk, with room.
-pub const FRAME_PAYLOAD_BYTES_MAX: usize = 32 << 20;
+/// The largest payload a frame may announce. The largest one there is holds the reply to a forwarded
+/// read (`sampan_kv::Limits::reply_bytes_max`); the server's configuration checks that all fit.
+pub const FRAME_PAYLOAD_BYTES_MAX: usize = 96 << 20;
 /// Requests in one forward, at most.
 pub const FORWARD_REQUESTS_MAX: usize = 16_384;
 /// A forwarded command or a relayed reply, at most.
