@@ -51,9 +51,10 @@ impl Raft {
     /// that has not yet noticed that the leader is gone. Both pass within a few messages' time,
     /// which is taken from the answer at hand. The delay grows with each try since a leader was
     /// heard, up to the ordinary timeout.
-    fn retry_soon(&mut self, now: Time, round_trip: Duration) {
+    fn retry_soon(&mut self, now: Time, pre: bool, round_trip: Duration) {
         let jitter = self.config.retry_jitter();
-        let shortest = jitter / 4 + round_trip * 2;
+        // Votes, unlike refusals, come only after a sync: they may still be on their way.
+        let shortest = round_trip * 2 + if pre { jitter / 4 } else { jitter };
         let longest = shortest + jitter * (1 << self.retries.min(8));
         self.retries = self.retries.saturating_add(1);
         let delay = self.rng.duration_between(shortest, longest);
@@ -75,17 +76,19 @@ impl Raft {
         self.void_reads();
     }
 
-    /// Is there a leader that was heard within the shortest election timeout? Leading oneself
-    /// counts (thesis 4.2.3).
-    fn has_live_leader(&self, now: Time) -> bool {
+    /// Is there a leader, other than `candidate`, that was heard within the shortest election
+    /// timeout? Leading oneself counts (thesis 4.2.3).
+    fn has_live_leader(&self, now: Time, candidate: NodeId) -> bool {
         let heard_recently =
             self.following.heard_at.is_some_and(|at| now < at + self.config.election_timeout_min);
-        self.is_leader() || (self.leader.is_some() && heard_recently)
+        // A leader that asks for votes leads no more.
+        let is_another = self.leader.is_some_and(|leader| leader != candidate);
+        self.is_leader() || (is_another && heard_recently)
     }
 
     /// Leader stickiness (thesis 4.2.3): while a leader lives, candidates are not even heard.
-    pub(crate) fn ignores_candidates(&self, now: Time) -> bool {
-        self.config.check_quorum && self.has_live_leader(now)
+    pub(crate) fn ignores_candidate(&self, now: Time, candidate: NodeId) -> bool {
+        self.config.check_quorum && self.has_live_leader(now, candidate)
     }
 
     // --------------------------------------------------------------------------- asking
@@ -132,7 +135,7 @@ impl Raft {
     /// leader, or a term or log that is ahead.
     pub(crate) fn on_pre_vote(&mut self, now: Time, from: NodeId, term: Term, last: LogPosition) {
         let granted = term >= self.term
-            && !self.has_live_leader(now)
+            && !self.has_live_leader(now, from)
             && self.non_voting_until.is_none()
             && last >= self.log.last();
         self.send(from, Body::PreVoteReply { asked: term.next(), granted });
@@ -197,9 +200,9 @@ impl Raft {
             VoteResult::Won => self.become_leader(now),
             VoteResult::Lost => {
                 self.become_follower(now, self.term, None);
-                self.retry_soon(now, now.since(asked_at));
+                self.retry_soon(now, pre, now.since(asked_at));
             }
-            VoteResult::Open if !granted => self.retry_soon(now, now.since(asked_at)),
+            VoteResult::Open if !granted => self.retry_soon(now, pre, now.since(asked_at)),
             VoteResult::Open => {}
         }
     }

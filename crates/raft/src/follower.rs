@@ -69,7 +69,6 @@ impl Raft {
     /// `AppendEntries`, receiver's rules 2 to 5 (paper, Figure 2). Rule 1, the term, is settled.
     pub(crate) fn on_append(
         &mut self,
-        now: Time,
         from: NodeId,
         sequence: u64,
         previous: LogPosition,
@@ -78,7 +77,7 @@ impl Raft {
     ) -> Result<(), DropReason> {
         let matched = previous.index.plus(entries.len() as u64);
         let result = if self.has_previous(previous) {
-            self.take_over(now, entries)?;
+            self.take_over(entries)?;
             self.verify(matched);
             self.learn_commit(commit);
             AppendResult::Accepted { matched }
@@ -102,25 +101,21 @@ impl Raft {
     }
 
     /// Rules 3 and 4: skips what is there, cuts only where an entry conflicts, appends the rest.
-    fn take_over(&mut self, now: Time, entries: Vec<Entry>) -> Result<(), DropReason> {
+    fn take_over(&mut self, entries: Vec<Entry>) -> Result<(), DropReason> {
         let known = entries.iter().take_while(|entry| self.is_known(entry)).count();
         let Some(first) = entries.get(known).map(|entry| entry.index) else { return Ok(()) };
         if first <= self.commit || first <= self.following.verified {
             return Err(DropReason::ContradictsCommitted);
         }
-        let mut changed = false;
         if first <= self.log.last_index() {
-            changed = self.truncate(first);
+            self.truncate(first);
         }
         for entry in entries.into_iter().skip(known) {
             if entry.kind == EntryKind::Configuration {
+                // In force from the moment it is in the log (thesis 4.1).
                 self.configurations.push(entry.index, configuration_of(&entry));
-                changed = true;
             }
             self.log.append(entry);
-        }
-        if changed {
-            self.configuration_changed(now);
         }
         Ok(())
     }
@@ -130,13 +125,13 @@ impl Raft {
         entry.index < self.log.start().index || self.log.contains(entry.position())
     }
 
-    /// Cuts the log from an entry on that conflicts with the leader's. True if that rolled back a
-    /// configuration.
-    fn truncate(&mut self, from: LogIndex) -> bool {
+    /// Cuts the log from an entry on that conflicts with the leader's, and rolls back the
+    /// configurations that were in force from there on.
+    fn truncate(&mut self, from: LogIndex) {
         assert!(from > self.commit, "cannot cut at {from}: {} is committed", self.commit);
         self.log.truncate(from);
         self.persistence.truncated(from);
-        self.configurations.truncate(from)
+        self.configurations.truncate(from);
     }
 
     /// The log equals the leader's through `index`; what of it the leader committed is committed.

@@ -71,7 +71,8 @@ impl Raft {
             return Err(Refused::Transferring { to: transfer.to });
         }
         let bytes = leader.uncommitted_bytes;
-        if bytes > 0 && bytes + data.len() > self.config.uncommitted_bytes_max {
+        let more = Entry::OVERHEAD_BYTES + data.len();
+        if bytes > 0 && bytes + more > self.config.uncommitted_bytes_max {
             return Err(Refused::Busy("uncommitted_bytes_max"));
         }
         let position = self.append_own(EntryKind::Command, data);
@@ -287,7 +288,9 @@ impl Raft {
             Body::HeartbeatReply { sequence, received, .. } => (sequence, received),
             _ => return Err(DropReason::WrongRole),
         };
-        if sequence > leader.sequence || reached > self.log.last_index() {
+        let read = if let Body::HeartbeatReply { read, .. } = *body { read } else { 0 };
+        let of_the_future = sequence > leader.sequence || read > leader.reads.round();
+        if of_the_future || reached > self.log.last_index() {
             return Err(DropReason::Malformed);
         }
         peer.heard_at = now;

@@ -117,13 +117,11 @@ impl Configurations {
         self.stack.push_back((index, configuration));
     }
 
-    /// Entries from `from` on were cut. True if the configuration in force changed.
-    pub(crate) fn truncate(&mut self, from: LogIndex) -> bool {
-        let before = self.stack.len();
+    /// Entries from `from` on were cut.
+    pub(crate) fn truncate(&mut self, from: LogIndex) {
         while self.stack.len() > 1 && self.latest_index() >= from {
             self.stack.pop_back();
         }
-        self.stack.len() != before
     }
 
     /// The log now starts after `through`: what was in force before is not needed.
@@ -200,12 +198,14 @@ mod tests {
         stack.push(LogIndex(4), joint());
         assert_eq!(stack.latest(), &joint());
         assert_eq!(stack.at(LogIndex(3)), &one);
-        assert!(!stack.truncate(LogIndex(5)));
-        assert!(stack.truncate(LogIndex(4)));
+        stack.truncate(LogIndex(5));
+        assert_eq!(stack.latest(), &joint());
+        stack.truncate(LogIndex(4));
         assert_eq!(stack.latest(), &one);
         stack.push(LogIndex(6), joint());
         stack.trim(LogIndex(6));
         assert_eq!(stack.at(LogIndex(6)), &joint());
-        assert!(!stack.truncate(LogIndex(1)));
+        stack.truncate(LogIndex(1));
+        assert_eq!(stack.latest(), &joint());
     }
 }

@@ -104,7 +104,13 @@ impl Raft {
         if replaced {
             persistence.reset(start, start.index);
         }
-        let HardState { term, vote } = restored.hard_state;
+        let mut hard_state = restored.hard_state;
+        if start.term > hard_state.term {
+            // The snapshot was durable before the term in which it came: a crash came between.
+            hard_state = HardState { term: start.term, vote: None };
+            persistence.hard_state_changed();
+        }
+        let HardState { term, vote } = hard_state;
         assert!(log.last().term <= term, "entries of term {} in term {term}", log.last().term);
         let mut node = Self {
             following: Following::new(start.index, rng.next_u64()),
@@ -288,7 +294,8 @@ impl Raft {
             return Ok(());
         }
         if term > self.term {
-            if matches!(body, Body::Vote { transfer: false, .. }) && self.ignores_candidates(now) {
+            let is_unasked = matches!(body, Body::Vote { transfer: false, .. });
+            if is_unasked && self.ignores_candidate(now, from) {
                 return Err(DropReason::LeaderAlive);
             }
             let leader = body.is_from_leader().then_some(from);
@@ -327,7 +334,7 @@ impl Raft {
             }
             Body::VoteReply { granted } => self.on_vote_reply(now, from, granted),
             Body::Append { sequence, previous, commit, entries } => {
-                self.on_append(now, from, sequence, previous, commit, entries)
+                self.on_append(from, sequence, previous, commit, entries)
             }
             Body::Heartbeat { sequence, commit, matched, read } => {
                 self.on_heartbeat(from, sequence, commit, matched, read)
@@ -553,3 +560,7 @@ fn restore_log(start: LogPosition, entries: Vec<Entry>) -> (Log, bool) {
     }
     (log, false)
 }
+
+#[cfg(test)]
+#[path = "node_tests.rs"]
+pub(crate) mod tests;

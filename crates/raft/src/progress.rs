@@ -272,3 +272,69 @@ impl Progress {
         self.loss_shows_from = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(index: u64) -> LogIndex {
+        LogIndex(index)
+    }
+
+    #[test]
+    fn a_rejection_of_an_earlier_request_says_nothing_about_now() {
+        let mut peer = Progress::new(at(9), 1, Time::ZERO);
+        peer.sent_append(1, at(9), 10, Time::ZERO);
+        assert!(peer.rejection_counts(1, at(8)));
+        peer.become_probe(at(3), 1);
+        assert!(!peer.rejection_counts(1, at(3)), "nothing was sent since");
+        peer.sent_append(2, at(9), 10, Time::ZERO);
+        assert!(!peer.rejection_counts(1, at(3)), "of the last probe");
+        assert!(peer.rejection_counts(2, at(3)));
+        peer.acked(at(4));
+        peer.become_replicate(at(4), 2);
+        peer.sent_append(3, at(9), 10, Time::ZERO);
+        assert!(!peer.rejection_counts(2, at(7)), "of the probe");
+        assert!(!peer.rejection_counts(3, at(4)), "of what is acknowledged");
+        assert!(!peer.rejection_counts(3, at(10)), "of what was never sent");
+        assert!(peer.rejection_counts(3, at(7)));
+    }
+
+    #[test]
+    fn only_an_answer_to_a_later_heartbeat_shows_a_loss() {
+        let mut peer = Progress::new(at(1), 1, Time::ZERO);
+        peer.become_replicate(at(0), 0);
+        peer.sent_append(1, at(1), 10, Time::ZERO);
+        peer.sent_heartbeat(2, false);
+        assert!(!peer.is_loss(2, at(0)), "it may have overtaken the Append");
+        peer.sent_heartbeat(3, true);
+        peer.sent_heartbeat(4, true);
+        assert!(!peer.is_loss(2, at(0)));
+        assert!(!peer.is_loss(3, at(1)), "it arrived");
+        assert!(peer.is_loss(3, at(0)) && peer.is_loss(4, at(0)));
+        peer.sent_append(5, at(2), 10, Time::ZERO);
+        assert!(!peer.is_loss(4, at(0)), "the newer Append shows it by itself");
+    }
+
+    #[test]
+    fn a_snapshot_goes_back_only_after_a_pause_without_progress() {
+        let meta = SnapshotMeta {
+            position: sampan_base::LogPosition { index: at(5), ..Default::default() },
+            configuration: sampan_base::Configuration::default(),
+            id: 1,
+            size_bytes: 100,
+        };
+        let mut send = SnapshotSend::new(meta, Time::ZERO);
+        send.asked = 40;
+        send.acked(20, Time(9));
+        send.acked(10, Time(9));
+        assert_eq!((send.acked, send.asked), (20, 40), "an older answer changes nothing");
+        send.start_again();
+        assert_eq!((send.acked, send.asked), (10, 10), "unless nothing newer came");
+        send.acked(1_000, Time(9));
+        assert_eq!(send.acked, 10, "no file is longer than it is");
+        send.acked(100, Time(9));
+        send.start_again();
+        assert_eq!(send.acked, 0, "all of it, and not installed: is it still there?");
+    }
+}

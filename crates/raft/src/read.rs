@@ -106,10 +106,20 @@ impl Raft {
         sequence: u64,
     ) -> Result<(), DropReason> {
         let RoleState::Leader(leader) = &mut self.role else { return Err(DropReason::WrongRole) };
-        if leader.reads.readers.len() >= self.config.reads_max {
+        let reads = &mut leader.reads;
+        // A later request of a node covers its earlier ones.
+        for reader in reads.readers.range_mut(reads.in_rounds..).rev() {
+            if let Reader::Follower { from: asker, nonce: life, sequence: covered } = reader
+                && (*asker, *life) == (from, nonce)
+            {
+                *covered = sequence.max(*covered);
+                return Ok(());
+            }
+        }
+        if reads.readers.len() >= self.config.reads_max {
             return Err(DropReason::TooManyReads);
         }
-        leader.reads.readers.push_back(Reader::Follower { from, nonce, sequence });
+        reads.readers.push_back(Reader::Follower { from, nonce, sequence });
         Ok(())
     }
 
@@ -176,7 +186,7 @@ impl Raft {
         }
         reads.unasked = false;
         reads.sequence += 1;
-        reads.retry_at = now + self.config.heartbeat_interval;
+        reads.retry_at = now + self.config.heartbeat_interval * 2;
         let (nonce, sequence) = (reads.nonce, reads.sequence);
         self.send(leader, Body::ReadIndex { nonce, sequence });
     }

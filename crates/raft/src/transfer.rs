@@ -21,7 +21,7 @@ pub(crate) struct Transfer {
 
 impl Raft {
     /// Hands leadership to a voter, by default the one with the longest log among those heard
-    /// last. Returns the target. Until it leads, or an election timeout has passed, proposals are
+    /// lately. Returns the target. Until it leads, or an election timeout has passed, proposals are
     /// refused as [`Refused::Transferring`].
     pub fn transfer_leadership(
         &mut self,
@@ -45,7 +45,7 @@ impl Raft {
             }
             Some(id) if self.configuration().is_voter(id) => id,
             Some(_) => return Err(Refused::Invalid("only a voter can lead")),
-            None => self.best_successor().ok_or(Refused::Invalid("there is no other voter"))?,
+            None => self.best_successor(now).ok_or(Refused::Invalid("there is no other voter"))?,
         };
         let deadline = now + self.config.election_timeout_min;
         let RoleState::Leader(leader) = &mut self.role else { unreachable!("checked above") };
@@ -54,15 +54,19 @@ impl Raft {
         Ok(to)
     }
 
-    /// The voter with the most of the log; of several, the one heard last.
-    fn best_successor(&self) -> Option<NodeId> {
+    /// Of the voters that were heard lately, if any, the one with the most of the log; of several,
+    /// the one heard last.
+    fn best_successor(&self, now: Time) -> Option<NodeId> {
         let RoleState::Leader(leader) = &self.role else { return None };
         let configuration = self.configuration();
         let voters = leader
             .peers
             .iter()
             .filter(|(id, peer)| configuration.is_voter(**id) && !peer.recovering);
-        voters.max_by_key(|(_, peer)| (peer.matched, peer.heard_at)).map(|(id, _)| *id)
+        let timeout = self.config.election_timeout_min;
+        voters
+            .max_by_key(|(_, peer)| (now < peer.heard_at + timeout, peer.matched, peer.heard_at))
+            .map(|(id, _)| *id)
     }
 
     /// Tells the target to start, once it has the whole log.
@@ -88,7 +92,7 @@ impl Raft {
     /// This leader is not in the configuration that just became committed (thesis 4.2.2): the best
     /// of its voters is to start an election at once.
     pub(crate) fn hand_over_and_step_down(&mut self, now: Time) {
-        if let Some(to) = self.best_successor() {
+        if let Some(to) = self.best_successor(now) {
             self.send(to, Body::TimeoutNow);
         }
         self.become_follower(now, self.term, None);

@@ -259,3 +259,7 @@ fn meta(reader: &mut Reader<'_>) -> Result<SnapshotMeta, DecodeError> {
     let configuration = Configuration::decode(reader)?;
     Ok(SnapshotMeta { position, configuration, id, size_bytes })
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

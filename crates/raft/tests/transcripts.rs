@@ -24,8 +24,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use goldenscript::{Command, Context};
-use sampan_base::{Configuration, LogIndex, NodeId};
+use sampan_base::{Configuration, Entry, EntryKind, LogIndex, NodeId, Term};
 use sampan_raft::{Config, Message, PeerState, Raft};
 
 use support::cluster::{Cluster, entry_text};
@@ -72,6 +73,9 @@ enum Step {
         /// Only so many.
         #[arg(key)]
         first: Option<usize>,
+        /// Not the oldest ones.
+        #[arg(key, optional)]
+        skip: usize,
         /// The youngest first.
         #[arg(key, optional)]
         reverse: bool,
@@ -102,6 +106,8 @@ enum Step {
     Restart(u64, #[arg(key = "non_voting_until")] Option<u64>),
     /// The disk of a node that is down loses its log behind an index, although it was synced.
     Damage(u64, #[arg(key = "keep")] u64),
+    /// A node that is down holds these entries, `index@term`, when it starts, in this term.
+    Store(u64, String, #[arg(key = "term")] u64),
     /// So many milliseconds pass for these nodes, or all.
     Tick(u64, #[arg(optional)] Vec<u64>),
     /// The clock of a node moves to its next deadline.
@@ -144,6 +150,7 @@ struct Select {
     to: Option<u64>,
     kind: Option<String>,
     first: Option<usize>,
+    skip: usize,
 }
 
 impl Select {
@@ -157,9 +164,11 @@ impl Select {
 
     /// Takes the messages out of the network.
     fn take(&self, network: &mut Vec<Message>) -> Vec<Message> {
-        let mut left = self.first.unwrap_or(usize::MAX);
+        let (mut left, mut skip) = (self.first.unwrap_or(usize::MAX), self.skip);
         let (taken, kept) = std::mem::take(network).into_iter().partition(|message| {
-            let take = left > 0 && self.matches(message);
+            let matches = self.matches(message);
+            let take = matches && left > 0 && skip == 0;
+            skip -= usize::from(matches && skip > 0);
             left -= usize::from(take);
             take
         });
@@ -200,8 +209,9 @@ impl Transcript {
         match step {
             Step::Cluster { .. } => self.make_cluster(step),
             Step::Propose(id, commands) => cluster.propose(node(*id), commands),
-            Step::Deliver { from, to, kind, first, reverse, double } => {
-                let select = Select { from: *from, to: *to, kind: kind.clone(), first: *first };
+            Step::Deliver { from, to, kind, first, skip, reverse, double } => {
+                let (from, to, kind) = (*from, *to, kind.clone());
+                let select = Select { from, to, kind, first: *first, skip: *skip };
                 let mut messages = select.take(&mut cluster.network);
                 if *reverse {
                     messages.reverse();
@@ -214,7 +224,8 @@ impl Transcript {
                 }
             }
             Step::Lose { from, to, kind, first } => {
-                let select = Select { from: *from, to: *to, kind: kind.clone(), first: *first };
+                let (from, to, kind) = (*from, *to, kind.clone());
+                let select = Select { from, to, kind, first: *first, skip: 0 };
                 for message in select.take(&mut cluster.network) {
                     cluster.event(|| format!("{message} ✗ lost"));
                 }
@@ -233,6 +244,11 @@ impl Transcript {
                 host.disk.non_voting_until = until.map(LogIndex);
                 cluster.restart(node(*id));
             }
+            Step::Store(id, entries, term) => {
+                let host = cluster.hosts.get_mut(&node(*id)).expect("a known node");
+                host.disk.hard_state.term = Term(*term);
+                host.disk.entries = entries.split_whitespace().map(entry).collect();
+            }
             Step::Damage(id, keep) => {
                 let host = cluster.hosts.get_mut(&node(*id)).expect("a known node");
                 host.disk.entries.retain(|entry| entry.index.0 <= *keep);
@@ -242,7 +258,7 @@ impl Transcript {
                     cluster.pass(id, Duration::from_millis(*ms));
                 }
             }
-            Step::Timeout(id) => cluster.to_deadline(node(*id)),
+            Step::Timeout(id) => cluster.skip_to_deadline(node(*id)),
             _ => return self.execute_rarer(step),
         }
         String::new()
@@ -267,8 +283,8 @@ impl Transcript {
                     learners: nodes(learners),
                     ..Configuration::default()
                 };
-                let result = cluster
-                    .input(node(*id), |raft, now| raft.propose_configuration(now, target));
+                let result =
+                    cluster.input(node(*id), |raft, now| raft.propose_configuration(now, target));
                 return refusal(*id, result.err());
             }
             Step::Compact(id, keep) => return self.compact(node(*id), *keep),
@@ -307,7 +323,8 @@ impl Transcript {
             }
             Step::Peers(id) => peers(cluster.raft(node(*id))),
             Step::Network => {
-                cluster.network.iter().map(|message| format!("{message}\n")).collect()
+                let lines: Vec<_> = cluster.network.iter().map(ToString::to_string).collect();
+                lines.join("\n")
             }
             _ => unreachable!("handled before"),
         }
@@ -349,7 +366,8 @@ impl Transcript {
             set(&mut config.snapshot_chunk_bytes_max, chunk);
             config.pre_vote = pre_vote.unwrap_or(true);
             config.check_quorum = check_quorum.unwrap_or(true);
-            let known = if id.get() > *nodes { Configuration::default() } else { bootstrap.clone() };
+            let known =
+                if id.get() > *nodes { Configuration::default() } else { bootstrap.clone() };
             self.cluster.add(config, known);
         }
         if let Some(leader) = leader.map(node) {
@@ -369,7 +387,10 @@ impl Transcript {
         self.cluster.turn(id);
         let at = meta.position;
         let first = self.cluster.raft(id).first_index();
-        format!("{id} snapshot at {}@{} {}, log from {first}\n", at.index, at.term, meta.configuration)
+        format!(
+            "{id} snapshot at {}@{} {}, log from {first}\n",
+            at.index, at.term, meta.configuration
+        )
     }
 
     fn cut(&mut self, side: &BTreeSet<NodeId>) {
@@ -381,6 +402,17 @@ impl Transcript {
                 }
             }
         }
+    }
+}
+
+fn entry(text: &str) -> Entry {
+    let (index, term) = text.split_once('@').expect("index@term");
+    let number = |text: &str| text.parse().expect("a number");
+    Entry {
+        term: Term(number(term)),
+        index: LogIndex(number(index)),
+        kind: EntryKind::Command,
+        data: Bytes::new(),
     }
 }
 
@@ -435,7 +467,8 @@ fn peers(raft: &Raft) -> String {
             PeerState::Snapshot { id, acked_bytes, .. } => format!("snapshot #{id} {acked_bytes}B"),
         };
         let (matched, next, inflight) = (peer.matched, peer.next, peer.inflight_messages);
-        let _ = writeln!(out, "{}: {state} match={matched} next={next} inflight={inflight}", peer.id);
+        let _ =
+            writeln!(out, "{}: {state} match={matched} next={next} inflight={inflight}", peer.id);
     }
     out
 }
@@ -461,18 +494,20 @@ macro_rules! scripts {
     };
 }
 
-include!("scripts.rs");
+include!("support/scripts.rs");
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a test reads its own files")]
 fn every_script_is_run_and_says_what_it_shows() {
     let files = std::fs::read_dir(scripts_dir()).expect("the folder");
-    let files: BTreeSet<String> =
-        files.map(|file| file.expect("a file").file_name().into_string().expect("a name")).collect();
+    let files: BTreeSet<String> = files
+        .map(|file| file.expect("a file").file_name().into_string().expect("a name"))
+        .collect();
     let listed: BTreeSet<String> = SCRIPTS.iter().map(ToString::to_string).collect();
-    assert_eq!(files, listed, "scripts on disk, and those listed in tests/scripts.rs");
+    assert_eq!(files, listed, "scripts on disk, and those listed in tests/support/scripts.rs");
     for name in files {
-        let text = String::from_utf8(std::fs::read(scripts_dir().join(&name)).expect("it")).expect("it");
+        let text =
+            String::from_utf8(std::fs::read(scripts_dir().join(&name)).expect("it")).expect("it");
         let first = text.lines().next().unwrap_or_default();
         let cites = ["aper", "hesis", "esign"].iter().any(|word| first.contains(word));
         assert!(first.starts_with("# ") && cites, "{name} begins with a sentence and its source");

@@ -1,6 +1,7 @@
 //! Hosts, the messages between them, and the oracle; every way to make something happen.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -153,7 +154,7 @@ impl Cluster {
     }
 
     /// The node's clock moves to its next deadline.
-    pub fn to_deadline(&mut self, id: NodeId) {
+    pub fn skip_to_deadline(&mut self, id: NodeId) {
         let deadline = self.raft(id).next_deadline();
         let now = self.hosts[&id].now;
         self.pass(id, deadline.since(now));
@@ -355,6 +356,7 @@ pub fn entry_text(entry: &sampan_base::Entry) -> String {
     let at = format!("{}@{}", entry.index, entry.term);
     match entry.kind {
         EntryKind::Noop => format!("{at} no-op"),
+        EntryKind::Command if entry.data.is_empty() => at,
         EntryKind::Command => format!("{at} {}", String::from_utf8_lossy(&entry.data)),
         EntryKind::Configuration => {
             let mut reader = sampan_base::codec::Reader::new(&entry.data);
@@ -368,14 +370,14 @@ fn persist_line(id: NodeId, persist: &sampan_raft::Persist) -> String {
     let mut line = format!("{id} persist");
     if let Some(hard_state) = persist.hard_state {
         let vote = hard_state.vote.map_or("nobody".into(), |vote| vote.to_string());
-        line += &format!(" term={} vote={vote}", hard_state.term);
+        let _ = write!(line, " term={} vote={vote}", hard_state.term);
     }
     if let Some(start) = persist.log_reset {
-        line += &format!(" new log after {}@{}", start.index, start.term);
+        let _ = write!(line, " new log after {}@{}", start.index, start.term);
     }
     let entries: Vec<_> = persist.entries.iter().map(entry_text).collect();
     if !entries.is_empty() {
-        line += &format!(" [{}]", entries.join(", "));
+        let _ = write!(line, " [{}]", entries.join(", "));
     }
     format!("{line} #{}", persist.token.sequence())
 }

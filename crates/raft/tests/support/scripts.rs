@@ -5,6 +5,8 @@ scripts! {
     acknowledgement_names_what_was_verified
     all_apply_what_is_committed
     answer_to_an_earlier_life_is_ignored
+    append_above_the_snapshot
+    append_across_the_snapshot
     append_at_the_snapshot
     append_below_the_snapshot
     append_needs_its_previous_entry
@@ -25,16 +27,21 @@ scripts! {
     disconnect_alone_deposes_nobody
     disconnect_starts_a_pre_vote
     duplicate_vote_counts_once
+    early_heartbeat_proves_no_loss
     election_is_won_by_a_majority
+    figure_7
     figure_8
     follower_asks_again_for_a_lost_answer
     follower_commits_what_it_has_verified
     follower_times_out_and_asks_first
+    former_leader_is_heard_by_its_followers
     isolated_leader_answers_no_read
     joint_election_needs_both_majorities
+    joint_election_needs_the_old_majority
     joint_is_left_by_itself
     joint_is_left_by_the_next_leader
     joint_needs_both_majorities
+    joint_needs_the_old_majority
     late_append_changes_nothing_that_is_committed
     late_heartbeat_reply_confirms_no_later_read
     late_rejection_moves_nothing
@@ -51,7 +58,8 @@ scripts! {
     new_member_is_brought_up_at_once
     newer_term_makes_a_follower
     node_that_forgot_what_it_acknowledged_stops
-    node_without_its_log_neither_votes_nor_counts
+    node_without_its_log_does_not_count
+    node_without_its_log_does_not_vote
     older_file_is_not_installed
     older_snapshot_is_ignored
     one_change_at_a_time
@@ -64,17 +72,22 @@ scripts! {
     quorum_of_one_reads_at_once
     read_index_on_a_follower
     read_index_on_the_leader
+    read_index_waits_for_the_application
     read_is_void_after_a_change_of_term
     read_waits_for_an_entry_of_the_term
     reads_of_a_turn_share_a_round
     removed_leader_steps_down
     removed_node_may_lead_until_then
+    restart_begins_at_the_snapshot
     restarted_follower_is_not_sent_everything
     single_node_cluster
+    snapshot_holds_its_configuration
     snapshot_is_installed
+    snapshot_is_sent_again_after_a_pause
     snapshot_keeps_what_follows_it
     snapshot_replaces_a_log_that_differs
     snapshot_resumes
+    snapshot_that_is_gone_is_replaced
     snapshot_that_the_log_holds_needs_no_file
     split_vote_is_tried_again_in_a_new_term
     stuck_node_is_answered
@@ -84,8 +97,10 @@ scripts! {
     transfer
     transfer_is_given_up
     transfer_makes_sense
+    transfer_prefers_a_live_successor
     transfer_waits_for_the_target
     truncation_only_on_conflict
+    vote_ends_a_pre_candidacy
     vote_needs_an_up_to_date_log
     vote_of_an_older_term_is_refused
     vote_survives_a_crash
