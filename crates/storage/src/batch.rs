@@ -10,8 +10,9 @@ use crate::sector::{self, CONTENT_BYTES, SECTOR_BYTES, SectorWriter};
 /// The first bytes of every batch.
 pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"BTCH");
 
-/// Bytes of a batch's header.
-pub(crate) const HEADER_BYTES: u64 = 64;
+/// Bytes of a batch's header, of which the last are its checksum.
+pub(crate) const HEADER_BYTES: u64 = 68;
+const HEADER_CRC_OFFSET: usize = 64;
 
 /// Bytes before the payload of an entry: length, checksum, term, kind.
 pub(crate) const ENTRY_HEADER_BYTES: u64 = 4 + 4 + 8 + 1;
@@ -64,8 +65,8 @@ pub(crate) struct Batch {
 pub(crate) enum BatchFault {
     /// The sector with its header is not sound.
     NoHeader,
-    /// The header is the one expected, and of its sectors, counted here, some are not sound.
-    Incomplete(u64),
+    /// The header is the one expected, and some of its sectors are not sound.
+    Incomplete,
     /// Sound, and yet not the batch expected here, or it contradicts itself.
     Inconsistent,
 }
@@ -75,24 +76,21 @@ pub(crate) enum BatchFault {
 pub(crate) fn encode(salt: u32, offset: u64, link: Link, change: &Change<'_>) -> (Bytes, u64) {
     let data_bytes: u64 = change.entries.iter().map(|entry| entry.data.len() as u64).sum();
     let payload_bytes = change.entries.len() as u64 * ENTRY_HEADER_BYTES + data_bytes;
+    let header = Header {
+        link,
+        // Lists of the log lane run in order and each ends with a sync: whatever this batch is
+        // written after is durable.
+        synced_through: link.sequence - 1,
+        reset: change.reset,
+        first_index: change.first_index,
+        last_term: change.entries.last().map_or(Term::ZERO, |entry| entry.term),
+        count: change.entries.len() as u32,
+        payload_bytes,
+    };
     let mut out = SectorWriter::with_capacity(HEADER_BYTES + payload_bytes);
-    out.put_u32(BATCH_MAGIC);
-    out.put_u32(if change.reset.is_some() { FLAG_RESET } else { 0 });
-    out.put_u64(link.sequence);
-    // Lists of the log lane run in order and each ends with a sync: whatever this batch is written
-    // after is durable.
-    out.put_u64(link.sequence - 1);
-    out.put_u64(link.chain);
-    out.put_u64(change.first_index.0);
-    out.put_u64(change.reset.map_or(0, |position| position.term.0));
-    out.put_u64(change.entries.last().map_or(0, |entry| entry.term.0));
-    out.put_u32(change.entries.len() as u32);
-    out.put_u32(u32::try_from(payload_bytes).expect("a batch fits in a segment"));
+    out.put(&header.encode(salt));
     for entry in change.entries {
-        out.put_u32(entry.data.len() as u32);
-        out.put_u32(entry_checksum(salt, entry));
-        out.put_u64(entry.term.0);
-        out.put_u8(entry.kind as u8);
+        out.put(&entry_header(salt, entry));
         out.put(&entry.data);
     }
     let (bytes, chain) =
@@ -111,7 +109,8 @@ pub(crate) fn decode(
     let first_sector = (offset / SECTOR_BYTES) as u32;
     let head = rest.get(..SECTOR_BYTES as usize).ok_or(BatchFault::NoHeader)?;
     let stamped = sector::sound(salt, first_sector, head).ok_or(BatchFault::NoHeader)?;
-    let header = Header::decode(head, rest.len() as u64).map_err(|_| BatchFault::Inconsistent)?;
+    let header =
+        Header::decode(salt, head, rest.len() as u64).map_err(|_| BatchFault::Inconsistent)?;
     if stamped != link.sequence as u32 || header.link != link {
         return Err(BatchFault::Inconsistent);
     }
@@ -122,7 +121,7 @@ pub(crate) fn decode(
     let mut chain = link.chain;
     for (number, bytes) in (first_sector..).zip(rest.chunks(SECTOR_BYTES as usize)).take(sectors) {
         if sector::sound(salt, number, bytes) != Some(stamped) {
-            return Err(BatchFault::Incomplete(sectors as u64));
+            return Err(BatchFault::Incomplete);
         }
         content.extend_from_slice(&bytes[..CONTENT_BYTES]);
         chain = sector::chain_next(chain, bytes);
@@ -142,13 +141,6 @@ pub(crate) fn decode(
     })
 }
 
-/// The sequence number and the synced-through number of a batch that begins in this sector, if one
-/// does. For the search behind a bad batch.
-pub(crate) fn peek(sector: &[u8]) -> Option<(u64, u64)> {
-    let header = Header::decode(sector, u64::MAX).ok()?;
-    Some((header.link.sequence, header.synced_through))
-}
-
 /// A batch's header.
 struct Header {
     link: Link,
@@ -161,9 +153,30 @@ struct Header {
 }
 
 impl Header {
+    fn encode(&self, salt: u32) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_BYTES as usize);
+        out.put_u32(BATCH_MAGIC);
+        out.put_u32(if self.reset.is_some() { FLAG_RESET } else { 0 });
+        out.put_u64(self.link.sequence);
+        out.put_u64(self.synced_through);
+        out.put_u64(self.link.chain);
+        out.put_u64(self.first_index.0);
+        out.put_u64(self.reset.map_or(0, |position| position.term.0));
+        out.put_u64(self.last_term.0);
+        out.put_u32(self.count);
+        out.put_u32(u32::try_from(self.payload_bytes).expect("a batch fits in a segment"));
+        let crc = header_checksum(salt, &out);
+        out.put_u32(crc);
+        out
+    }
+
     /// Reads a header; every length in it is within `room_bytes` and itself consistent.
-    fn decode(bytes: &[u8], room_bytes: u64) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes);
+    fn decode(salt: u32, bytes: &[u8], room_bytes: u64) -> Result<Self, DecodeError> {
+        let fields = bytes.get(..HEADER_CRC_OFFSET).ok_or(DecodeError::Truncated)?;
+        if Reader::new(&bytes[HEADER_CRC_OFFSET..]).u32()? != header_checksum(salt, fields) {
+            return Err(DecodeError::Invalid("batch header checksum"));
+        }
+        let mut reader = Reader::new(fields);
         if reader.u32()? != BATCH_MAGIC {
             return Err(DecodeError::Invalid("batch magic"));
         }
@@ -213,6 +226,23 @@ fn decode_entries(salt: u32, header: &Header, content: &Bytes) -> Result<Vec<Ent
         return Err(DecodeError::Invalid("last term"));
     }
     Ok(entries)
+}
+
+/// The checksum of a header's fields.
+fn header_checksum(salt: u32, fields: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(salt);
+    hasher.update(fields);
+    hasher.finalize()
+}
+
+/// What stands before the data of an entry.
+fn entry_header(salt: u32, entry: &Entry) -> [u8; ENTRY_HEADER_BYTES as usize] {
+    let mut header = [0; ENTRY_HEADER_BYTES as usize];
+    header[..4].copy_from_slice(&(entry.data.len() as u32).to_le_bytes());
+    header[4..8].copy_from_slice(&entry_checksum(salt, entry).to_le_bytes());
+    header[8..16].copy_from_slice(&entry.term.0.to_le_bytes());
+    header[16] = entry.kind as u8;
+    header
 }
 
 /// The checksum of an entry: of the segment (cluster, node, generation, number, by its salt), term,

@@ -46,11 +46,12 @@ impl<'a> FreshSegment<'a> {
         let nearly_empty = used_bytes <= len_bytes / COPY_WHOLE_SHARE;
         let copies = if nearly_empty { &log.tail[..] } else { unproven };
         let first = copies.first().map_or(log.next, |batch| batch.link);
-        let serves_from = match (last, copies.first()) {
+        let serves_from = match (copies.first(), last) {
             // It takes the place of the last segment.
-            (Some(last), _) if last.first == first => last.serves_from,
-            (_, Some(batch)) => batch.reset.map_or(batch.first_index, |position| position.index),
-            (_, None) => log.next_index,
+            (Some(batch), Some(last)) if batch.link == last.first => last.serves_from,
+            (Some(batch), _) => batch.reset.map_or(batch.first_index, |position| position.index),
+            (None, _) if log.next_index == LogIndex(1) => LogIndex::ZERO,
+            (None, _) => log.next_index,
         };
         Some(Self { first, serves_from, copies, reset: None })
     }

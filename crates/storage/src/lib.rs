@@ -12,6 +12,32 @@
 //!
 //! While starting, [`Storage::open`] reads and repairs through [`sampan_base::disk::Disk`] directly.
 //!
+//! ```
+//! use sampan_base::disk::Disk;
+//! use sampan_base::{ClusterId, Entry, EntryKind, HardState, LogIndex, NodeId, Term};
+//! use sampan_storage::testing::{KeepSynced, MemDisk};
+//! use sampan_storage::{Identity, Options, Storage};
+//!
+//! let mut disk = MemDisk::new();
+//! let identity = Identity { cluster: ClusterId(7), node: NodeId::of(1) };
+//! let options = Options::default();
+//! Storage::create(&mut disk, identity, &options)?;
+//! let (mut storage, _) = Storage::open(&mut disk, identity, &options)?;
+//!
+//! let hard_state = HardState { term: Term(1), vote: NodeId::new(1) };
+//! let (index, kind) = (LogIndex(1), EntryKind::Command);
+//! let entry = Entry { term: Term(1), index, kind, data: "set greeting hello".into() };
+//! let ops = storage.append(Some(hard_state), None, &[entry.clone()]);
+//! disk.execute_all(&ops)?; // in a server a disk thread does this
+//! storage.append_synced(); // and only now it may be acknowledged
+//!
+//! let mut disk = disk.crash(&mut KeepSynced);
+//! let (_, recovered) = Storage::open(&mut disk, identity, &options)?;
+//! assert_eq!(recovered.hard_state, hard_state);
+//! assert_eq!(recovered.entries, [entry]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! What is absent: threads, files, sockets, clocks; and any say in what a log should contain.
 //! `docs/format.md` is the other half of this crate: the bytes, the assumptions and the decisions.
 
@@ -33,6 +59,9 @@ pub mod snapshot;
 mod storage;
 mod survey;
 pub mod testing;
+
+#[cfg(test)]
+mod format_tests;
 
 pub use error::{Damage, DamageReason, OpenError};
 pub use identity::Identity;

@@ -287,7 +287,7 @@ impl Log {
     }
 
     /// The work of [`Log::maintain`] ended.
-    pub(crate) fn maintained(&mut self, result: &Result<(), DiskError>) {
+    pub(crate) fn maintained(&mut self, result: Result<(), DiskError>) {
         match (result, std::mem::replace(&mut self.background, Background::Idle)) {
             (_, Background::Idle) => panic!("no maintenance is under way"),
             (Ok(()), Background::Preparing(spare)) => {

@@ -97,13 +97,17 @@ pub(crate) fn replay(disk: &mut dyn Disk, files: &[SegmentFile], known: Known) -
     log.next = header_of(files, live[0]).first;
     for (i, &place) in live.iter().enumerate() {
         let sealed_by = live.get(i + 1).map(|&next| header_of(files, next));
-        if let Err(damage) = log.read_segment(disk, files, place, sealed_by, known) {
-            // A segment in between whose header is damaged is the better explanation.
-            log.damage = Some(damaged_header_after(files, place).unwrap_or(damage));
-            return log;
+        let damage = log.read_segment(disk, files, place, sealed_by, known).err();
+        // A segment that is missing after this one is the better explanation.
+        log.damage = if sealed_by.is_some() {
+            damage.map(|damage| damaged_header_after(files, place).unwrap_or(damage))
+        } else {
+            lost_at_the_end(files, place, known).or(damage)
+        };
+        if log.damage.is_some() {
+            break;
         }
     }
-    log.damage = lost_at_the_end(files, live, known);
     log
 }
 
@@ -150,9 +154,8 @@ fn damaged_header_after(files: &[SegmentFile], place: usize) -> Option<Damage> {
     Some(damage_at(next.file.clone(), 0, 0, DamageReason::SegmentHeader))
 }
 
-/// All segments were read to a good end: is the end of the log itself missing?
-fn lost_at_the_end(files: &[SegmentFile], live: &[usize], known: Known) -> Option<Damage> {
-    let last = *live.last()?;
+/// Is there a segment missing after the last one?
+fn lost_at_the_end(files: &[SegmentFile], last: usize, known: Known) -> Option<Damage> {
     if let Some(damage) = damaged_header_after(files, last) {
         return Some(damage);
     }
@@ -350,15 +353,9 @@ fn judge_tail(tail: &Tail<'_>, expected: u64, synced_batch: u64) -> Result<bool,
         match sector::classify(tail.salt, number, bytes) {
             Sector::Zero => {}
             Sector::Sound(batch) if batch == expected as u32 => begun = true,
-            Sector::Sound(_) => {
-                let at_page = u64::from(number) * SECTOR_BYTES % PAGE_BYTES == 0;
-                let later = batch::peek(bytes).filter(|_| at_page);
-                if later.is_some_and(|(_, synced_through)| synced_through >= expected) {
-                    return Err(DamageReason::LaterBatch);
-                }
-                // The log lane runs in order: whatever is of another batch was written after a sync.
-                strange.get_or_insert(DamageReason::LaterBatch);
-            }
+            // The log lane runs in order, and each list ends with a sync: what is of a later batch
+            // was written after this one was synced.
+            Sector::Sound(_) => strange = strange.or(Some(DamageReason::LaterBatch)),
             Sector::Damaged => strange = Some(DamageReason::NonZeroSector),
         }
     }
@@ -399,3 +396,7 @@ pub(crate) fn read_headers(
     files.sort_by_key(|file| file.sequence);
     Ok(files)
 }
+
+#[cfg(test)]
+#[path = "replay_tests.rs"]
+mod tests;

@@ -113,7 +113,7 @@ impl Storage {
     /// The list of [`Storage::maintain`] ended. Any error but [`DiskError::NoSpace`] is fatal: the
     /// caller stops the process instead of going on. Panics if no list is under way.
     pub fn maintained(&mut self, result: Result<(), DiskError>) {
-        self.log.maintained(&result);
+        self.log.maintained(result);
     }
 
     /// The last attempt to prepare a segment met a full disk. Appends go on while

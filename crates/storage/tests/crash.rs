@@ -6,14 +6,14 @@ mod common;
 
 use common::Host;
 use sampan_base::disk::Disk;
-use sampan_base::{HardState, Term};
+use sampan_base::{HardState, Rng, Term};
 use sampan_storage::testing::{KeepAll, KeepSynced, MemDisk, Odometer};
 use sampan_storage::{OpenError, Options, Storage};
 
 #[test]
 fn any_history_and_any_crash_leaves_what_was_synced() {
     let (mut crashes, mut torn, mut superseded, mut copied) = (0, 0, 0, 0);
-    for seed in 0..seeds(400) {
+    for seed in 0..seeds(300) {
         let mut host = Host::new(seed, Options::tiny());
         for _ in 0..6 {
             for _ in 0..host.rng.below(150) {
@@ -62,6 +62,26 @@ fn a_sync_that_fails_once_and_then_succeeds_does_not_make_lost_bytes_count() {
     }
 }
 
+#[test]
+fn a_node_that_rejoins_after_damage_goes_on_with_what_it_had_and_keeps_what_it_gets() {
+    let mut faulty = 0;
+    for seed in 0..seeds(100) {
+        let mut host = Host::new(seed, Options::tiny());
+        for _ in 0..4 {
+            for _ in 0..host.rng.below(120) {
+                host.step();
+            }
+            faulty += u64::from(host.rejoin_after_damage());
+            for _ in 0..host.rng.below(60) {
+                host.step();
+            }
+            host.crash();
+        }
+    }
+    println!("{faulty} times part of the log was given up");
+    assert!(faulty > 60, "{faulty}");
+}
+
 /// How much more in release builds.
 fn seeds(debug: u64) -> u64 {
     if cfg!(debug_assertions) { debug } else { debug * 20 }
@@ -97,27 +117,29 @@ fn every_subset_of_the_unsynced_sectors_of_a_batch_is_a_torn_tail_or_the_batch()
 #[test]
 fn creation_can_be_cut_at_every_step_and_done_again() {
     let options = Options::tiny();
-    let mut steps = 0;
-    for keep_all in [false, true] {
-        for steps_left in 0.. {
-            let mut disk = MemDisk::new();
-            disk.steps_left = Some(steps_left);
-            let result = Storage::create(&mut disk, common::IDENTITY, &options);
-            disk.steps_left = None;
-            let mut after =
-                if keep_all { disk.crash(&mut KeepAll) } else { disk.crash(&mut KeepSynced) };
-            if !Storage::exists(&mut after).unwrap() {
+    let mut rng = Rng::seeded(3);
+    let mut finished = 0;
+    for steps_left in 0.. {
+        let mut disk = MemDisk::new();
+        disk.steps_left = Some(steps_left);
+        let result = Storage::create(&mut disk, common::IDENTITY, &options);
+        disk.steps_left = None;
+        for _ in 0..30 {
+            let mut after = disk.crash(&mut rng);
+            if Storage::exists(&mut after).unwrap() {
+                finished += 1;
+            } else {
+                assert!(result.is_err(), "created and gone");
                 Storage::create(&mut after, common::IDENTITY, &options).unwrap();
             }
             let (_, found) = common::open(&mut after, &options);
             assert_eq!((found.entries.len(), found.hard_state.term), (0, Term::ZERO));
-            steps += 1;
-            if result.is_ok() {
-                break;
-            }
+        }
+        if result.is_ok() {
+            break;
         }
     }
-    assert!(steps > 30, "{steps}");
+    assert!(finished > 30, "{finished}");
 }
 
 #[test]

@@ -76,7 +76,3 @@ fn temporary_name(id: u64) -> FileName {
 fn partial_name(id: u64) -> FileName {
     Arc::from(format!("{SNAPSHOT_DIRECTORY}/{id:016x}.partial"))
 }
-
-#[cfg(test)]
-#[path = "snapshot_tests.rs"]
-mod tests;

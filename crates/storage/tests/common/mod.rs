@@ -13,7 +13,7 @@ use sampan_base::{
 };
 use sampan_storage::snapshot::{self, SnapshotReceiver, SnapshotWriter};
 use sampan_storage::testing::MemDisk;
-use sampan_storage::{Identity, OpenError, Options, Recovered, Storage};
+use sampan_storage::{Identity, OnDamage, OpenError, Options, Recovered, Storage};
 
 pub(crate) const IDENTITY: Identity =
     Identity { cluster: ClusterId(0x0051_4d50_414e), node: NodeId::of(3) };
@@ -141,13 +141,13 @@ impl LogState {
 
 /// What a node must remember.
 #[derive(Clone, PartialEq, Debug)]
-struct State {
+struct Remembered {
     hard_state: HardState,
     non_voting_until: Option<LogIndex>,
     log: LogState,
 }
 
-impl fmt::Display for State {
+impl fmt::Display for Remembered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { hard_state, non_voting_until, log } = self;
         let entries = brief(&log.entries);
@@ -164,7 +164,7 @@ struct Commit {
     ops: VecDeque<DiskOp>,
     is_append: bool,
     /// What may be found while it is under way, the last being what it leads to.
-    states: Vec<State>,
+    states: Vec<Remembered>,
 }
 
 /// What the background lane is busy with.
@@ -181,7 +181,7 @@ pub(crate) struct Host {
     pub(crate) rng: Rng,
     storage: Storage,
     /// Durable.
-    state: State,
+    synced: Remembered,
     /// As issued.
     log: LogState,
     hard_state: HardState,
@@ -190,6 +190,8 @@ pub(crate) struct Host {
     committed_index: LogIndex,
     snapshots: Vec<SnapshotMeta>,
     next_snapshot_id: u64,
+    /// All entries ever issued.
+    ever: Vec<Entry>,
     pub(crate) crashes: u64,
     pub(crate) torn: u64,
     pub(crate) superseded: u64,
@@ -207,7 +209,7 @@ impl Host {
             options,
             rng: Rng::seeded(seed),
             storage,
-            state: State { hard_state, non_voting_until: None, log: log.clone() },
+            synced: Remembered { hard_state, non_voting_until: None, log: log.clone() },
             log,
             hard_state,
             commits: VecDeque::new(),
@@ -215,6 +217,7 @@ impl Host {
             committed_index: LogIndex::ZERO,
             snapshots: Vec::new(),
             next_snapshot_id: 1,
+            ever: Vec::new(),
             crashes: 0,
             torn: 0,
             superseded: 0,
@@ -251,7 +254,7 @@ impl Host {
         }
         if head.ops.is_empty() {
             let done = self.commits.pop_front().unwrap();
-            self.state = done.states.last().unwrap().clone();
+            self.synced = done.states.last().unwrap().clone();
             if done.is_append {
                 self.storage.append_synced();
             }
@@ -357,19 +360,21 @@ impl Host {
     ) {
         let before = self.issued();
         self.hard_state = hard_state.unwrap_or(self.hard_state);
-        let with = |log: LogState| State { hard_state: self.hard_state, log, ..before.clone() };
+        let with =
+            |log: LogState| Remembered { hard_state: self.hard_state, log, ..before.clone() };
         let mut states = vec![before.clone(), with(before.log.clone())];
         let least = usize::from(reset.is_none()).min(entries.len());
         states.extend((least..=entries.len()).map(|n| with(before.log.changed(reset, entries, n))));
         self.log = states.last().unwrap().log.clone();
+        self.ever.extend_from_slice(entries);
         let ops = self.storage.append(hard_state, reset, entries).into();
         self.commits.push_back(Commit { ops, is_append: true, states });
     }
 
     /// The state when all that is issued is done.
-    fn issued(&self) -> State {
+    fn issued(&self) -> Remembered {
         let last = self.commits.back().and_then(|commit| commit.states.last());
-        last.unwrap_or(&self.state).clone()
+        last.unwrap_or(&self.synced).clone()
     }
 
     fn issue_rare(&mut self) {
@@ -438,8 +443,7 @@ impl Host {
             let mut attempt = self.disk.clone();
             attempt.steps_left = Some(self.rng.below(60));
             match Storage::open(&mut attempt, IDENTITY, &self.options) {
-                Ok(_) => {}
-                Err(OpenError::Disk(_)) => {}
+                Ok(_) | Err(OpenError::Disk(_)) => {}
                 Err(error) => panic!("{error}"),
             }
             attempt.steps_left = None;
@@ -477,7 +481,7 @@ impl Host {
             self.snapshots
         );
         let on_the_way = self.commits.front().map_or(&[][..], |commit| &commit.states);
-        let matches = |state: &State| {
+        let matches = |state: &Remembered| {
             let mut hard_state = state.hard_state;
             if at.term > hard_state.term {
                 hard_state = HardState { term: at.term, vote: None };
@@ -487,13 +491,13 @@ impl Host {
                 && found.entries == state.log.after(at)
         };
         assert!(
-            matches(&self.state) || on_the_way.iter().any(matches),
+            matches(&self.synced) || on_the_way.iter().any(matches),
             "found {:?} {:?} after {at:?}, non-voting {:?}, report {}\nsynced {}\nissued {}",
             found.hard_state,
             brief(&found.entries),
             found.non_voting_until,
             found.report,
-            self.state,
+            self.synced,
             self.issued()
         );
     }
@@ -502,7 +506,7 @@ impl Host {
         let at = found.snapshot.as_ref().map_or(LogPosition::ZERO, |stored| stored.meta.position);
         self.hard_state = found.hard_state;
         self.log = LogState { base: at, entries: found.entries };
-        self.state = State {
+        self.synced = Remembered {
             hard_state: found.hard_state,
             non_voting_until: found.non_voting_until,
             log: self.log.clone(),
@@ -528,6 +532,43 @@ impl Host {
         }
         let disk = self.disk.crash(&mut self.rng);
         self.restart_on(disk, true);
+    }
+
+    /// Bytes of the log change, or a segment is lost; the node rejoins. What it finds, it once had;
+    /// what it finds stays; and unless nothing was needed of what changed, it says so.
+    pub(crate) fn rejoin_after_damage(&mut self) -> bool {
+        self.drain();
+        let files = self.disk.list("wal").unwrap();
+        let segments: Vec<_> = files.iter().filter(|info| info.file.contains(".log")).collect();
+        let hit = segments[self.rng.below(segments.len() as u64) as usize].clone();
+        if self.rng.one_in(6) {
+            self.disk.lose(&hit.file, None);
+        } else {
+            for _ in 0..self.rng.between(1, 3) {
+                let sector = self.rng.below(hit.len_bytes / 512) * 512;
+                let kind = self.rng.below(2) as u8;
+                let change = |byte: &mut u8| *byte = if kind == 0 { 0 } else { *byte ^ 0x55 };
+                (sector..sector + 512).for_each(|at| self.disk.corrupt(&hit.file, at, change));
+            }
+        }
+        let rejoin = |disk: &mut MemDisk, options: &Options| {
+            Storage::open_with(disk, IDENTITY, options, OnDamage::Rejoin).unwrap()
+        };
+        let (storage, found) = rejoin(&mut self.disk, &self.options);
+        self.storage = storage;
+        let marked = found.non_voting_until == Some(LogIndex(u64::MAX));
+        assert!(found.entries.iter().all(|entry| self.ever.contains(entry)));
+        let snapshot = found.snapshot.as_ref().map(|stored| &stored.meta);
+        assert_eq!(snapshot, self.snapshots.first());
+        let whole = found.entries == self.synced.log.after(self.newest_snapshot());
+        let faulty = found.faulty.is_some();
+        assert!(marked || !faulty);
+        if !whole && !faulty {
+            // The undecidable case: sectors of the last batch, which nothing vouched for, are gone.
+            assert!(self.synced.log.after(self.newest_snapshot()).starts_with(&found.entries));
+        }
+        self.go_on_from(found);
+        faulty
     }
 
     /// The next sync fails, the process stops, the machine does not.

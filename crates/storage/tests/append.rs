@@ -1,0 +1,299 @@
+//! The running log: how little it does for a commit, how it rolls, recycles and gives back space.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use bytes::Bytes;
+use common::{append, brief, created, entry, maintain, open, position, take_snapshot};
+use sampan_base::disk::{Disk, DiskError, DiskOp};
+use sampan_base::{HardState, LogIndex, NodeId, Term};
+use sampan_storage::testing::{KeepSynced, MemDisk};
+use sampan_storage::{Options, PAGE_BYTES, Storage};
+
+fn fresh(options: &Options) -> (MemDisk, Storage) {
+    let mut disk = created(options);
+    let (storage, _) = open(&mut disk, options);
+    (disk, storage)
+}
+
+/// `w` for a write, `s` for a sync, `c` create, `r` rename, `d` directory sync, `x` remove.
+fn shape(ops: &[DiskOp]) -> String {
+    let letter = |op: &DiskOp| match op {
+        DiskOp::Write { .. } => 'w',
+        DiskOp::Sync { .. } => 's',
+        DiskOp::Create { .. } => 'c',
+        DiskOp::Rename { .. } => 'r',
+        DiskOp::SyncDirectory { .. } => 'd',
+        DiskOp::Remove { .. } => 'x',
+        DiskOp::CreateDirectory { .. } => 'm',
+    };
+    ops.iter().map(letter).collect()
+}
+
+#[test]
+fn a_commit_is_one_write_of_whole_pages_and_one_sync() {
+    let (_, mut storage) = fresh(&Options::default());
+    for count in [1, 2, 100, 1000] {
+        let first = storage.last_index().0 + 1;
+        let entries: Vec<_> = (first..first + count).map(|i| entry(i, 0, vec![1; 100])).collect();
+        let ops = storage.append(None, None, &entries);
+        let [DiskOp::Write { offset, bytes, .. }, DiskOp::Sync { .. }] = &ops[..] else {
+            panic!("{}", shape(&ops));
+        };
+        assert!(offset.is_multiple_of(PAGE_BYTES));
+        assert!((bytes.len() as u64).is_multiple_of(PAGE_BYTES));
+        storage.append_synced();
+    }
+    assert!(storage.append(None, None, &[]).is_empty());
+}
+
+#[test]
+fn hard_state_comes_before_entries_and_both_copies_before_anything() {
+    let (_, mut storage) = fresh(&Options::tiny());
+    let hard_state = HardState { term: Term(1), vote: Some(NodeId::of(2)) };
+    let ops = storage.append(Some(hard_state), None, &[entry(1, 1, "x")]);
+    let file = |op: &DiskOp| match op {
+        DiskOp::Write { file, .. } | DiskOp::Sync { file } => file.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(shape(&ops), "wswsws");
+    let files: Vec<_> = ops.iter().map(file).collect();
+    let wal = "wal/00000000000000000001.log";
+    assert_eq!(files, ["hard_state.a", "hard_state.a", "hard_state.b", "hard_state.b", wal, wal]);
+}
+
+#[test]
+fn a_full_segment_gives_way_to_the_spare_and_without_one_to_a_new_file() {
+    let (mut disk, mut storage) = fresh(&Options::tiny());
+    for i in 1..=3 {
+        append(&mut disk, &mut storage, &[entry(i, 0, "a page")]);
+    }
+    // Header, batch, sync, name, directory, then the hard state that vouches for it.
+    let ops = storage.append(None, None, &[entry(4, 0, "rolls")]);
+    assert_eq!(shape(&ops), "cwwsrdwsws");
+    disk.execute_all(&ops).unwrap();
+    storage.append_synced();
+
+    maintain(&mut disk, &mut storage);
+    for i in 5..=6 {
+        append(&mut disk, &mut storage, &[entry(i, 0, "a page")]);
+    }
+    let ops = storage.append(None, None, &[entry(7, 0, "rolls")]);
+    assert_eq!(shape(&ops), "wwsrdwsws");
+    disk.execute_all(&ops).unwrap();
+    storage.append_synced();
+    let (_, found) = open(&mut disk.crash(&mut KeepSynced), &Options::tiny());
+    assert_eq!(found.entries.len(), 7);
+}
+
+#[test]
+fn an_append_that_needs_several_segments_is_split_between_entries() {
+    let (mut disk, mut storage) = fresh(&Options::tiny());
+    let entries: Vec<_> = (1..=20).map(|i| entry(i, 0, vec![i as u8; 3000])).collect();
+    append(&mut disk, &mut storage, &entries);
+    let (_, found) = open(&mut disk.crash(&mut KeepSynced), &Options::tiny());
+    assert!(found.entries == entries);
+    assert!(found.report.segments_read > 4);
+}
+
+#[test]
+fn trimmed_segments_are_zeroed_and_used_again() {
+    let (mut disk, mut storage) = fresh(&Options::tiny());
+    let mut most = 0;
+    for round in 1..=30 {
+        for i in 0..4 {
+            append(&mut disk, &mut storage, &[entry(round * 4 + i - 3, 0, vec![7; 3000])]);
+        }
+        take_snapshot(&mut disk, &mut storage, round, position(round * 4, 0));
+        storage.trim(LogIndex(round * 4));
+        maintain(&mut disk, &mut storage);
+        let files = disk.list("wal").unwrap();
+        most = most.max(files.len());
+        let on_disk: u64 = files.iter().map(|info| info.len_bytes).sum();
+        assert_eq!(storage.log_bytes_on_disk(), on_disk);
+        assert!(storage.log_bytes_live() <= on_disk);
+    }
+    assert!(most <= 3, "{most} files");
+    let spare = disk.files().find(|(file, _)| file.ends_with(".spare")).unwrap();
+    assert!(spare.1.iter().all(|&byte| byte == 0));
+    let (_, found) = open(&mut disk.crash(&mut KeepSynced), &Options::tiny());
+    assert_eq!(found.snapshot.unwrap().meta.position, position(120, 0));
+    assert!(found.entries.is_empty());
+}
+
+#[test]
+fn a_segment_loses_its_name_for_good_before_its_contents_go() {
+    let (mut disk, mut storage) = fresh(&Options::tiny());
+    append(&mut disk, &mut storage, &[entry(1, 0, vec![1; 8000])]);
+    append(&mut disk, &mut storage, &[entry(2, 0, vec![1; 8000])]);
+    take_snapshot(&mut disk, &mut storage, 1, position(2, 0));
+    storage.trim(LogIndex(2));
+    assert_eq!(shape(&storage.maintain().unwrap()), "rdwsrd");
+}
+
+#[test]
+fn nothing_is_released_for_a_segment_that_may_not_survive() {
+    let (mut disk, mut storage) = fresh(&Options::tiny());
+    append(&mut disk, &mut storage, &[entry(1, 0, vec![1; 8000])]);
+    maintain(&mut disk, &mut storage);
+    // Rolls; the list has not ended when the log is trimmed to what it holds.
+    let ops = storage.append(None, None, &[entry(2, 0, vec![2; 8000])]);
+    take_snapshot(&mut disk, &mut storage, 1, position(2, 0));
+    storage.trim(LogIndex(2));
+    disk.execute_all(&storage.maintain().unwrap()).unwrap();
+    storage.maintained(Ok(()));
+    assert_eq!(storage.maintain(), None, "nothing to remove");
+    disk.execute_all(&ops).unwrap();
+    storage.append_synced();
+    assert!(storage.maintain().is_some());
+}
+
+#[test]
+fn restarts_do_not_pile_up_segments() {
+    let options = Options { segment_bytes: 64 * PAGE_BYTES, ..Options::tiny() };
+    let mut disk = created(&options);
+    for i in 1..=40 {
+        let (mut storage, found) = open(&mut disk, &options);
+        assert_eq!(found.entries.len() as u64, i - 1);
+        append(&mut disk, &mut storage, &[entry(i, 0, "x")]);
+        maintain(&mut disk, &mut storage);
+    }
+    let files = disk.list("wal").unwrap().len();
+    assert!(files <= 5, "{files} files after 40 restarts with 40 pages of log");
+}
+
+#[test]
+fn after_a_recorded_watermark_a_restart_writes_no_log() {
+    let (mut disk, mut storage) = fresh(&Options::tiny());
+    append(&mut disk, &mut storage, &[entry(1, 0, "x")]);
+    disk.execute_all(&storage.refresh_watermark()).unwrap();
+    assert!(storage.refresh_watermark().is_empty());
+    disk.record();
+    let (_, found) = open(&mut disk, &Options::tiny());
+    assert_eq!((found.entries.len(), found.report.copied_forward_bytes), (1, 0));
+    let wrote_log =
+        |op: &DiskOp| matches!(op, DiskOp::Write { file, .. } if file.starts_with("wal"));
+    assert!(!disk.record().iter().any(wrote_log));
+}
+
+#[test]
+fn later_entries_replace_those_from_their_first_index_on() {
+    let (mut disk, mut storage) = fresh(&Options::tiny());
+    let first: Vec<_> = (1..=6).map(|i| entry(i, 0, "old")).collect();
+    append(&mut disk, &mut storage, &first);
+    append(&mut disk, &mut storage, &[entry(4, 1, "new")]);
+    assert_eq!(storage.last_index(), LogIndex(4));
+    append(&mut disk, &mut storage, &[entry(5, 1, "newer")]);
+    let (_, found) = open(&mut disk, &Options::tiny());
+    assert_eq!(brief(&found.entries), [(1, 0, 3), (2, 0, 3), (3, 0, 3), (4, 1, 3), (5, 1, 5)]);
+}
+
+#[test]
+fn a_log_that_starts_anew_after_an_installed_snapshot_does_so_after_a_crash() {
+    let (mut disk, mut storage) = fresh(&Options::tiny());
+    append(&mut disk, &mut storage, &[entry(1, 1, "old"), entry(2, 1, "conflicting")]);
+    take_snapshot(&mut disk, &mut storage, 5, position(2, 2));
+    // Without the new start: the conflict decides.
+    let (_, found) = open(&mut disk.clone(), &Options::tiny());
+    assert_eq!(found.entries.len(), 0);
+    assert_eq!(found.report.log_discarded, Some("it conflicts with the snapshot"));
+    assert_eq!(found.hard_state.term, Term(2), "at least the snapshot's");
+    // With it.
+    let hard_state = HardState { term: Term(2), vote: None };
+    let ops = storage.append(Some(hard_state), Some(position(2, 2)), &[entry(3, 2, "after")]);
+    disk.execute_all(&ops).unwrap();
+    storage.append_synced();
+    let (_, found) = open(&mut disk.crash(&mut KeepSynced), &Options::tiny());
+    assert_eq!(brief(&found.entries), [(3, 2, 5)]);
+    assert_eq!(found.report.log_discarded, None);
+}
+
+#[test]
+fn a_full_disk_shows_before_it_hurts_and_passes() {
+    let (mut disk, mut storage) = fresh(&Options::tiny());
+    let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
+    disk.capacity_bytes = Some(used as u64 + PAGE_BYTES);
+    let ops = storage.maintain().unwrap();
+    let result = disk.execute_all(&ops);
+    assert!(matches!(result, Err(DiskError::NoSpace(_))));
+    assert!(!storage.out_of_space());
+    storage.maintained(result);
+    assert!(storage.out_of_space());
+
+    // The segment has room for three pages.
+    let mut index = 0;
+    while !storage.append_needs_space(100) {
+        index += 1;
+        append(&mut disk, &mut storage, &[entry(index, 0, vec![0; 79])]);
+    }
+    assert_eq!(index, 3);
+
+    disk.capacity_bytes = None;
+    maintain(&mut disk, &mut storage);
+    assert!(!storage.out_of_space());
+    assert!(!storage.append_needs_space(100));
+    append(&mut disk, &mut storage, &[entry(4, 0, "rolls into the spare")]);
+    assert_eq!(open(&mut disk, &Options::tiny()).1.entries.len(), 4);
+}
+
+#[test]
+fn other_options_than_last_time_are_no_trouble() {
+    let (mut disk, mut storage) = fresh(&Options::default());
+    let entries: Vec<_> = (1..=50).map(|i| entry(i, 0, vec![3; 6000])).collect();
+    append(&mut disk, &mut storage, &entries);
+    maintain(&mut disk, &mut storage);
+    for options in [Options::tiny(), Options::default(), Options::tiny()] {
+        let (mut storage, found) = open(&mut disk, &options);
+        let next = found.entries.len() as u64 + 1;
+        assert!(found.entries.starts_with(&entries));
+        append(&mut disk, &mut storage, &[entry(next, 0, "x")]);
+        maintain(&mut disk, &mut storage);
+    }
+}
+
+#[test]
+fn a_few_small_entries_do_not_keep_the_memory_of_a_large_batch() {
+    let (mut disk, mut storage) = fresh(&Options::default());
+    let large = entry(3, 0, Bytes::from(vec![1; 1 << 20]));
+    append(&mut disk, &mut storage, &[entry(1, 0, "small"), entry(2, 0, "small"), large]);
+    append(&mut disk, &mut storage, &[entry(3, 1, "replaces the large one")]);
+    let (_, found) = open(&mut disk, &Options::default());
+    assert_eq!(found.entries.len(), 3);
+    // Both were slices of the batch's buffer; now each is a copy of its own.
+    assert!(found.entries[0].data.is_unique() && found.entries[1].data.is_unique());
+}
+
+#[test]
+fn several_appends_may_be_outstanding() {
+    let (mut disk, mut storage) = fresh(&Options::tiny());
+    let lists: Vec<_> =
+        (1..=3).map(|i| storage.append(None, None, &[entry(i, 0, vec![1; 3000])])).collect();
+    for ops in lists {
+        disk.execute_all(&ops).unwrap();
+        storage.append_synced();
+    }
+    assert_eq!(open(&mut disk, &Options::tiny()).1.entries.len(), 3);
+}
+
+#[test]
+#[should_panic(expected = "leaves a gap")]
+fn a_gap_is_a_programmers_error() {
+    let (_, mut storage) = fresh(&Options::tiny());
+    let _ = storage.append(None, None, &[entry(2, 0, "x")]);
+}
+
+#[test]
+#[should_panic(expected = "term went from 2 back to 1")]
+fn a_term_never_decreases() {
+    let (_, mut storage) = fresh(&Options::tiny());
+    let hard_state = |term| Some(HardState { term: Term(term), vote: None });
+    let _ = storage.append(hard_state(2), None, &[]);
+    let _ = storage.append(hard_state(1), None, &[]);
+}
+
+#[test]
+#[should_panic(expected = "the newest snapshot covers 0")]
+fn nothing_is_trimmed_without_a_snapshot() {
+    let (_, mut storage) = fresh(&Options::tiny());
+    storage.trim(LogIndex(1));
+}

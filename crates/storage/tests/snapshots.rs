@@ -1,0 +1,243 @@
+//! Snapshot files: written, verified, committed, received by offset, resumed.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use bytes::Bytes;
+use common::{IDENTITY, append, configuration, created, entry, open, position, take_snapshot};
+use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
+use sampan_base::{LogIndex, Rng, SnapshotMeta};
+use sampan_storage::snapshot::{
+    self, FIRST_CHUNK_OFFSET, ReceiveError, SnapshotError, SnapshotReader, SnapshotReceiver,
+    SnapshotWriter,
+};
+use sampan_storage::testing::{KeepAll, KeepSynced, MemDisk};
+use sampan_storage::{Options, PAGE_BYTES, PartialSnapshot};
+
+fn payloads() -> Vec<Vec<u8>> {
+    [1, 16, 400, 5000].iter().map(|&len| vec![len as u8; len]).collect()
+}
+
+/// A written, not yet committed snapshot of these chunks on a disk with a node.
+fn written(chunks: &[Vec<u8>]) -> (MemDisk, SnapshotMeta, FileName) {
+    let mut disk = created(&Options::tiny());
+    let (mut writer, mut ops) =
+        SnapshotWriter::begin(IDENTITY, 77, position(5, 2), &configuration());
+    for chunk in chunks {
+        ops.extend(writer.chunk(chunk));
+    }
+    let (meta, file, rest) = writer.finish(b"sixteen byte sum");
+    ops.extend(rest);
+    disk.execute_all(&ops).unwrap();
+    (disk, meta, file)
+}
+
+#[test]
+fn what_is_written_is_read_chunk_by_chunk() {
+    for chunks in [payloads(), Vec::new()] {
+        let (mut disk, meta, file) = written(&chunks);
+        assert_eq!(snapshot::verify(&mut disk, &file), Ok(meta.clone()));
+        assert_eq!(disk.len_bytes(&file), Ok(Some(meta.size_bytes)));
+        assert_eq!((meta.position, meta.id), (position(5, 2), 77));
+        assert_eq!(meta.configuration, configuration());
+
+        let reader = SnapshotReader::open(&mut disk, &file).unwrap();
+        assert_eq!((reader.digest(), reader.maker()), (&b"sixteen byte sum"[..], IDENTITY));
+        assert_eq!(reader.chunk_count(), chunks.len());
+        let mut offset = FIRST_CHUNK_OFFSET;
+        for (number, chunk) in chunks.iter().enumerate() {
+            assert_eq!(reader.chunk(&mut disk, number).unwrap(), chunk);
+            let (payload, next) = snapshot::read_chunk(&mut disk, &file, offset).unwrap().unwrap();
+            assert_eq!(payload, chunk);
+            offset = next;
+        }
+        assert_eq!(snapshot::read_chunk(&mut disk, &file, offset), Ok(None));
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_found_by_verification() {
+    let (disk, meta, file) = written(&payloads());
+    for offset in (0..meta.size_bytes).step_by(if cfg!(debug_assertions) { 3 } else { 1 }) {
+        let mut disk = disk.clone();
+        disk.corrupt(&file, offset, |byte| *byte ^= 1 << (offset % 8));
+        let result = snapshot::verify(&mut disk, &file);
+        assert!(matches!(result, Err(SnapshotError::Damaged { .. })), "{offset}: {result:?}");
+    }
+}
+
+#[test]
+fn every_shorter_or_longer_file_is_found_by_verification() {
+    let (disk, meta, file) = written(&payloads());
+    for len in (0..meta.size_bytes).step_by(7) {
+        let mut disk = disk.clone();
+        disk.lose(&file, Some(len));
+        assert!(snapshot::verify(&mut disk, &file).is_err(), "{len}");
+    }
+    let mut disk = disk;
+    let more = DiskOp::Write { file: file.clone(), offset: meta.size_bytes, bytes: vec![0].into() };
+    disk.execute(&more).unwrap();
+    assert!(snapshot::verify(&mut disk, &file).is_err());
+}
+
+#[test]
+fn two_chunks_of_one_length_that_change_places_are_found() {
+    let (mut disk, _, file) = written(&[vec![1; 100], vec![2; 100]]);
+    let (first, second) = (FIRST_CHUNK_OFFSET, FIRST_CHUNK_OFFSET + 124);
+    let a = disk.read(&file, first, 124).unwrap();
+    let b = disk.read(&file, second, 124).unwrap();
+    for (offset, bytes) in [(first, b), (second, a)] {
+        disk.execute(&DiskOp::Write { file: file.clone(), offset, bytes }).unwrap();
+    }
+    assert!(snapshot::verify(&mut disk, &file).is_err());
+}
+
+#[test]
+fn a_commit_survives_and_only_so_many_are_kept() {
+    let mut disk = created(&Options::tiny());
+    let (mut storage, _) = open(&mut disk, &Options::tiny());
+    for i in 1..=4 {
+        append(&mut disk, &mut storage, &[entry(i, 0, "x")]);
+        take_snapshot(&mut disk, &mut storage, 10 + i, position(i, 0));
+        storage.trim(LogIndex(i));
+    }
+    let ids = |snapshots: &[sampan_storage::StoredSnapshot]| -> Vec<u64> {
+        snapshots.iter().map(|stored| stored.meta.id).collect()
+    };
+    assert_eq!(ids(storage.snapshots()), [14, 13]);
+    assert_eq!(disk.list("snapshots").unwrap().len(), 2);
+    let (storage, found) = open(&mut disk.crash(&mut KeepSynced), &Options::tiny());
+    assert_eq!(found.snapshot.unwrap().meta.id, 14);
+    assert_eq!(ids(storage.snapshots())[..2], [14, 13]);
+}
+
+#[test]
+fn an_unfinished_snapshot_is_removed_at_the_next_start() {
+    let (mut disk, _, file) = written(&payloads());
+    let (_, found) = open(&mut disk, &Options::tiny());
+    assert_eq!((found.snapshot, found.report.leftovers_removed), (None, 1));
+    assert_eq!(disk.len_bytes(&file), Ok(None));
+}
+
+#[test]
+fn a_writer_that_finds_the_disk_full_leaves_nothing_behind() {
+    let mut disk = created(&Options::tiny());
+    let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
+    disk.capacity_bytes = Some(used as u64 + 2 * PAGE_BYTES);
+    let (mut writer, ops) = SnapshotWriter::begin(IDENTITY, 1, position(1, 1), &configuration());
+    disk.execute_all(&ops).unwrap();
+    let ops = writer.chunk(&[1; 9000]);
+    assert!(matches!(disk.execute_all(&ops), Err(DiskError::NoSpace(_))));
+    disk.execute_all(&writer.abandon()).unwrap();
+    assert!(disk.list("snapshots").unwrap().is_empty());
+}
+
+/// The bytes of a snapshot as a peer sends them.
+fn arriving() -> (SnapshotMeta, Bytes) {
+    let (mut disk, meta, file) = written(&payloads());
+    let bytes = disk.read(&file, 0, meta.size_bytes).unwrap();
+    (meta, bytes)
+}
+
+#[test]
+fn bytes_that_come_twice_or_overlap_are_taken_once_and_gaps_are_refused() {
+    let (meta, bytes) = arriving();
+    let mut disk = created(&Options::tiny());
+    let (mut receiver, ops) = SnapshotReceiver::begin(&meta);
+    disk.execute_all(&ops).unwrap();
+    let mut take = |receiver: &mut SnapshotReceiver, from: usize, to: usize| {
+        let ops = receiver.write(from as u64, bytes.slice(from..to));
+        ops.map(|ops| disk.execute_all(&ops).unwrap())
+    };
+    assert_eq!(take(&mut receiver, 0, 1000), Ok(()));
+    assert_eq!(take(&mut receiver, 0, 1000), Ok(()));
+    assert_eq!(take(&mut receiver, 500, 1500), Ok(()));
+    assert_eq!(take(&mut receiver, 100, 200), Ok(()));
+    assert_eq!(receiver.next_offset(), 1500);
+    assert_eq!(take(&mut receiver, 1501, 1600), Err(ReceiveError::Gap { next_offset: 1500 }));
+    assert!(!receiver.is_complete());
+    assert_eq!(take(&mut receiver, 1500, bytes.len()), Ok(()));
+    assert!(receiver.is_complete());
+    let beyond = receiver.write(meta.size_bytes, Bytes::from_static(b"x"));
+    assert_eq!(beyond, Err(ReceiveError::TooLong));
+    let overflow = receiver.write(u64::MAX, Bytes::from_static(b"x"));
+    assert!(overflow.is_err());
+
+    let (file, ops) = receiver.finish();
+    disk.execute_all(&ops).unwrap();
+    assert_eq!(snapshot::verify(&mut disk, &file), Ok(meta));
+}
+
+#[test]
+fn an_arriving_snapshot_goes_on_after_any_number_of_crashes() {
+    let (meta, bytes) = arriving();
+    for seed in 0..40 {
+        let mut rng = Rng::seeded(seed);
+        let mut disk = created(&Options::tiny());
+        let mut partial: Option<PartialSnapshot> = None;
+        let mut sent = 0;
+        for life in 0.. {
+            let (mut receiver, ops) = match partial.take() {
+                Some(partial) => (SnapshotReceiver::resume(partial, &meta), Vec::new()),
+                None => SnapshotReceiver::begin(&meta),
+            };
+            disk.execute_all(&ops).unwrap();
+            // After some crashes it is let through.
+            while !receiver.is_complete() && (life > 8 || !rng.one_in(4)) {
+                let from = receiver.next_offset() as usize;
+                let to = bytes.len().min(from + rng.between(1, 900) as usize);
+                disk.execute_all(&receiver.write(from as u64, bytes.slice(from..to)).unwrap())
+                    .unwrap();
+                sent += to - from;
+                if rng.one_in(2) {
+                    disk.execute(&DiskOp::SyncDirectory { directory: "snapshots".into() }).unwrap();
+                }
+            }
+            if receiver.is_complete() {
+                let (file, ops) = receiver.finish();
+                disk.execute_all(&ops).unwrap();
+                assert_eq!(snapshot::verify(&mut disk, &file), Ok(meta.clone()));
+                let (mut storage, _) = open(&mut disk.clone(), &Options::tiny());
+                disk.execute_all(&storage.snapshot_commit(&file, &meta)).unwrap();
+                break;
+            }
+            disk = if rng.one_in(2) { disk.crash(&mut rng) } else { disk.crash(&mut KeepAll) };
+            let (_, found) = open(&mut disk, &Options::tiny());
+            partial = found.partial_snapshot;
+            if let Some(partial) = &partial {
+                assert_eq!(partial.id, meta.id);
+                let here = disk.read(&partial.file, 0, partial.next_offset).unwrap();
+                assert_eq!(here, bytes.slice(..partial.next_offset as usize));
+            }
+        }
+        assert!(sent >= bytes.len());
+        let (_, found) = open(&mut disk.crash(&mut KeepSynced), &Options::tiny());
+        assert_eq!(found.snapshot.unwrap().meta, meta);
+        assert_eq!(found.partial_snapshot, None);
+    }
+}
+
+#[test]
+fn of_several_arriving_snapshots_the_longest_is_kept() {
+    let (meta, bytes) = arriving();
+    let mut disk = created(&Options::tiny());
+    let (mut receiver, mut ops) = SnapshotReceiver::begin(&meta);
+    ops.extend(receiver.write(0, bytes.slice(..5000)).unwrap());
+    let other = SnapshotMeta { id: 78, ..meta };
+    ops.extend(SnapshotReceiver::begin(&other).1);
+    disk.execute_all(&ops).unwrap();
+    let (_, found) = open(&mut disk, &Options::tiny());
+    let partial = found.partial_snapshot.unwrap();
+    assert_eq!((partial.id, found.report.leftovers_removed), (77, 1));
+    disk.execute_all(&partial.discard()).unwrap();
+    assert!(disk.list("snapshots").unwrap().is_empty());
+}
+
+#[test]
+#[should_panic(expected = "is older than")]
+fn an_older_snapshot_than_the_newest_is_not_committed() {
+    let mut disk = created(&Options::tiny());
+    let (mut storage, _) = open(&mut disk, &Options::tiny());
+    take_snapshot(&mut disk, &mut storage, 1, position(5, 1));
+    take_snapshot(&mut disk, &mut storage, 2, position(4, 1));
+}
