@@ -53,18 +53,18 @@ fn main() {
     let estimate = bench.kv.stats().bytes_estimate;
     println!(
         "memory: {} B a key resident, {} B asked for",
-        (after - before) / keys,
+        after.saturating_sub(before) / keys,
         estimate / keys
     );
     bench.parse_sets();
     bench.writes("set", |key| format!("SET {key}"), true);
+    bench.once();
     bench.writes("set, other length", |key| format!("APPEND {key} x"), false);
     bench.writes("incr", |key| format!("INCR n{key}"), false);
     bench.reads();
-    bench.once();
-    let mut snapshot = bench.snapshot("snapshot");
+    let snapshot = bench.snapshot();
     bench.set_under_snapshot();
-    bench.restore(&mut snapshot);
+    bench.restore(&snapshot);
     bench.expire();
     bench.flush();
 }
@@ -89,11 +89,7 @@ impl Bench {
     }
 
     /// Batches made beforehand, so that applying alone is measured.
-    fn batches(
-        &mut self,
-        count: u64,
-        make: impl Fn(&mut Self, u64) -> Vec<u8>,
-    ) -> Vec<bytes::Bytes> {
+    fn batches(&mut self, count: u64, make: impl Fn(&mut Self, u64) -> Vec<u8>) -> Vec<Bytes> {
         let mut batches = Vec::new();
         for first in (0..count).step_by(BATCH_COMMANDS as usize) {
             let mut batch = BatchBuilder::new(WallTime::from_unix_ms(1));
@@ -200,14 +196,20 @@ impl Bench {
                     self.encode(&format!("{command} {key}"), false)
                 })
                 .collect();
-            let mut found = 0;
-            let start = Cpu::now();
-            for read in &reads {
-                found += u64::from(self.kv.query(read) != Reply::Nil);
+            for group_reads in [1, 16] {
+                let mut found = 0;
+                let start = Cpu::now();
+                for group in reads.chunks(group_reads) {
+                    if group_reads > 1 {
+                        self.kv.prefetch(group.iter().map(Vec::as_slice));
+                    }
+                    let replies = group.iter().map(|read| self.kv.query(read));
+                    found += replies.filter(|reply| *reply != Reply::Nil).count() as u64;
+                }
+                let took = start.elapsed();
+                assert_eq!(found, COUNT);
+                self.report(&format!("{what}, {group_reads} at a time"), COUNT, took);
             }
-            let took = start.elapsed();
-            assert_eq!(found, COUNT);
-            self.report(what, COUNT, took);
         }
     }
 
@@ -230,22 +232,22 @@ impl Bench {
         self.report("set in once", COUNT, start.elapsed());
     }
 
-    fn snapshot(&mut self, what: &str) -> Vec<u8> {
+    fn snapshot(&mut self) -> Vec<Vec<u8>> {
         let begin = Cpu::now();
         self.kv.snapshot_begin();
         println!("snapshot begin took {:?}", begin.elapsed());
-        let mut snapshot = Vec::with_capacity(self.keys as usize * 110);
-        let start = Cpu::now();
-        loop {
-            let slice = Cpu::now();
-            let more = self.kv.snapshot_next(SLICE_BYTES, &mut snapshot);
-            self.longest = self.longest.max(slice.elapsed());
-            if !more {
-                break;
-            }
+        let (mut slices, mut took, mut more) = (Vec::new(), Duration::ZERO, true);
+        let mut slice = Vec::with_capacity(2 * SLICE_BYTES);
+        while more {
+            slice.clear();
+            let start = Cpu::now();
+            more = self.kv.snapshot_next(SLICE_BYTES, &mut slice);
+            self.longest = self.longest.max(start.elapsed());
+            took += start.elapsed();
+            slices.push(slice.clone());
         }
-        self.report(&format!("{what}, a key"), self.keys, start.elapsed());
-        snapshot
+        self.report("snapshot, a key", self.keys, took);
+        slices
     }
 
     fn set_under_snapshot(&mut self) {
@@ -254,15 +256,14 @@ impl Bench {
         self.kv.snapshot_cancel();
     }
 
-    fn restore(&mut self, snapshot: &mut Vec<u8>) {
+    fn restore(&mut self, slices: &[Vec<u8>]) {
         let start = Cpu::now();
         let mut restore = Restore::new(self.limits, 7);
-        for slice in snapshot.chunks(SLICE_BYTES) {
+        for slice in slices {
             restore.feed(slice).expect("a snapshot");
         }
         let kv = restore.finish().expect("a snapshot");
         self.report("restore, a key", kv.stats().keys, start.elapsed());
-        snapshot.clear();
     }
 
     fn expire(&mut self) {
@@ -308,7 +309,7 @@ impl Cpu {
     }
 
     fn elapsed(&self) -> Duration {
-        Self::now().0 - self.0
+        Self::now().0.saturating_sub(self.0)
     }
 }
 

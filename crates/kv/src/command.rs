@@ -289,6 +289,27 @@ impl<'a> Command<'a> {
         Ok(command)
     }
 
+    /// The key of a command on one key, also of one in an ONCE around it.
+    pub(crate) fn key(&self) -> Option<&'a [u8]> {
+        match self {
+            Self::Get { key }
+            | Self::Strlen { key }
+            | Self::GetRange { key, .. }
+            | Self::Ttl { key, .. }
+            | Self::Type { key }
+            | Self::Set(Set { key, .. })
+            | Self::SetNx { key, .. }
+            | Self::Append { key, .. }
+            | Self::SetRange { key, .. }
+            | Self::IncrBy { key, .. }
+            | Self::GetDel { key }
+            | Self::Expire { key, .. }
+            | Self::Persist { key } => Some(key),
+            Self::Once(once) => once.decode_command().ok()?.key(),
+            _ => None,
+        }
+    }
+
     fn decode_mset(r: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let pairs = List::decode(r)?;
         if pairs.len() % 2 != 0 {

@@ -111,6 +111,12 @@ impl Keyspace {
         (!record.is_expired(time_ms)).then_some(record)
     }
 
+    /// Is a record of this key in memory?
+    pub(crate) fn contains(&self, key: Hashed<'_>) -> bool {
+        let shard = &self.shards[self.shard_of(key.hash)];
+        shard.find(key.hash, |record| record.key() == key.key).is_some()
+    }
+
     /// How many keys exist at this log time.
     pub(crate) fn live_len(&self, time_ms: u64) -> usize {
         self.len - self.expiry.count_due(time_ms)
@@ -137,8 +143,7 @@ impl Keyspace {
     /// Memory of keys and values: what was asked of the allocator, tables included.
     pub(crate) fn memory_bytes(&self) -> usize {
         let tables: usize = self.shards.iter().map(Shard::allocation_size).sum();
-        // An index entry: its key, the time, the box and its share of the tree.
-        tables + self.record_bytes + self.expiry.len() * 48
+        tables + self.record_bytes + self.expiry.len() * ExpiryIndex::ENTRY_BYTES
     }
 
     // Writing.
@@ -148,7 +153,8 @@ impl Keyspace {
         let place = self.shard_of(key.hash);
         let shard = &mut self.shards[place];
         let Some(record) = shard.find_mut(key.hash, |record| record.key() == key.key) else {
-            return self.insert(key, Record::new(self.generation, key.key, expiry_ms, &[value]));
+            let record = Record::new(self.generation, key.key, expiry_ms, &[value]);
+            return self.insert(key.hash, record);
         };
         self.expiry.change(key.key, record.expiry_ms(), expiry_ms);
         self.sum.remove(record.content());
@@ -203,8 +209,7 @@ impl Keyspace {
         if self.shards[self.shard_of(hash)].find(hash, |other| other.key() == key).is_some() {
             return false;
         }
-        let key: Box<[u8]> = key.into();
-        self.insert(Hashed { key: &key, hash }, record);
+        self.insert(hash, record);
         true
     }
 
@@ -250,18 +255,18 @@ impl Keyspace {
         !garbage.shards.is_empty() || !garbage.expiry.is_empty()
     }
 
-    fn insert(&mut self, key: Hashed<'_>, record: Record) {
-        let place = self.shard_of(key.hash);
+    fn insert(&mut self, hash: u64, record: Record) {
+        let place = self.shard_of(hash);
         let shard = &mut self.shards[place];
         if shard.len() == shard.capacity() {
             Capture::records_move(self.capture.as_mut(), place);
         }
-        self.expiry.change(key.key, None, record.expiry_ms());
+        self.expiry.change(record.key(), None, record.expiry_ms());
         self.sum.add(record.content());
         self.record_bytes += record.heap_bytes();
         self.len += 1;
         let hash_seed = self.hash_seed;
-        shard.insert_unique(key.hash, record, |record| hash_of(record.key(), hash_seed));
+        shard.insert_unique(hash, record, |record| hash_of(record.key(), hash_seed));
     }
 
     /// Bits of a hash that the table inside a shard uses neither for its buckets nor for its tags.

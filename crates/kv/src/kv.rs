@@ -19,6 +19,9 @@ use crate::{BatchReader, Limits, Reply};
 /// it never overflows.
 pub(crate) const TIME_MS_MAX: u64 = 1 << 50;
 
+/// Commands that are decoded, and whose keys are fetched from memory, at a time.
+pub const GROUP_COMMANDS: usize = 16;
+
 /// The replicated state. One thread owns it.
 pub struct Kv {
     pub(crate) limits: Limits,
@@ -97,12 +100,22 @@ impl Kv {
         let mut reader = BatchReader::new(batch)?;
         self.advance(reader.time());
         step(self, None);
-        while let Some(encoded) = reader.next_command()? {
-            let command = Command::decode(encoded)?;
-            let reply = self.execute(&command)?;
-            step(self, Some(reply));
+        loop {
+            let mut group: [Option<Command<'_>>; GROUP_COMMANDS] = Default::default();
+            for place in &mut group {
+                let Some(encoded) = reader.next_command()? else { break };
+                *place = Some(Command::decode(encoded)?);
+            }
+            self.touch(group.iter().flatten().filter_map(Command::key));
+            let whole = group[GROUP_COMMANDS - 1].is_some();
+            for command in group.into_iter().flatten() {
+                let reply = self.execute(&command)?;
+                step(self, Some(reply));
+            }
+            if !whole {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Answers a command of [`Class::Read`](crate::Class::Read) or
@@ -113,6 +126,12 @@ impl Kv {
             Ok(command) if command.is_read() => self.read(&command, self.limits.reply_bytes_max),
             _ => Reply::error("ERR malformed read command"),
         }
+    }
+
+    /// Fetches the keys of these reads from memory, in the time of a few of them: to be called before
+    /// [`Kv::query`] answers several. Looks at [`GROUP_COMMANDS`] at most. Changes nothing.
+    pub fn prefetch<'a>(&self, reads: impl Iterator<Item = &'a [u8]>) {
+        self.touch(reads.filter_map(|encoded| Command::decode(encoded).ok()?.key()));
     }
 
     /// The reply to an ONCE whose outcome the applied state settles for good: executed before,
@@ -175,6 +194,22 @@ impl Kv {
     /// [`Kv::apply`] does one such step; a host that is idle may do more.
     pub fn maintain(&mut self) -> bool {
         self.keys.free_garbage()
+    }
+
+    /// Looks up keys only to have them in the processor's caches: in the short loop the misses of
+    /// several keys overlap, while executing commands takes them one after another.
+    fn touch<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
+        let mut hashed = [self.keys.hashed(&[]); GROUP_COMMANDS];
+        let mut count = 0;
+        for (place, key) in hashed.iter_mut().zip(keys) {
+            *place = self.keys.hashed(key);
+            count += 1;
+        }
+        if count > 1 {
+            for &key in &hashed[..count] {
+                std::hint::black_box(self.keys.contains(key));
+            }
+        }
     }
 
     fn advance(&mut self, time: WallTime) {

@@ -70,7 +70,7 @@ pub use batch::{BatchBuilder, BatchReader};
 pub use command::is_once;
 pub use digest::Digest;
 pub use error::{CommandError, unknown_command};
-pub use kv::{Kv, Stats};
+pub use kv::{GROUP_COMMANDS, Kv, Stats};
 pub use limits::Limits;
 pub use parse::{Class, parse};
 pub use reply::{Reply, SIMPLE_TEXTS};

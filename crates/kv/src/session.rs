@@ -18,7 +18,8 @@
 //! | 7 | otherwise | the reply, remembered | yes |
 //!
 //! An error reply of the command itself (INCR of a text) is an outcome like any other and is
-//! remembered. A reply longer than the longest value (an MGET inside ONCE) becomes an error reply.
+//! remembered; so the texts of such errors are replicated state, and changing one is a change of the
+//! log format. A reply longer than the longest value (an MGET inside ONCE) becomes an error reply.
 //!
 //! `OUTCOME id seq` reads, without executing: `["applied", reply]`; `["not-applied"]`: not up to
 //! this read, though a copy still on its way may yet be; `["unknown"]`: the session is gone or the

@@ -39,7 +39,7 @@ fn command(draw: &mut Draw, model: &Model) -> Vec<u8> {
 }
 
 fn draw(seed: u64) -> Draw {
-    Draw { rng: Rng::seeded(seed), keys: 5, flush_one_in: 50, sequence_max: 9 }
+    Draw { rng: Rng::seeded(seed), keys: 5, flush_one_in: 50, sequence_max: 9, quantum_ms: 1 }
 }
 
 #[test]
@@ -207,4 +207,95 @@ fn a_batch_tells_its_time_and_commands() {
     other_version[0] = 2;
     let error = Kv::new(Limits::tiny(), 0).apply(&other_version, &mut Vec::new());
     assert_eq!(error, Err(DecodeError::Invalid("batch version")));
+}
+
+#[test]
+fn the_encoding_of_commands_never_changes() {
+    // The log holds these bytes: a change here is a change of the log format.
+    let golden = [
+        ("GET k", "01 01000000 6b"),
+        ("STRLEN k", "02 01000000 6b"),
+        ("SUBSTR k 1 -1", "03 01000000 6b 0100000000000000 ffffffffffffffff"),
+        ("TOUCH k l", "04 02000000 01000000 6b 01000000 6c"),
+        ("MGET k", "05 01000000 01000000 6b"),
+        ("TTL k", "06 01000000 6b 00 00"),
+        ("PEXPIRETIME k", "06 01000000 6b 01 01"),
+        ("TYPE k", "07 01000000 6b"),
+        ("DBSIZE", "08"),
+        ("OUTCOME 2 3", "09 0200000000000000 0300000000000000"),
+        ("SET k v", "20 00 01000000 6b 01000000 76"),
+        ("SET k v NX", "20 01 01000000 6b 01000000 76"),
+        ("SET k v XX KEEPTTL", "20 0a 01000000 6b 01000000 76"),
+        ("GETSET k v", "20 04 01000000 6b 01000000 76"),
+        ("SET k v EX 1", "20 10 00 e803000000000000 01000000 6b 01000000 76"),
+        ("PSETEX k 1 v", "20 10 00 0100000000000000 01000000 6b 01000000 76"),
+        ("SET k v EXAT 1", "20 10 01 e803000000000000 01000000 6b 01000000 76"),
+        ("SETNX k v", "21 01000000 6b 01000000 76"),
+        ("APPEND k v", "22 01000000 6b 01000000 76"),
+        ("SETRANGE k 5 v", "23 01000000 6b 0500000000000000 01000000 76"),
+        ("UNLINK k", "24 01000000 01000000 6b"),
+        ("MSET k v", "25 02000000 01000000 6b 01000000 76"),
+        ("DECR k", "26 01000000 6b ffffffffffffffff"),
+        ("GETDEL k", "27 01000000 6b"),
+        ("FLUSHDB ASYNC", "28"),
+        ("EXPIRE k 1 XX GT", "29 01000000 6b 00 e803000000000000 06"),
+        ("PEXPIREAT k 1 NX", "29 01000000 6b 01 0100000000000000 01"),
+        ("EXPIREAT k 1 LT", "29 01000000 6b 01 e803000000000000 08"),
+        ("PERSIST k", "2a 01000000 6b"),
+        ("SESSION OPEN", "40"),
+        ("SESSION CLOSE 2", "41 0200000000000000"),
+        (
+            "ONCE 2 3 ACK 1 GET k",
+            "42 0200000000000000 0300000000000000 0100000000000000 01 01000000 6b",
+        ),
+    ];
+    let machine = Machine::new(Limits::tiny(), 0);
+    for (line, hex) in golden {
+        assert_eq!(machine.encode(line), bytes_of(hex), "{line}");
+    }
+}
+
+#[test]
+fn a_malformed_command_in_the_log_is_refused() {
+    let malformed = [
+        ("no bytes", ""),
+        ("an opcode of nobody", "ff"),
+        ("a key cut short", "01 02000000 6b"),
+        ("bytes after the end", "08 00"),
+        ("an MSET without the last value", "25 01000000 01000000 6b"),
+        ("a list that claims too much", "24 ffffffff 01000000 6b"),
+        ("a SET that is NX and XX", "20 03 01000000 6b 01000000 76"),
+        ("a SET with a flag of nobody", "20 20 01000000 6b 01000000 76"),
+        (
+            "a SET with a time that is of no kind",
+            "20 10 02 0100000000000000 01000000 6b 01000000 76",
+        ),
+        ("an EXPIRE with an option of nobody", "29 01000000 6b 00 0100000000000000 10"),
+        (
+            "an ONCE that acknowledges itself",
+            "42 0100000000000000 0300000000000000 0300000000000000 08",
+        ),
+        ("an ONCE around nothing", "42 0100000000000000 0300000000000000 0000000000000000"),
+        ("an ONCE around SESSION OPEN", "42 0100000000000000 0300000000000000 0000000000000000 40"),
+        (
+            "an ONCE around OUTCOME",
+            "42 0100000000000000 0300000000000000 0000000000000000 09 0100000000000000 0100000000000000",
+        ),
+    ];
+    for (what, hex) in malformed {
+        let mut batch = BatchBuilder::new(WallTime::from_unix_ms(1));
+        batch.push(&bytes_of(hex));
+        let mut kv = Kv::new(Limits::tiny(), 0);
+        assert!(kv.apply(&batch.finish(), &mut Vec::new()).is_err(), "{what}");
+        assert_eq!(kv.stats().keys + kv.stats().sessions, 0, "{what}");
+    }
+}
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let digits: Vec<u8> = hex.bytes().filter(|byte| *byte != b' ').collect();
+    let byte = |pair: &[u8]| {
+        let text = std::str::from_utf8(pair).expect("hex digits");
+        u8::from_str_radix(text, 16).expect("hex digits")
+    };
+    digits.chunks(2).map(byte).collect()
 }

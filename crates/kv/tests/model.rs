@@ -6,7 +6,7 @@ mod common;
 use common::model::{Call, Draw, Model, agree};
 use common::{Machine, restored, show, snapshot_rest};
 use sampan_base::{Rng, WallTime};
-use sampan_kv::{BatchBuilder, Class, Kv, Limits, Reply, parse};
+use sampan_kv::{BatchBuilder, Class, GROUP_COMMANDS, Kv, Limits, Reply, parse};
 
 const SEEDS: u64 = 150;
 const STEPS: u64 = 250;
@@ -37,12 +37,17 @@ struct Snapshot {
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::seeded(seed);
-        let limits = Limits { sessions_max: 2 + rng.below(4) as usize, ..Limits::tiny() };
+        let limits = Limits {
+            sessions_max: 2 + rng.below(4) as usize,
+            reclaim_per_batch_max: *rng.pick(&[1, 1, 2, 100]),
+            ..Limits::tiny()
+        };
         let shards = Limits { shards: 1 << rng.below(5), ..limits };
         let draw = Draw {
             keys: *rng.pick(&[3, 10, 60]),
             flush_one_in: *rng.pick(&[20, 500]),
             sequence_max: *rng.pick(&[4, 12]),
+            quantum_ms: *rng.pick(&[1, 50]),
             rng: rng.fork(),
         };
         Self {
@@ -61,9 +66,9 @@ impl World {
     fn step(&mut self) {
         // The clock mostly goes on, sometimes stands and sometimes goes back.
         match self.draw.rng.below(8) {
-            0 => self.clock_ms -= self.draw.rng.below(500),
+            0 => self.clock_ms -= self.draw.ms(500),
             1..4 => {}
-            _ => self.clock_ms += self.draw.rng.below(300),
+            _ => self.clock_ms += self.draw.ms(300),
         }
         self.apply();
         self.read();
@@ -81,7 +86,9 @@ impl World {
         let mut builder = BatchBuilder::new(WallTime::from_unix_ms(self.clock_ms));
         self.model.advance(self.clock_ms);
         let mut expected = Vec::new();
-        for _ in 0..self.draw.rng.below(5) {
+        // Now and then more than are decoded at a time.
+        let count_max = if self.draw.rng.one_in(20) { 3 * GROUP_COMMANDS as u64 } else { 5 };
+        for _ in 0..self.draw.rng.below(count_max) {
             let call = self.draw.call(&self.model);
             builder.push(&self.encode(&call).1);
             expected.push((self.model.call(&call), call));
@@ -105,6 +112,7 @@ impl World {
         for _ in 0..4 {
             let call = self.draw.call(&self.model);
             let (class, encoded) = self.encode(&call);
+            self.machine.prefetch([&encoded[..], &encoded[..]].into_iter());
             if class == Class::Write {
                 let answer = self.machine.duplicate(&encoded);
                 let Call::Once { .. } = call else {

@@ -55,6 +55,49 @@ fn what_is_over_is_invisible_at_once_and_leaves_memory_a_few_per_entry() {
 }
 
 #[test]
+fn every_command_takes_a_key_that_is_over_but_in_memory_for_absent() {
+    // No entry takes out more than one key, so that the second and later ones are still there.
+    let limits = Limits { reclaim_per_batch_max: 1, ..Limits::default() };
+    let commands = [
+        ("GET k", "nil"),
+        ("EXISTS k", ":0"),
+        ("MGET k", "[nil]"),
+        ("STRLEN k", ":0"),
+        ("GETRANGE k 0 -1", "\"\""),
+        ("TYPE k", "+none"),
+        ("PTTL k", ":-2"),
+        ("PEXPIRETIME k", ":-2"),
+        ("DEL k", ":0"),
+        ("GETDEL k", "nil"),
+        ("PERSIST k", ":0"),
+        ("PEXPIRE k 1000", ":0"),
+        ("SETNX k new", ":1"),
+        ("SET k new GET", "nil"),
+        ("SET k new XX", "nil"),
+        ("SET k new NX KEEPTTL", "+OK"),
+        ("APPEND k new", ":3"),
+        ("SETRANGE k 1 x", ":2"),
+        ("INCR k", ":1"),
+    ];
+    for (command, expected) in commands {
+        let mut machine = Machine::new(limits, 0);
+        for key in ["a", "b", "c", "d", "k"] {
+            machine.line(&format!("SET {key} 41 PX 100"));
+        }
+        machine.advance(100);
+        assert_eq!(show(&machine.line(command)), expected, "{command}");
+        // What it made has no time to live, and nothing of the old key takes it away later.
+        let exists = machine.line("EXISTS k");
+        assert_eq!(machine.line("PEXPIRETIME k") == Reply::Int(-1), exists == Reply::Int(1));
+        for _ in 0..5 {
+            machine.tick();
+        }
+        assert_eq!(machine.line("EXISTS k"), exists, "{command}");
+        assert_eq!(machine.line("DBSIZE"), exists, "{command}");
+    }
+}
+
+#[test]
 fn idle_sessions_are_gone_at_once_and_leave_memory_a_few_per_entry() {
     let limits = Limits { reclaim_per_batch_max: 2, session_ttl_ms: 100, ..Limits::default() };
     let mut machine = Machine::new(limits, 0);

@@ -114,6 +114,28 @@ fn it_survives_a_table_that_grows_and_shrinks_under_the_walk() {
 }
 
 #[test]
+fn it_survives_a_table_that_only_shrinks_under_the_walk() {
+    for slices_before in [1, 20, 60, 100] {
+        let mut machine = filled(460, one_shard());
+        // A table of 460 has room for 896, and shrinks below an eighth of that.
+        for key in 120..460 {
+            machine.line(&format!("DEL key-{key}"));
+        }
+        let digest = machine.kv.digest();
+        machine.kv.snapshot_begin();
+        let mut snapshot = Vec::new();
+        for _ in 0..slices_before {
+            assert!(machine.kv.snapshot_next(1, &mut snapshot));
+        }
+        for key in 0..20 {
+            machine.line(&format!("DEL key-{key}"));
+        }
+        snapshot.extend(snapshot_rest(&mut machine.kv, 1));
+        assert_eq!(restored(&snapshot, machine.limits, 1).digest(), digest, "{slices_before}");
+    }
+}
+
+#[test]
 fn it_survives_tombstones_being_cleared_under_the_walk() {
     // Deleting and creating at a steady size makes a table move its records without growing.
     holds_the_state_as_of_the_beginning(filled(50, one_shard()), |machine, round| {

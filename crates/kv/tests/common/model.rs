@@ -367,9 +367,17 @@ pub struct Draw {
     /// One in so many data commands is a FLUSHALL.
     pub flush_one_in: u64,
     pub sequence_max: u64,
+    /// Times are multiples of this many milliseconds: many keys expire together, and commands meet
+    /// the very millisecond.
+    pub quantum_ms: u64,
 }
 
 impl Draw {
+    /// A number of milliseconds below `bound_ms`.
+    pub fn ms(&mut self, bound_ms: u64) -> u64 {
+        self.rng.below(bound_ms / self.quantum_ms) * self.quantum_ms
+    }
+
     pub fn key(&mut self) -> Vec<u8> {
         format!("k{}", self.rng.below(self.keys)).into_bytes()
     }
@@ -391,8 +399,8 @@ impl Draw {
         match self.rng.below(8) {
             0..4 => Ttl::Clear,
             4 => Ttl::Keep,
-            5 | 6 => Ttl::Px(1 + self.rng.below(900)),
-            _ => Ttl::PxAt(now_ms - 200 + self.rng.below(1_000)),
+            5 | 6 => Ttl::Px(self.quantum_ms + self.ms(900)),
+            _ => Ttl::PxAt(now_ms - 200 + self.ms(1_000)),
         }
     }
 
@@ -427,7 +435,7 @@ impl Draw {
             19 => Op::DbSize,
             20 | 21 => {
                 let absolute = self.rng.one_in(2);
-                let ms = self.rng.below(1_000) as i64 - 200;
+                let ms = self.ms(1_000) as i64 - 200;
                 Op::Pexpire {
                     key: self.key(),
                     ms: if absolute { now_ms as i64 + ms } else { ms },
