@@ -13,9 +13,9 @@ use crate::codec::{DecodeError, Reader, Writer};
 /// and learner at once.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Configuration {
-    /// The voters; during a joint configuration the new set (C_new).
+    /// The voters; during a joint configuration the new set (`C_new`).
     pub voters: BTreeSet<NodeId>,
-    /// During a joint configuration the old voters (C_old), whose majority is needed as well.
+    /// During a joint configuration the old voters (`C_old`), whose majority is needed as well.
     /// Empty when the configuration is simple.
     pub voters_outgoing: BTreeSet<NodeId>,
     /// Members that get the log and never count for a quorum.

@@ -102,7 +102,10 @@ mod tests {
     fn the_stream_of_a_seed_never_changes() {
         let mut rng = Rng::seeded(42);
         let first: Vec<u64> = (0..3).map(|_| rng.next_u64()).collect();
-        assert_eq!(first, [1_546_998_764_402_558_742, 6_990_951_692_964_543_102, 12_544_586_762_248_559_009]);
+        assert_eq!(
+            first,
+            [1_546_998_764_402_558_742, 6_990_951_692_964_543_102, 12_544_586_762_248_559_009]
+        );
     }
 
     #[test]

@@ -14,9 +14,8 @@ impl Replica {
         for entry in self.raft.take_committed(self.options.apply_bytes_max) {
             self.apply(&entry);
         }
-        for reading in self.reads.take_served(self.applied.index) {
-            self.serve_read(&reading);
-        }
+        let served = self.reads.take_served(self.applied.index);
+        self.serve_reads(&served);
     }
 
     fn apply(&mut self, entry: &Entry) {

@@ -25,6 +25,13 @@ use crate::status::Status;
 use crate::wire::{ForwardOutcome, ForwardReply, PeerMessage};
 use crate::writes::Writes;
 
+/// After this long without a write, the disk is told how far its log is durable
+/// (`docs/format.md`, the watermark): off the commit path, and never twice for one write.
+const WATERMARK_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A disk without room for another log segment is asked again after this.
+const MAINTAIN_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -93,7 +100,11 @@ pub struct Replica {
     pub(crate) applied: sampan_base::LogPosition,
     /// The group commit that is on its way to the disk.
     persisting: Option<PersistToken>,
+    /// When the watermark is to be refreshed; unset while it is up to date.
+    watermark_at: Option<Time>,
     maintaining: bool,
+    /// Not before this: a full disk is asked again at leisure.
+    maintain_at: Time,
     /// The disk says that this node does not vote; cleared when consensus says that it may.
     non_voting: bool,
     pub(crate) lines: Lines,
@@ -108,6 +119,8 @@ pub struct Replica {
     pub(crate) to_pump: Vec<Origin>,
     /// The last term this node led in this life.
     pub(crate) led_term: Option<Term>,
+    /// The last term whose leader refused a command: it leads no more, and nobody will in that term.
+    pub(crate) abdicated_term: Option<Term>,
     leading: bool,
     /// Since when no leader is known.
     pub(crate) leaderless_since: Option<Time>,
@@ -177,7 +190,9 @@ impl Replica {
             kv,
             applied,
             persisting: None,
+            watermark_at: Some(now.mono + WATERMARK_AFTER),
             maintaining: false,
+            maintain_at: now.mono,
             non_voting,
             lines: Lines::default(),
             writes: Writes::new(),
@@ -188,6 +203,7 @@ impl Replica {
             snapshots,
             to_pump: Vec::new(),
             led_term: None,
+            abdicated_term: None,
             leading: false,
             leaderless_since: Some(now.mono),
             term_since: now.mono,
@@ -269,6 +285,9 @@ impl Replica {
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn next_deadline(&self) -> Time {
+        if self.raft.applied() < self.raft.commit() {
+            return self.now.mono; // the rest of a long backlog, in the next turn
+        }
         let clock = match (self.raft.is_leader(), self.kv.next_expiry()) {
             (true, Some(expiry)) => {
                 let until_due_ms = expiry.unix_ms.saturating_sub(self.now.wall.unix_ms);
@@ -281,6 +300,7 @@ impl Replica {
             .next_deadline()
             .min(self.requests_deadline())
             .min(clock)
+            .min(self.watermark_at.unwrap_or(Time::NEVER))
             .min(self.shutdown_by.unwrap_or(Time::NEVER))
     }
 
@@ -296,7 +316,7 @@ impl Replica {
 
     /// The leader, if this node knows one.
     pub fn leader(&self) -> Option<NodeId> {
-        self.raft.leader()
+        self.raft.leader().filter(|_| self.abdicated_term != Some(self.raft.term()))
     }
 
     /// Does this node lead?
@@ -365,6 +385,9 @@ impl Replica {
             DiskDone::LogControl(Ok(())) => {}
             DiskDone::Maintain(result) => {
                 self.maintaining = false;
+                if result.is_err() {
+                    self.maintain_at = self.now.mono + MAINTAIN_RETRY;
+                }
                 match &result {
                     Err(error) if !matches!(error, DiskError::NoSpace(_)) => {
                         self.stop(Fatal::Disk(error.to_string()));
@@ -413,9 +436,10 @@ impl Replica {
             self.led_term = Some(self.term);
         }
         let lost = self.leading && !leading;
-        let changed = self.leader != self.raft.leader() || self.leading != leading;
+        let leader = self.leader();
+        let changed = self.leader != leader || self.leading != leading;
         self.leading = leading;
-        self.leader = self.raft.leader();
+        self.leader = leader;
         if lost {
             self.on_leadership_lost();
         }
@@ -493,11 +517,23 @@ impl Replica {
             let ops = self.storage.append(persist.hard_state, persist.log_reset, &persist.entries);
             self.persisting = Some(persist.token);
             self.jobs.push(DiskJob::Append(ops));
+            self.watermark_at = Some(self.now.mono + WATERMARK_AFTER);
+        } else if self.watermark_at.is_some_and(|at| at <= self.now.mono) {
+            self.refresh_watermark();
+        }
+    }
+
+    fn refresh_watermark(&mut self) {
+        self.watermark_at = None;
+        let ops = self.storage.refresh_watermark();
+        if !ops.is_empty() {
+            self.jobs.push(DiskJob::LogControl(ops));
         }
     }
 
     fn maintain_storage(&mut self) {
         if !self.maintaining
+            && self.maintain_at <= self.now.mono
             && let Some(ops) = self.storage.maintain()
         {
             self.maintaining = true;

@@ -110,7 +110,11 @@ impl Replica {
             // A late or doubled outcome finds nothing: attempts are numbered once.
             let Some(forwarded) = self.forwards.under_way.remove(&id) else { continue };
             match outcome {
-                Outcome::Refused => self.forward_failed(forwarded),
+                Outcome::Refused => {
+                    // Hold what would go the same way, until there is a new term.
+                    self.abdicated_term = self.abdicated_term.max(Some(forwarded.term));
+                    self.forward_failed(forwarded);
+                }
                 Outcome::Answered(reply, decided_at) => {
                     let origin = self.forward_ended(&forwarded);
                     self.answer(Ticket { origin, seq: forwarded.request.seq }, reply, decided_at);
@@ -168,7 +172,7 @@ impl Replica {
     }
 
     fn route(&mut self, origin: Origin) -> Route {
-        let (leads, leader, term) = (self.raft.is_leader(), self.raft.leader(), self.raft.term());
+        let (leads, leader, term) = (self.raft.is_leader(), self.leader(), self.raft.term());
         let accepts = self.raft.accepts_proposals();
         let (me, batch) = (self.id(), self.writes.open.id);
         let line = self.lines.line(origin);
@@ -219,9 +223,11 @@ impl Replica {
         }
     }
 
-    /// Would this command, with what gathers already, not fit the room that the log has left?
+    /// Would this command, with what gathers already and a margin for what is not on its way to the
+    /// disk yet, not fit the room that the log has left?
     fn is_out_of_space(&self, request: &Waiting) -> bool {
-        let bytes = self.writes.open_bytes() + request.command.len();
+        let margin = self.options.storage.entry_bytes_max;
+        let bytes = self.writes.open_bytes() + request.command.len() + margin;
         self.storage.out_of_space() && self.storage.append_needs_space(bytes as u64)
     }
 
@@ -323,18 +329,29 @@ impl Replica {
     /// Reads whose index is known: served if the state is there, parked otherwise.
     pub(crate) fn confirm_reads(&mut self, readings: Vec<Reading>, index: LogIndex) {
         let applied = self.raft.applied();
+        let mut ready = Vec::with_capacity(readings.len());
         for reading in readings {
             let needed = index.max(reading.floor);
             if needed <= applied {
-                self.serve_read(&reading);
+                ready.push(reading);
             } else {
                 self.reads.park(needed, reading);
             }
         }
+        self.serve_reads(&ready);
     }
 
-    /// Answers a read from the applied state.
-    pub(crate) fn serve_read(&mut self, reading: &Reading) {
+    /// Answers reads from the applied state.
+    pub(crate) fn serve_reads(&mut self, readings: &[Reading]) {
+        for group in readings.chunks(sampan_kv::GROUP_COMMANDS) {
+            self.kv.prefetch(group.iter().map(|reading| &*reading.command));
+            for reading in group {
+                self.serve_read(reading);
+            }
+        }
+    }
+
+    fn serve_read(&mut self, reading: &Reading) {
         let reply = self.kv.query(&reading.command);
         self.counters.reads += 1;
         let origin = reading.ticket.origin;

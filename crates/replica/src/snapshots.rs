@@ -248,7 +248,8 @@ impl Replica {
         let trim_to = keep.unwrap_or(covered);
         self.raft.compact(meta, trim_to);
         if let Some(oldest) = self.oldest_fallback() {
-            self.storage.trim(trim_to.min(oldest));
+            // Consensus keeps what is not on its way to the disk yet: the log must, too.
+            self.storage.trim(self.raft.first_index().prev().min(oldest));
         }
         self.snapshots.retained = Retained {
             entries_bytes: self.log_entries_bytes(),

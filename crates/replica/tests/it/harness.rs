@@ -12,7 +12,8 @@ use sampan_base::{ClusterId, Configuration, NodeId, Time, WallTime};
 use sampan_kv::Reply;
 use sampan_replica::wire::PeerMessage;
 use sampan_replica::{
-    ClientReply, ConnectionId, DiskJob, Event, Input, Now, Options, Outputs, Replica, Request, job,
+    ClientReply, ConnectionId, DiskJob, Event, Input, Lane, Now, Options, Outputs, Replica,
+    Request, job,
 };
 use sampan_storage::{Identity, Storage};
 
@@ -84,9 +85,11 @@ pub(crate) struct Cluster {
     answers: BTreeMap<(u64, u64, u64), Reply>,
     /// Messages that this picks stay on the wire.
     pub(crate) hold: fn(&PeerMessage) -> bool,
-    /// Disk jobs of all nodes wait while this is set.
-    pub(crate) disks_hang: bool,
+    /// The log lanes of these nodes' disks hang.
+    pub(crate) hanging_disks: BTreeSet<u64>,
     hanging: Vec<(u64, DiskJob)>,
+    /// Messages delivered.
+    pub(crate) delivered: usize,
     /// Each forward frame is delivered this often.
     pub(crate) forward_copies: usize,
     pub(crate) events: Vec<(u64, Event)>,
@@ -107,8 +110,9 @@ impl Cluster {
             next_seq: BTreeMap::new(),
             answers: BTreeMap::new(),
             hold: |_| false,
-            disks_hang: false,
+            hanging_disks: BTreeSet::new(),
             hanging: Vec::new(),
+            delivered: 0,
             forward_copies: 1,
             events: Vec::new(),
             stopped: BTreeSet::new(),
@@ -191,15 +195,19 @@ impl Cluster {
             for id in ids {
                 self.input(id, Input::Tick);
             }
-            if !self.disks_hang {
-                for (id, job) in std::mem::take(&mut self.hanging) {
-                    let done = job::run(self.disks.get_mut(&id).unwrap(), job);
-                    self.input(id, Input::Disk(done));
-                }
+            let hanging_disks = self.hanging_disks.clone();
+            for (id, job) in self
+                .hanging
+                .extract_if(.., |(id, _)| !hanging_disks.contains(id))
+                .collect::<Vec<_>>()
+            {
+                let done = job::run(self.disks.get_mut(&id).unwrap(), job);
+                self.input(id, Input::Disk(done));
             }
             while let Some(place) = self.wire.iter().position(|(.., message)| !(self.hold)(message))
             {
                 let (from, to, message) = self.wire.remove(place).expect("just found");
+                self.delivered += 1;
                 if self.nodes.contains_key(&to) && !self.cut.contains(&(from, to)) {
                     self.input(to, Input::Peer { from: NodeId::of(from), message });
                 }
@@ -218,7 +226,7 @@ impl Cluster {
             node.flush(now, &mut out);
             assert_eq!(out.fatal, None, "node {id}");
             for job in out.jobs {
-                if self.disks_hang {
+                if self.hanging_disks.contains(&id) && job.lane() == Lane::Log {
                     self.hanging.push((id, job));
                 } else {
                     let disk = self.disks.get_mut(&id).unwrap();
@@ -242,6 +250,10 @@ impl Cluster {
             self.events.extend(out.events.into_iter().map(|event| (id, event)));
             if out.shutdown_complete {
                 self.stopped.insert(id);
+            }
+            let node = &self.nodes[&id];
+            if node.raft().applied() < node.raft().commit() {
+                assert!(node.next_deadline() <= now.mono, "node {id} has more to apply at once");
             }
         }
     }

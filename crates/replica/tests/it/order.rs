@@ -47,7 +47,7 @@ fn a_read_sent_while_a_write_of_its_connection_is_under_way_sees_it() {
 #[test]
 fn a_read_waits_for_the_writes_of_its_connection_that_are_not_durable_yet() {
     let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
-    cluster.disks_hang = true;
+    cluster.hanging_disks = [1, 2, 3].into();
     let write = cluster.send(leader, 1, &["SET k v"]);
     cluster.run_ms(1);
     let read = cluster.send(leader, 1, &["GET k"]);
@@ -58,7 +58,7 @@ fn a_read_waits_for_the_writes_of_its_connection_that_are_not_durable_yet() {
         None,
         "its read index is known, its write is not"
     );
-    cluster.disks_hang = false;
+    cluster.hanging_disks.clear();
     cluster.run_ms(100);
     assert_eq!(cluster.answer(leader, 1, read[0]), Some(&Reply::bulk(b"v")));
 }

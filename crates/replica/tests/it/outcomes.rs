@@ -2,6 +2,7 @@
 
 use sampan_base::NodeId;
 use sampan_kv::Reply;
+use sampan_replica::wire::PeerMessage;
 use sampan_replica::{Input, Options};
 
 use crate::harness::{Cluster, show};
@@ -101,6 +102,35 @@ fn a_repeated_session_command_gets_its_first_reply_from_the_next_leader() {
     assert_eq!(cluster.ask(next, 1, &format!("OUTCOME {session} 1")), "[applied 5]");
     let reused = cluster.ask(next, 1, &format!("ONCE {session} 1 APPEND k other"));
     assert!(reused.starts_with("-SESSIONREUSED"), "{reused}");
+}
+
+#[test]
+fn a_refused_command_waits_for_a_new_leader_and_causes_no_storm() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    let third = (1..=3).find(|&id| id != leader && id != follower).unwrap();
+    // The leader hears nobody and steps down; the follower hears it still, and sends it commands.
+    cluster.kill(third);
+    cluster.hold = |message| matches!(message, PeerMessage::Raft(raft) if is_reply(raft));
+    while cluster.node(leader).is_leader() {
+        cluster.run_ms(1);
+    }
+    let before = cluster.delivered;
+    let sent = cluster.send(follower, 1, &["INCR n"]);
+    cluster.run_ms(50);
+    let messages = cluster.delivered - before;
+    assert!(messages < 40, "{messages} messages in 50 ms for one command");
+    cluster.hold = |_| false;
+    cluster.run_ms(350);
+    cluster.start(third);
+    cluster.run_ms(3_000);
+    let outcome = cluster.answer(follower, 1, sent[0]).map(show);
+    assert!(outcome == Some("1".into()) || outcome.as_deref() == Some(CLUSTERDOWN), "{outcome:?}");
+}
+
+fn is_reply(raft: &sampan_raft::Message) -> bool {
+    use sampan_raft::Body;
+    matches!(raft.body, Body::AppendReply { .. } | Body::HeartbeatReply { .. })
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Compaction and catch-up, seen through the whole replica.
 
-use sampan_replica::{Event, Options};
+use sampan_replica::{Event, Input, Options};
 
 use crate::harness::Cluster;
 
@@ -90,6 +90,49 @@ fn a_follower_that_was_away_shortly_catches_up_from_the_log_that_was_kept_for_it
     assert!(!cluster.events.iter().any(installed), "the log was enough");
     let trimmed = cluster.node(leader).status().raft.first_index;
     assert!(trimmed.0 > 200, "what was kept is let go of when nobody needs it: {trimmed}");
+}
+
+#[test]
+fn a_snapshot_of_entries_that_the_own_disk_does_not_have_yet_keeps_them() {
+    let (mut cluster, leader) = Cluster::with_leader(3, never_compacting);
+    let follower = cluster.follower_of(leader);
+    write(&mut cluster, leader, 0, 5);
+    cluster.run_ms(200);
+    cluster.hanging_disks.insert(follower);
+    // The first write occupies the hanging disk, so the others are in no batch of it at all.
+    write(&mut cluster, leader, 5, 10);
+    cluster.run_ms(200);
+    for _ in 0..2 {
+        cluster.input(follower, Input::TakeSnapshot);
+        cluster.run_ms(100);
+        write(&mut cluster, leader, 10, 15);
+        cluster.run_ms(200);
+    }
+    assert!(cluster.node(follower).status().snapshot.is_some());
+    cluster.hanging_disks.clear();
+    write(&mut cluster, leader, 15, 20);
+    cluster.run_ms(200);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+    cluster.kill(follower);
+    cluster.start(follower);
+    cluster.run_ms(1_000);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+}
+
+#[test]
+fn a_long_backlog_is_applied_in_turns_that_follow_at_once() {
+    let (mut cluster, leader) = Cluster::with_leader(3, |id| {
+        let mut options = never_compacting(id);
+        options.apply_bytes_max = 1;
+        options
+    });
+    let follower = cluster.follower_of(leader);
+    cluster.kill(follower);
+    write(&mut cluster, leader, 0, 100);
+    cluster.start(follower);
+    // The harness asserts that a node with more to apply wants its next turn at once.
+    cluster.run_ms(2_000);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
 }
 
 #[test]
