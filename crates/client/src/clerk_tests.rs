@@ -208,6 +208,8 @@ async fn at_most_a_window_of_calls_is_in_flight() {
 async fn the_window_holds_for_reads_too() {
     let node = Node::default();
     let clerk = builder([("a", &node)]).window(8).connect().await.unwrap();
+    let mut delays = [ATTEMPT / 2].into_iter();
+    node.script(move |_| delays.next().map_or(Act::Serve, Act::ServeAfter));
     let mut calls = JoinSet::new();
     for _ in 0..50 {
         let clerk = clerk.clone();
@@ -222,7 +224,7 @@ async fn calls_sent_again_keep_their_place() {
     let node = Node::default();
     let clerk = builder([("a", &node)]).window(2).connect().await.unwrap();
     clerk.set("log", "").await.unwrap();
-    node.script(first_writes(1, Act::Cut));
+    node.script(first_writes(1, Act::Hang));
     let append = |text: &'static str| clerk.append("log", text);
     let results = tokio::join!(append("1"), append("2"), append("3"), append("4"));
     assert_eq!(results, (Ok(1), Ok(2), Ok(3), Ok(4)));
