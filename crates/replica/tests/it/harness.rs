@@ -120,7 +120,8 @@ impl Cluster {
         for id in 1..=size {
             let mut disk = MemoryDisk::default();
             let identity = Identity { cluster: CLUSTER, node: NodeId::of(id) };
-            Storage::create(&mut disk, identity, &options(NodeId::of(id)).storage).unwrap();
+            Storage::create(&mut disk, identity, &options(NodeId::of(id)).storage)
+                .expect("a fresh directory");
             cluster.disks.insert(id, disk);
             cluster.start(id);
         }
@@ -136,7 +137,7 @@ impl Cluster {
     }
 
     pub(crate) fn start(&mut self, id: u64) {
-        let disk = self.disks.get_mut(&id).unwrap();
+        let disk = self.disks.get_mut(&id).expect("a disk per node");
         let node = NodeId::of(id);
         let identity = Identity { cluster: CLUSTER, node };
         let voters = Configuration::of_voters((1..=self.size).map(NodeId::of));
@@ -201,7 +202,7 @@ impl Cluster {
                 .extract_if(.., |(id, _)| !hanging_disks.contains(id))
                 .collect::<Vec<_>>()
             {
-                let done = job::run(self.disks.get_mut(&id).unwrap(), job);
+                let done = job::run(self.disks.get_mut(&id).expect("a disk per node"), job);
                 self.input(id, Input::Disk(done));
             }
             while let Some(place) = self.wire.iter().position(|(.., message)| !(self.hold)(message))
@@ -229,7 +230,7 @@ impl Cluster {
                 if self.hanging_disks.contains(&id) && job.lane() == Lane::Log {
                     self.hanging.push((id, job));
                 } else {
-                    let disk = self.disks.get_mut(&id).unwrap();
+                    let disk = self.disks.get_mut(&id).expect("a disk per node");
                     inputs.push_back(Input::Disk(job::run(disk, job)));
                 }
             }
