@@ -34,11 +34,7 @@ pub struct ConfigError {
 
 impl ConfigError {
     fn new(setting: &str, value: impl fmt::Display, expected: impl fmt::Display) -> Self {
-        Self {
-            setting: setting.into(),
-            value: value.to_string(),
-            expected: expected.to_string(),
-        }
+        Self { setting: setting.into(), value: value.to_string(), expected: expected.to_string() }
     }
 }
 
@@ -117,6 +113,8 @@ pub struct Config {
     pub peers: BTreeMap<NodeId, HostPort>,
     /// Where the data are. Created if it does not exist.
     pub data_dir: PathBuf,
+    /// No log lines are written.
+    pub is_quiet: bool,
     /// How the replica behaves.
     pub replica: Options,
     /// How this crate behaves.
@@ -270,6 +268,9 @@ impl Limits {
     }
 }
 
+/// What surrounds commands in an entry, entries in a frame and records in a chunk takes less.
+const ROOM_BYTES: usize = 64 << 10;
+
 /// More client connections than any limit may allow: their slots take 20 bits of a connection id.
 pub(crate) const CLIENTS_MAX: usize = 1 << 20;
 
@@ -286,7 +287,8 @@ impl Config {
             0 => 0,
             port => port.checked_add(PEER_PORT_OFFSET).ok_or_else(|| {
                 let most = u16::MAX - PEER_PORT_OFFSET;
-                let expected = format!("want a port of at most {most}, or a peer address beside it");
+                let expected =
+                    format!("want a port of at most {most}, or a peer address beside it");
                 ConfigError::new("listen", &listen, expected)
             })?,
         };
@@ -298,6 +300,7 @@ impl Config {
             advertise: None,
             peers: BTreeMap::new(),
             data_dir: data_dir.into(),
+            is_quiet: false,
             replica: Options::new(node),
             limits: Limits::default(),
         })
@@ -363,21 +366,49 @@ impl Config {
                 return Err(ConfigError::new(setting, format!("{value:?}"), "want at least 1ms"));
             }
         }
-        let sizes = [
-            ("batch_bytes_max", options.batch_bytes_max),
-            ("apply_bytes_max", options.apply_bytes_max),
-            ("snapshot_chunk_bytes", options.snapshot_chunk_bytes),
-            ("requests_under_way_max", options.requests_under_way_max),
+        self.check_sizes()
+    }
+
+    /// Sizes that must fit one another: a command into an entry, an entry into a frame, a record
+    /// into a snapshot's chunk.
+    fn check_sizes(&self) -> Result<(), ConfigError> {
+        let Options { raft, storage, kv, .. } = &self.replica;
+        let frame = FRAME_PAYLOAD_BYTES_MAX - ROOM_BYTES;
+        let entry = storage.entry_bytes_max.saturating_sub(ROOM_BYTES);
+        let chunk = storage.snapshot_chunk_bytes_max.saturating_sub(ROOM_BYTES);
+        let record = kv.key_bytes_max + kv.value_bytes_max;
+        let batch = self.replica.batch_bytes_max;
+        let within = [
+            ("replica.kv.reply_bytes_max", kv.reply_bytes_max, frame, "a frame between nodes"),
+            ("entry_bytes_max", storage.entry_bytes_max, frame, "a frame between nodes"),
+            ("append_bytes_max", raft.append_bytes_max, frame, "a frame between nodes"),
+            (
+                "replica.raft.snapshot_chunk_bytes_max",
+                raft.snapshot_chunk_bytes_max,
+                frame,
+                "a frame between nodes",
+            ),
+            ("batch_bytes_max", batch, entry, "entry_bytes_max"),
+            (
+                "command_bytes_max",
+                kv.command_bytes_max,
+                entry.saturating_sub(batch),
+                "entry_bytes_max with batch_bytes_max",
+            ),
+            (
+                "snapshot_chunk_bytes",
+                self.replica.snapshot_chunk_bytes,
+                chunk.saturating_sub(record),
+                "snapshot_chunk_bytes_max with the longest key and value",
+            ),
+            ("apply_bytes_max", self.replica.apply_bytes_max, usize::MAX, "memory"),
+            ("requests_under_way_max", self.replica.requests_under_way_max, usize::MAX, "memory"),
         ];
-        for (setting, value) in sizes {
-            if value == 0 {
-                return Err(ConfigError::new(setting, value, "want at least 1"));
+        for (setting, value, most, whole) in within {
+            if value == 0 || value > most {
+                let expected = format!("want 1 to {most}, to fit {whole}");
+                return Err(ConfigError::new(setting, value, expected));
             }
-        }
-        let (setting, value) = ("append_bytes_max", options.raft.append_bytes_max);
-        let most = FRAME_PAYLOAD_BYTES_MAX / 2;
-        if value > most {
-            return Err(ConfigError::new(setting, value, format!("want at most {most}")));
         }
         Ok(())
     }

@@ -57,6 +57,12 @@ fn each_fault_is_named_with_what_is_accepted() {
     assert_eq!(other, "replica.raft.id is n2: want this node's id, n1");
     let slow = error_of(|c| c.replica.raft.heartbeat_interval = Duration::from_secs(9));
     assert!(slow.contains("heartbeat_interval"), "{slow}");
+    let command = error_of(|c| c.replica.kv.command_bytes_max = c.replica.storage.entry_bytes_max);
+    assert!(command.starts_with("command_bytes_max is "), "{command}");
+    assert!(command.ends_with(", to fit entry_bytes_max with batch_bytes_max"), "{command}");
+    let append = error_of(|c| c.replica.raft.append_bytes_max = FRAME_PAYLOAD_BYTES_MAX);
+    assert!(append.starts_with("append_bytes_max is "), "{append}");
+    assert!(append.ends_with(", to fit a frame between nodes"), "{append}");
     assert_eq!(error_of(|c| c.limits.clients_max = 0), "clients_max is 0: want at least 1");
     let redial = error_of(|c| c.limits.redial_time_max = Duration::ZERO);
     assert_eq!(redial, "redial_time_max is 0ns: want at least redial_time_min (20ms)");

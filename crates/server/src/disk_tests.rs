@@ -1,3 +1,5 @@
+use std::os::unix::fs::MetadataExt as _;
+
 use super::*;
 use crate::testing::TempDir;
 
@@ -28,7 +30,6 @@ fn what_is_written_is_read_and_zeros_are_really_there() {
     disk.execute(&DiskOp::SyncDirectory { directory: name("wal") }).unwrap();
     assert_eq!(&disk.read("wal/1", 2, 5).unwrap()[..], b"\0abc\0");
     assert_eq!(disk.len_bytes("wal/1"), Ok(Some(long)));
-    use std::os::unix::fs::MetadataExt as _;
     let blocks = fs::metadata(dir.path().join("wal/1")).unwrap().blocks();
     assert!(blocks * 512 >= long, "a hole of {long} bytes: {blocks} blocks");
 }

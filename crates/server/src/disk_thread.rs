@@ -174,10 +174,26 @@ mod tests {
     }
 
     #[test]
+    fn a_result_wakes_whoever_asked_before_it_was_there() {
+        let dir = TempDir::new("disk-thread-wake");
+        let threads = DiskThreads::start(&RealDisk::new(dir.path())).unwrap();
+        let wakes = Arc::new(Count::default());
+        assert!(!threads.poll_results(&Waker::from(wakes.clone())));
+        threads.submit(DiskJob::Maintain(Vec::new()));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while wakes.0.load(Ordering::SeqCst) == 0 {
+            assert!(Instant::now() < deadline, "nobody is woken");
+            thread::yield_now();
+        }
+        assert_eq!(results_of(&threads, 1), [DiskDone::Maintain(Ok(()))]);
+    }
+
+    #[test]
     fn a_thread_that_panics_is_a_broken_invariant() {
         let dir = TempDir::new("disk-thread-panic");
         let threads = DiskThreads::start(&RealDisk::new(dir.path())).unwrap();
-        threads.submit(DiskJob::Append(vec![DiskOp::Create { file: "../f".into(), zero_bytes: 0 }]));
+        threads
+            .submit(DiskJob::Append(vec![DiskOp::Create { file: "../f".into(), zero_bytes: 0 }]));
         let waker = Waker::from(Arc::new(Count::default()));
         let deadline = Instant::now() + Duration::from_secs(10);
         while !threads.poll_results(&waker) {

@@ -1,7 +1,7 @@
 //! The one inbox of the event loop: everything that happens to the replica waits here for the next
 //! turn, and the first thing that arrives wakes the loop.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::task::Waker;
 
 use sampan_replica::Input;
@@ -11,7 +11,6 @@ use sampan_replica::Input;
 #[derive(Default)]
 pub(crate) struct Inbox {
     inputs: RefCell<Vec<Input>>,
-    flush_wanted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -22,20 +21,13 @@ impl Inbox {
         let first = inputs.is_empty();
         inputs.push(input);
         if first {
-            self.wake();
-        }
-    }
-
-    /// Asks for a turn, so that what lies in the outboxes leaves.
-    pub(crate) fn want_flush(&self) {
-        if !self.flush_wanted.replace(true) {
-            self.wake();
+            self.waker.borrow().as_ref().inspect(|waker| waker.wake_by_ref());
         }
     }
 
     /// Is there a reason for a turn? If not, `waker` is woken when there is.
     pub(crate) fn poll_ready(&self, waker: &Waker) -> bool {
-        let ready = self.flush_wanted.get() || !self.inputs.borrow().is_empty();
+        let ready = !self.inputs.borrow().is_empty();
         let mut known = self.waker.borrow_mut();
         if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *known = Some(waker.clone());
@@ -46,12 +38,7 @@ impl Inbox {
     /// Takes all there is, in exchange for an empty list whose memory is used again.
     pub(crate) fn take(&self, empty: &mut Vec<Input>) {
         assert!(empty.is_empty(), "{} inputs would be lost", empty.len());
-        self.flush_wanted.set(false);
         std::mem::swap(&mut *self.inputs.borrow_mut(), empty);
-    }
-
-    fn wake(&self) {
-        self.waker.borrow().as_ref().inspect(|waker| waker.wake_by_ref());
     }
 }
 
@@ -89,19 +76,5 @@ mod tests {
         assert!(!inbox.poll_ready(&waker));
         inbox.push(Input::Tick);
         assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
-    }
-
-    #[test]
-    fn a_wanted_flush_is_a_turn_without_inputs() {
-        let wakes = Arc::new(Count::default());
-        let waker = Waker::from(wakes.clone());
-        let inbox = Inbox::default();
-        assert!(!inbox.poll_ready(&waker));
-        inbox.want_flush();
-        inbox.want_flush();
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
-        assert!(inbox.poll_ready(&waker));
-        inbox.take(&mut Vec::new());
-        assert!(!inbox.poll_ready(&waker));
     }
 }

@@ -20,9 +20,8 @@ pub(crate) struct DirectoryLock {
 impl DirectoryLock {
     /// Creates the directory if it does not exist, and locks it; at once or not at all.
     pub(crate) fn take(directory: &Path) -> Result<Self, ServerError> {
-        let disk = |error: std::io::Error| {
-            ServerError::Disk(format!("{}: {error}", directory.display()))
-        };
+        let disk =
+            |error: std::io::Error| ServerError::Disk(format!("{}: {error}", directory.display()));
         fs::create_dir_all(directory).map_err(disk)?;
         let mut file = OpenOptions::new()
             .read(true)

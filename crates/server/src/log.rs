@@ -4,9 +4,9 @@
 //! full, lines are dropped and counted.
 
 use std::io::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::Arc;
 use std::thread;
 
 use sampan_base::NodeId;
@@ -27,11 +27,21 @@ pub(crate) struct Log {
 impl Log {
     /// Starts the thread. It ends when the last clone is dropped.
     pub(crate) fn start(node: NodeId) -> Self {
-        let (lines, queue) = sync_channel(LINES_MAX);
+        let (log, queue) = Self::new(node);
         let spawned = thread::Builder::new().name("log".into()).spawn(move || write_all(&queue));
         // Without a thread the queue is closed, and every line counts as dropped.
         drop(spawned);
-        Self { node, lines, dropped: Arc::default() }
+        log
+    }
+
+    /// Drops all lines.
+    pub(crate) fn quiet(node: NodeId) -> Self {
+        Self::new(node).0
+    }
+
+    fn new(node: NodeId) -> (Self, Receiver<String>) {
+        let (lines, queue) = sync_channel(LINES_MAX);
+        (Self { node, lines, dropped: Arc::default() }, queue)
     }
 
     /// Takes one line.

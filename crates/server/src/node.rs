@@ -23,7 +23,6 @@ pub(crate) struct Node {
     pub(crate) client_port: u16,
     pub(crate) peer_port: u16,
     pub(crate) clock: Clock,
-    pub(crate) started_at: WallTime,
     /// Names this run in `INFO`: 40 hex digits.
     pub(crate) run_id: String,
     pub(crate) log: Log,

@@ -87,14 +87,26 @@ impl Listeners {
     }
 }
 
+/// From now on a panic, wherever it is, ends the process at once with the exit code of a broken
+/// invariant: a node that has found a bug in itself must not say another word (design rule 15).
+pub fn exit_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::exit(ServerError::Invariant(String::new()).exit_code().into());
+    }));
+}
+
 /// Runs a node until SIGTERM or SIGINT, or until it cannot go on. A second signal stops it at once.
+/// The process is the node's: see [`exit_on_panic`].
 pub fn run(config: Config) -> Result<(), ServerError> {
     config.check()?;
+    exit_on_panic();
     let listeners = Listeners::bind(&config)?;
     let (stopper, requests) = stopper();
     let runtime = runtime()?;
     let guard = runtime.enter();
-    let mut signals = Signals::listen().map_err(no_resources)?;
+    let mut signals = Signals::listen().map_err(|error| no_resources(&error))?;
     drop(guard);
     runtime.spawn_local(async move {
         signals.next().await;
@@ -120,10 +132,10 @@ fn runtime() -> Result<LocalRuntime, ServerError> {
     Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
-        .map_err(no_resources)
+        .map_err(|error| no_resources(&error))
 }
 
-fn no_resources(error: io::Error) -> ServerError {
+fn no_resources(error: &io::Error) -> ServerError {
     ServerError::Resources(error.to_string())
 }
 
@@ -134,13 +146,14 @@ fn serve_on(
     requests: StopRequests,
 ) -> Result<(), ServerError> {
     let lock = DirectoryLock::take(&config.data_dir)?;
-    let log = Log::start(config.node);
+    let log = if config.is_quiet { Log::quiet(config.node) } else { Log::start(config.node) };
     let disk = RealDisk::new(&config.data_dir);
     let clock = Clock::start();
     let replica = open(&config, &mut disk.clone(), &clock, &log)?;
     let disks = DiskThreads::start(&disk)?;
     let served = runtime.block_on(async move {
-        let node = assemble(config, &listeners, clock, log, replica).map_err(no_resources)?;
+        let node = assemble(config, &listeners, clock, log, replica)
+            .map_err(|error| no_resources(&error))?;
         live(node, listeners, disks, requests).await
     });
     drop(lock);
@@ -161,8 +174,7 @@ fn open(
         log.line(format_args!("created {}", config.data_dir.display()));
     }
     let options = config.replica.clone();
-    let opened =
-        Replica::open(disk, identity, options, config.bootstrap(), random(), clock.now());
+    let opened = Replica::open(disk, identity, options, config.bootstrap(), random(), clock.now());
     match opened {
         Ok((replica, report)) => {
             log.line(report);
@@ -204,12 +216,10 @@ fn assemble(
     let inbox = Rc::new(Inbox::default());
     let client_port = listeners.client_address()?.port();
     let peers = Peers::new(&config, client_port, inbox.clone(), log.clone(), random());
-    let started_at = wall();
     Ok(Rc::new(Node {
         client_port,
         peer_port: listeners.peer_address()?.port(),
         clock,
-        started_at,
         run_id: format!("{:016x}{:016x}{:08x}", random(), random(), random() >> 32),
         log,
         replica: RefCell::new(replica),
@@ -218,7 +228,7 @@ fn assemble(
         peers: Rc::new(peers),
         stats: Stats::default(),
         coarse_time: Cell::new(clock.mono()),
-        snapshot_at: Cell::new(started_at),
+        snapshot_at: Cell::new(wall()),
         read_scratch: RefCell::default(),
         reply_scratch: RefCell::default(),
         batch: RefCell::new(Batch::default()),
@@ -234,8 +244,8 @@ async fn live(
     requests: StopRequests,
 ) -> Result<(), ServerError> {
     let backlog = node.config.limits.accept_backlog;
-    let clients = net::adopt(listeners.client, backlog).map_err(no_resources)?;
-    let peers = net::adopt(listeners.peer, backlog).map_err(no_resources)?;
+    let clients = net::adopt(listeners.client, backlog).map_err(|error| no_resources(&error))?;
+    let peers = net::adopt(listeners.peer, backlog).map_err(|error| no_resources(&error))?;
     node.log.line(format_args!(
         "serving clients at port {}, peers at port {}",
         node.client_port, node.peer_port

@@ -47,8 +47,7 @@ impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seconds, millis) = (self.0.unix_ms / 1_000, self.0.unix_ms % 1_000);
         let (year, month, day) = civil_from_days(seconds / 86_400);
-        let (hour, minute, second) =
-            (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+        let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
         write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
     }
 }

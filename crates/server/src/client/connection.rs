@@ -17,10 +17,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{Client, Ending};
 use crate::commands;
+use crate::net;
 use crate::node::Node;
 use crate::peer::handshake::is_from_peer;
 use crate::stats::count_up;
-use crate::net;
 
 /// Commands with no more arguments than this are parsed without allocating.
 const ARGUMENTS_INLINE: usize = 8;
@@ -133,7 +133,8 @@ impl Connection {
             if !self.may_read() {
                 return Poll::Pending;
             }
-            let after = if self.has_unread { self.take_unread() } else { ready!(self.poll_read(cx)) };
+            let after =
+                if self.has_unread { self.take_unread() } else { ready!(self.poll_read(cx)) };
             if let After::GoOn = after {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

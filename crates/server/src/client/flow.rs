@@ -155,7 +155,9 @@ mod tests {
         let mut flow = flow();
         let renderings = [Rendering::Resp2, Rendering::Silent, Rendering::Resp3];
         let seqs = renderings.map(|rendering| flow.expect(rendering));
-        seqs.iter().for_each(|&seq| flow.answer(seq, Reply::Nil));
+        for seq in seqs {
+            flow.answer(seq, Reply::Nil);
+        }
         assert_eq!(text(&flow), "$-1\r\n_\r\n");
     }
 

@@ -110,7 +110,7 @@ impl Clients {
     /// Stops or allows reading.
     pub(crate) fn set_congested(&self, is_congested: bool) {
         if self.is_congested.replace(is_congested) && !is_congested {
-            self.for_each(|client| client.resume());
+            self.for_each(Client::resume);
         }
     }
 
@@ -140,7 +140,9 @@ impl Clients {
         // Whoever is visited may end, and so change the table.
         let clients: Vec<Rc<Client>> =
             self.table.borrow().places.iter().flatten().cloned().collect();
-        clients.iter().for_each(|client| visit(client));
+        for client in clients {
+            visit(&client);
+        }
     }
 }
 

@@ -185,8 +185,7 @@ fn line(call: &Call<'_>, client: &Client) -> String {
 
 fn flags(profile: &crate::client::Profile) -> String {
     let mut flags = String::new();
-    for (on, flag) in
-        [(profile.is_readonly, 'r'), (profile.no_evict, 'e'), (profile.no_touch, 'T')]
+    for (on, flag) in [(profile.is_readonly, 'r'), (profile.no_evict, 'e'), (profile.no_touch, 'T')]
     {
         if on {
             flags.push(flag);

@@ -118,7 +118,9 @@ fn shards(call: &mut Call<'_>) {
     reply.integer(SLOTS - 1);
     reply.bulk(b"nodes");
     reply.array(nodes.len());
-    nodes.iter().for_each(|node| shard_node(node, &mut reply));
+    for node in &nodes {
+        shard_node(node, &mut reply);
+    }
 }
 
 fn shard_node(node: &Shown, reply: &mut Writer<'_>) {

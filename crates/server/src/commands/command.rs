@@ -120,7 +120,9 @@ fn list(call: &mut Call<'_>) {
     }
     let mut reply = call.reply();
     reply.array(names.len());
-    names.iter().for_each(|name| reply.bulk(name.as_bytes()));
+    for name in names {
+        reply.bulk(name.as_bytes());
+    }
 }
 
 fn get_keys(call: &mut Call<'_>) {
@@ -128,7 +130,9 @@ fn get_keys(call: &mut Call<'_>) {
         Ok(keys) => {
             let mut reply = call.reply();
             reply.array(keys.len());
-            keys.iter().for_each(|key| reply.bulk(key));
+            for key in keys {
+                reply.bulk(key);
+            }
         }
         Err(text) => call.error(text),
     }

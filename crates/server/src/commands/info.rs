@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use sampan_base::NodeId;
 use sampan_raft::{DropReason, PeerState, PeerStatus};
 use sampan_replica::Status;
 
@@ -167,7 +168,7 @@ fn raft(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("cluster_id", status.cluster);
     lines.put("role", raft.role);
     lines.put("term", raft.term);
-    lines.put("leader_id", raft.leader.map_or(0, |leader| leader.get()));
+    lines.put("leader_id", raft.leader.map_or(0, NodeId::get));
     let address = raft.leader.and_then(|id| node.client_address(id, call.client.local.ip()));
     lines.put("leader_address", address.map_or(String::new(), |address| address.to_string()));
     lines.put("configuration", &raft.configuration);
@@ -183,7 +184,7 @@ fn raft(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("snapshot_bytes", snapshot_bytes);
     lines.put("snapshot_in_progress", u8::from(status.snapshot_in_progress));
     lines.put("voting", u8::from(raft.non_voting_until.is_none()));
-    lines.put("transfer_to", raft.transfer_target.map_or(0, |target| target.get()));
+    lines.put("transfer_to", raft.transfer_target.map_or(0, NodeId::get));
     lines.put("sessions", status.kv.sessions);
     lines.put("duplicates", status.kv.duplicates_total);
     for peer in &raft.peers {
@@ -217,6 +218,7 @@ fn transport(call: &Call<'_>, lines: &mut Lines<'_>) {
     let peers = &call.node.peers;
     let connected = peers.ids().filter(|&id| peers.is_connected(id)).count();
     lines.put("peers_connected", connected);
+    lines.put("peer_queue_bytes", peers.queued_bytes());
     let counters = &peers.counters;
     for (key, counter) in [
         ("frames_sent", &counters.frames_sent),
@@ -270,9 +272,8 @@ fn cpu_seconds() -> (f64, f64) {
 
 /// `TIME`: this node's wall clock.
 pub(super) fn time(call: &mut Call<'_>) {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let mut reply = call.reply();
     reply.array(2);
     reply.bulk(now.as_secs().to_string().as_bytes());

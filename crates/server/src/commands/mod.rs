@@ -89,7 +89,9 @@ impl<'a> Call<'a> {
     fn help(&mut self, lines: &[&str]) {
         let mut reply = self.reply();
         reply.array(lines.len());
-        lines.iter().for_each(|line| reply.simple(line));
+        for line in lines {
+            reply.simple(line);
+        }
     }
 }
 

@@ -9,11 +9,12 @@ use sampan_replica::wire::{FRAME_HEADER_BYTES, decode_frame, decode_frame_header
 use sampan_replica::{Input, Stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
 
-use super::handshake::{HandshakeError, Hello, Verdict, Welcome};
 use super::Peers;
-use crate::stats::count_up;
+use super::handshake::{HandshakeError, Hello, Verdict, Welcome};
 use crate::net;
+use crate::stats::count_up;
 
 /// Bytes asked of the kernel at a time.
 const READ_BYTES: usize = 128 << 10;
@@ -49,7 +50,7 @@ async fn serve(peers: Rc<Peers>, mut socket: TcpStream) {
             let task = tokio::task::spawn_local(receive(peers.clone(), socket, key));
             // A peer that dials anew has given up the connection it had.
             let old = peers.inbound.borrow_mut().insert(key, task.abort_handle());
-            old.inspect(|old| old.abort());
+            old.inspect(AbortHandle::abort);
         }
         Err(error) => refuse(&peers, socket, &error).await,
     }
@@ -63,7 +64,7 @@ async fn greet(peers: &Peers, socket: &mut TcpStream) -> Result<Hello, Handshake
         Verdict::OtherCluster
     } else if hello.to != me.node {
         Verdict::OtherNode
-    } else if !peers.peers.contains_key(&hello.from) {
+    } else if !peers.by_id.contains_key(&hello.from) {
         Verdict::UnknownNode
     } else {
         Verdict::Accepted

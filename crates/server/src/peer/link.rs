@@ -15,10 +15,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::handshake::{HandshakeError, Hello, Welcome};
 use super::Peers;
-use crate::stats::count_up;
+use super::handshake::{HandshakeError, Hello, Welcome};
 use crate::net;
+use crate::stats::count_up;
 
 /// An empty queue keeps memory for this many bytes.
 const KEPT_BYTES: usize = 4 << 20;
@@ -89,6 +89,12 @@ impl Link {
         if !state.is_blocked {
             state.write();
         }
+    }
+
+    /// Bytes that wait to be sent.
+    pub(super) fn queued_bytes(&self) -> usize {
+        let state = self.state.borrow();
+        state.queue.len() - state.sent_bytes
     }
 
     /// Is there a connection?
@@ -200,7 +206,7 @@ async fn dial(
     stream: Stream,
 ) -> Result<(OwnedWriteHalf, OwnedReadHalf), HandshakeError> {
     let handshake = async {
-        let address = &peers.peers[&peer].address;
+        let address = &peers.by_id[&peer].address;
         let mut socket = TcpStream::connect(address.as_pair()).await?;
         net::tune_peer(&socket, peers.limits.peer_ack_time);
         let hello = Hello {
@@ -263,7 +269,7 @@ impl<'a> Lines<'a> {
         }
         let Some(allowed) = self.allowed.checked_sub(1) else { return };
         self.allowed = allowed;
-        let address = &self.peers.peers[&self.peer].address;
+        let address = &self.peers.by_id[&self.peer].address;
         self.peers.log.line(format_args!("peer {} at {address}: {text}", self.peer));
         self.last = text.into();
     }

@@ -40,7 +40,7 @@ pub(crate) struct Peers {
     inbox: Rc<Inbox>,
     log: Log,
     rng: RefCell<Rng>,
-    peers: BTreeMap<NodeId, Peer>,
+    by_id: BTreeMap<NodeId, Peer>,
     /// Links with something to send in this turn.
     unflushed: RefCell<Vec<(NodeId, Stream)>>,
     /// The task that reads each inbound stream.
@@ -111,7 +111,7 @@ impl Peers {
             inbox,
             log,
             rng: RefCell::new(Rng::seeded(seed)),
-            peers: peers.collect(),
+            by_id: peers.collect(),
             unflushed: RefCell::default(),
             inbound: RefCell::default(),
             handshakes: Cell::new(0),
@@ -121,7 +121,7 @@ impl Peers {
 
     /// Starts dialling and accepting, as tasks of the current local runtime.
     pub(crate) fn start(self: &Rc<Self>, listener: TcpListener) {
-        for &peer in self.peers.keys() {
+        for &peer in self.by_id.keys() {
             for stream in [Stream::Main, Stream::Bulk] {
                 tokio::task::spawn_local(link::run(self.clone(), peer, stream));
             }
@@ -152,7 +152,7 @@ impl Peers {
     /// Where clients reach a peer: as it said itself, or, until it has, at the host it was
     /// configured with and the client port that goes with its peer port.
     pub(crate) fn client_address(&self, id: NodeId) -> Option<HostPort> {
-        let peer = self.peers.get(&id)?;
+        let peer = self.by_id.get(&id)?;
         let told = peer.client_address.borrow();
         Some(match &*told {
             Some(told) if told.host.is_empty() => HostPort::new(&peer.address.host, told.port),
@@ -166,16 +166,22 @@ impl Peers {
 
     /// Is the main stream to this peer up?
     pub(crate) fn is_connected(&self, id: NodeId) -> bool {
-        self.peers.get(&id).is_some_and(|peer| peer.main.is_connected())
+        self.by_id.get(&id).is_some_and(|peer| peer.main.is_connected())
+    }
+
+    /// Bytes that wait to be sent to any peer.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        let links = self.by_id.values().flat_map(|peer| [&peer.main, &peer.bulk]);
+        links.map(Link::queued_bytes).sum()
     }
 
     /// The other nodes, by id.
     pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.peers.keys().copied()
+        self.by_id.keys().copied()
     }
 
     fn link(&self, peer: NodeId, stream: Stream) -> Option<&Link> {
-        let peer = self.peers.get(&peer)?;
+        let peer = self.by_id.get(&peer)?;
         Some(match stream {
             Stream::Main => &peer.main,
             Stream::Bulk => &peer.bulk,
@@ -183,7 +189,7 @@ impl Peers {
     }
 
     fn told_client_address(&self, id: NodeId, address: HostPort) {
-        if let Some(peer) = self.peers.get(&id) {
+        if let Some(peer) = self.by_id.get(&id) {
             *peer.client_address.borrow_mut() = Some(address);
         }
     }

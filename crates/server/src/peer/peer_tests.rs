@@ -1,8 +1,12 @@
 use std::time::Duration;
 
+use bytes::Bytes;
 use sampan_base::{ClusterId, LogIndex};
 use sampan_kv::Reply;
-use sampan_replica::wire::{ForwardOutcome, ForwardReply, Outcome, PeerMessage, encode_frame};
+use sampan_replica::wire::{
+    FRAME_HEADER_BYTES, ForwardOutcome, ForwardReply, Outcome, PeerMessage, decode_frame,
+    decode_frame_header, encode_frame,
+};
 use sampan_replica::{Input, Stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -41,7 +45,7 @@ fn side(id: u64, other: u64, ports: [u16; 2], limits: &Limits, listener: TcpList
     config.limits = limits.clone();
     config.peers.insert(NodeId::of(other), HostPort::new("127.0.0.1", ports[1]));
     let inbox = Rc::new(Inbox::default());
-    let log = Log::start(config.node);
+    let log = Log::quiet(config.node);
     let client_port = 7000 + id as u16;
     let peers = Rc::new(Peers::new(&config, client_port, inbox.clone(), log, id));
     let (listener, seen) = (RefCell::new(Some(listener)), RefCell::default());
@@ -236,10 +240,7 @@ fn a_client_on_the_peer_port_gets_one_clear_error_and_a_close() {
         let mut socket = one.connect().await;
         socket.write_all(b"*1\r\n$4\r\nPING\r\n").await.unwrap();
         let reply = String::from_utf8(read_all(&mut socket).await).unwrap();
-        assert_eq!(
-            reply,
-            "-ERR this port is for Sampan nodes, clients connect to port 7001\r\n"
-        );
+        assert_eq!(reply, "-ERR this port is for Sampan nodes, clients connect to port 7001\r\n");
     });
 }
 
@@ -328,9 +329,17 @@ fn a_queue_that_is_full_drops_and_what_was_queued_arrives() {
         }
         let taken = one.peers.counters.bytes_sent.get();
         let main = sockets.iter_mut().find(|(stream, _)| *stream == Stream::Main).unwrap();
+        assert!(one.peers.queued_bytes() <= limits.peer_queue_bytes_max);
         let mut read = vec![0; taken as usize];
         let all = tokio::time::timeout(Duration::from_secs(10), main.1.read_exact(&mut read));
         all.await.expect("all that was queued arrives").unwrap();
+        let mut rest = Bytes::from(read);
+        for number in 0..sent - 1 {
+            let header = decode_frame_header(&rest).unwrap().unwrap();
+            let frame = rest.split_to(FRAME_HEADER_BYTES + header.payload_bytes);
+            assert_eq!(decode_frame(&frame).unwrap().1, message(number, 10_000));
+        }
+        assert_eq!(rest.len(), 0);
         // A frame longer than the limit leaves alone.
         let before = dropped.get();
         one.send(two.id, Stream::Main, sent, 100_000);
@@ -352,16 +361,20 @@ fn without_a_connection_messages_are_dropped_and_counted() {
 #[test]
 fn silent_strangers_are_few_and_do_not_stay() {
     on_loop(async {
-        let limits = Limits { handshakes_max: 2, ..Limits::tiny() };
+        let handshake_time = Duration::from_secs(60);
+        let limits = Limits { handshakes_max: 2, handshake_time, ..Limits::default() };
         let (one, two) = two_sides(&limits);
         one.start();
-        let mut silent = vec![one.connect().await, one.connect().await];
+        let silent = [one.connect().await, one.connect().await];
         until("both are in", || one.peers.handshakes.get() == 2).await;
         assert_eq!(read_all(&mut one.connect().await).await, b"");
-        for socket in &mut silent {
-            assert_eq!(read_all(socket).await, b"");
-        }
-        until("their time is over", || one.peers.handshakes.get() == 0).await;
+        drop(silent);
+        until("both are out", || one.peers.handshakes.get() == 0).await;
         drop(one.connect_as(two.id, Stream::Main).await);
+
+        let (one, _two) = two_sides(&Limits::tiny());
+        one.start();
+        let mut silent = one.connect().await;
+        assert_eq!(read_all(&mut silent).await, b"", "its time is over");
     });
 }
