@@ -11,6 +11,8 @@
 
 use sampan_base::codec::{DecodeError, Reader, Writer};
 
+use crate::{Class, Limits};
+
 mod opcode {
     pub(super) const GET: u8 = 1;
     pub(super) const STRLEN: u8 = 2;
@@ -42,6 +44,27 @@ mod opcode {
 /// Does an encoded command carry its session's number, so that repeating it is harmless?
 pub fn is_once(encoded: &[u8]) -> bool {
     encoded.first() == Some(&opcode::ONCE)
+}
+
+/// How an encoded command that came from a peer is served, if it is one that this node could have
+/// encoded itself.
+pub fn classify(encoded: &[u8], limits: &Limits) -> Result<Class, DecodeError> {
+    if encoded.len() > limits.command_bytes_max {
+        return Err(DecodeError::Invalid("command length"));
+    }
+    Ok(match Command::decode(encoded)? {
+        Command::Ttl { form, .. } if !form.absolute => Class::TimedRead,
+        Command::Get { .. }
+        | Command::Strlen { .. }
+        | Command::GetRange { .. }
+        | Command::Exists { .. }
+        | Command::Mget { .. }
+        | Command::Ttl { .. }
+        | Command::Type { .. }
+        | Command::DbSize
+        | Command::Outcome { .. } => Class::Read,
+        _ => Class::Write,
+    })
 }
 
 /// A command, borrowed from the bytes it was read from.

@@ -67,7 +67,7 @@ mod snapshot;
 mod spec;
 
 pub use batch::{BatchBuilder, BatchReader};
-pub use command::is_once;
+pub use command::{classify, is_once};
 pub use digest::Digest;
 pub use error::{CommandError, unknown_command};
 pub use kv::{GROUP_COMMANDS, Kv, Stats};

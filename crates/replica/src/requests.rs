@@ -51,6 +51,10 @@ pub(crate) fn unknown() -> Reply {
     Reply::error("UNKNOWN outcome not known, command may still be applied")
 }
 
+fn malformed() -> Reply {
+    Reply::error("ERR malformed command from another node")
+}
+
 fn no_space() -> Reply {
     Reply::error("NOSPACE no room for the log on the leader's disk, nothing was written")
 }
@@ -85,6 +89,12 @@ impl Replica {
             let ticket = Ticket { origin, seq: request.id };
             if !leads {
                 self.refuse(ticket);
+                continue;
+            }
+            // Bytes from a peer: what cannot be applied must never be appended.
+            if sampan_kv::classify(&request.command, &self.options.kv) != Ok(request.class) {
+                self.counters.forwards_dropped += 1;
+                self.answer(ticket, malformed(), LogIndex::ZERO);
                 continue;
             }
             self.lines.push(

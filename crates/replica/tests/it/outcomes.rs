@@ -1,9 +1,9 @@
 //! Done, certainly not applied, unknown: each said only when it is true.
 
 use sampan_base::NodeId;
-use sampan_kv::Reply;
-use sampan_replica::wire::PeerMessage;
-use sampan_replica::{Input, Options};
+use sampan_kv::{Class, Reply};
+use sampan_replica::wire::{Forward, ForwardedRequest, PeerMessage};
+use sampan_replica::{ConnectionId, Input, Options};
 
 use crate::harness::{Cluster, show};
 
@@ -131,6 +131,31 @@ fn a_refused_command_waits_for_a_new_leader_and_causes_no_storm() {
 fn is_reply(raft: &sampan_raft::Message) -> bool {
     use sampan_raft::Body;
     matches!(raft.body, Body::AppendReply { .. } | Body::HeartbeatReply { .. })
+}
+
+#[test]
+fn a_forwarded_command_that_is_none_is_answered_and_never_appended() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    let last = cluster.node(leader).raft().last_index();
+    let mut get = Vec::new();
+    sampan_kv::parse(&["GET", "k"], &Options::new(NodeId::of(1)).kv, &mut get).unwrap();
+    for command in [b"\xff\xff".to_vec(), get, vec![0; 20 << 20]] {
+        let requests = vec![ForwardedRequest {
+            id: 1,
+            connection: ConnectionId(1),
+            class: Class::Write,
+            command: command.into(),
+        }];
+        let term = cluster.node(leader).raft().term();
+        let frame_seq = 1_000 + cluster.delivered as u64;
+        let forward = Forward { incarnation: 9, term, frame_seq, requests };
+        let message = PeerMessage::Forward(forward);
+        cluster.input(leader, Input::Peer { from: NodeId::of(follower), message });
+        cluster.run_ms(10);
+    }
+    assert_eq!(cluster.node(leader).raft().last_index(), last, "nothing was appended");
+    assert_eq!(cluster.ask(leader, 1, "SET k v"), "OK");
 }
 
 #[test]
