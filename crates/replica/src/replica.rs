@@ -263,6 +263,8 @@ impl Replica {
         let shutdown_complete = self.drive_shutdown();
         if self.clock_entry_due(now) {
             self.writes.want_clock();
+            // Also if it is refused: the next try is an interval away.
+            self.last_clock_entry = self.now.mono;
         }
         loop {
             self.observe_leadership();
@@ -296,11 +298,15 @@ impl Replica {
             }
             _ => Time::NEVER,
         };
+        // The watermark waits for the group commit that is on its way.
+        let watermark = self.watermark_at.filter(|_| self.persisting.is_none());
+        let maintain = (self.no_space && !self.maintaining).then_some(self.maintain_at);
         self.raft
             .next_deadline()
             .min(self.requests_deadline())
             .min(clock)
-            .min(self.watermark_at.unwrap_or(Time::NEVER))
+            .min(watermark.unwrap_or(Time::NEVER))
+            .min(maintain.unwrap_or(Time::NEVER))
             .min(self.shutdown_by.unwrap_or(Time::NEVER))
     }
 
