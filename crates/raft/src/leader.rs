@@ -70,9 +70,7 @@ impl Raft {
         if let Some(transfer) = &leader.transfer {
             return Err(Refused::Transferring { to: transfer.to });
         }
-        let bytes = leader.uncommitted_bytes;
-        let more = Entry::OVERHEAD_BYTES + data.len();
-        if bytes > 0 && bytes + more > self.config.uncommitted_bytes_max {
+        if !self.fits_uncommitted(data.len()) {
             return Err(Refused::Busy("uncommitted_bytes_max"));
         }
         let position = self.append_own(EntryKind::Command, data);

@@ -440,6 +440,26 @@ impl Raft {
         matches!(&self.role, RoleState::Leader(leader) if leader.transfer.is_none())
     }
 
+    /// Would a proposal of this many bytes be taken now?
+    pub fn has_room_for(&self, data_bytes: usize) -> bool {
+        self.accepts_proposals() && self.fits_uncommitted(data_bytes)
+    }
+
+    /// Bytes of own proposals that are not committed; 0 unless this node leads.
+    pub fn uncommitted_bytes(&self) -> usize {
+        match &self.role {
+            RoleState::Leader(leader) => leader.uncommitted_bytes,
+            _ => 0,
+        }
+    }
+
+    /// One proposal is taken whatever its size, more only within the limit.
+    pub(crate) fn fits_uncommitted(&self, data_bytes: usize) -> bool {
+        let bytes = self.uncommitted_bytes();
+        let more = Entry::OVERHEAD_BYTES + data_bytes;
+        bytes == 0 || bytes + more <= self.config.uncommitted_bytes_max
+    }
+
     /// Set while this node neither votes nor counts: [`crate::Status::non_voting_until`].
     pub fn non_voting_until(&self) -> Option<LogIndex> {
         self.non_voting_until

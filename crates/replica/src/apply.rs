@@ -53,10 +53,13 @@ impl Replica {
     }
 
     fn finish(&mut self, waiter: &Waiter, reply: Reply, index: LogIndex) {
+        if waiter.given_up {
+            return;
+        }
         self.writes.under_way -= 1;
         let origin = waiter.ticket.origin;
         let line = self.lines.line(origin);
-        line.writes -= 1;
+        line.write_ended();
         let unblocked = line.writes == 0 && !line.waiting.is_empty();
         self.answer(waiter.ticket, reply, index);
         if unblocked {

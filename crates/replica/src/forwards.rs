@@ -12,7 +12,10 @@ use sampan_kv::Class;
 
 use crate::input::ConnectionId;
 use crate::lines::Waiting;
-use crate::wire::{Forward, ForwardedRequest};
+use crate::wire::{FORWARD_REQUESTS_MAX, Forward, ForwardedRequest};
+
+/// Bytes of commands in one forward; one command may exceed it alone.
+pub(crate) const FORWARD_FRAME_BYTES_MAX: usize = 1 << 20;
 
 /// A command this node has forwarded.
 #[derive(Debug)]
@@ -38,6 +41,7 @@ pub(crate) struct ForwardsOut {
     /// By attempt.
     pub(crate) under_way: BTreeMap<u64, Forwarded>,
     next: Vec<ForwardedRequest>,
+    next_bytes: usize,
     last_id: u64,
     last_frame_seq: u64,
 }
@@ -48,14 +52,29 @@ impl ForwardsOut {
             incarnation,
             under_way: BTreeMap::new(),
             next: Vec::new(),
+            next_bytes: 0,
             last_id: 0,
             last_frame_seq: 0,
         }
     }
 
-    /// Adds a command to the next frame for the leader.
+    /// The number of the frame that gathers.
+    pub(crate) fn open_frame(&self) -> u64 {
+        self.last_frame_seq + 1
+    }
+
+    /// May that frame, which is for one leader, take one more command for the leader of `term`?
+    pub(crate) fn has_room_for(&self, command: &[u8], term: Term) -> bool {
+        let Some(first) = self.next.first() else { return true };
+        let same = self.under_way.get(&first.id).is_some_and(|forwarded| forwarded.term == term);
+        let fits = self.next_bytes + command.len() <= FORWARD_FRAME_BYTES_MAX;
+        same && fits && self.next.len() < FORWARD_REQUESTS_MAX
+    }
+
+    /// Adds a command to the frame.
     pub(crate) fn push(&mut self, forwarded: Forwarded) {
         self.last_id += 1;
+        self.next_bytes += forwarded.request.command.len();
         self.next.push(ForwardedRequest {
             id: self.last_id,
             connection: forwarded.connection,
@@ -65,42 +84,16 @@ impl ForwardsOut {
         self.under_way.insert(self.last_id, forwarded);
     }
 
-    /// The frames of this turn, each of at most `requests_max` commands and about `bytes_max` bytes.
-    pub(crate) fn take_frames(
-        &mut self,
-        requests_max: usize,
-        bytes_max: usize,
-    ) -> Vec<(NodeId, Forward)> {
-        let mut frames: Vec<(NodeId, Forward)> = Vec::new();
-        let mut bytes = 0;
-        for request in std::mem::take(&mut self.next) {
-            let Some(forwarded) = self.under_way.get(&request.id) else { continue };
-            let (to, term) = (forwarded.to, forwarded.term);
-            let fits = frames.last().is_some_and(|(last_to, frame)| {
-                *last_to == to
-                    && frame.term == term
-                    && frame.requests.len() < requests_max
-                    && bytes + request.command.len() <= bytes_max
-            });
-            if !fits {
-                bytes = 0;
-                self.last_frame_seq += 1;
-                frames.push((
-                    to,
-                    Forward {
-                        incarnation: self.incarnation,
-                        term,
-                        frame_seq: self.last_frame_seq,
-                        requests: Vec::new(),
-                    },
-                ));
-            }
-            bytes += request.command.len();
-            if let Some((_, frame)) = frames.last_mut() {
-                frame.requests.push(request);
-            }
-        }
-        frames
+    /// The frame of this turn, if there is one. A command whose leader was replaced since it was
+    /// added is left out: it was given up.
+    pub(crate) fn take_frame(&mut self) -> Option<(NodeId, Forward)> {
+        self.next_bytes = 0;
+        let mut requests = std::mem::take(&mut self.next);
+        requests.retain(|request| self.under_way.contains_key(&request.id));
+        let first = self.under_way.get(&requests.first()?.id)?;
+        let (to, term, incarnation) = (first.to, first.term, self.incarnation);
+        self.last_frame_seq += 1;
+        Some((to, Forward { incarnation, term, frame_seq: self.last_frame_seq, requests }))
     }
 
     /// Takes the attempts that `which` picks, oldest first.

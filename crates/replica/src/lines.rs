@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use sampan_base::{LogIndex, NodeId, Term, Time};
+use sampan_base::{LogIndex, NodeId, Time};
 use sampan_kv::Class;
 
 use crate::input::ConnectionId;
@@ -36,9 +36,12 @@ pub(crate) struct Ticket {
     pub(crate) seq: u64,
 }
 
-/// A request that is certainly not in any log.
+/// A request that is to be started.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiting {
+    /// An earlier attempt may be in a log. Only what is harmless to repeat waits again after that;
+    /// it may end in its real reply or as unknown, never as certainly not applied.
+    pub(crate) maybe_appended: bool,
     pub(crate) seq: u64,
     pub(crate) class: Class,
     pub(crate) stale: bool,
@@ -55,9 +58,11 @@ pub(crate) struct Line {
     pub(crate) reads: usize,
     /// Commands in this node's open batch or its proposals, reads that ride on them included.
     pub(crate) writes: usize,
-    /// Commands forwarded to the leader of `forward_term`.
+    /// Commands forwarded to the leader, all in one frame: a lost frame must not let the commands
+    /// behind it overtake those in it.
     pub(crate) forwards: usize,
-    pub(crate) forward_term: Term,
+    /// That frame.
+    pub(crate) forward_frame: u64,
     /// The open batch that holds the last of `writes`, if it is still open (see `writes.rs`).
     pub(crate) last_batch: u64,
     /// No read of this line may be served before this index is applied: its own writes.
@@ -67,6 +72,15 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    /// One of `writes` has ended. What was acknowledged is covered by every later read index, so a
+    /// floor is needed only while a write is under way.
+    pub(crate) fn write_ended(&mut self) {
+        self.writes -= 1;
+        if self.writes == 0 {
+            self.floor = LogIndex::ZERO;
+        }
+    }
+
     /// Is nothing of it waiting or under way?
     pub(crate) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.reads == 0 && self.writes == 0 && self.forwards == 0
@@ -106,6 +120,11 @@ impl Lines {
         };
         line.waiting.insert(place, waiting);
         self.waiting += 1;
+    }
+
+    /// The line of a connection, if there is one.
+    pub(crate) fn get(&mut self, origin: Origin) -> Option<&mut Line> {
+        self.lines.get_mut(&origin)
     }
 
     /// Is a connection gone, or was never there?

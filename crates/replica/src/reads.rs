@@ -28,6 +28,7 @@ impl Reading {
     /// The request as it was before it was started.
     pub(crate) fn into_waiting(self) -> Waiting {
         Waiting {
+            maybe_appended: false,
             seq: self.ticket.seq,
             class: Class::Read,
             stale: false,
@@ -65,10 +66,26 @@ impl Reads {
         ReadId(self.last_id)
     }
 
-    /// Takes the round of this id.
-    pub(crate) fn take_round(&mut self, id: ReadId) -> Option<Round> {
-        let place = self.rounds.iter().position(|round| round.id == id)?;
-        self.rounds.remove(place)
+    /// Takes the round of this id, and those that set out before it: an index that holds for later
+    /// reads holds for earlier ones, and so no read of a connection overtakes another.
+    pub(crate) fn take_through(&mut self, id: ReadId) -> Vec<Reading> {
+        let Some(place) = self.rounds.iter().position(|round| round.id == id) else {
+            return Vec::new();
+        };
+        self.rounds.drain(..=place).flat_map(|round| round.readings).collect()
+    }
+
+    /// Takes the reads that wait for writes of their connection beyond `applied`: leadership is
+    /// lost, and that index may never hold them.
+    pub(crate) fn take_floored(&mut self, applied: LogIndex) -> Vec<Reading> {
+        let floored = |reading: &mut Reading| reading.floor > applied;
+        let mut taken: Vec<Reading> = self.next.extract_if(.., floored).collect();
+        for round in &mut self.rounds {
+            taken.extend(round.readings.extract_if(.., floored));
+        }
+        let parked = self.confirmed.extract_if(.., |(_, reading)| reading.floor > applied);
+        taken.extend(parked.map(|(_, reading)| reading));
+        taken
     }
 
     /// Takes the rounds that waited too long.

@@ -29,6 +29,10 @@ pub(crate) struct Receiving {
     writing: VecDeque<u64>,
     /// Bytes the disk has confirmed.
     stored: u64,
+    /// Goes before the first piece: makes the file.
+    begin: Vec<DiskOp>,
+    /// Tells the jobs of this attempt from those of an earlier one at the same snapshot.
+    attempt: u64,
     step: Step,
 }
 
@@ -65,7 +69,10 @@ impl Replica {
         };
         receiving.accepted += chunk.data.len() as u64;
         receiving.writing.push_back(receiving.accepted);
-        self.snapshot_job(Owner::Receiving(id), DiskJob::SnapshotWrite(ops));
+        let mut all = std::mem::take(&mut receiving.begin);
+        all.extend(ops);
+        let owner = Owner::Receiving(receiving.attempt);
+        self.snapshot_job(owner, DiskJob::SnapshotWrite(all));
     }
 
     fn begin_receiving(&mut self, meta: SnapshotMeta) {
@@ -90,26 +97,29 @@ impl Replica {
             }
         };
         let file = receiver.file().clone();
-        if !ops.is_empty() {
-            self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(ops));
-        }
+        self.snapshots.attempts += 1;
         self.snapshots.receiving = Some(Receiving {
             meta,
             file,
             accepted: stored,
             writing: VecDeque::new(),
             stored,
+            begin: ops,
+            attempt: self.snapshots.attempts,
             step: Step::Writing(receiver),
         });
     }
 
     /// A job of the snapshot that arrives has ended.
-    pub(crate) fn on_receiving_job(&mut self, id: u64, done: DiskDone, failed: Option<String>) {
-        let Some(receiving) = self.snapshots.receiving.take() else { return };
-        if receiving.meta.id != id {
-            self.snapshots.receiving = Some(receiving);
-            return;
-        }
+    pub(crate) fn on_receiving_job(
+        &mut self,
+        attempt: u64,
+        done: DiskDone,
+        failed: Option<String>,
+    ) {
+        // A job of an attempt that was given up meanwhile is of no interest.
+        let receiving = self.snapshots.receiving.take_if(|r| r.attempt == attempt);
+        let Some(receiving) = receiving else { return };
         if let Some(why) = failed {
             return self.give_up_receiving(receiving, why);
         }
@@ -168,13 +178,14 @@ impl Replica {
             }
             _ => unreachable!("snapshot {id} got the result of another step"),
         };
+        let owner = Owner::Receiving(receiving.attempt);
         self.snapshots.receiving = Some(receiving);
-        self.snapshot_job(Owner::Receiving(id), job);
+        self.snapshot_job(owner, job);
     }
 
     /// Gives a loaded snapshot its name, unless it is no longer ahead of what is committed here.
     fn commit_received(&mut self, mut receiving: Receiving) {
-        let id = receiving.meta.id;
+        let owner = Owner::Receiving(receiving.attempt);
         if receiving.meta.position.index <= self.raft.commit() {
             // Consensus tells the leader that it is no longer needed.
             assert!(!self.raft.install_snapshot(self.now.mono, receiving.meta), "it is behind");
@@ -188,7 +199,7 @@ impl Replica {
         let ops = self.storage.snapshot_commit(&receiving.file, &receiving.meta);
         receiving.step = Step::Committing(kv);
         self.snapshots.receiving = Some(receiving);
-        self.snapshot_job(Owner::Receiving(id), DiskJob::SnapshotCommit(ops));
+        self.snapshot_job(owner, DiskJob::SnapshotCommit(ops));
     }
 
     /// The own snapshot has its name: one that waited for that goes on.

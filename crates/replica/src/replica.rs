@@ -13,7 +13,7 @@ use sampan_kv::Kv;
 use sampan_raft::{PersistToken, Raft, Refused, Restored};
 use sampan_storage::{Identity, Storage};
 
-use crate::forwards::{ForwardWindow, ForwardsOut};
+use crate::forwards::{FORWARD_FRAME_BYTES_MAX, ForwardWindow, ForwardsOut};
 use crate::input::{ConnectionId, Input, Now};
 use crate::job::{DiskDone, DiskJob};
 use crate::lines::{Home, Lines, Origin};
@@ -22,7 +22,7 @@ use crate::output::{ClientReply, Envelope, Event, Fatal, Outputs, Stream};
 use crate::reads::Reads;
 use crate::snapshots::Snapshots;
 use crate::status::Status;
-use crate::wire::{ForwardOutcome, ForwardReply, PeerMessage};
+use crate::wire::{FORWARD_REQUESTS_MAX, ForwardOutcome, ForwardReply, PeerMessage};
 use crate::writes::Writes;
 
 /// After this long without a write, the disk is told how far its log is durable
@@ -117,6 +117,11 @@ pub struct Replica {
     pub(crate) snapshots: Snapshots,
     /// Lines that may have something to start.
     pub(crate) to_pump: Vec<Origin>,
+    /// The same, once this turn's frame for the leader is gone.
+    pub(crate) to_pump_next_turn: Vec<Origin>,
+    /// Requests are held until consensus takes proposals and has less than this uncommitted; zero
+    /// if none are.
+    pub(crate) held_for_log: usize,
     /// The last term this node led in this life.
     pub(crate) led_term: Option<Term>,
     /// The last term whose leader refused a command: it leads no more, and nobody will in that term.
@@ -202,6 +207,8 @@ impl Replica {
             outcomes: BTreeMap::new(),
             snapshots,
             to_pump: Vec::new(),
+            to_pump_next_turn: Vec::new(),
+            held_for_log: 0,
             led_term: None,
             abdicated_term: None,
             leading: false,
@@ -287,8 +294,9 @@ impl Replica {
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn next_deadline(&self) -> Time {
-        if self.raft.applied() < self.raft.commit() {
-            return self.now.mono; // the rest of a long backlog, in the next turn
+        // The rest of a long backlog, or of what did not fit a frame: in the next turn.
+        if self.raft.applied() < self.raft.commit() || !self.to_pump.is_empty() {
+            return self.now.mono;
         }
         let clock = match (self.raft.is_leader(), self.kv.next_expiry()) {
             (true, Some(expiry)) => {
@@ -428,7 +436,10 @@ impl Replica {
             let handed_over = self.raft.transfer_leadership(now, None);
             leads = !matches!(handed_over, Err(Refused::Invalid(_)));
         }
-        now >= by || (!leads && self.requests_under_way() == 0)
+        if now >= by {
+            self.end_all_requests();
+        }
+        !leads && self.requests_under_way() == 0 || now >= by
     }
 
     /// Notes changes of term, role and leader, and lets what waited for one start.
@@ -454,13 +465,18 @@ impl Replica {
             (None, since) => since.or(Some(self.now.mono)),
         };
         if changed {
-            let (term, me) = (self.term, self.id());
-            self.give_up_forwards(|f| f.term < term && (f.is_repeatable() || f.to == me));
+            let term = self.term;
+            self.give_up_forwards(|forwarded| forwarded.term < term && forwarded.is_repeatable());
             self.pump_all();
         }
     }
 
     fn pump_marked(&mut self) {
+        let has_drained = self.raft.uncommitted_bytes() < self.held_for_log;
+        if self.held_for_log > 0 && has_drained && self.raft.accepts_proposals() {
+            self.held_for_log = 0;
+            self.pump_all();
+        }
         for origin in std::mem::take(&mut self.to_pump) {
             self.pump(origin);
         }
@@ -482,10 +498,10 @@ impl Replica {
         }
         for outcome in outputs.reads.drain(..) {
             // A round given up before its answer came finds nothing.
-            let Some(round) = self.reads.take_round(outcome.id) else { continue };
+            let readings = self.reads.take_through(outcome.id);
             match outcome.result {
-                Ok(index) => self.confirm_reads(round.readings, index),
-                Err(_) => self.void_reads_and_pump(round.readings),
+                Ok(index) => self.confirm_reads(readings, index),
+                Err(_) => self.void_reads_and_pump(readings),
             }
         }
         for wanted in outputs.snapshot_reads.drain(..) {
@@ -518,6 +534,12 @@ impl Replica {
         if self.non_voting && self.raft.non_voting_until().is_none() {
             self.non_voting = false;
             self.jobs.push(DiskJob::LogControl(self.storage.set_non_voting(None)));
+        }
+        // Without room for another segment nothing more is taken, and so nothing acknowledged, until
+        // there is: a full disk must not end the process.
+        let margin = self.options.storage.entry_bytes_max as u64;
+        if self.storage.out_of_space() && self.storage.append_needs_space(margin) {
+            return;
         }
         if let Some(persist) = self.raft.take_persist() {
             let ops = self.storage.append(persist.hard_state, persist.log_reset, &persist.entries);
@@ -555,30 +577,18 @@ impl Replica {
     fn send_outcomes(&mut self) {
         for ((node, incarnation), mut outcomes) in std::mem::take(&mut self.outcomes) {
             while !outcomes.is_empty() {
-                let rest =
-                    outcomes.split_off(outcomes.len().min(self.outcomes_per_frame(&outcomes)));
+                let rest = outcomes.split_off(outcomes.len().min(outcomes_per_frame(&outcomes)));
                 let reply = ForwardReply { incarnation, outcomes };
                 let message = PeerMessage::ForwardReply(reply);
                 self.messages.push(Envelope { to: node, stream: Stream::Main, message });
                 outcomes = rest;
             }
         }
-        let (requests_max, bytes_max) = self.forward_limits();
-        for (to, forward) in self.forwards.take_frames(requests_max, bytes_max) {
+        if let Some((to, forward)) = self.forwards.take_frame() {
             let message = PeerMessage::Forward(forward);
             self.messages.push(Envelope { to, stream: Stream::Main, message });
         }
-    }
-
-    /// How many of these outcomes fit one frame: at least one.
-    fn outcomes_per_frame(&self, outcomes: &[ForwardOutcome]) -> usize {
-        let (requests_max, bytes_max) = self.forward_limits();
-        let mut bytes = 0;
-        let fitting = outcomes.iter().take(requests_max).take_while(|outcome| {
-            bytes += outcome.size_bytes();
-            bytes <= bytes_max
-        });
-        fitting.count().max(1)
+        self.to_pump.append(&mut self.to_pump_next_turn);
     }
 
     fn hand_out(&mut self, out: &mut Outputs) {
@@ -596,4 +606,14 @@ impl Replica {
     pub(crate) fn stop(&mut self, fatal: Fatal) {
         self.fatal.get_or_insert(fatal);
     }
+}
+
+/// How many of these outcomes fit one frame: at least one.
+fn outcomes_per_frame(outcomes: &[ForwardOutcome]) -> usize {
+    let mut bytes = 0;
+    let fitting = outcomes.iter().take(FORWARD_REQUESTS_MAX).take_while(|outcome| {
+        bytes += outcome.size_bytes();
+        bytes <= FORWARD_FRAME_BYTES_MAX
+    });
+    fitting.count().max(1)
 }

@@ -15,7 +15,7 @@
 //! unknown (`-UNKNOWN`). Design rule 8.
 
 use sampan_base::{LogIndex, NodeId, Time};
-use sampan_kv::{Class, Reply};
+use sampan_kv::{BatchBuilder, Class, Reply};
 
 use crate::forwards::Forwarded;
 use crate::input::{ConnectionId, Now, Request};
@@ -31,6 +31,10 @@ use crate::writes::{Proposal, Waiter};
 enum Route {
     /// Nowhere yet.
     Hold,
+    /// Nowhere until consensus takes proposals (of this size) again.
+    HoldForLog,
+    /// Nowhere in this turn: the frame for the leader is full.
+    HoldForFrame,
     /// Into the open batch.
     Propose,
     /// Into the open batch, behind the line's own commands there.
@@ -65,7 +69,8 @@ impl Replica {
         let origin = Origin { home: Home::Here, connection };
         let since = self.now.mono;
         for Request { seq, class, stale, command } in requests {
-            self.lines.push(origin, Waiting { seq, class, stale, command, since });
+            let maybe_appended = false;
+            self.lines.push(origin, Waiting { maybe_appended, seq, class, stale, command, since });
         }
         self.pump(origin);
     }
@@ -100,6 +105,7 @@ impl Replica {
             self.lines.push(
                 origin,
                 Waiting {
+                    maybe_appended: false,
                     seq: request.id,
                     class: request.class,
                     stale: false,
@@ -123,11 +129,12 @@ impl Replica {
                 Outcome::Refused => {
                     // Hold what would go the same way, until there is a new term.
                     self.abdicated_term = self.abdicated_term.max(Some(forwarded.term));
-                    self.forward_failed(forwarded);
+                    let maybe_appended = forwarded.request.maybe_appended;
+                    self.forward_failed(forwarded, maybe_appended);
                 }
                 Outcome::Answered(reply, decided_at) => {
                     let origin = self.forward_ended(&forwarded);
-                    self.answer(Ticket { origin, seq: forwarded.request.seq }, reply, decided_at);
+                    self.end(origin, &forwarded.request, reply, decided_at);
                     self.pump(origin);
                 }
             }
@@ -138,13 +145,24 @@ impl Replica {
     pub(crate) fn pump(&mut self, origin: Origin) {
         loop {
             let route = self.route(origin);
-            if route == Route::Hold {
-                break;
+            match route {
+                Route::Hold => break,
+                Route::HoldForLog => {
+                    self.held_for_log = self.held_for_log.max(self.raft.uncommitted_bytes() + 1);
+                    break;
+                }
+                Route::HoldForFrame => {
+                    self.to_pump_next_turn.push(origin);
+                    break;
+                }
+                _ => {}
             }
             let Some(request) = self.lines.pop(origin) else { break };
             let ticket = Ticket { origin, seq: request.seq };
             match route {
-                Route::Hold => unreachable!("handled above"),
+                Route::Hold | Route::HoldForLog | Route::HoldForFrame => {
+                    unreachable!("handled above")
+                }
                 Route::Propose => self.start_write(ticket, request),
                 Route::Ride => {
                     let line = self.lines.line(origin);
@@ -183,16 +201,19 @@ impl Replica {
 
     fn route(&mut self, origin: Origin) -> Route {
         let (leads, leader, term) = (self.raft.is_leader(), self.leader(), self.raft.term());
-        let accepts = self.raft.accepts_proposals();
-        let (me, batch) = (self.id(), self.writes.open.id);
-        let line = self.lines.line(origin);
+        let (me, batch, frame) = (self.id(), self.writes.open.id, self.forwards.open_frame());
+        let batch_bytes = self.writes.open_bytes();
+        let Some(line) = self.lines.get(origin) else { return Route::Hold };
         let Some(request) = line.waiting.front() else { return Route::Hold };
         let through_log = request.class != Class::Read;
         if leads {
             let ordered = line.reads == 0 && line.forwards == 0;
+            let more = BatchBuilder::COMMAND_OVERHEAD_BYTES + request.command.len();
+            let accepts = self.raft.has_room_for(batch_bytes + more);
             return match request.class {
-                Class::Write if ordered && accepts => Route::Propose,
-                Class::TimedRead if ordered && accepts => Route::Ride,
+                Class::Write | Class::TimedRead if ordered && !accepts => Route::HoldForLog,
+                Class::Write if ordered => Route::Propose,
+                Class::TimedRead if ordered => Route::Ride,
                 Class::Read if line.writes > 0 && line.last_batch == batch => Route::Ride,
                 Class::Read if line.forwards == 0 => Route::Read,
                 _ => Route::Hold,
@@ -205,23 +226,24 @@ impl Replica {
         let Some(leader) = leader.filter(|&leader| leader != me) else {
             return Route::Hold;
         };
-        if line.writes > 0 || (line.forwards > 0 && line.forward_term != term) {
+        if line.writes > 0 || (line.forwards > 0 && line.forward_frame != frame) {
             return Route::Hold;
         }
         if line.forwards > 0 || (through_log && line.reads == 0) {
-            return Route::Forward(leader);
+            let fits = self.forwards.has_room_for(&request.command, term);
+            return if fits { Route::Forward(leader) } else { Route::HoldForFrame };
         }
         if through_log { Route::Hold } else { Route::Read }
     }
 
     fn start_write(&mut self, ticket: Ticket, request: Waiting) {
-        if self.is_out_of_space(&request) {
-            self.answer(ticket, no_space(), LogIndex::ZERO);
-            return;
-        }
         if let Some(reply) = self.recorded_reply(&request) {
             self.counters.duplicates += 1;
             self.answer(ticket, reply, self.raft.applied());
+            return;
+        }
+        if self.is_out_of_space(&request) {
+            self.end(ticket.origin, &request, no_space(), LogIndex::ZERO);
             return;
         }
         let line = self.lines.line(ticket.origin);
@@ -254,7 +276,7 @@ impl Replica {
         let term = self.raft.term();
         let line = self.lines.line(origin);
         line.forwards += 1;
-        line.forward_term = term;
+        line.forward_frame = self.forwards.open_frame();
         self.counters.forwarded += 1;
         self.forwards.push(Forwarded {
             connection: origin.connection,
@@ -277,9 +299,10 @@ impl Replica {
                 for waiter in &waiters {
                     self.lines.line(waiter.ticket.origin).floor = position.index;
                 }
-                let oldest = waiters.iter().map(|waiter| waiter.since).min();
-                let deadline = oldest.unwrap_or(self.now.mono) + self.options.client_timeout;
-                self.writes.proposed(Proposal { position, waiters, deadline });
+                let (deadline, lost_by) = (Time::NEVER, Time::NEVER);
+                let mut proposal = Proposal { position, waiters, deadline, lost_by };
+                proposal.update_deadline(self.options.client_timeout);
+                self.writes.proposed(proposal);
             }
             Err(_) => self.put_back_waiters(waiters),
         }
@@ -287,10 +310,10 @@ impl Replica {
 
     /// Waiters whose commands are certainly in no log: they wait again, or are refused.
     pub(crate) fn put_back_waiters(&mut self, waiters: Vec<Waiter>) {
-        for waiter in waiters {
+        for waiter in waiters.into_iter().filter(|waiter| !waiter.given_up) {
             self.writes.under_way -= 1;
             let ticket = waiter.ticket;
-            self.lines.line(ticket.origin).writes -= 1;
+            self.lines.line(ticket.origin).write_ended();
             self.put_back(ticket, waiter.into_waiting());
         }
     }
@@ -382,9 +405,9 @@ impl Replica {
     }
 
     /// A forward that may be sent again: because it was refused, or because it is repeatable.
-    fn forward_failed(&mut self, forwarded: Forwarded) {
+    fn forward_failed(&mut self, forwarded: Forwarded, maybe_appended: bool) {
         let origin = self.forward_ended(&forwarded);
-        self.lines.push(origin, forwarded.request);
+        self.lines.push(origin, Waiting { maybe_appended, ..forwarded.request });
         self.lines.forget_if_done(origin);
         self.to_pump.push(origin);
     }
@@ -393,17 +416,21 @@ impl Replica {
     pub(crate) fn give_up_forwards(&mut self, which: impl FnMut(&Forwarded) -> bool) {
         for forwarded in self.forwards.take(which) {
             if forwarded.is_repeatable() {
-                self.forward_failed(forwarded);
+                let maybe_appended = forwarded.request.class == Class::Write;
+                self.forward_failed(forwarded, maybe_appended);
             } else {
-                let origin = self.forward_ended(&forwarded);
-                self.answer(
-                    Ticket { origin, seq: forwarded.request.seq },
-                    unknown(),
-                    LogIndex::ZERO,
-                );
-                self.to_pump.push(origin);
+                self.end_forward(&forwarded);
             }
         }
+    }
+
+    /// Nobody will answer this forward any more.
+    fn end_forward(&mut self, forwarded: &Forwarded) {
+        let origin = self.forward_ended(forwarded);
+        let write = forwarded.request.class == Class::Write;
+        let reply = if write { unknown() } else { no_leader() };
+        self.end(origin, &forwarded.request, reply, LogIndex::ZERO);
+        self.to_pump.push(origin);
     }
 
     /// Answers whoever has waited too long, in the words that are true of where the request is.
@@ -447,7 +474,7 @@ impl Replica {
             held || now >= waiting.since + client_timeout
         });
         for (origin, waiting) in expired {
-            self.answer(Ticket { origin, seq: waiting.seq }, no_leader(), LogIndex::ZERO);
+            self.end(origin, &waiting, no_leader(), LogIndex::ZERO);
             self.lines.forget_if_done(origin);
         }
     }
@@ -458,29 +485,62 @@ impl Replica {
         let (term, grace) = (self.raft.term(), self.options.raft.election_timeout_max);
         // A write whose leader was replaced gets one election timeout for the old leader's answer.
         let replaced = self.term_since + grace <= now;
+        for forwarded in self.forwards.take(|f| now >= f.request.since + client_timeout) {
+            self.end_forward(&forwarded);
+        }
         self.give_up_forwards(|forwarded| {
             let again = forwarded.is_repeatable() && now >= forwarded.sent_at + retry;
             let lost = forwarded.term < term && replaced;
-            again || lost || now >= forwarded.request.since + client_timeout
+            again || lost
         });
     }
 
     fn expire_proposals(&mut self) {
         let now = self.now.mono;
+        let client_timeout = self.options.client_timeout;
         let mut expired = Vec::new();
         for proposal in &mut self.writes.proposals {
-            if proposal.deadline <= now {
-                expired.append(&mut proposal.waiters);
+            if proposal.deadline > now {
+                continue;
             }
+            let lost = proposal.lost_by <= now;
+            let late = |w: &&mut Waiter| !w.given_up && (lost || w.since + client_timeout <= now);
+            for waiter in proposal.waiters.iter_mut().filter(late) {
+                waiter.given_up = true;
+                expired.push(waiter.ticket);
+            }
+            proposal.update_deadline(client_timeout);
         }
-        for waiter in expired {
+        self.give_up_writes(&expired);
+    }
+
+    fn give_up_writes(&mut self, tickets: &[Ticket]) {
+        for ticket in tickets {
             self.writes.under_way -= 1;
-            let origin = waiter.ticket.origin;
-            self.lines.line(origin).writes -= 1;
-            self.answer(waiter.ticket, unknown(), LogIndex::ZERO);
-            self.lines.forget_if_done(origin);
-            self.to_pump.push(origin);
+            self.lines.line(ticket.origin).write_ended();
+            self.answer(*ticket, unknown(), LogIndex::ZERO);
+            self.lines.forget_if_done(ticket.origin);
+            self.to_pump.push(ticket.origin);
         }
+    }
+
+    /// A stop has waited long enough: everybody is told what is known of their request.
+    pub(crate) fn end_all_requests(&mut self) {
+        for (origin, waiting) in self.lines.take_waiting(|_, _| true) {
+            self.end(origin, &waiting, no_leader(), LogIndex::ZERO);
+        }
+        for forwarded in self.forwards.take(|_| true) {
+            self.end_forward(&forwarded);
+        }
+        for reading in self.reads.take_expired(Time::NEVER) {
+            self.lines.line(reading.ticket.origin).reads -= 1;
+            self.answer(reading.ticket, no_leader(), LogIndex::ZERO);
+        }
+        for proposal in &mut self.writes.proposals {
+            proposal.lost_by = self.now.mono;
+            proposal.update_deadline(self.options.client_timeout);
+        }
+        self.expire_proposals();
     }
 
     /// Leadership is lost: no more time for proposals than it takes to learn their fate from the
@@ -488,8 +548,11 @@ impl Replica {
     pub(crate) fn on_leadership_lost(&mut self) {
         let deadline = self.now.mono + self.options.raft.election_timeout_max;
         for proposal in &mut self.writes.proposals {
-            proposal.deadline = proposal.deadline.min(deadline);
+            proposal.lost_by = proposal.lost_by.min(deadline);
+            proposal.update_deadline(self.options.client_timeout);
         }
+        let floored = self.reads.take_floored(self.raft.applied());
+        self.void_reads_and_pump(floored);
         if self.writes.is_ready() {
             let (_, waiters) = self.writes.close(self.now.wall);
             self.put_back_waiters(waiters);
@@ -506,7 +569,16 @@ impl Replica {
         self.send_outcome(ticket, Outcome::Refused);
     }
 
-    /// Ends a request.
+    /// Ends a request that is in no attempt any more. That it was certainly not applied is said only
+    /// if no earlier attempt can have been.
+    fn end(&mut self, origin: Origin, request: &Waiting, reply: Reply, decided_at: LogIndex) {
+        let not_applied = matches!(&reply, Reply::Error(text)
+            if text.starts_with("CLUSTERDOWN") || text.starts_with("NOSPACE"));
+        let reply = if not_applied && request.maybe_appended { unknown() } else { reply };
+        self.answer(Ticket { origin, seq: request.seq }, reply, decided_at);
+    }
+
+    /// Answers a request.
     pub(crate) fn answer(&mut self, ticket: Ticket, reply: Reply, decided_at: LogIndex) {
         if ticket.origin.home != Home::Here {
             self.send_outcome(ticket, Outcome::Answered(reply, decided_at));
@@ -547,10 +619,5 @@ impl Replica {
         self.raft.is_leader()
             && self.kv.next_expiry().is_some_and(|expiry| expiry <= now.wall)
             && now.mono >= self.last_clock_entry + self.options.clock_entry_interval
-    }
-
-    /// A peer's forwarded commands may not grow without bound: their bytes are on this node.
-    pub(crate) fn forward_limits(&self) -> (usize, usize) {
-        (crate::wire::FORWARD_REQUESTS_MAX, self.options.batch_bytes_max.max(1 << 20))
     }
 }

@@ -12,8 +12,8 @@ use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
 use sampan_base::{LogIndex, SnapshotMeta, Time};
 use sampan_kv::{Digest, Kv, Restore};
 use sampan_raft::SnapshotRead;
-use sampan_storage::PartialSnapshot;
 use sampan_storage::snapshot::{self, SnapshotWriter};
+use sampan_storage::{PartialSnapshot, StoredSnapshot};
 
 use crate::input::Now;
 use crate::job::{DiskDone, DiskJob};
@@ -69,6 +69,8 @@ pub(crate) struct Snapshots {
     pub(crate) wanted: bool,
     taking: Option<Taking>,
     pub(crate) receiving: Option<Receiving>,
+    /// Counts the snapshots that began to arrive.
+    pub(crate) attempts: u64,
     owners: VecDeque<Owner>,
     not_before: Time,
     retained: Retained,
@@ -82,6 +84,7 @@ impl Snapshots {
             wanted: false,
             taking: None,
             receiving: None,
+            attempts: 0,
             owners: VecDeque::new(),
             not_before: now.mono,
             retained: Retained::default(),
@@ -238,9 +241,11 @@ impl Replica {
     /// long as that is not more than another limit's worth (design rule 11).
     fn trim_log(&mut self) {
         self.snapshots.retain_check_at = None;
-        let Some(meta) = self.storage.snapshots().first().map(|stored| stored.meta.clone()) else {
-            return;
-        };
+        // One that came from the leader too late to be installed may be ahead of the state.
+        let applied = self.applied.index;
+        let usable = |stored: &&StoredSnapshot| stored.meta.position.index <= applied;
+        let Some(newest) = self.storage.snapshots().iter().find(usable) else { return };
+        let meta = newest.meta.clone();
         let covered = meta.position.index;
         let limit = self.log_bytes_max().unwrap_or(u64::MAX);
         let needed = self.lowest_live_match().filter(|&index| index < covered);
@@ -321,7 +326,7 @@ impl Replica {
         };
         match (owner, failed) {
             (Owner::Taking(id), failed) => self.on_taking_job(id, failed),
-            (Owner::Receiving(id), failed) => self.on_receiving_job(id, done, failed),
+            (Owner::Receiving(attempt), failed) => self.on_receiving_job(attempt, done, failed),
             (Owner::Nobody, _) => {}
         }
     }

@@ -6,6 +6,7 @@
 //! a conflicting entry that is not committed, proves nothing.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sampan_base::{LogPosition, Time, WallTime};
@@ -18,6 +19,9 @@ use crate::lines::{Ticket, Waiting};
 pub(crate) struct Waiter {
     pub(crate) ticket: Ticket,
     pub(crate) since: Time,
+    pub(crate) maybe_appended: bool,
+    /// It was told that the outcome is unknown; it only keeps its place.
+    pub(crate) given_up: bool,
     pub(crate) kind: WaiterKind,
 }
 
@@ -54,7 +58,8 @@ impl Waiter {
             WaiterKind::Command(command) => (Class::Write, command),
             WaiterKind::Ride(class, command) => (class, command),
         };
-        Waiting { seq: self.ticket.seq, class, stale: false, command, since: self.since }
+        let (seq, since, maybe_appended) = (self.ticket.seq, self.since, self.maybe_appended);
+        Waiting { maybe_appended, seq, class, stale: false, command, since }
     }
 }
 
@@ -73,10 +78,21 @@ pub(crate) struct OpenBatch {
 #[derive(Debug)]
 pub(crate) struct Proposal {
     pub(crate) position: LogPosition,
-    /// In the order of the batch. Empty once they were told that the outcome is unknown.
+    /// In the order of the batch.
     pub(crate) waiters: Vec<Waiter>,
-    /// When they are told so.
+    /// When the first of them is told that the outcome is unknown.
     pub(crate) deadline: Time,
+    /// When all of them are: leadership is lost. `Time::NEVER` before that.
+    pub(crate) lost_by: Time,
+}
+
+impl Proposal {
+    /// Sets the deadline by who still waits.
+    pub(crate) fn update_deadline(&mut self, client_timeout: Duration) {
+        let waiting = self.waiters.iter().filter(|waiter| !waiter.given_up);
+        let first = waiting.map(|waiter| waiter.since + client_timeout).min();
+        self.deadline = first.map_or(Time::NEVER, |first| first.min(self.lost_by));
+    }
 }
 
 /// All of them.
@@ -103,16 +119,23 @@ impl Writes {
     /// Adds a command.
     pub(crate) fn push(&mut self, ticket: Ticket, request: Waiting) {
         self.open.builder.push(&request.command);
-        let kind = WaiterKind::Command(request.command);
-        self.open.waiters.push(Waiter { ticket, since: request.since, kind });
-        self.under_way += 1;
+        self.add(
+            ticket,
+            request.since,
+            request.maybe_appended,
+            WaiterKind::Command(request.command),
+        );
     }
 
     /// Adds a read that is answered at this place of the batch.
     pub(crate) fn ride(&mut self, ticket: Ticket, request: Waiting) {
         let kind = WaiterKind::Ride(request.class, request.command);
-        self.open.waiters.push(Waiter { ticket, since: request.since, kind });
+        self.add(ticket, request.since, request.maybe_appended, kind);
         self.open.wanted = true;
+    }
+
+    fn add(&mut self, ticket: Ticket, since: Time, maybe_appended: bool, kind: WaiterKind) {
+        self.open.waiters.push(Waiter { ticket, since, maybe_appended, given_up: false, kind });
         self.under_way += 1;
     }
 
@@ -142,17 +165,23 @@ impl Writes {
         (builder.finish(), std::mem::take(&mut self.open.waiters))
     }
 
-    /// Remembers who waits for a proposed batch.
+    /// Remembers who waits for a proposed batch. A node that led before may hold proposals of an
+    /// older term at this index and above, whose fate is not known yet: the order is by index.
     pub(crate) fn proposed(&mut self, proposal: Proposal) {
-        if let Some(last) = self.proposals.back() {
-            assert!(last.position < proposal.position, "proposals are made in order");
-        }
-        self.proposals.push_back(proposal);
+        let order = |position: LogPosition| (position.index, position.term);
+        let key = order(proposal.position);
+        let place = match self.proposals.back() {
+            Some(last) if order(last.position) >= key => {
+                self.proposals.partition_point(|other| order(other.position) < key)
+            }
+            _ => self.proposals.len(),
+        };
+        self.proposals.insert(place, proposal);
     }
 
     /// The earliest time at which a waiter gives up.
     pub(crate) fn next_deadline(&self) -> Time {
-        let waiting = self.proposals.iter().find(|proposal| !proposal.waiters.is_empty());
-        waiting.map_or(Time::NEVER, |proposal| proposal.deadline)
+        let deadlines = self.proposals.iter().map(|proposal| proposal.deadline);
+        deadlines.min().unwrap_or(Time::NEVER)
     }
 }
