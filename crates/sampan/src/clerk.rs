@@ -12,7 +12,7 @@ use sampan_client::{Clerk, Error, SetOptions, Ttl, Value};
 
 use crate::exit::{self, Ended, Failure};
 
-/// Where the cluster is.
+// Where the cluster is. (Not a doc comment: clap would make it the help of every command.)
 #[derive(Args, Debug)]
 pub(crate) struct Servers {
     /// Client addresses of nodes, any of them, separated by commas
@@ -132,10 +132,10 @@ pub(crate) fn run(servers: &Servers, command: &DataCommand) -> Ended {
             .deadline(Duration::from_millis(servers.timeout_ms))
             .connect()
             .await
-            .map_err(failure)?;
+            .map_err(|error| failure(&error))?;
         let answer = call(&clerk, command).await;
         clerk.close().await;
-        print(&answer?.map_err(failure)?)
+        Ok(print(&answer?.map_err(|error| failure(&error))?))
     })
 }
 
@@ -200,10 +200,12 @@ async fn call(clerk: &Clerk, command: &DataCommand) -> Result<Result<Answer, Err
 }
 
 /// Sends any command: one that writes in the session, others as they are. The node knows which.
+/// Those about sessions are as they are, too: to repeat them is harmless.
 async fn any(clerk: &Clerk, args: &[OsString]) -> Result<Value, Error> {
     let name = args.first().map(bytes).unwrap_or_default();
     let about = clerk.command([b"COMMAND", &b"INFO"[..], name]).await?;
-    if writes(&about) {
+    let of_sessions = [&b"SESSION"[..], b"ONCE"].iter().any(|of| of.eq_ignore_ascii_case(name));
+    if writes(&about) && !of_sessions {
         clerk.once(args.iter().map(bytes)).await
     } else {
         clerk.command(args.iter().map(bytes)).await
@@ -252,8 +254,8 @@ fn given_or_stdin(value: Option<&OsStr>) -> Result<Vec<u8>, Failure> {
 }
 
 /// The exit code that an error of the Clerk deserves.
-fn failure(error: Error) -> Failure {
-    let code = match &error {
+fn failure(error: &Error) -> Failure {
+    let code = match error {
         Error::Unavailable(_) => exit::UNAVAILABLE,
         Error::Rejected(_) | Error::NoSessions(_) => exit::REFUSED,
         Error::Invalid(_) => exit::USAGE,
@@ -266,7 +268,7 @@ fn failure(error: Error) -> Failure {
 }
 
 /// The value's own bytes; a newline is added only where a person reads, and between elements.
-fn print(answer: &Answer) -> Ended {
+fn print(answer: &Answer) -> ExitCode {
     if let Some(value) = &answer.value {
         let mut out = Vec::new();
         let is_one =
@@ -280,7 +282,7 @@ fn print(answer: &Answer) -> Ended {
         // Nobody reads on (`sampan get key | head -c 1`): no fault of the call.
         _ = stdout.write_all(&out).and_then(|()| stdout.flush());
     }
-    Ok(if answer.met { ExitCode::SUCCESS } else { exit::NOT_MET.into() })
+    if answer.met { ExitCode::SUCCESS } else { exit::NOT_MET.into() }
 }
 
 /// A value as text: strings as they are, elements one a line.
@@ -295,7 +297,9 @@ fn write_value(value: &Value, out: &mut Vec<u8>) {
         Value::Double(value) => out.extend_from_slice(value.to_string().as_bytes()),
         Value::BigNumber(digits) => out.extend_from_slice(digits.as_bytes()),
         Value::Array(items) | Value::Set(items) | Value::Push(items) => {
-            items.iter().for_each(|item| write_line(item, out));
+            for item in items {
+                write_line(item, out);
+            }
         }
         Value::Map(pairs) => {
             for (key, value) in pairs {
@@ -354,9 +358,9 @@ mod tests {
 
     #[test]
     fn exit_codes_tell_what_may_have_happened() {
-        assert_eq!(failure(Error::Unavailable("x".into())).code, 3);
-        assert_eq!(failure(Error::Closed).code, 4);
-        assert_eq!(failure(Error::Rejected("WRONGTYPE x".into())).code, 5);
-        assert_eq!(failure(Error::Invalid("x".into())).code, 2);
+        assert_eq!(failure(&Error::Unavailable("x".into())).code, 3);
+        assert_eq!(failure(&Error::Closed).code, 4);
+        assert_eq!(failure(&Error::Rejected("WRONGTYPE x".into())).code, 5);
+        assert_eq!(failure(&Error::Invalid("x".into())).code, 2);
     }
 }

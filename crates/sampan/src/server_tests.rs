@@ -1,3 +1,4 @@
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::*;
@@ -96,4 +97,31 @@ fn the_help_tells_every_default() {
     assert!(help("client_timeout_ms").ends_with("[default: 5000]"));
     assert!(help("election_timeout_max_ms").ends_with("[default: twice the shortest]"));
     root.clone().debug_assert();
+}
+
+/// The rows of the table of settings, from the program itself.
+fn settings_table() -> String {
+    let root = crate::command();
+    let server = root.find_subcommand("server").unwrap();
+    let mut table = String::new();
+    let mut heading = None;
+    for arg in server.get_arguments().filter(|arg| takes_a_value(arg) || arg.get_id() == "config") {
+        if heading != arg.get_help_heading() {
+            heading = arg.get_help_heading();
+            writeln!(table, "| **{}** | | |", heading.unwrap_or_default()).unwrap();
+        }
+        let help = arg.get_help().unwrap().to_string();
+        let (help, default) = help.split_once(" [default: ").unwrap_or((&help, "]"));
+        let of_clap = arg.get_default_values().first().map(|value| value.to_string_lossy());
+        let default = of_clap.as_deref().unwrap_or(default.trim_end_matches(']'));
+        writeln!(table, "| `--{}` | {default} | {help} |", arg.get_long().unwrap()).unwrap();
+    }
+    table
+}
+
+#[test]
+fn the_operations_page_lists_every_setting_with_its_default() {
+    let page = include_str!("../../../docs/operations.md");
+    let table = settings_table();
+    assert!(page.contains(&table), "docs/operations.md, section Settings, should read:\n{table}");
 }

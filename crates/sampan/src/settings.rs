@@ -286,15 +286,21 @@ settings! {
     /// Longest wait before a peer is dialled again
     redial_max_ms "SAMPAN_REDIAL_MAX_MS" Millis => limits.redial_time_max;
 
-    "Data (must be the same on every node of a cluster, always)":
+    "Commands":
     /// Longest key
     key_bytes_max "SAMPAN_KEY_BYTES_MAX" usize => replica.kv.key_bytes_max;
-    /// Longest value
-    value_bytes_max "SAMPAN_VALUE_BYTES_MAX" usize => replica.kv.value_bytes_max;
     /// Most arguments of a command
     arguments_max "SAMPAN_ARGUMENTS_MAX" usize => replica.kv.arguments_max;
     /// Longest command as it stands in the log
     command_bytes_max "SAMPAN_COMMAND_BYTES_MAX" usize => replica.kv.command_bytes_max;
+    /// Most bytes of values in one reply
+    reply_bytes_max "SAMPAN_REPLY_BYTES_MAX" usize => replica.kv.reply_bytes_max;
+    /// Tables that the keys are spread over, a power of two: more keep each pause for growth short
+    shards "SAMPAN_SHARDS" usize => replica.kv.shards;
+
+    "State (must be the same on every node of a cluster, always)":
+    /// Longest value
+    value_bytes_max "SAMPAN_VALUE_BYTES_MAX" usize => replica.kv.value_bytes_max;
     /// Most sessions; one more evicts the least recently used
     sessions_max "SAMPAN_SESSIONS_MAX" usize => replica.kv.sessions_max;
     /// Replies a session keeps without an acknowledgement

@@ -6,10 +6,14 @@ use std::time::Duration;
 use crate::clerk::Servers;
 use crate::exit::{self, Ended, Failure};
 use crate::probe::{self, Fields};
+use crate::terminal::say;
 
-/// The columns, and the fields they are made of.
+/// The columns.
 const HEADINGS: [&str; 9] =
     ["NODE", "ADDRESS", "ROLE", "TERM", "COMMIT", "APPLIED", "LAG", "LOG BYTES", "SNAPSHOT"];
+
+/// A line of the table.
+type Row = [String; HEADINGS.len()];
 
 /// A node's answer, or why there is none.
 type Answer = Result<Fields, String>;
@@ -29,8 +33,8 @@ pub(crate) fn run(servers: &Servers) -> Ended {
         answers.sort_by_key(|(place, _)| *place);
         answers.into_iter().map(|(_, answer)| answer).collect::<Vec<Answer>>()
     });
-    print!("{}", table(addresses, &answers));
-    let has_leader = answers.iter().flatten().any(|fields| field(fields, "raft_role") == "leader");
+    say(table(addresses, &answers).trim_end());
+    let has_leader = answers.iter().flatten().any(|fields| field(fields, "role") == "leader");
     Ok(match (has_leader, answers.iter().all(Result::is_ok)) {
         (false, _) => exit::UNAVAILABLE.into(),
         (true, false) => exit::NOT_MET.into(),
@@ -42,37 +46,51 @@ fn field<'a>(fields: &'a Fields, name: &str) -> &'a str {
     fields.get(name).map_or("?", String::as_str)
 }
 
-/// Lines of equal columns. The lag is what a node has not applied of what any of them knows to be
-/// committed.
+/// The table. The lag is what a node has not applied of what any of them knows to be committed.
 fn table(addresses: &[String], answers: &[Answer]) -> String {
-    let number = |fields: &Fields, name: &str| field(fields, name).parse::<u64>().unwrap_or(0);
-    let commit_max = answers.iter().flatten().map(|fields| number(fields, "raft_commit")).max();
-    let mut rows = vec![HEADINGS.map(str::to_owned)];
-    for (address, answer) in addresses.iter().zip(answers) {
-        let mut row = HEADINGS.map(|_| "-".to_owned());
-        row[1].clone_from(address);
-        match answer {
-            Err(why) => row[2] = format!("down ({why})"),
-            Ok(fields) => {
-                let lag = commit_max.unwrap_or(0).saturating_sub(number(fields, "raft_applied"));
-                let snapshot = match field(fields, "raft_snapshot_index") {
-                    "0" => "-".to_owned(),
-                    index => format!("{index} ({} bytes)", field(fields, "raft_snapshot_bytes")),
-                };
-                row[0] = format!("n{}", field(fields, "raft_node_id"));
-                row[2] = field(fields, "raft_role").to_owned();
-                row[3] = field(fields, "raft_term").to_owned();
-                row[4] = field(fields, "raft_commit").to_owned();
-                row[5] = field(fields, "raft_applied").to_owned();
-                row[6] = lag.to_string();
-                row[7] = field(fields, "raft_log_bytes_live").to_owned();
-                row[8] = snapshot;
-            }
+    let commits = answers.iter().flatten().map(|fields| number(fields, "commit_index"));
+    let commit_max = commits.max().unwrap_or(0);
+    let rows =
+        addresses.iter().zip(answers).map(|(address, answer)| row(address, answer, commit_max));
+    aligned(std::iter::once(HEADINGS.map(str::to_owned)).chain(rows).collect())
+}
+
+fn number(fields: &Fields, name: &str) -> u64 {
+    field(fields, name).parse().unwrap_or(0)
+}
+
+fn row(address: &str, answer: &Answer, commit_max: u64) -> Row {
+    let fields = match answer {
+        Ok(fields) => fields,
+        Err(why) => {
+            let mut row = HEADINGS.map(|_| "-".to_owned());
+            address.clone_into(&mut row[1]);
+            row[2] = format!("down ({why})");
+            return row;
         }
-        rows.push(row);
-    }
-    let widths: [usize; HEADINGS.len()] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
+    };
+    let of_field = |name: &str| field(fields, name).to_owned();
+    let snapshot = match field(fields, "snapshot_index") {
+        "0" => "-".to_owned(),
+        index => format!("{index} ({} bytes)", field(fields, "snapshot_bytes")),
+    };
+    [
+        format!("n{}", field(fields, "node_id")),
+        address.to_owned(),
+        of_field("role"),
+        of_field("term"),
+        of_field("commit_index"),
+        of_field("applied_index"),
+        commit_max.saturating_sub(number(fields, "applied_index")).to_string(),
+        of_field("live_log_bytes"),
+        snapshot,
+    ]
+}
+
+/// Lines whose columns are as wide as the widest cell of each.
+fn aligned(rows: Vec<Row>) -> String {
+    let widest = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: [usize; HEADINGS.len()] = std::array::from_fn(widest);
     let mut text = String::new();
     for row in rows {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
@@ -88,14 +106,14 @@ mod tests {
 
     fn node(id: &str, role: &str, commit: &str, applied: &str, snapshot: &str) -> Fields {
         let fields = [
-            ("raft_node_id", id),
-            ("raft_role", role),
-            ("raft_term", "3"),
-            ("raft_commit", commit),
-            ("raft_applied", applied),
-            ("raft_log_bytes_live", "99"),
-            ("raft_snapshot_index", snapshot),
-            ("raft_snapshot_bytes", "77"),
+            ("node_id", id),
+            ("role", role),
+            ("term", "3"),
+            ("commit_index", commit),
+            ("applied_index", applied),
+            ("live_log_bytes", "99"),
+            ("snapshot_index", snapshot),
+            ("snapshot_bytes", "77"),
         ];
         fields.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sampan_base::ClusterId;
 use sampan_base::configuration::MEMBERS_MAX;
 use sampan_server::config::PEER_PORT_OFFSET;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::exit::{self, Failure};
 
@@ -22,7 +22,7 @@ const LOCK_FILE: &str = "cluster.lock";
 
 /// A cluster's name and shape. The name and the number of nodes are for life; the port may change
 /// from start to start, since no data depend on it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct Layout {
     /// 16 hexadecimal digits.

@@ -21,6 +21,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::exit::{Ended, Failure};
 use crate::probe::{self, Fields};
 use crate::supervision::STOP_TIME_MAX;
+use crate::terminal::{complain, say};
 
 /// How often nodes are asked whether there is a leader, while there is none.
 const LEADER_POLL_TIME: Duration = Duration::from_millis(20);
@@ -128,9 +129,12 @@ impl Cluster<'_> {
     fn take(&mut self, event: Event) -> Option<Failure> {
         match event {
             Event::Started { id, pid } => self.view.started(id, pid),
-            Event::Warning { id, line } => eprintln!("n{id} | {line}"),
+            Event::Warning { id, line } => complain(format_args!("n{id} | {line}")),
             Event::Died { id, end, again_in } => {
-                eprintln!("n{id} died ({end}); started again in {} ms", again_in.as_millis());
+                complain(format_args!(
+                    "n{id} died ({end}); started again in {} ms",
+                    again_in.as_millis()
+                ));
                 self.view.pids.remove(&id);
                 self.leaderless_since.get_or_insert_with(Instant::now);
             }
@@ -142,7 +146,10 @@ impl Cluster<'_> {
                 if !self.view.shown || self.nodes.is_empty() {
                     return Some(failure);
                 }
-                eprintln!("{failure}; it is not started again, {} go on", self.nodes.len());
+                complain(format_args!(
+                    "{failure}; it is not started again, {} go on",
+                    self.nodes.len()
+                ));
                 self.leaderless_since.get_or_insert_with(Instant::now);
             }
         }
@@ -158,21 +165,25 @@ impl Cluster<'_> {
                 roles.insert(id, fields);
             }
         }
-        let role_of = |fields: &Fields| fields.get("raft_role").cloned().unwrap_or_default();
+        let role_of = |fields: &Fields| fields.get("role").cloned().unwrap_or_default();
         let leader = roles.iter().find(|(_, fields)| role_of(fields) == "leader");
         let since = self.leaderless_since.get_or_insert_with(Instant::now);
         if let Some((&leader, fields)) = leader {
-            let term = fields.get("raft_term").cloned().unwrap_or_default();
-            self.view.leads(leader, &term, since.elapsed());
+            let term = fields.get("term").cloned().unwrap_or_default();
+            self.view.leads(leader, term, since.elapsed());
             self.leaderless_since = None;
         } else if since.elapsed() > LEADER_PATIENCE {
-            eprintln!("no leader for {} s: see the nodes' logs", since.elapsed().as_secs());
+            complain(format_args!(
+                "no leader for {} s: see the nodes' logs",
+                since.elapsed().as_secs()
+            ));
             *since = Instant::now();
         }
     }
 
     /// Asks all nodes to stop; after a while, or at a second signal, makes them.
     async fn stop_all(&mut self) {
+        say(format_args!("stopping {} nodes", self.nodes.len()));
         self.nodes.values().for_each(Node::ask_to_stop);
         let deadline = Instant::now() + STOP_TIME_MAX;
         while !self.nodes.values().all(Node::has_ended) {
@@ -193,7 +204,8 @@ struct View<'a> {
     layout: Layout,
     started: Instant,
     pids: BTreeMap<u64, u32>,
-    leader: Option<u64>,
+    /// The last leader shown, and its term.
+    leader: Option<(u64, String)>,
     shown: bool,
 }
 
@@ -201,18 +213,18 @@ impl View<'_> {
     fn started(&mut self, id: u64, pid: u32) {
         self.pids.insert(id, pid);
         if self.shown {
-            println!("n{id} runs again (pid {pid})");
+            say(format_args!("n{id} runs again (pid {pid})"));
         }
     }
 
-    fn leads(&mut self, leader: u64, term: &str, after: Duration) {
-        let was = self.leader.replace(leader);
+    fn leads(&mut self, leader: u64, term: String, after: Duration) {
         if !self.shown {
             self.shown = true;
-            print!("{}", self.table(leader));
-        } else if was != Some(leader) {
-            println!("n{leader} leads (term {term}), {} ms later", after.as_millis());
+            say(self.table(leader));
+        } else if self.leader.as_ref() != Some(&(leader, term.clone())) {
+            say(format_args!("n{leader} leads (term {term}), {} ms later", after.as_millis()));
         }
+        self.leader = Some((leader, term));
     }
 
     /// The first thing a user sees.

@@ -17,18 +17,18 @@ fn assert_goes_on(load: &Load) {
 fn the_leader_is_killed_every_second_under_sixteen_writers() {
     let mut cluster = Cluster::start("kill-leader");
     let load = Load::start(&cluster, LoadOptions { readers: 2, ..LoadOptions::default() });
-    let until = Instant::now() + Duration::from_secs(20);
+    let begun = Instant::now();
     let mut kills = 0;
-    while Instant::now() < until {
-        let round = Instant::now();
+    while begun.elapsed() < Duration::from_secs(20) {
         let leader = cluster.leader();
         cluster.kill(leader);
         kills += 1;
-        // It comes back half a second later, and has another half to catch up.
-        std::thread::sleep(Duration::from_millis(500));
+        // It is back before the next one goes: two of three always run.
+        std::thread::sleep(Duration::from_millis(300));
         cluster.restart(leader);
         cluster.wait_for(leader);
-        std::thread::sleep(Duration::from_secs(1).saturating_sub(round.elapsed()));
+        let next = Duration::from_secs(kills);
+        std::thread::sleep(next.saturating_sub(begun.elapsed()));
     }
     assert_goes_on(&load);
     let (writes, reads) = (load.writes(), load.reads());
@@ -37,7 +37,7 @@ fn the_leader_is_killed_every_second_under_sixteen_writers() {
         "{kills} kills of the leader, {writes} writes, {reads} reads, {} errors",
         errors.len()
     );
-    assert!(kills >= 12, "only {kills} kills in 20 s");
+    assert!(kills >= 15, "only {kills} kills in 20 s");
     assert!(errors.is_empty(), "a Clerk has time enough for each write: {errors:?}");
 }
 
@@ -99,14 +99,47 @@ fn a_paused_leader_that_wakes_up_answers_no_stale_read() {
 }
 
 #[test]
+fn a_leader_that_is_cut_off_from_its_peers_answers_no_stale_read() {
+    let options = Options { proxies: true, ..Options::default() };
+    let cluster = Cluster::start_with("cut-off", options);
+    let load =
+        Load::start(&cluster, LoadOptions { writers: 8, readers: 2, ..LoadOptions::default() });
+    for _ in 0..3 {
+        let leader = cluster.leader();
+        let mut connection = cluster.connection(leader);
+        cluster.cut_off(leader);
+        let cut = Instant::now();
+        let mut refused = 0;
+        while cut.elapsed() < Duration::from_millis(2_500) {
+            let floor = load.register(0).floor();
+            match connection.call(&["GET", &Load::register_key(0)]).as_bytes() {
+                Some(text) => {
+                    let value = std::str::from_utf8(text).unwrap().parse().unwrap();
+                    load.register(0).check_read(floor, value).unwrap();
+                }
+                None => refused += 1,
+            }
+        }
+        assert!(refused > 0, "a node that cannot know the latest value says so");
+        assert_ne!(cluster.leader(), leader, "the others elected a leader");
+        assert_goes_on(&load);
+        cluster.heal(leader);
+        assert_goes_on(&load);
+    }
+    let errors = load.stop_and_check(&cluster);
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[test]
 fn a_follower_that_missed_the_compacted_log_catches_up_by_snapshot() {
     const WRITES: u64 = 100_000;
     const BATCH: u64 = 1_000;
     let flags = "--raft-state-max-bytes 1000000 --segment-bytes 1048576 --entry-bytes-max 524288 \
-                 --request-bytes-max 262144 --command-bytes-max 262144 --value-bytes-max 65536";
+                 --command-bytes-max 65536 --value-bytes-max 65536 --batch-bytes-max 65536";
     let mut cluster = Cluster::start_with("compacted", Options::default().flags(flags));
     let load = Load::start(&cluster, LoadOptions { writers: 2, ..LoadOptions::default() });
     let behind = cluster.follower();
+    let missing_from = cluster.number(behind, "raft", "last_index");
     cluster.kill(behind);
     let mut connection = cluster.connection(cluster.leader());
     let key = |number: u64| format!("key:{:05}", number % 20_000);
@@ -119,18 +152,15 @@ fn a_follower_that_missed_the_compacted_log_catches_up_by_snapshot() {
         }
     }
     let leader = cluster.leader();
-    within(Duration::from_secs(10), "a snapshot", || {
-        (cluster.number(leader, "raft", "raft_snapshot_index") > 0).then_some(())
-    });
-    let first_index = cluster.number(leader, "raft", "raft_first_index");
-    assert!(first_index > 1_000, "the leader's log still starts at {first_index}");
+    let first_index = cluster.number(leader, "raft", "first_index");
+    assert!(first_index > missing_from + 100, "the log still starts at {first_index}");
     cluster.restart(behind);
     cluster.wait_for(behind);
-    let commit = cluster.number(cluster.leader(), "raft", "raft_commit");
+    let commit = cluster.number(cluster.leader(), "raft", "commit_index");
     within(Duration::from_secs(30), "the follower catches up", || {
-        (cluster.number(behind, "raft", "raft_applied") >= commit).then_some(())
+        (cluster.number(behind, "raft", "applied_index") >= commit).then_some(())
     });
-    assert!(cluster.number(behind, "raft", "raft_snapshots_installed") > 0);
+    assert!(cluster.log(behind).contains(" installed, "), "it caught up by a snapshot");
     // What it holds itself, without asking anybody.
     let mut local = cluster.connection(behind);
     local.call(&["READONLY"]);

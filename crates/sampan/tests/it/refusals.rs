@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sampan_resp::Value;
 
-use crate::harness::{Cluster, Connection, Options, TempDir, free_ports, run, sampan};
+use crate::harness::{
+    Cluster, Connection, Options, Process, TempDir, free_ports, run, sampan, within,
+};
 
 fn error(value: &Value) -> &str {
     let Value::Error(text) = value else { panic!("no error: {value:?}") };
@@ -45,14 +48,15 @@ fn a_key_or_value_over_the_limit_is_refused_with_the_limit_and_the_connection_li
     let (key_max, value_max) = (64 << 10, 1 << 20);
     let key = vec![b'k'; key_max + 1];
     let value = vec![b'v'; value_max + 1];
-    let refused = c.call(&[b"SET", &key[..], b"v"]);
+    let refused = c.call(&[&b"SET"[..], &key, b"v"]);
     assert!(error(&refused).contains(&key_max.to_string()), "{refused:?}");
-    let refused = c.call(&[b"SET", b"k", &value[..]]);
+    let refused = c.call(&[&b"SET"[..], b"k", &value]);
     assert!(error(&refused).contains(&value_max.to_string()), "{refused:?}");
-    assert_eq!(c.call(&[b"SET", &key[1..], &value[1..]]), Value::OK);
-    let refused = c.call(&[b"APPEND", &key[1..], b"v"]);
-    assert!(error(&refused).contains(&value_max.to_string()), "{refused:?}");
-    assert_eq!(c.call(&[b"STRLEN", &key[1..]]), Value::Integer(value_max as i64));
+    assert_eq!(c.call(&[&b"SET"[..], &key[1..], &value[1..]]), Value::OK);
+    let refused = c.call(&[&b"APPEND"[..], &key[1..], b"v"]);
+    let text = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
+    assert_eq!(error(&refused), text);
+    assert_eq!(c.call(&[&b"STRLEN"[..], &key[1..]]), Value::Integer(value_max as i64));
     assert_eq!(c.call(&["EXISTS", "k"]), Value::Integer(0));
 }
 
@@ -67,7 +71,7 @@ fn broken_frames_get_one_protocol_error_and_a_closed_connection() {
         (b"*1\r\n$999999999999\r\n", "-ERR Protocol error: invalid bulk length\r\n"),
         (b"*2\r\n$3\r\nGET\r\n:1\r\n", "-ERR Protocol error: expected '$', got ':'\r\n"),
         (b"SET a \"b\r\n", "-ERR Protocol error: unbalanced quotes in request\r\n"),
-        (&[b'x'; 80 << 10], "-ERR Protocol error: too big inline request\r\n"),
+        (&vec![b'x'; 80 << 10], "-ERR Protocol error: too big inline request\r\n"),
     ] {
         let mut broken = cluster.connection(1);
         // What came before the fault is answered.
@@ -86,12 +90,16 @@ fn broken_frames_get_one_protocol_error_and_a_closed_connection() {
 #[test]
 fn each_port_refuses_the_language_of_the_other() {
     let cluster = Cluster::start("ports");
-    let term = cluster.number(1, "raft", "raft_term");
+    let term = cluster.number(1, "raft", "term");
     let leader = cluster.leader();
     for id in cluster.ids() {
-        for bytes in
-            [&b"PING\r\n"[..], b"*1\r\n$4\r\nPING\r\n", &[0; 512], b"SPN1 and no more than that"]
-        {
+        for bytes in [
+            &b"PING\r\n"[..],
+            b"*1\r\n$4\r\nPING\r\n",
+            &[0; 512],
+            b"SPN1 a frame before a handshake",
+            b"SPNH\xff\0\0\0 a handshake of another version",
+        ] {
             let mut client = Connection::open(cluster.peer_port(id)).unwrap();
             // The node may close before it has read all of it.
             _ = client.send_raw(bytes);
@@ -107,27 +115,25 @@ fn each_port_refuses_the_language_of_the_other() {
         assert!(answer.starts_with("-ERR"), "n{id}: {answer}");
     }
     cluster.assert_works();
-    assert_eq!((cluster.leader(), cluster.number(1, "raft", "raft_term")), (leader, term));
+    assert_eq!((cluster.leader(), cluster.number(1, "raft", "term")), (leader, term));
 }
 
 #[test]
 fn a_data_directory_is_used_by_its_own_node_of_its_own_cluster_once_at_a_time() {
     let mut cluster = single("identity", "");
     assert_eq!(cluster.connection(1).call(&["SET", "kept", "value"]), Value::OK);
-    let flags = |change: &[&str]| {
-        let port = free_ports(1);
-        let mut command = cluster.command(1);
-        command.args(["--listen", &format!("127.0.0.1:{port}")]).args(change);
-        run(&mut command, b"")
+    let elsewhere = |cluster: &Cluster, change: (&str, &str)| {
+        let listen = format!("127.0.0.1:{}", free_ports(1));
+        run(&mut cluster.command_with(1, &[("--listen", &listen), change]), b"")
     };
     let data = cluster.data_dir(1);
     let data = data.to_str().unwrap();
-    flags(&[]).assert_one_error(7, &[data, "in use by another process"]);
+    elsewhere(&cluster, ("", "")).assert_one_error(7, &[data, "in use by another process"]);
     let taken = run(&mut cluster.command(1), b"");
     taken.assert_one_error(3, &[&format!("127.0.0.1:{}", cluster.port(1)), "in use"]);
     cluster.stop(1);
-    flags(&["--node-id", "2"]).assert_one_error(4, &[data, "node n1", "n2"]);
-    let other = flags(&["--cluster-id", "beef"]);
+    elsewhere(&cluster, ("--node-id", "2")).assert_one_error(4, &[data, "node n1", "n2"]);
+    let other = elsewhere(&cluster, ("--cluster-id", "beef"));
     other.assert_one_error(4, &[data, "0000000000005a3b", "000000000000beef"]);
     cluster.restart(1);
     cluster.leader();
@@ -156,7 +162,7 @@ fn a_damaged_middle_of_the_log_refuses_to_start_and_nothing_is_thrown_away() {
     let needle = b"a value to be found in the file";
     for number in 0..50 {
         let value = [&needle[..], number.to_string().as_bytes()].concat();
-        assert_eq!(c.call(&[b"SET", format!("key{number}").as_bytes(), &value]), Value::OK);
+        assert_eq!(c.call(&[&b"SET"[..], format!("key{number}").as_bytes(), &value]), Value::OK);
     }
     cluster.kill(1);
     let (segment, offset) = files(&cluster.data_dir(1).join("wal"))
@@ -183,50 +189,46 @@ fn a_damaged_middle_of_the_log_refuses_to_start_and_nothing_is_thrown_away() {
 
 #[test]
 fn a_damaged_snapshot_is_never_the_end_of_the_data() {
-    let mut cluster = single("damaged-snapshot", "--raft-state-max-bytes 20000");
+    const KEYS: usize = 300;
+    let flags = "--raft-state-max-bytes 20000 --segment-bytes 262144 --entry-bytes-max 131072 \
+                 --batch-bytes-max 4096 --command-bytes-max 8192 --value-bytes-max 4096";
+    let mut cluster = single("damaged-snapshot", flags);
     let mut c = cluster.connection(1);
-    for number in 0..3_000 {
-        c.send(&["SET", &format!("key{number}"), &format!("{number:0>100}")]).unwrap();
-    }
-    for _ in 0..3_000 {
-        assert_eq!(c.reply().unwrap(), Value::OK);
-    }
-    crate::harness::within(std::time::Duration::from_secs(10), "snapshots", || {
-        let done = cluster.number(1, "raft", "raft_snapshot_index") > 0
-            && cluster.number(1, "raft", "raft_first_index") > 1;
-        done.then_some(())
+    let value = |number: usize| format!("{number:0>300}");
+    let (snapshots, first_segment) = (cluster.data_dir(1).join("snapshots"), {
+        let segments = files(&cluster.data_dir(1).join("wal"));
+        segments.into_iter().find(|file| file.extension().is_some_and(|e| e == "log")).unwrap()
+    });
+    // Until the log no longer reaches back to the beginning, and two snapshots do.
+    within(Duration::from_secs(20), "snapshots", || {
+        for number in 0..KEYS {
+            assert_eq!(c.call(&["SET", &format!("key{number}"), &value(number)]), Value::OK);
+        }
+        (!first_segment.exists() && files(&snapshots).len() > 1).then_some(())
     });
     cluster.stop(1);
-    let snapshots = files(&cluster.data_dir(1).join("snapshots"));
-    let middle = |file: &Path| fs::metadata(file).unwrap().len() as usize / 2;
-    // The newest alone: an older one and the log after it hold the same, or it says so.
-    let newest = snapshots.last().expect("a snapshot");
-    flip(newest, middle(newest));
-    if snapshots.len() > 1 {
+    let check = |cluster: &mut Cluster| {
         cluster.restart(1);
         cluster.leader();
-        assert_eq!(cluster.get("key2999"), format!("{:0>100}", 2999));
-        assert_eq!(cluster.get("key0"), format!("{:0>100}", 0));
-        cluster.kill(1);
-    }
-    // All of them.
-    for snapshot in files(&cluster.data_dir(1).join("snapshots")) {
-        if snapshot != *newest {
-            flip(&snapshot, middle(&snapshot));
+        let mut c = cluster.connection(1);
+        for number in 0..KEYS {
+            let found = c.call(&["GET", &format!("key{number}")]);
+            assert_eq!(found.as_bytes(), Some(value(number).as_bytes()));
         }
-    }
-    let before: Vec<_> = files(&cluster.data_dir(1).join("snapshots"));
+        cluster.stop(1);
+    };
+    let before = files(&snapshots);
+    let flip_middle = |file: &PathBuf| flip(file, fs::metadata(file).unwrap().len() as usize / 2);
+    before.iter().for_each(flip_middle);
     for _ in 0..2 {
         run(&mut cluster.command(1), b"").assert_one_error(5, &["snapshot", "damaged"]);
     }
-    assert_eq!(files(&cluster.data_dir(1).join("snapshots")), before, "nothing is removed");
-    for snapshot in before {
-        flip(&snapshot, middle(&snapshot));
-    }
-    cluster.restart(1);
-    cluster.leader();
-    assert_eq!(cluster.get("key0"), format!("{:0>100}", 0));
-    assert_eq!(cluster.get("key2999"), format!("{:0>100}", 2999));
+    assert_eq!(files(&snapshots), before, "a refused start removes nothing");
+    // One whole snapshot is enough, whichever it is: the log reaches back to the older one.
+    let (newest, older) = before.split_last().unwrap();
+    older.iter().for_each(flip_middle);
+    check(&mut cluster);
+    assert!(!newest.exists(), "a damaged snapshot is set aside");
 }
 
 #[test]
@@ -243,9 +245,9 @@ fn a_full_disk_at_the_start_is_named_and_costs_nothing() {
         );
         let mut command = std::process::Command::new("unshare");
         command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]);
-        run(&mut command, b"")
+        command
     };
-    let can = on_disk_of(1 << 20, "true", "--version");
+    let can = run(&mut on_disk_of(1 << 20, "true", "--version"), b"");
     if can.code != Some(0) {
         println!("skipped: no small disk can be mounted here: {}", can.stderr.trim());
         return;
@@ -256,19 +258,29 @@ fn a_full_disk_at_the_start_is_named_and_costs_nothing() {
         "server --node-id 1 --cluster-id 5a3b --listen 127.0.0.1:{port} --data-dir {}",
         data.display()
     );
-    on_disk_of(1 << 20, "true", &server).assert_one_error(6, &["no space left on the device"]);
-    // Data that fill the disk they are on.
+    let small = run(&mut on_disk_of(1 << 20, "true", &server), b"");
+    small.assert_one_error(6, &["no space left on the device"]);
+    // Data that fill the disk they are on: what is there is served, and what does not fit refused.
     let mut cluster = single("full-disk-data", "");
     assert_eq!(cluster.connection(1).call(&["SET", "kept", "value"]), Value::OK);
     cluster.stop(1);
-    fs::remove_file(cluster.data_dir(1).join("lock")).unwrap();
-    let copy = format!(
-        "cp -r {} {} && dd if=/dev/zero of={}/ballast bs=4096 2>/dev/null; true",
+    let fill = format!(
+        "cp -r {} {} && {{ dd if=/dev/zero of={}/ballast bs=4096 2>/dev/null; true; }}",
         cluster.data_dir(1).display(),
         data.display(),
         full.display()
     );
-    on_disk_of(64 << 20, &copy, &server).assert_one_error(6, &["no space left on the device"]);
+    let mut command = on_disk_of(64 << 20, &fill, &server);
+    let process = Process::start(&mut command, &dir.path().join("log"));
+    let mut c = within(Duration::from_secs(10), "a start", || Connection::open(port).ok());
+    assert_eq!(c.call(&["GET", "kept"]), Value::Bulk("value".into()));
+    let megabyte = vec![b'x'; 1 << 20];
+    let refused = within(Duration::from_secs(10), "a refusal", || {
+        Some(c.call(&[&b"SET"[..], b"more", &megabyte])).filter(|reply| *reply != Value::OK)
+    });
+    assert!(error(&refused).starts_with("NOSPACE "), "{refused:?}");
+    assert_eq!(c.call(&["GET", "kept"]), Value::Bulk("value".into()));
+    drop(process);
     cluster.restart(1);
     cluster.leader();
     assert_eq!(cluster.get("kept"), "value");

@@ -117,7 +117,7 @@ fn memory(status: &Status, lines: &mut Lines<'_>) {
     lines.put("used_memory_sessions", kv.session_bytes);
     lines.put("maxmemory", 0);
     lines.put("maxmemory_policy", "noeviction");
-    lines.put("mem_allocator", "libc");
+    lines.put("mem_allocator", "mimalloc");
 }
 
 fn persistence(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {

@@ -1,7 +1,7 @@
 //! A cluster of `sampan server` processes.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use sampan_client::Clerk;
 use sampan_resp::Value;
 
+use super::links::Links;
 use super::process::{Process, TempDir, sampan};
 use super::{Connection, free_ports, within};
 
@@ -21,11 +22,13 @@ pub(crate) struct Options {
     pub(crate) nodes: u64,
     /// More flags for every node.
     pub(crate) flags: Vec<String>,
+    /// A proxy on every link, so that it can be cut.
+    pub(crate) proxies: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, flags: Vec::new() }
+        Self { nodes: 3, flags: Vec::new(), proxies: false }
     }
 }
 
@@ -42,6 +45,7 @@ pub(crate) struct Cluster {
     port: u16,
     processes: BTreeMap<u64, Process>,
     paused: Option<u64>,
+    links: Links,
     // Last, so that it is dropped last.
     dir: TempDir,
 }
@@ -56,7 +60,13 @@ impl Cluster {
     pub(crate) fn start_with(name: &str, options: Options) -> Self {
         let dir = TempDir::new(name);
         let port = free_ports(options.nodes as u16);
-        let mut cluster = Self { options, port, processes: BTreeMap::new(), paused: None, dir };
+        let processes = BTreeMap::new();
+        let links = Links::default();
+        let mut cluster = Self { options, port, processes, paused: None, links, dir };
+        if cluster.options.proxies {
+            let ports = cluster.ids().map(|id| (id, cluster.peer_port(id))).collect();
+            cluster.links = Links::between(&ports);
+        }
         cluster.ids().for_each(|id| cluster.restart(id));
         cluster.leader();
         cluster
@@ -78,10 +88,6 @@ impl Cluster {
         self.ids().map(|id| format!("127.0.0.1:{}", self.port(id))).collect()
     }
 
-    pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
     pub(crate) fn data_dir(&self, id: u64) -> PathBuf {
         self.dir.path().join(format!("node{id}"))
     }
@@ -97,12 +103,23 @@ impl Cluster {
 
     /// The command that runs a node.
     pub(crate) fn command(&self, id: u64) -> Command {
-        let mut command = sampan(["server", "--cluster-id", "5a3b"]);
-        command.arg("--node-id").arg(id.to_string());
-        command.arg("--listen").arg(format!("127.0.0.1:{}", self.port(id)));
-        command.arg("--data-dir").arg(self.data_dir(id));
+        self.command_with(id, &[])
+    }
+
+    /// The same with other values for some of its flags.
+    pub(crate) fn command_with(&self, id: u64, changes: &[(&str, &str)]) -> Command {
+        let mut command = sampan(["server"]);
+        let mut flag = |name: &str, value: String| {
+            let change = changes.iter().find(|(changed, _)| *changed == name);
+            command.arg(name).arg(change.map_or(value, |(_, value)| (*value).to_owned()));
+        };
+        flag("--cluster-id", "5a3b".to_owned());
+        flag("--node-id", id.to_string());
+        flag("--listen", format!("127.0.0.1:{}", self.port(id)));
+        flag("--data-dir", self.data_dir(id).display().to_string());
         for peer in self.ids().filter(|&peer| peer != id) {
-            command.arg("--peer").arg(format!("{peer}=127.0.0.1:{}", self.peer_port(peer)));
+            let port = self.links.port(id, peer).unwrap_or_else(|| self.peer_port(peer));
+            flag("--peer", format!("{peer}=127.0.0.1:{port}"));
         }
         command.args(&self.options.flags);
         command
@@ -144,13 +161,23 @@ impl Cluster {
         self.processes[&id].signal(Signal::CONT);
     }
 
+    /// Cuts a node off from its peers, but not from its clients.
+    pub(crate) fn cut_off(&self, id: u64) {
+        self.links.set_cut(id, true);
+    }
+
+    /// Lets what waited on its links through, and all that follows.
+    pub(crate) fn heal(&self, id: u64) {
+        self.links.set_cut(id, false);
+    }
+
     /// Waits until a running node says that it leads; of several, the one of the highest term.
     pub(crate) fn leader(&self) -> u64 {
         within(PATIENCE, "a leader", || {
             let leads = |id: &u64| {
                 let info = self.try_info(*id, "raft")?;
-                let term: u64 = info.get("raft_term")?.parse().ok()?;
-                (info.get("raft_role")? == "leader").then_some((term, *id))
+                let term: u64 = info.get("term")?.parse().ok()?;
+                (info.get("role")? == "leader").then_some((term, *id))
             };
             self.processes.keys().filter_map(leads).max().map(|(_, id)| id)
         })

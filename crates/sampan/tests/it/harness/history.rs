@@ -37,8 +37,9 @@ pub(crate) fn check_tokens(value: &str, clients: &BTreeMap<usize, Tokens>) -> Re
         let tokens = clients.get(client).ok_or_else(|| format!("client {client} wrote nothing"))?;
         let mut sorted = numbers.clone();
         sorted.sort_unstable();
-        if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(format!("token {} of client {client} is there twice", twice[0]));
+        let twice = sorted.iter().zip(sorted.iter().skip(1)).find(|(a, b)| a == b);
+        if let Some((twice, _)) = twice {
+            return Err(format!("token {twice} of client {client} is there twice"));
         }
         let foreign = |n: &&u64| !tokens.acknowledged.contains(n) && !tokens.unknown.contains(n);
         if let Some(number) = numbers.iter().find(foreign) {

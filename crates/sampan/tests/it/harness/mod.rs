@@ -3,13 +3,13 @@
 
 mod cluster;
 mod history;
+mod links;
 mod load;
 mod ports;
 mod process;
 mod resp;
 
 pub(crate) use cluster::{Cluster, Options};
-pub(crate) use history::{Register, Tokens, check_tokens};
 pub(crate) use load::{Load, LoadOptions};
 pub(crate) use ports::free_ports;
 pub(crate) use process::{Ended, Process, TempDir, run, sampan};

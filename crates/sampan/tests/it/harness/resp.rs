@@ -50,7 +50,7 @@ impl Connection {
             if let Some(value) = progress.value {
                 return Ok(value);
             }
-            let mut bytes = [0; 64 << 10];
+            let mut bytes = [0; 8 << 10];
             let count = self.stream.read(&mut bytes)?;
             if count == 0 {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
