@@ -25,6 +25,8 @@ pub(crate) struct Forwarded {
     pub(crate) to: NodeId,
     pub(crate) term: Term,
     pub(crate) sent_at: Time,
+    /// The connection to the leader is gone; an answer may still be on its way by the other one.
+    pub(crate) give_up_at: Time,
 }
 
 impl Forwarded {

@@ -136,6 +136,9 @@ pub struct Replica {
     pub(crate) sweep_at: Time,
     pub(crate) last_clock_entry: Time,
     shutdown_by: Option<Time>,
+    /// A node that led goes on until then, though asked to stop: what followers sent before they
+    /// knew of the next leader must be refused, not lost.
+    refusing_until: Time,
     pub(crate) replies: Vec<ClientReply>,
     pub(crate) jobs: Vec<DiskJob>,
     pub(crate) messages: Vec<Envelope>,
@@ -218,6 +221,7 @@ impl Replica {
             sweep_at: now.mono,
             last_clock_entry: now.mono,
             shutdown_by: None,
+            refusing_until: now.mono,
             replies: Vec::new(),
             jobs: Vec::new(),
             messages: Vec::new(),
@@ -243,7 +247,7 @@ impl Replica {
             Input::PeerConnected(peer) => self.raft.peer_connected(mono, peer),
             Input::PeerDisconnected(peer) => {
                 self.raft.peer_disconnected(mono, peer);
-                self.give_up_forwards(|forwarded| forwarded.to == peer);
+                self.on_forwards_cut(peer);
             }
             Input::Disk(done) => self.on_disk(done),
             Input::Shutdown => self.on_shutdown(),
@@ -315,7 +319,10 @@ impl Replica {
             .min(clock)
             .min(watermark.unwrap_or(Time::NEVER))
             .min(maintain.unwrap_or(Time::NEVER))
-            .min(self.shutdown_by.unwrap_or(Time::NEVER))
+            .min(
+                self.shutdown_by
+                    .map_or(Time::NEVER, |by| by.min(self.refusing_until.max(self.now.mono))),
+            )
     }
 
     /// Is so much under way that the host should stop reading from clients?
@@ -431,7 +438,7 @@ impl Replica {
     fn drive_shutdown(&mut self) -> bool {
         let Some(by) = self.shutdown_by else { return false };
         let now = self.now.mono;
-        let mut leads = self.raft.is_leader();
+        let mut leads = self.raft.is_leader() || now < self.refusing_until;
         if self.raft.accepts_proposals() {
             let handed_over = self.raft.transfer_leadership(now, None);
             leads = !matches!(handed_over, Err(Refused::Invalid(_)));
@@ -458,6 +465,7 @@ impl Replica {
         self.leading = leading;
         self.leader = leader;
         if lost {
+            self.refusing_until = self.now.mono + self.options.raft.heartbeat_interval * 2;
             self.on_leadership_lost();
         }
         self.leaderless_since = match (self.leader, self.leaderless_since) {

@@ -14,6 +14,8 @@
 //! Each ends in one answer: done, certainly not applied (`-CLUSTERDOWN`, only from `waiting`), or
 //! unknown (`-UNKNOWN`). Design rule 8.
 
+use std::time::Duration;
+
 use sampan_base::{LogIndex, NodeId, Time};
 use sampan_kv::{BatchBuilder, Class, Reply};
 
@@ -25,6 +27,9 @@ use crate::reads::{READ_ROUNDS_MAX, Reading, Round};
 use crate::replica::Replica;
 use crate::wire::{Forward, ForwardOutcome, ForwardReply, Outcome};
 use crate::writes::{Proposal, Waiter};
+
+/// How long the answers of a node that is gone may take to be read from its other connection.
+const ANSWERS_IN_TRANSIT: Duration = Duration::from_millis(50);
 
 /// Where the first waiting request of a line may go now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -284,6 +289,7 @@ impl Replica {
             to: leader,
             term,
             sent_at: self.now.mono,
+            give_up_at: Time::NEVER,
         });
     }
 
@@ -346,7 +352,7 @@ impl Replica {
 
     /// A leader that cannot confirm a read steps down by check-quorum; a follower's question can
     /// be lost.
-    fn read_retry(&self) -> std::time::Duration {
+    fn read_retry(&self) -> Duration {
         self.options.raft.election_timeout_min
     }
 
@@ -424,6 +430,16 @@ impl Replica {
         }
     }
 
+    /// A connection to a node is gone. What is harmless to repeat is sent elsewhere at once; the rest
+    /// waits a little, for the answers may be in what was received and is not read yet.
+    pub(crate) fn on_forwards_cut(&mut self, peer: NodeId) {
+        self.give_up_forwards(|forwarded| forwarded.to == peer && forwarded.is_repeatable());
+        let give_up_at = self.now.mono + ANSWERS_IN_TRANSIT;
+        for forwarded in self.forwards.under_way.values_mut().filter(|f| f.to == peer) {
+            forwarded.give_up_at = forwarded.give_up_at.min(give_up_at);
+        }
+    }
+
     /// Nobody will answer this forward any more.
     fn end_forward(&mut self, forwarded: &Forwarded) {
         let origin = self.forward_ended(forwarded);
@@ -485,7 +501,8 @@ impl Replica {
         let (term, grace) = (self.raft.term(), self.options.raft.election_timeout_max);
         // A write whose leader was replaced gets one election timeout for the old leader's answer.
         let replaced = self.term_since + grace <= now;
-        for forwarded in self.forwards.take(|f| now >= f.request.since + client_timeout) {
+        let over = |f: &Forwarded| now >= f.request.since + client_timeout || now >= f.give_up_at;
+        for forwarded in self.forwards.take(over) {
             self.end_forward(&forwarded);
         }
         self.give_up_forwards(|forwarded| {
