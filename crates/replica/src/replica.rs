@@ -312,6 +312,8 @@ impl Replica {
         };
         // The watermark waits for the group commit that is on its way.
         let watermark = self.watermark_at.filter(|_| self.persisting.is_none());
+        let refusing = self.refusing_until > self.now.mono;
+        let stop = self.shutdown_by.map(|by| if refusing { self.refusing_until } else { by });
         let maintain = (self.no_space && !self.maintaining).then_some(self.maintain_at);
         self.raft
             .next_deadline()
@@ -319,10 +321,7 @@ impl Replica {
             .min(clock)
             .min(watermark.unwrap_or(Time::NEVER))
             .min(maintain.unwrap_or(Time::NEVER))
-            .min(
-                self.shutdown_by
-                    .map_or(Time::NEVER, |by| by.min(self.refusing_until.max(self.now.mono))),
-            )
+            .min(stop.unwrap_or(Time::NEVER))
     }
 
     /// Is so much under way that the host should stop reading from clients?
