@@ -21,6 +21,9 @@ use crate::{
     Damage, DamageReason, Identity, OpenError, Options, PartialSnapshot, Recovered, Report, Storage,
 };
 
+/// Bytes of an arriving snapshot that are read and written again at once.
+const REWRITE_BYTES: u64 = 1 << 20;
+
 /// What to do about a log that is damaged where it may hold acknowledged entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OnDamage {
@@ -129,6 +132,7 @@ impl Opening<'_> {
         let mut record = self.renew_hard_state(&loaded, position, verdict.faulty.is_some())?;
         let spare = self.adopt_spare()?;
         self.remove_leftovers(spare.as_ref(), partial.as_ref())?;
+        partial.iter().try_for_each(|partial| self.write_again(partial))?;
         self.set_damaged_aside(&snapshots)?;
         let start_anew_after = verdict.discard.map(|_| position);
         let faulty = verdict.faulty.is_some();
@@ -243,6 +247,21 @@ impl Opening<'_> {
                 self.report.leftovers_removed += 1;
             }
         }
+        Ok(())
+    }
+
+    /// Writes again what has arrived of a snapshot: after a failed sync the page cache may show what
+    /// the disk does not have, and no later sync would write it (rule 8).
+    fn write_again(&mut self, partial: &PartialSnapshot) -> Result<(), OpenError> {
+        let file = &partial.file;
+        let mut offset = 0;
+        while offset < partial.next_offset {
+            let len_bytes = REWRITE_BYTES.min(partial.next_offset - offset);
+            let bytes = self.disk.read(file, offset, len_bytes)?;
+            self.disk.execute(&DiskOp::Write { file: file.clone(), offset, bytes })?;
+            offset += len_bytes;
+        }
+        self.disk.execute(&DiskOp::Sync { file: file.clone() })?;
         Ok(())
     }
 

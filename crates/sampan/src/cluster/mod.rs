@@ -29,6 +29,8 @@ const LEADER_POLL_TIME: Duration = Duration::from_millis(20);
 const PROBE_TIME: Duration = Duration::from_millis(500);
 /// How long no leader goes unremarked.
 const LEADER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the table waits for a node that has not answered yet, once there is a leader.
+const STARTING_PATIENCE: Duration = Duration::from_secs(5);
 /// How often stopping nodes are looked at.
 const STOP_POLL_TIME: Duration = Duration::from_millis(10);
 
@@ -156,28 +158,34 @@ impl Cluster<'_> {
         None
     }
 
-    /// Asks the nodes for the leader, and shows it once a node says of itself that it leads.
+    /// Asks the nodes for their roles, and shows them once one of them leads and all have answered.
     async fn look_for_leader(&mut self) {
         let mut roles = BTreeMap::new();
         for &id in self.nodes.keys() {
             let address = self.view.layout.address(id);
             if let Ok(fields) = probe::info(&address, "raft", PROBE_TIME).await {
-                roles.insert(id, fields);
+                roles.insert(id, Role::of(&fields));
             }
         }
-        let role_of = |fields: &Fields| fields.get("role").cloned().unwrap_or_default();
-        let leader = roles.iter().find(|(_, fields)| role_of(fields) == "leader");
         let since = self.leaderless_since.get_or_insert_with(Instant::now);
-        if let Some((&leader, fields)) = leader {
-            let term = fields.get("term").cloned().unwrap_or_default();
-            self.view.leads(leader, term, since.elapsed());
-            self.leaderless_since = None;
-        } else if since.elapsed() > LEADER_PATIENCE {
-            complain(format_args!(
-                "no leader for {} s: see the nodes' logs",
-                since.elapsed().as_secs()
-            ));
-            *since = Instant::now();
+        // A leader that was deposed and does not know it yet is of an older term.
+        let leaders = roles.iter().filter(|(_, role)| role.name == "leader");
+        let leader = leaders.max_by_key(|(_, role)| role.term).map(|(&id, role)| (id, role.term));
+        match leader {
+            Some(leader)
+                if self.view.shown
+                    || roles.len() == self.nodes.len()
+                    || since.elapsed() > STARTING_PATIENCE =>
+            {
+                self.view.leads(leader, &roles, since.elapsed());
+                self.leaderless_since = None;
+            }
+            None if since.elapsed() > LEADER_PATIENCE => {
+                let seconds = since.elapsed().as_secs();
+                complain(format_args!("no leader for {seconds} s: see the nodes' logs"));
+                *since = Instant::now();
+            }
+            _ => {}
         }
     }
 
@@ -198,6 +206,20 @@ impl Cluster<'_> {
     }
 }
 
+/// What a node says of its part.
+struct Role {
+    name: String,
+    term: u64,
+}
+
+impl Role {
+    fn of(fields: &Fields) -> Self {
+        let term = fields.get("term").and_then(|term| term.parse().ok());
+        let name = fields.get("role").cloned().unwrap_or_default();
+        Self { name, term: term.unwrap_or_default() }
+    }
+}
+
 /// What is shown to a person.
 struct View<'a> {
     args: &'a ClusterArgs,
@@ -205,7 +227,7 @@ struct View<'a> {
     started: Instant,
     pids: BTreeMap<u64, u32>,
     /// The last leader shown, and its term.
-    leader: Option<(u64, String)>,
+    leader: Option<(u64, u64)>,
     shown: bool,
 }
 
@@ -217,18 +239,19 @@ impl View<'_> {
         }
     }
 
-    fn leads(&mut self, leader: u64, term: String, after: Duration) {
+    fn leads(&mut self, leader: (u64, u64), roles: &BTreeMap<u64, Role>, after: Duration) {
+        let (id, term) = leader;
         if !self.shown {
             self.shown = true;
-            say(self.table(leader));
-        } else if self.leader.as_ref() != Some(&(leader, term.clone())) {
-            say(format_args!("n{leader} leads (term {term}), {} ms later", after.as_millis()));
+            say(self.table(roles));
+        } else if self.leader != Some(leader) {
+            say(format_args!("n{id} leads (term {term}), {} ms later", after.as_millis()));
         }
-        self.leader = Some((leader, term));
+        self.leader = Some(leader);
     }
 
     /// The first thing a user sees.
-    fn table(&self, leader: u64) -> String {
+    fn table(&self, roles: &BTreeMap<u64, Role>) -> String {
         use std::fmt::Write as _;
         let Self { layout, args, .. } = self;
         let mut text = format!(
@@ -242,7 +265,7 @@ impl View<'_> {
             "role"
         );
         for id in layout.ids() {
-            let role = if id == leader { "leader" } else { "follower" };
+            let role = roles.get(&id).map_or("starting", |role| &role.name);
             let pid = self.pids.get(&id).map_or("-".to_owned(), u32::to_string);
             // Writing to a string does not fail.
             _ = writeln!(

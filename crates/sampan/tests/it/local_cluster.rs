@@ -2,7 +2,7 @@
 //! with its data, and leaves nothing behind, however it ends.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use crate::harness::{Connection, Process, TempDir, free_ports, run, sampan, with
 struct Running {
     process: Process,
     lines: Receiver<String>,
+    dir: PathBuf,
     /// The nodes' processes by their table, in order.
     pids: Vec<Pid>,
     table: String,
@@ -44,8 +45,14 @@ impl Running {
                 }
             }
         });
-        let mut running =
-            Self { process, lines, pids: Vec::new(), table: String::new(), leader: 0 };
+        let mut running = Self {
+            process,
+            lines,
+            dir: dir.into(),
+            pids: Vec::new(),
+            table: String::new(),
+            leader: 0,
+        };
         running.read_table();
         running
     }
@@ -79,6 +86,21 @@ impl Running {
             within(Duration::from_secs(15), &format!("the end of node process {pid:?}"), || {
                 (!is_running(pid)).then_some(())
             });
+        }
+    }
+}
+
+impl Drop for Running {
+    /// Nodes that outlived a failed test, if their ids are still theirs.
+    fn drop(&mut self) {
+        let dir = self.dir.to_string_lossy();
+        for &pid in &self.pids {
+            let command = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
+            let command = String::from_utf8_lossy(&command.unwrap_or_default()).into_owned();
+            if std::thread::panicking() && command.contains(&*dir) {
+                // It has just ended by itself.
+                _ = kill_process(pid, Signal::KILL);
+            }
         }
     }
 }

@@ -1,0 +1,281 @@
+//! The oracles: one file per property, all of them asked after every turn of every node, each at a
+//! cost that grows with what changed and not with what there is.
+//!
+//! They look at replicas and disks from outside and keep their own books. What they cannot see is
+//! whether clients were told the truth: that is judged from histories, after a run
+//! ([`linearizability`], [`exactly_once`], [`ttl`]).
+
+pub mod committed_immutable;
+pub mod cursor_order;
+pub mod durable_quorum;
+pub mod election_safety;
+pub mod exactly_once;
+pub mod leader_completeness;
+pub mod linearizability;
+pub mod log_matching;
+pub mod match_index;
+pub mod monotone;
+pub mod recovery;
+pub mod registry;
+pub mod shape;
+pub mod state_machine;
+pub mod ttl;
+
+use std::fmt;
+
+use sampan_base::{LogIndex, LogPosition, NodeId, Term};
+use sampan_raft::Raft;
+use sampan_replica::Replica;
+use sampan_storage::Identity;
+
+use crate::disk::Survival;
+use crate::node::Node;
+use registry::Registry;
+use shape::LogShape;
+
+/// A property that does not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// Its name: the file of this folder, or of the crate, that found it.
+    pub property: &'static str,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl Violation {
+    /// A violation of a property.
+    pub fn new(property: &'static str, detail: String) -> Self {
+        Self { property, detail }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.property, self.detail)
+    }
+}
+
+/// The cursors of a node, as of its last turn.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Cursors {
+    /// Its term.
+    pub term: Term,
+    /// Its vote in that term.
+    pub vote: Option<NodeId>,
+    /// Does it lead?
+    pub leads: bool,
+    /// What it knows to be committed.
+    pub commit: LogIndex,
+    /// What its state machine has applied.
+    pub applied: LogIndex,
+    /// The first index of its log.
+    pub first: LogIndex,
+    /// The last index of its log.
+    pub last: LogIndex,
+    /// What it takes for durable.
+    pub durable: LogIndex,
+}
+
+impl Cursors {
+    fn of(raft: &Raft) -> Self {
+        Self {
+            term: raft.term(),
+            vote: raft.vote(),
+            leads: raft.is_leader(),
+            commit: raft.commit(),
+            applied: raft.applied(),
+            first: raft.first_index(),
+            last: raft.last_index(),
+            durable: raft.durable_index(),
+        }
+    }
+}
+
+/// What the oracles remember of one node.
+#[derive(Clone, Default, Debug)]
+pub struct Seen {
+    /// Its cursors at the end of its last turn.
+    pub cursors: Cursors,
+    /// Its log.
+    pub log: LogShape,
+    /// The log that would survive a power loss now, for certain.
+    pub durable: LogShape,
+    /// The highest term, and the vote in it, that would survive one.
+    pub durable_hard_state: (Term, Option<NodeId>),
+    /// Group commits on their way to the disk: the log and hard state that each makes durable.
+    pub in_flight: std::collections::VecDeque<(LogShape, (Term, Option<NodeId>))>,
+    /// It runs.
+    pub alive: bool,
+    /// Turns taken.
+    pub turns: u64,
+}
+
+/// One turn of one node, as the checkers see it.
+#[derive(Clone, Copy)]
+pub struct Turn<'a> {
+    /// The node.
+    pub id: NodeId,
+    /// Its replica.
+    pub replica: &'a Replica,
+    /// Its cursors before the turn.
+    pub before: Cursors,
+    /// And after it.
+    pub now: Cursors,
+    /// Its log was kept through here; what follows is new.
+    pub kept: LogIndex,
+    /// Its log now.
+    pub log: &'a LogShape,
+    /// The number of this turn.
+    pub number: u64,
+}
+
+/// All oracles.
+#[derive(Default)]
+pub struct Oracles {
+    nodes: Vec<Option<Seen>>,
+    registry: Registry,
+    election_safety: election_safety::ElectionSafety,
+    state_machine: state_machine::StateMachine,
+    match_index: match_index::MatchIndex,
+    /// Checks done, for the summary.
+    pub checks: u64,
+    /// Power losses rehearsed ([`recovery`]).
+    pub rehearsals: u64,
+}
+
+impl Oracles {
+    /// What is remembered of a node.
+    pub fn seen(&self, id: NodeId) -> Option<&Seen> {
+        self.nodes.get(id.get() as usize)?.as_ref()
+    }
+
+    /// All entries and what is committed.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn seen_mut(&mut self, id: NodeId) -> Option<&mut Seen> {
+        self.nodes.get_mut(id.get() as usize)?.as_mut()
+    }
+
+    /// A node took a turn.
+    pub fn after_turn(&mut self, id: NodeId, replica: &Replica) -> Result<(), Violation> {
+        let raft = replica.raft();
+        let slot = id.get() as usize;
+        let Some(seen) = self.nodes.get_mut(slot).and_then(Option::as_mut) else {
+            return Err(Violation::new("oracles", format!("{id} took a turn before it started")));
+        };
+        let now = Cursors::of(raft);
+        let before = std::mem::replace(&mut seen.cursors, now);
+        seen.turns += 1;
+        self.checks += 1;
+        monotone::check(id, &before, &now)?;
+        cursor_order::check(id, &now)?;
+        let kept = if log_unchanged(&seen.log, raft, &now) {
+            now.last
+        } else {
+            log_matching::follow(id, &mut seen.log, raft, &mut self.registry)?
+        };
+        if before == now && kept == now.last && seen.turns % match_index::EVERY_TURNS != 0 {
+            return Ok(());
+        }
+        let (log, number) = (std::mem::take(&mut seen.log), seen.turns);
+        let turn = Turn { id, replica, before, now, kept, log: &log, number };
+        let result = self.check_turn(&turn);
+        if let Some(seen) = self.seen_mut(id) {
+            seen.log = log;
+        }
+        result
+    }
+
+    fn check_turn(&mut self, turn: &Turn<'_>) -> Result<(), Violation> {
+        let Turn { id, replica, before, now, log, .. } = *turn;
+        if now.leads && !(before.leads && before.term == now.term) {
+            self.election_safety.check(id, now.term)?;
+            leader_completeness::check(id, now.term, log, &self.registry)?;
+        }
+        if now.commit > before.commit {
+            let span = (before.commit, now.commit);
+            let fresh = committed_immutable::check(id, span, now.term, log, &mut self.registry)?;
+            if fresh && let Some(position) = position(replica.raft(), now.commit) {
+                let configuration = replica.raft().configuration();
+                durable_quorum::check(id, position, configuration, &self.nodes)?;
+            }
+        }
+        committed_immutable::check_kept(turn, &self.registry)?;
+        if now.applied > before.applied {
+            self.state_machine.check(id, now.applied, replica.kv().digest())?;
+        }
+        if now.leads && turn.number.is_multiple_of(match_index::EVERY_TURNS) {
+            self.match_index.check(turn, &self.nodes)?;
+        }
+        Ok(())
+    }
+
+    /// A node issued a group commit: all of its log and hard state as they are now.
+    pub fn append_issued(&mut self, id: NodeId) {
+        if let Some(seen) = self.seen_mut(id) {
+            let hard_state = (seen.cursors.term, seen.cursors.vote);
+            seen.in_flight.push_back((seen.log.clone(), hard_state));
+        }
+    }
+
+    /// Its oldest group commit was synced.
+    pub fn append_done(&mut self, id: NodeId) {
+        if let Some(seen) = self.seen_mut(id)
+            && let Some((log, hard_state)) = seen.in_flight.pop_front()
+        {
+            seen.durable = log;
+            seen.durable_hard_state = hard_state;
+        }
+    }
+
+    /// Rehearses a power loss of a node that runs.
+    pub fn rehearse_power_loss(
+        &mut self,
+        node: &Node,
+        identity: Identity,
+        survival: Survival,
+    ) -> Result<(), Violation> {
+        self.rehearsals += 1;
+        match self.seen(node.id()) {
+            Some(seen) if seen.alive => recovery::spot_check(node, seen, identity, survival),
+            _ => Ok(()),
+        }
+    }
+
+    /// A node started: what it found is held against what it cannot have lost.
+    pub fn after_start(&mut self, node: &Node, identity: Identity) -> Result<(), Violation> {
+        let id = node.id();
+        let slot = id.get() as usize;
+        if self.nodes.len() <= slot {
+            self.nodes.resize_with(slot + 1, || None);
+        }
+        let Some(replica) = node.replica() else { return Ok(()) };
+        self.rehearsals += 1;
+        let old = self.nodes[slot].take();
+        let seen = recovery::check(node, replica, old, identity, &mut self.registry)?;
+        self.match_index.forget(id);
+        self.nodes[slot] = Some(seen);
+        Ok(())
+    }
+
+    /// A node's process died.
+    pub fn after_death(&mut self, id: NodeId) {
+        if let Some(seen) = self.seen_mut(id) {
+            seen.alive = false;
+        }
+    }
+}
+
+/// Is the log the one that is remembered? By Log Matching its last entry and its start tell.
+fn log_unchanged(log: &LogShape, raft: &Raft, now: &Cursors) -> bool {
+    log.last() == now.last
+        && log.start().next() == now.first
+        && log.term_at(now.last) == raft.term_at(now.last)
+}
+
+/// The position of an index in a node's log.
+fn position(raft: &Raft, index: LogIndex) -> Option<LogPosition> {
+    raft.term_at(index).map(|term| LogPosition { term, index })
+}

@@ -1,0 +1,462 @@
+//! Clients: who asks, how each takes refusals, silence and lost connections, and what the record
+//! says of it.
+//!
+//! A plain client sends a command once and takes "unknown" for an answer. A client with a session
+//! sends it again, at any node, until it knows the outcome or the session is gone. Both may have
+//! several commands under way on one connection.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use sampan_base::{LogIndex, NodeId};
+use sampan_kv::{Class, Reply, parse};
+use sampan_replica::{ClientReply, ConnectionId, Input, Request};
+
+use crate::checkers::Violation;
+use crate::faults::Fault;
+use crate::history::End;
+use crate::queue::SimTime;
+use crate::run::{Simulation, Todo};
+use crate::swarm::ClientPlan;
+use crate::workload::Op;
+
+/// The shortest and longest way between a client and a node, in microseconds.
+const CLIENT_LATENCY_US: (u64, u64) = (20, 1_500);
+/// The shortest and longest wait before a client tries again, in microseconds.
+const BACKOFF_US: (u64, u64) = (5_000, 120_000);
+
+/// What a remembered reply takes of a session's room, at most, with the values of this workload.
+const SESSION_REPLY_BYTES: usize = 192;
+
+/// What a client wants.
+#[derive(Clone, Debug)]
+enum Want {
+    /// A session.
+    Session,
+    /// An operation; in a session if it has a place there.
+    Operation { op: Op, once: Option<(u64, u64)> },
+}
+
+/// Something a client waits for.
+#[derive(Clone, Debug)]
+struct Pending {
+    id: u64,
+    want: Want,
+    called: SimTime,
+    /// How often it was sent.
+    attempts: u32,
+    /// Where it is under way, if it is.
+    sent_as: Option<(ConnectionId, u64)>,
+}
+
+/// One client.
+#[derive(Debug)]
+pub(crate) struct Client {
+    number: u64,
+    plan: ClientPlan,
+    /// Its connection: to whom, its name, the number of the next request, and when the last one
+    /// sent so far arrives.
+    connection: Option<(NodeId, ConnectionId, u64, SimTime)>,
+    connections: u64,
+    last_node: Option<NodeId>,
+    session: Option<u64>,
+    /// The last place in the session that was given to a command.
+    sequence: u64,
+    /// Places in the session whose outcome is known, above `acked`.
+    settled: BTreeSet<u64>,
+    /// The outcome of every place through here is known.
+    acked: u64,
+    pending: Vec<Pending>,
+    pendings: u64,
+    idle_until: SimTime,
+}
+
+impl Client {
+    pub(crate) fn new(number: u64, plan: ClientPlan) -> Self {
+        Self {
+            number,
+            plan,
+            connection: None,
+            connections: 0,
+            last_node: None,
+            session: None,
+            sequence: 0,
+            settled: BTreeSet::new(),
+            acked: 0,
+            pending: Vec::new(),
+            pendings: 0,
+            idle_until: SimTime::ZERO,
+        }
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// One line about what it waits for.
+    pub(crate) fn describe(&self) -> String {
+        let pending = self.pending.iter().map(|pending| {
+            format!("{:?} since {} ({} sent)", pending.want, pending.called, pending.attempts)
+        });
+        format!("client {}: {}", self.number, pending.collect::<Vec<_>>().join("; "))
+    }
+
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        self.connection.map(|(node, ..)| node)
+    }
+
+    pub(crate) fn connection_id(&self) -> Option<ConnectionId> {
+        self.connection.map(|(_, connection, ..)| connection)
+    }
+
+    pub(crate) fn idle_until(&mut self, at: SimTime) {
+        self.idle_until = at;
+    }
+
+    /// Places in the session given out and not acknowledged.
+    fn span(&self) -> u64 {
+        self.sequence - self.acked
+    }
+
+    fn find(&self, id: u64) -> Option<usize> {
+        self.pending.iter().position(|pending| pending.id == id)
+    }
+
+    fn settle(&mut self, session: u64, sequence: u64) {
+        if self.session != Some(session) {
+            return;
+        }
+        self.settled.insert(sequence);
+        while self.settled.remove(&(self.acked + 1)) {
+            self.acked += 1;
+        }
+    }
+
+    fn forget_session(&mut self, session: u64) {
+        if self.session == Some(session) {
+            self.session = None;
+            self.sequence = 0;
+            self.acked = 0;
+            self.settled.clear();
+        }
+    }
+}
+
+/// What an answer means to a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    /// The outcome.
+    Final,
+    /// Certainly not appended.
+    NotAppended,
+    /// May be applied, now or later.
+    Unknown,
+    /// The session is gone.
+    SessionGone,
+    /// The session wants an acknowledgement first.
+    SessionFull,
+    /// No honest answer to this client.
+    Wrong,
+}
+
+fn judge(reply: &Reply) -> Verdict {
+    let Reply::Error(text) = reply else { return Verdict::Final };
+    match text.split(' ').next().unwrap_or_default() {
+        "ERR" => Verdict::Final,
+        "CLUSTERDOWN" | "NOSPACE" | "BUSY" => Verdict::NotAppended,
+        "UNKNOWN" => Verdict::Unknown,
+        "SESSIONEXPIRED" => Verdict::SessionGone,
+        "SESSIONFULL" => Verdict::SessionFull,
+        _ => Verdict::Wrong,
+    }
+}
+
+impl Simulation {
+    /// A client may begin something.
+    pub(crate) fn client_thinks(&mut self, client: usize) -> Result<(), Violation> {
+        if self.is_draining() {
+            return Ok(());
+        }
+        let mean = self.plan().operation_every_us * self.clients.len() as u64;
+        let wait = self.rng.between(0, 2 * mean);
+        self.after(wait, Todo::Think(client));
+        let now = self.world.now();
+        let c = &self.clients[client];
+        // A session holds the replies after the last acknowledgement: more places than it has room
+        // for could fill it with late ones and shut the early ones out.
+        let limits = &self.plan.options.kv;
+        let room = limits.session_window_bytes_max / SESSION_REPLY_BYTES;
+        let span_max = limits.session_window_max.min(room) as u64;
+        if c.idle_until > now || c.pending.len() >= c.plan.window || c.span() >= span_max {
+            return Ok(());
+        }
+        if c.plan.session && c.session.is_none() {
+            let opening = c.pending.iter().any(|pending| matches!(pending.want, Want::Session));
+            if !opening {
+                self.client_begins(client, Want::Session)?;
+            }
+            return Ok(());
+        }
+        // One command, or as many at once as it may have under way.
+        let burst = if self.rng.one_in(8) { c.plan.window - c.pending.len() } else { 1 };
+        for _ in 0..burst {
+            let c = &mut self.clients[client];
+            if c.span() >= span_max {
+                break;
+            }
+            let op = self.workload.draw(c.number, now.0);
+            let once = c.session.filter(|_| !op.is_read()).map(|session| {
+                c.sequence += 1;
+                (session, c.sequence)
+            });
+            self.client_begins(client, Want::Operation { op, once })?;
+        }
+        Ok(())
+    }
+
+    fn client_begins(&mut self, client: usize, want: Want) -> Result<(), Violation> {
+        let called = self.world.now();
+        let c = &mut self.clients[client];
+        c.pendings += 1;
+        let id = c.pendings;
+        c.pending.push(Pending { id, want, called, attempts: 0, sent_as: None });
+        self.client_sends(client, id)
+    }
+
+    /// Sends something that waits, on the connection there is or on a new one.
+    pub(crate) fn client_sends(&mut self, client: usize, id: u64) -> Result<(), Violation> {
+        let Some(place) = self.clients[client].find(id) else { return Ok(()) };
+        if self.clients[client].pending[place].sent_as.is_some() {
+            return Ok(());
+        }
+        self.client_connects(client);
+        let latency = self.client_latency_us();
+        let now = self.world.now();
+        let ack = self.rng.permille(800);
+        let c = &mut self.clients[client];
+        let Some((node, connection, seq, last_arrival)) = &mut c.connection else { return Ok(()) };
+        *seq += 1;
+        let at = now.plus_us(latency).max(*last_arrival);
+        *last_arrival = at;
+        let (node, connection, seq) = (*node, *connection, *seq);
+        let acked = if ack { c.acked } else { 0 };
+        let pending = &mut c.pending[place];
+        pending.attempts += 1;
+        pending.sent_as = Some((connection, seq));
+        let (attempts, args) = (pending.attempts, arguments(&pending.want, acked));
+        let mut encoded = Vec::new();
+        let class = parse(&args, &self.plan.options.kv, &mut encoded)
+            .map_err(|error| Violation::new("client", format!("{args:?} is refused: {error}")))?;
+        if attempts > 1 {
+            self.counts.add(Fault::Retry, 1);
+        }
+        self.world
+            .trace
+            .line(now, || format!("c{} → {node} #{seq} {}", connection.0, args.join(" ")));
+        let request = Request { seq, class, stale: false, command: Bytes::from(encoded) };
+        self.after(at.us_since(now), Todo::Arrive { client, node, connection, request });
+        let patience = self.plan.client_patience_us;
+        self.after(patience, Todo::Patience { client, id, attempts });
+        debug_assert!(
+            class == Class::Write || !self.clients[client].plan.session || acked < u64::MAX
+        );
+        Ok(())
+    }
+
+    /// Makes a connection if there is none.
+    fn client_connects(&mut self, client: usize) {
+        let c = &self.clients[client];
+        if c.connection.is_some() {
+            return;
+        }
+        let machines: Vec<NodeId> = self.world.nodes().map(crate::node::Node::id).collect();
+        if machines.is_empty() {
+            return;
+        }
+        let stays = c.last_node.filter(|node| c.plan.loyal && machines.contains(node));
+        let loyal = self.rng.permille(700);
+        let node = stays.filter(|_| loyal).unwrap_or_else(|| *self.rng.pick(&machines));
+        let c = &mut self.clients[client];
+        c.connections += 1;
+        c.last_node = Some(node);
+        let connection = ConnectionId(c.number << 32 | c.connections);
+        c.connection = Some((node, connection, 0, SimTime::ZERO));
+    }
+
+    fn client_latency_us(&mut self) -> u64 {
+        self.rng.between(CLIENT_LATENCY_US.0, CLIENT_LATENCY_US.1)
+    }
+
+    /// A request reaches its node, if there is one.
+    pub(crate) fn request_arrives(
+        &mut self,
+        client: usize,
+        node: NodeId,
+        connection: ConnectionId,
+        request: Request,
+    ) -> Result<(), Violation> {
+        if self.clients[client].connection.is_none_or(|(_, current, ..)| current != connection) {
+            return Ok(()); // closed meanwhile
+        }
+        if !self.world.get(node).is_some_and(crate::node::Node::is_up) {
+            let latency = self.client_latency_us();
+            self.after(latency, Todo::Reset { client, connection });
+            return Ok(());
+        }
+        self.world.input(node, Input::Client { connection, requests: vec![request] })
+    }
+
+    /// A node answered; the answer is on its way to the client.
+    pub(crate) fn reply_leaves(&mut self, reply: ClientReply) {
+        let client = (reply.connection.0 >> 32) as usize;
+        let latency = self.client_latency_us();
+        self.after(latency, Todo::Answer { client, reply: Box::new(reply) });
+    }
+
+    /// An answer reaches its client.
+    pub(crate) fn reply_arrives(
+        &mut self,
+        client: usize,
+        answer: ClientReply,
+    ) -> Result<(), Violation> {
+        let ClientReply { connection, seq, reply, decided_at } = answer;
+        let pending = &self.clients[client].pending;
+        let place = pending.iter().position(|pending| pending.sent_as == Some((connection, seq)));
+        let Some(place) = place else { return Ok(()) };
+        self.clients[client].pending[place].sent_as = None;
+        let id = self.clients[client].pending[place].id;
+        let verdict = judge(&reply);
+        if verdict == Verdict::Wrong
+            || (verdict == Verdict::Final && self.is_wrong(client, place, &reply))
+        {
+            let what = &self.clients[client].pending[place];
+            return Err(Violation::new("client", format!("{what:?} was answered {reply:?}")));
+        }
+        let once = match &self.clients[client].pending[place].want {
+            Want::Session => None,
+            Want::Operation { once, .. } => *once,
+        };
+        match (verdict, once) {
+            (Verdict::Final, _) => self.client_learns(client, id, End::Answer(reply), decided_at),
+            (Verdict::SessionGone, Some((session, _))) => {
+                self.counts.add(Fault::SessionExpiry, 1);
+                self.clients[client].forget_session(session);
+                // That copy was not executed. An earlier one may have been, also of a command that
+                // was sent once: nodes repeat what a session makes safe to repeat.
+                self.client_learns(client, id, End::Unknown, decided_at);
+            }
+            (Verdict::NotAppended | Verdict::Unknown | Verdict::SessionFull, Some(_)) => {
+                self.client_retries(client, id);
+            }
+            (Verdict::NotAppended, None) if self.clients[client].plan.session => {
+                self.client_retries(client, id);
+            }
+            (Verdict::NotAppended, None) => self.client_learns(client, id, End::Never, decided_at),
+            (_, None) => self.client_learns(client, id, End::Unknown, decided_at),
+            (Verdict::Wrong, Some(_)) => unreachable!("judged above"),
+        }
+        Ok(())
+    }
+
+    /// Is a final answer to an opening anything but a session's number?
+    fn is_wrong(&self, client: usize, place: usize, reply: &Reply) -> bool {
+        matches!(self.clients[client].pending[place].want, Want::Session)
+            && !matches!(reply, Reply::Int(id) if *id > 0)
+    }
+
+    /// Something a client waited for has ended.
+    fn client_learns(&mut self, client: usize, id: u64, end: End, _decided_at: LogIndex) {
+        let now = self.world.now();
+        let c = &mut self.clients[client];
+        let Some(place) = c.find(id) else { return };
+        let Pending { want, called, .. } = c.pending.remove(place);
+        match want {
+            Want::Session => {
+                if let End::Answer(Reply::Int(session)) = end {
+                    c.session = Some(session as u64);
+                }
+            }
+            Want::Operation { op, once } => {
+                if let Some((session, sequence)) = once {
+                    c.settle(session, sequence);
+                }
+                let number = c.number;
+                self.record.push(number, &op, called, now, &end);
+            }
+        }
+    }
+
+    fn client_retries(&mut self, client: usize, id: u64) {
+        if self.rng.one_in(4) {
+            self.client_hangs_up(client); // it tries elsewhere, with all it waits for
+        }
+        let backoff = self.rng.between(BACKOFF_US.0, BACKOFF_US.1);
+        self.after(backoff, Todo::Retry { client, id });
+    }
+
+    /// A client has waited long for an attempt.
+    pub(crate) fn patience_ends(&mut self, client: usize, id: u64, attempts: u32) {
+        let c = &self.clients[client];
+        let Some(place) = c.find(id) else { return };
+        let pending = &c.pending[place];
+        if pending.attempts == attempts && pending.sent_as.is_some() {
+            self.client_hangs_up(client);
+        }
+    }
+
+    /// A connection was closed by the other side.
+    pub(crate) fn connection_resets(&mut self, client: usize, connection: ConnectionId) {
+        if self.clients[client].connection.is_some_and(|(_, current, ..)| current == connection) {
+            self.client_loses_connection(client);
+        }
+    }
+
+    /// A client closes its connection without waiting for answers.
+    pub(crate) fn client_hangs_up(&mut self, client: usize) {
+        if let Some((node, connection, ..)) = self.clients[client].connection {
+            let latency = self.client_latency_us();
+            self.after(latency, Todo::Close { node, connection });
+            self.client_loses_connection(client);
+        }
+    }
+
+    fn client_loses_connection(&mut self, client: usize) {
+        let c = &mut self.clients[client];
+        c.connection = None;
+        let under_way: Vec<(u64, bool)> = c
+            .pending
+            .iter_mut()
+            .filter_map(|pending| pending.sent_as.take().map(|_| pending))
+            .map(|pending| {
+                let once = matches!(pending.want, Want::Operation { once: Some(_), .. });
+                let read = matches!(&pending.want, Want::Operation { op, .. } if op.is_read());
+                (pending.id, once || read)
+            })
+            .collect();
+        let session = c.plan.session;
+        for (id, repeatable) in under_way {
+            if session && repeatable {
+                let backoff = self.rng.between(BACKOFF_US.0, BACKOFF_US.1);
+                self.after(backoff, Todo::Retry { client, id });
+            } else {
+                self.client_learns(client, id, End::Unknown, LogIndex::ZERO);
+            }
+        }
+    }
+}
+
+/// The words a client sends.
+fn arguments(want: &Want, acked: u64) -> Vec<String> {
+    match want {
+        Want::Session => vec!["SESSION".into(), "OPEN".into()],
+        Want::Operation { op, once: None } => op.args(),
+        Want::Operation { op, once: Some((session, sequence)) } => {
+            let mut args = vec!["ONCE".into(), session.to_string(), sequence.to_string()];
+            if acked > 0 && acked < *sequence {
+                args.extend(["ACK".into(), acked.to_string()]);
+            }
+            args.extend(op.args());
+            args
+        }
+    }
+}

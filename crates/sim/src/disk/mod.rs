@@ -1,0 +1,530 @@
+//! A disk in memory that forgets what was not synced, breaks when told to, and counts what it did.
+//!
+//! It is the model of `sampan_base::disk` made real: a write is durable after a sync of its file, a
+//! name after a sync of its directory; until then a power loss keeps any subset. It does things at
+//! once; how long they take, and what a crash in the middle of a job leaves, is `crate::node`'s.
+
+mod inode;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sampan_base::Rng;
+pub use sampan_base::disk::{Disk, DiskOp};
+use sampan_base::disk::{DiskError, FileInfo, FileName};
+
+use inode::Inode;
+pub use inode::{PAGE_BYTES, SECTOR_BYTES, Survival};
+
+/// Which files a fault is meant for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileClass {
+    /// All.
+    Any,
+    /// The write-ahead log.
+    Log,
+    /// Term and vote.
+    HardState,
+    /// Snapshots.
+    Snapshots,
+}
+
+impl FileClass {
+    /// Does a file belong to it?
+    pub fn holds(self, file: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Log => file.starts_with("wal/"),
+            Self::HardState => file.starts_with("hard_state"),
+            Self::Snapshots => file.starts_with("snapshots/"),
+        }
+    }
+}
+
+/// Something that goes wrong once, at the next step it fits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mishap {
+    /// The next write fails, after some of it may have been done.
+    WriteFails,
+    /// The next sync fails; the one after it succeeds. What was unsynced is dropped, or still
+    /// unsynced.
+    SyncFails {
+        /// Is it dropped?
+        drop_pages: bool,
+    },
+    /// The next read fails.
+    ReadFails,
+    /// The next write lands on another page of its file, and is not where it should be.
+    WriteMisdirected,
+}
+
+/// What this disk has suffered so far.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct DiskCounts {
+    /// Steps executed.
+    pub steps: u64,
+    /// Syncs of files done.
+    pub syncs: u64,
+    /// Writes that failed.
+    pub write_errors: u64,
+    /// Syncs that failed.
+    pub sync_errors: u64,
+    /// Sectors that a failed sync dropped.
+    pub sectors_dropped: u64,
+    /// Reads that failed.
+    pub read_errors: u64,
+    /// Writes that landed elsewhere.
+    pub misdirected: u64,
+    /// Steps refused for want of room.
+    pub no_space: u64,
+    /// Bits flipped.
+    pub flipped: u64,
+    /// Unsynced sectors that a power loss kept.
+    pub sectors_kept: u64,
+    /// Sectors that a power loss took.
+    pub sectors_lost: u64,
+    /// Unsynced changes of names that a power loss took.
+    pub names_lost: u64,
+    /// Writes that a crash cut in two.
+    pub torn: u64,
+}
+
+impl DiskCounts {
+    /// Adds another disk's counts.
+    pub fn merge(&mut self, other: &Self) {
+        let Self {
+            steps,
+            syncs,
+            write_errors,
+            sync_errors,
+            sectors_dropped,
+            read_errors,
+            misdirected,
+            no_space,
+            flipped,
+            sectors_kept,
+            sectors_lost,
+            names_lost,
+            torn,
+        } = other;
+        self.steps += steps;
+        self.syncs += syncs;
+        self.write_errors += write_errors;
+        self.sync_errors += sync_errors;
+        self.sectors_dropped += sectors_dropped;
+        self.read_errors += read_errors;
+        self.misdirected += misdirected;
+        self.no_space += no_space;
+        self.flipped += flipped;
+        self.sectors_kept += sectors_kept;
+        self.sectors_lost += sectors_lost;
+        self.names_lost += names_lost;
+        self.torn += torn;
+    }
+
+    /// Errors that a process must not go on after.
+    pub fn fatal_errors(&self) -> u64 {
+        self.write_errors + self.sync_errors + self.no_space
+    }
+}
+
+/// A change in a directory that is not durable yet.
+#[derive(Clone, Debug)]
+struct NameChange {
+    directory: FileName,
+    /// The name that now leads to a file, and the file; `None`: a plain removal.
+    link: Option<(FileName, usize)>,
+    /// The name that no longer does, and the file it led to.
+    unlink: Option<(FileName, usize)>,
+}
+
+/// The disk of one node.
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    names: BTreeMap<FileName, usize>,
+    durable_names: BTreeMap<FileName, usize>,
+    changes: Vec<NameChange>,
+    inodes: Vec<Inode>,
+    free: Vec<usize>,
+    mishaps: Vec<(Mishap, FileClass)>,
+    /// Creating and extending files is refused.
+    pub full: bool,
+    /// It stopped holding what was stored: no oracle may count on this disk any more.
+    pub damaged: bool,
+    /// After this many more steps every step fails: the power goes during a start.
+    steps_left: Option<u64>,
+    rng: Rng,
+    /// What it has suffered.
+    pub counts: DiskCounts,
+}
+
+impl SimDisk {
+    /// An empty disk.
+    pub fn new(rng: Rng) -> Self {
+        Self {
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            changes: Vec::new(),
+            inodes: Vec::new(),
+            free: Vec::new(),
+            mishaps: Vec::new(),
+            full: false,
+            damaged: false,
+            steps_left: None,
+            rng,
+            counts: DiskCounts::default(),
+        }
+    }
+
+    /// Arms a mishap.
+    pub fn arm(&mut self, mishap: Mishap, files: FileClass) {
+        self.mishaps.push((mishap, files));
+    }
+
+    /// Takes back a mishap that has not happened; false if there is none.
+    pub fn disarm(&mut self, mishap: Mishap) -> bool {
+        let place = self.mishaps.iter().position(|(armed, _)| *armed == mishap);
+        place.map(|place| self.mishaps.remove(place)).is_some()
+    }
+
+    /// Mishaps that have not happened yet.
+    pub fn armed(&self) -> usize {
+        self.mishaps.len()
+    }
+
+    /// Disarms all mishaps, gives back the room and makes every sector readable.
+    pub fn heal(&mut self) {
+        self.mishaps.clear();
+        self.full = false;
+        self.steps_left = None;
+        for inode in &mut self.inodes {
+            inode.make_readable();
+        }
+    }
+
+    /// Every step after the next `steps` fails, as if the power had gone; [`SimDisk::lose_power`]
+    /// and [`SimDisk::heal`] end that.
+    pub fn fail_after(&mut self, steps: u64) {
+        self.steps_left = Some(steps);
+    }
+
+    /// Did [`SimDisk::fail_after`] strike?
+    pub fn has_failed(&self) -> bool {
+        self.steps_left == Some(0)
+    }
+
+    /// The power goes. The names and the bytes that survive are the disk's from now on.
+    pub fn lose_power(&mut self, survival: Survival) {
+        self.steps_left = None;
+        let mut rng = self.rng.clone();
+        for change in std::mem::take(&mut self.changes) {
+            if survival.keeps(&mut rng) {
+                apply(&mut self.durable_names, &change);
+            } else {
+                self.counts.names_lost += 1;
+            }
+        }
+        self.names = self.durable_names.clone();
+        for inode in &mut self.inodes {
+            let (kept, lost) = inode.lose_power(survival, &mut rng);
+            self.counts.sectors_kept += kept;
+            self.counts.sectors_lost += lost;
+        }
+        self.rng = rng;
+        self.collect_garbage();
+    }
+
+    /// This disk as a power loss right now would leave it.
+    #[must_use]
+    pub fn after_power_loss(&self, survival: Survival) -> Self {
+        let mut copy = self.clone();
+        copy.mishaps.clear();
+        copy.full = false;
+        copy.lose_power(survival);
+        copy
+    }
+
+    /// Flips a bit of something that was written to a file of the class. False if there is none.
+    pub fn flip_bit(&mut self, files: FileClass) -> bool {
+        let Some((inode, page)) = self.pick_page(files) else { return false };
+        let offset = page * PAGE_BYTES + self.pick_offset();
+        let bit = self.rng.below(8) as u32;
+        let inode = &mut self.inodes[inode];
+        inode.flip_bit(offset.min(inode.len().saturating_sub(1)), bit);
+        self.counts.flipped += 1;
+        self.damaged = true;
+        true
+    }
+
+    /// Makes a sector of a file of the class unreadable. False if there is no file.
+    pub fn spoil_sector(&mut self, files: FileClass) -> bool {
+        let Some((inode, page)) = self.pick_page(files) else { return false };
+        let offset = page * PAGE_BYTES + self.pick_offset();
+        let inode = &mut self.inodes[inode];
+        inode.make_unreadable(offset.min(inode.len().saturating_sub(1)));
+        self.damaged = true;
+        true
+    }
+
+    /// An offset in a page: half of the time near its start, where the headers are.
+    fn pick_offset(&mut self) -> u64 {
+        if self.rng.one_in(2) { self.rng.below(160) } else { self.rng.below(PAGE_BYTES) }
+    }
+
+    fn pick_page(&mut self, files: FileClass) -> Option<(usize, u64)> {
+        let fitting = self.names.iter().filter(|(name, _)| files.holds(name));
+        let pages: Vec<(usize, u64)> = fitting
+            .flat_map(|(_, &inode)| {
+                self.inodes[inode].written_pages().into_iter().map(move |page| (inode, page))
+            })
+            .collect();
+        if pages.is_empty() { None } else { Some(*self.rng.pick(&pages)) }
+    }
+
+    /// The names of all files, sorted.
+    pub fn files(&self) -> impl Iterator<Item = &FileName> {
+        self.names.keys()
+    }
+
+    /// Is everything that can be read on the medium?
+    pub fn is_durable(&self) -> bool {
+        self.changes.is_empty() && self.names.values().all(|&inode| self.inodes[inode].is_durable())
+    }
+
+    /// Does the first half of a write: what a process that is killed in the middle leaves.
+    pub fn tear(&mut self, op: &DiskOp) {
+        if let DiskOp::Write { file, offset, bytes } = op
+            && let Some(&inode) = self.names.get(file)
+        {
+            let sectors = (bytes.len() as u64).div_ceil(SECTOR_BYTES);
+            let kept = (self.rng.below(sectors + 1) * SECTOR_BYTES).min(bytes.len() as u64);
+            self.inodes[inode].write(*offset, &bytes.slice(..kept as usize));
+            self.counts.torn += 1;
+        }
+    }
+
+    fn take_mishap(&mut self, file: &str, fits: impl Fn(Mishap) -> bool) -> Option<Mishap> {
+        if self.mishaps.is_empty() {
+            return None;
+        }
+        let place = self.mishaps.iter().position(|(m, files)| fits(*m) && files.holds(file))?;
+        Some(self.mishaps.remove(place).0)
+    }
+
+    fn inode(&mut self, file: &FileName) -> Result<&mut Inode, DiskError> {
+        match self.names.get(file) {
+            Some(&inode) => Ok(&mut self.inodes[inode]),
+            None => Err(DiskError::NotFound(file.clone())),
+        }
+    }
+
+    fn create(&mut self, file: &FileName, zero_bytes: u64) -> Result<(), DiskError> {
+        if self.full && zero_bytes > 0 {
+            self.counts.no_space += 1;
+            return Err(DiskError::NoSpace(file.clone()));
+        }
+        if let Some(&inode) = self.names.get(file) {
+            self.inodes[inode].refill(zero_bytes);
+            return Ok(());
+        }
+        let inode = if let Some(free) = self.free.pop() {
+            self.inodes[free] = Inode::zeros(zero_bytes);
+            free
+        } else {
+            self.inodes.push(Inode::zeros(zero_bytes));
+            self.inodes.len() - 1
+        };
+        self.change(NameChange {
+            directory: directory_of(file),
+            link: Some((file.clone(), inode)),
+            unlink: None,
+        });
+        Ok(())
+    }
+
+    fn write(&mut self, file: &FileName, offset: u64, bytes: &Bytes) -> Result<(), DiskError> {
+        let full = self.full;
+        let inode = self.inode(file)?;
+        if full && offset + bytes.len() as u64 > inode.len() {
+            self.counts.no_space += 1;
+            return Err(DiskError::NoSpace(file.clone()));
+        }
+        let unfit = |mishap| matches!(mishap, Mishap::WriteFails | Mishap::WriteMisdirected);
+        match self.take_mishap(file, unfit) {
+            None => self.inode(file)?.write(offset, bytes),
+            Some(Mishap::WriteMisdirected) => self.misdirect(file, offset, bytes)?,
+            Some(_) => {
+                let op = DiskOp::Write { file: file.clone(), offset, bytes: bytes.clone() };
+                self.tear(&op);
+                self.counts.write_errors += 1;
+                return Err(DiskError::Io(file.clone(), "write: input/output error".into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes to another page of the file, within its length.
+    fn misdirect(&mut self, file: &FileName, offset: u64, bytes: &Bytes) -> Result<(), DiskError> {
+        let len = self.inode(file)?.len();
+        let pages = (len.saturating_sub(bytes.len() as u64)) / PAGE_BYTES + 1;
+        let elsewhere = self.rng.below(pages) * PAGE_BYTES;
+        let inode = self.inode(file)?;
+        if elsewhere == offset {
+            inode.write(offset, bytes);
+            return Ok(());
+        }
+        inode.write(elsewhere, bytes);
+        self.counts.misdirected += 1;
+        self.damaged = true;
+        Ok(())
+    }
+
+    fn sync(&mut self, file: &FileName) -> Result<(), DiskError> {
+        let mishap = self.take_mishap(file, |m| matches!(m, Mishap::SyncFails { .. }));
+        let inode = self.inode(file)?;
+        if let Some(Mishap::SyncFails { drop_pages }) = mishap {
+            let dropped = if drop_pages { inode.drop_unsynced() } else { 0 };
+            self.counts.sectors_dropped += dropped;
+            self.counts.sync_errors += 1;
+            return Err(DiskError::Io(file.clone(), "fdatasync: input/output error".into()));
+        }
+        inode.sync();
+        self.counts.syncs += 1;
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &FileName, to: &FileName) -> Result<(), DiskError> {
+        let Some(&inode) = self.names.get(from) else {
+            return Err(DiskError::NotFound(from.clone()));
+        };
+        assert_eq!(directory_of(from), directory_of(to), "a rename stays in its directory");
+        self.change(NameChange {
+            directory: directory_of(from),
+            link: Some((to.clone(), inode)),
+            unlink: Some((from.clone(), inode)),
+        });
+        Ok(())
+    }
+
+    fn remove(&mut self, file: &FileName) {
+        if let Some(&inode) = self.names.get(file) {
+            self.change(NameChange {
+                directory: directory_of(file),
+                link: None,
+                unlink: Some((file.clone(), inode)),
+            });
+        }
+    }
+
+    fn change(&mut self, change: NameChange) {
+        apply(&mut self.names, &change);
+        self.changes.push(change);
+    }
+
+    fn sync_directory(&mut self, directory: &FileName) {
+        let durable_names = &mut self.durable_names;
+        self.changes.retain(|change| {
+            let synced = change.directory == *directory;
+            if synced {
+                apply(durable_names, change);
+            }
+            !synced
+        });
+        self.collect_garbage();
+    }
+
+    /// Frees the files that nothing leads to any more.
+    fn collect_garbage(&mut self) {
+        let mut used = vec![false; self.inodes.len()];
+        let names = self.names.values().chain(self.durable_names.values());
+        let changes = self.changes.iter().flat_map(|c| [&c.link, &c.unlink]).flatten();
+        for &inode in names.chain(changes.map(|(_, inode)| inode)).chain(&self.free) {
+            used[inode] = true;
+        }
+        for (inode, _) in used.iter().enumerate().filter(|(_, used)| !**used) {
+            self.inodes[inode] = Inode::default();
+            self.free.push(inode);
+        }
+    }
+}
+
+fn apply(names: &mut BTreeMap<FileName, usize>, change: &NameChange) {
+    if let Some((name, inode)) = &change.unlink
+        && names.get(name) == Some(inode)
+    {
+        names.remove(name);
+    }
+    if let Some((name, inode)) = &change.link {
+        names.insert(name.clone(), *inode);
+    }
+}
+
+fn directory_of(file: &str) -> FileName {
+    Arc::from(file.rsplit_once('/').map_or("", |(directory, _)| directory))
+}
+
+impl Disk for SimDisk {
+    fn execute(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        if let Some(left) = &mut self.steps_left {
+            if *left == 0 {
+                return Err(DiskError::Io(Arc::from("disk"), "the power is gone".into()));
+            }
+            *left -= 1;
+        }
+        self.counts.steps += 1;
+        match op {
+            DiskOp::Create { file, zero_bytes } => self.create(file, *zero_bytes),
+            DiskOp::Write { file, offset, bytes } => self.write(file, *offset, bytes),
+            DiskOp::Sync { file } => self.sync(file),
+            DiskOp::Rename { from, to } => self.rename(from, to),
+            DiskOp::Remove { file } => {
+                self.remove(file);
+                Ok(())
+            }
+            // Directories appear with their first file: losing an empty one changes nothing.
+            DiskOp::CreateDirectory { .. } => Ok(()),
+            DiskOp::SyncDirectory { directory } => {
+                self.sync_directory(directory);
+                Ok(())
+            }
+        }
+    }
+
+    fn list(&mut self, directory: &str) -> Result<Vec<FileInfo>, DiskError> {
+        let inside = self.names.iter().filter(|(name, _)| {
+            let (parent, _) = name.rsplit_once('/').unwrap_or(("", name));
+            parent == directory
+        });
+        Ok(inside
+            .map(|(file, &inode)| FileInfo {
+                file: file.clone(),
+                len_bytes: self.inodes[inode].len(),
+            })
+            .collect())
+    }
+
+    fn read(&mut self, file: &str, offset: u64, len_bytes: u64) -> Result<Bytes, DiskError> {
+        let error = || DiskError::Io(Arc::from(file), "read: input/output error".into());
+        let Some(&inode) = self.names.get(file) else {
+            return Err(DiskError::NotFound(Arc::from(file)));
+        };
+        if self.take_mishap(file, |m| m == Mishap::ReadFails).is_some() {
+            self.counts.read_errors += 1;
+            return Err(error());
+        }
+        let read = self.inodes[inode].read(offset, len_bytes);
+        if read.is_none() {
+            self.counts.read_errors += 1;
+        }
+        read.ok_or_else(error)
+    }
+
+    fn len_bytes(&mut self, file: &str) -> Result<Option<u64>, DiskError> {
+        Ok(self.names.get(file).map(|&inode| self.inodes[inode].len()))
+    }
+}
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;

@@ -1,0 +1,165 @@
+//! `sampan-sim`: runs seeds, replays one, checks histories.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use sampan_sim::labs;
+use sampan_sim::run::RunReport;
+use sampan_sim::runner::{Sweep, name_seeds_of_panics, run_seed, sweep};
+use sampan_sim::trace::Trace;
+
+/// Deterministic simulation of whole Sampan clusters.
+#[derive(Parser)]
+#[command(name = "sampan-sim", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run many seeds, each with its own cluster, load and faults.
+    Run {
+        /// How many seeds.
+        #[arg(long, default_value_t = 100)]
+        seeds: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// How long faults strike in each run, in virtual minutes.
+        #[arg(long, default_value_t = 3.0)]
+        minutes_simulated: f64,
+        /// On how many threads.
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+        /// Stop after so many runs that failed.
+        #[arg(long, default_value_t = 10)]
+        failures_max: usize,
+    },
+    /// Run the course's suites, and the ten difficulties.
+    Labs {
+        /// 2A, 2B, 2C, 2D, 3A, 3B, difficulties; all if none is named.
+        #[arg(value_parser = labs::SUITES, ignore_case = true)]
+        suites: Vec<String>,
+        /// How many seeds for each row.
+        #[arg(long, default_value_t = 1)]
+        seeds: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// Only rows whose name holds this.
+        #[arg(long)]
+        test: Option<String>,
+        /// On how many threads.
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+        /// Print one JSON object a row instead of a table.
+        #[arg(long)]
+        json: bool,
+        /// Print one line an event. For one row and one seed.
+        #[arg(long)]
+        trace: bool,
+    },
+    /// Run one seed and print one line an event.
+    Replay {
+        /// The seed.
+        seed: u64,
+        /// How long faults strike, in virtual minutes.
+        #[arg(long, default_value_t = 3.0)]
+        minutes_simulated: f64,
+        /// Print only so many of the last lines.
+        #[arg(long)]
+        last: Option<usize>,
+    },
+}
+
+/// Lines of the trace that are shown of a run that failed.
+const LINES_SHOWN: usize = 40;
+
+fn main() -> ExitCode {
+    name_seeds_of_panics();
+    labs::name_rows_of_panics();
+    match Arguments::parse().command {
+        Command::Run { seeds, from, minutes_simulated, threads, failures_max } => {
+            let safety = Duration::from_secs_f64(minutes_simulated * 60.0);
+            run(Sweep { from, seeds, safety, threads }, failures_max)
+        }
+        Command::Labs { suites, seeds, from, test, threads, json, trace } => {
+            run_labs(&labs::Selection { suites, test, from, seeds, threads, trace }, json)
+        }
+        Command::Replay { seed, minutes_simulated, last } => {
+            let safety = Duration::from_secs_f64(minutes_simulated * 60.0);
+            replay(seed, safety, last)
+        }
+    }
+}
+
+fn run(what: Sweep, failures_max: usize) -> ExitCode {
+    let summary = sweep(what, failures_max, |report| {
+        if let Some(violation) = &report.violation {
+            println!("seed {}: {violation}", report.seed);
+        }
+    });
+    println!("{summary}");
+    for failure in summary.failures.iter().take(3) {
+        explain(failure, what.safety);
+    }
+    let silent = summary.silent_faults();
+    if !silent.is_empty() {
+        println!("never struck: {silent:?}");
+    }
+    println!("{} of {} seeds failed", summary.failures.len(), summary.runs);
+    if summary.failures.is_empty() && silent.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn run_labs(selection: &labs::Selection, json: bool) -> ExitCode {
+    let began = std::time::Instant::now();
+    let reports = labs::run(selection, |report| {
+        if !json && let Some(failure) = &report.failure {
+            println!("FAIL {} {}, seed {}: {failure}", report.suite, report.test, report.seed);
+        }
+    });
+    if json {
+        for report in &reports {
+            println!("{}", labs::json(report));
+        }
+    } else {
+        println!("{}\n{}", labs::preface(), labs::table(&reports));
+        println!("{}", labs::summary(&reports, began.elapsed()));
+    }
+    let passed = !reports.is_empty() && reports.iter().all(|report| report.failure.is_none());
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs a failed seed again and shows how it ended.
+fn explain(failure: &RunReport, safety: Duration) {
+    let minutes = safety.as_secs_f64() / 60.0;
+    let Some(violation) = &failure.violation else { return };
+    println!("\nseed {} violates {violation}", failure.seed);
+    let again = run_seed(failure.seed, safety, Trace::keeping(LINES_SHOWN));
+    for line in &again.lines {
+        println!("  {line}");
+    }
+    println!("  sampan-sim replay {} --minutes-simulated {minutes}", failure.seed);
+}
+
+fn replay(seed: u64, safety: Duration, last: Option<usize>) -> ExitCode {
+    let trace = last.map_or_else(Trace::printing, Trace::keeping);
+    let report = run_seed(seed, safety, trace);
+    for line in &report.lines {
+        println!("{line}");
+    }
+    println!("seed {seed}: {} events, trace hash {:016x}", report.events, report.hash);
+    match report.violation {
+        None => ExitCode::SUCCESS,
+        Some(violation) => {
+            println!("seed {seed} violates {violation}");
+            ExitCode::FAILURE
+        }
+    }
+}

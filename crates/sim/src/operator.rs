@@ -1,0 +1,232 @@
+//! The operator: changes the members, one goal at a time, and puts fresh machines in the place of
+//! those whose disks are lost (`docs/operations.md` in fast motion).
+
+use std::collections::VecDeque;
+
+use sampan_base::{Configuration, NodeId};
+use sampan_replica::Input;
+
+use crate::checkers::Violation;
+use crate::clock::NodeClock;
+use crate::node::NodeSetup;
+use crate::run::{Simulation, Todo};
+use crate::swarm_network::NODES_MAX;
+
+/// How often the operator looks, in microseconds.
+const LOOK_EVERY_US: u64 = 200_000;
+/// A learner is promoted once it is this close to the leader's commit index.
+const CAUGHT_UP_ENTRIES: u64 = 8;
+/// At each look, a damaged disk is replaced once in so many times.
+const REPLACE_ONE_IN: u64 = 25;
+/// A machine that left the cluster runs on for at most this long, to disturb it.
+const GOODBYE_US: u64 = 3_000_000;
+
+/// Something the operator wants.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Wish {
+    /// A machine listens.
+    Learn(NodeId),
+    /// A learner that has caught up votes.
+    Promote(NodeId),
+    /// A voter only listens.
+    Demote(NodeId),
+    /// A member leaves.
+    Leave(NodeId),
+    /// A lost member leaves, and a fresh one listens.
+    Replace(NodeId, NodeId),
+}
+
+/// What the operator has in mind.
+#[derive(Default, Debug)]
+pub(crate) struct Operator {
+    wishes: VecDeque<Wish>,
+    goal: Option<Configuration>,
+    /// The last name given to a machine.
+    pub(crate) last_id: u64,
+    /// Machines that are to be taken away once they are no members.
+    leaving: Vec<NodeId>,
+}
+
+impl Operator {
+    /// An operator of a cluster whose machines are named through `last_id`.
+    pub(crate) fn new(last_id: u64) -> Self {
+        Self { last_id, ..Self::default() }
+    }
+
+    /// Does it want nothing?
+    pub(crate) fn is_content(&self) -> bool {
+        self.goal.is_none() && self.wishes.is_empty() && self.leaving.is_empty()
+    }
+
+    pub(crate) fn wish(&mut self, wish: Wish) {
+        if !self.wishes.contains(&wish) {
+            self.wishes.push_back(wish);
+        }
+    }
+
+    /// One line about what it wants.
+    pub(crate) fn describe(&self) -> String {
+        let goal = self.goal.as_ref().map_or_else(String::new, ToString::to_string);
+        format!("operator: goal {goal} wishes {:?} leaving {:?}", self.wishes, self.leaving)
+    }
+}
+
+impl Simulation {
+    /// A fresh machine that knows nobody and runs.
+    pub(crate) fn add_machine(&mut self) -> Result<Option<NodeId>, Violation> {
+        if self.operator.last_id + 1 >= NODES_MAX as u64 {
+            return Ok(None);
+        }
+        self.operator.last_id += 1;
+        let id = NodeId::of(self.operator.last_id);
+        let setup = self.setup_of(id, Configuration::default());
+        self.world.create(id, setup);
+        self.start_node(id)?;
+        Ok(Some(id))
+    }
+
+    /// What a machine of this run is made of.
+    pub(crate) fn setup_of(&mut self, id: NodeId, bootstrap: Configuration) -> NodeSetup {
+        NodeSetup {
+            options: self.plan.options_of(id),
+            bootstrap,
+            clock: NodeClock::new(self.rng.between(1, 1_000_000_000), 0, 0),
+            disk: self.plan.disk,
+            turn_us: self.plan.turn_us,
+        }
+    }
+
+    /// A machine will not come back: its place is given to a fresh one.
+    pub(crate) fn replace(&mut self, id: NodeId) -> Result<(), Violation> {
+        self.remove_machine(id);
+        if let Some(fresh) = self.add_machine()? {
+            self.operator.wish(Wish::Replace(id, fresh));
+            self.operator.wish(Wish::Promote(fresh));
+        }
+        Ok(())
+    }
+
+    /// A machine is taken away, with its disk.
+    pub(crate) fn remove_machine(&mut self, id: NodeId) {
+        if let Some(node) = self.world.get(id) {
+            self.disk_counts.merge(&node.disk().counts);
+            self.world.remove(id);
+        }
+    }
+
+    /// The configuration that the leader has in force, if it is committed and simple.
+    pub(crate) fn settled_configuration(&self) -> Option<Configuration> {
+        let raft = self.world.node(self.world.leader()?).replica()?.raft();
+        let (latest, committed) = (raft.configuration(), raft.configuration_at(raft.commit()));
+        (latest == committed && !latest.is_joint()).then(|| latest.clone())
+    }
+
+    /// Is nothing under way, and would the cluster bear the loss of one more disk?
+    pub(crate) fn can_lose_a_disk(&self) -> bool {
+        let configuration = self.settled_configuration();
+        configuration.is_some_and(|now| now.voters.len() >= 3 && self.is_sound(&now))
+    }
+
+    /// Is nothing under way, and is every voter's disk what it was told to be?
+    pub(crate) fn is_sound(&self, configuration: &Configuration) -> bool {
+        let sound = |id: &NodeId| self.world.get(*id).is_some_and(|node| !node.disk().damaged);
+        self.operator.is_content() && configuration.voters.iter().all(sound)
+    }
+
+    /// A disk that was damaged and serves on is replaced in time.
+    fn replace_the_damaged(&mut self) -> Result<(), Violation> {
+        let Some(now) = self.settled_configuration() else { return Ok(()) };
+        let damaged = now.members().into_iter().find(|id| {
+            self.world.get(*id).is_some_and(|n| n.disk().damaged && n.disk().armed() == 0)
+        });
+        match damaged {
+            Some(id) if self.rng.one_in(REPLACE_ONE_IN) => self.replace(id),
+            _ => Ok(()),
+        }
+    }
+
+    /// The operator looks at the cluster and does the next thing.
+    pub(crate) fn operator_looks(&mut self) -> Result<(), Violation> {
+        self.after(LOOK_EVERY_US, Todo::Operator);
+        if self.operator.is_content() {
+            return self.replace_the_damaged();
+        }
+        let Some(now) = self.settled_configuration() else { return Ok(()) };
+        if self.operator.goal.as_ref() == Some(&now) {
+            self.operator.goal = None;
+        }
+        self.say_goodbye(&now);
+        if self.operator.goal.is_none() {
+            self.next_goal(&now);
+        }
+        let (Some(goal), Some(leader)) = (&self.operator.goal, self.world.leader()) else {
+            return Ok(());
+        };
+        let input = Input::ChangeConfiguration(goal.clone());
+        self.world.trace.line(self.world.now(), || {
+            format!("operator asks {leader} for {}", self.operator.describe())
+        });
+        self.world.input(leader, input)
+    }
+
+    /// Takes away machines that are no members any more.
+    fn say_goodbye(&mut self, now: &Configuration) {
+        let gone: Vec<NodeId> =
+            self.operator.leaving.extract_if(.., |id| !now.is_member(*id)).collect();
+        for id in gone {
+            let wait = self.rng.below(GOODBYE_US);
+            self.after(wait, Todo::Remove(id));
+        }
+    }
+
+    fn next_goal(&mut self, now: &Configuration) {
+        let Some(wish) = self.operator.wishes.front().cloned() else { return };
+        let mut goal = now.clone();
+        match wish {
+            Wish::Learn(id) => {
+                if !now.is_member(id) {
+                    goal.learners.insert(id);
+                }
+            }
+            Wish::Promote(id) => {
+                if now.learners.contains(&id) && self.world.get(id).is_some() {
+                    if !self.has_caught_up(id) {
+                        return;
+                    }
+                    goal.learners.remove(&id);
+                    goal.voters.insert(id);
+                }
+            }
+            Wish::Demote(id) => {
+                if now.voters.len() > 1 && goal.voters.remove(&id) {
+                    goal.learners.insert(id);
+                }
+            }
+            Wish::Leave(id) => {
+                goal.learners.remove(&id);
+                if now.voters.len() > 1 {
+                    goal.voters.remove(&id);
+                }
+                if !goal.is_member(id) {
+                    self.operator.leaving.push(id);
+                }
+            }
+            Wish::Replace(old, fresh) if now.is_member(old) && now.voters.len() > 1 => {
+                goal.voters.remove(&old);
+                goal.learners.remove(&old);
+                goal.learners.insert(fresh);
+            }
+            Wish::Replace(_, fresh) => self.operator.leaving.push(fresh),
+        }
+        self.operator.wishes.pop_front();
+        if goal != *now && !goal.voters.is_empty() {
+            self.operator.goal = Some(goal);
+        }
+    }
+
+    fn has_caught_up(&self, id: NodeId) -> bool {
+        let commit = |id: NodeId| Some(self.world.get(id)?.replica()?.raft().commit().0);
+        let leader = self.world.leader().and_then(commit).unwrap_or(u64::MAX);
+        commit(id).is_some_and(|mine| mine + CAUGHT_UP_ENTRIES >= leader)
+    }
+}

@@ -1,0 +1,312 @@
+//! What a seed decides before anything happens: the cluster, its limits, the load, and which faults
+//! strike how often. Swarm testing (Groce et al., ISSTA 2012): whole classes of features are off at
+//! random in each run, because what is always on hides what it prevents.
+
+use std::time::Duration;
+
+use sampan_base::{NodeId, Rng};
+use sampan_kv::Limits;
+use sampan_replica::Options;
+
+use crate::faults::{Fault, FaultClass, FaultSet};
+use crate::node::DiskProfile;
+use crate::swarm_network::Rates;
+
+/// What one client is like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClientPlan {
+    /// Does it keep a session and send each command until it knows the outcome?
+    pub session: bool,
+    /// Commands it has under way at most.
+    pub window: usize,
+    /// Does it stay with one node while that answers? Otherwise it moves about.
+    pub loyal: bool,
+}
+
+/// What clients ask for, of 1000 operations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mix {
+    /// Reads.
+    pub reads: u64,
+    /// Of the writes: on registers, lists, counters, several keys at once, keys with a TTL.
+    pub writes: [u64; 5],
+    /// Keys of each kind that are in use at one time.
+    pub keys: u64,
+    /// After this long the keys in use are replaced by fresh ones, so that histories stay short.
+    pub epoch_us: u64,
+}
+
+/// All that a seed decides in advance.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// Nodes at the start.
+    pub nodes: u64,
+    /// How long faults strike, in virtual microseconds.
+    pub safety_us: u64,
+    /// Options of every node, but for its name.
+    pub options: Options,
+    /// The network while faults strike.
+    pub rates: Rates,
+    /// Every disk.
+    pub disk: DiskProfile,
+    /// How long a turn takes.
+    pub turn_us: u64,
+    /// The kinds of faults that may strike.
+    pub faults: FaultSet,
+    /// Mean time from one scheduled fault to the next, in microseconds.
+    pub fault_every_us: u64,
+    /// The clients.
+    pub clients: Vec<ClientPlan>,
+    /// What they do.
+    pub mix: Mix,
+    /// Mean time between two operations of all clients together, in microseconds.
+    pub operation_every_us: u64,
+    /// A client gives up waiting for an answer after this long, in microseconds.
+    pub client_patience_us: u64,
+}
+
+impl Plan {
+    /// The plan of a seed for a run of this length.
+    pub fn of_seed(seed: u64, safety: Duration) -> Self {
+        let mut rng = Rng::seeded(seed ^ 0x5a3d_7057_0001);
+        let nodes = *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]);
+        let options = options(&mut rng);
+        let faults = faults(&mut rng, nodes, &options);
+        let rates = rates(&mut rng, faults);
+        let client_count = rng.between(2, 8) as usize;
+        let clients = (0..client_count).map(|_| client(&mut rng, &options)).collect();
+        Self {
+            seed,
+            nodes,
+            safety_us: safety.as_micros() as u64,
+            rates,
+            disk: disk(&mut rng),
+            turn_us: *rng.pick(&[0, 0, 5, 50, 400]),
+            faults,
+            fault_every_us: rng.between(2_000, 12_000) * 1_000,
+            clients,
+            mix: mix(&mut rng),
+            operation_every_us: 1_000_000 / rng.between(30, 60),
+            client_patience_us: rng.between(1_000, 6_000) * 1_000,
+            options,
+        }
+    }
+
+    /// The options of one node.
+    pub fn options_of(&self, id: NodeId) -> Options {
+        let mut options = self.options.clone();
+        options.raft.id = id;
+        options
+    }
+}
+
+/// Limits around the defaults, or tiny, each by itself.
+fn options(rng: &mut Rng) -> Options {
+    let id = NodeId::of(1);
+    let mut options = Options::new(id);
+    let (raft, tiny) = (&mut options.raft, Options::tiny(id));
+    let election_ms = *rng.pick(&[150, 300, 500, 1_000]);
+    raft.election_timeout_min = Duration::from_millis(election_ms);
+    raft.election_timeout_max = Duration::from_millis(election_ms * rng.between(15, 25) / 10);
+    raft.heartbeat_interval = Duration::from_millis((election_ms / rng.between(3, 8)).max(50));
+    raft.pre_vote = !rng.one_in(4);
+    raft.check_quorum = !rng.one_in(4);
+    raft.snapshot_retry_interval = Duration::from_millis(rng.between(60, 1_000));
+    if rng.one_in(2) {
+        raft.append_entries_max = rng.between(1, 3) as usize;
+    }
+    if rng.one_in(2) {
+        raft.append_bytes_max = rng.between(64, 512) as usize;
+    }
+    if rng.one_in(2) {
+        raft.inflight_messages_max = rng.between(1, 2) as usize;
+    }
+    if rng.one_in(3) {
+        raft.inflight_bytes_max = tiny.raft.inflight_bytes_max * 4;
+    }
+    if rng.one_in(4) {
+        raft.uncommitted_bytes_max = 4 * tiny.raft.uncommitted_bytes_max;
+    }
+    if rng.one_in(4) {
+        raft.reads_max = tiny.raft.reads_max;
+    }
+    if rng.one_in(2) {
+        raft.snapshot_chunk_bytes_max = rng.between(64, 1_024) as usize;
+    }
+    options.storage.segment_bytes = *rng.pick(&[16, 32, 64, 256]) << 10;
+    options.storage.entry_bytes_max = 8 << 10;
+    options.storage.snapshots_kept = rng.between(1, 2) as usize;
+    options.kv = limits(rng);
+    options.no_leader_wait = Duration::from_millis(rng.between(100, 800));
+    options.client_timeout = Duration::from_millis(rng.between(1_500, 6_000));
+    options.forward_retry = Duration::from_millis(rng.between(1_000, 3_000));
+    options.raft_state_bytes_max =
+        *rng.pick(&[Some(16 << 10), Some(64 << 10), Some(256 << 10), Some(1 << 20), None]);
+    options.raft_state_snapshot_percent = *rng.pick(&[0, 100]);
+    options.batch_bytes_max = *rng.pick(&[1, 64, 1_024, 4_096]);
+    options.apply_bytes_max = *rng.pick(&[1, 128, 1 << 20]);
+    options.snapshot_chunk_bytes = *rng.pick(&[64, 512, 16 << 10]);
+    options.clock_entry_interval = Duration::from_millis(*rng.pick(&[20, 100, 500]));
+    options
+}
+
+fn limits(rng: &mut Rng) -> Limits {
+    Limits {
+        key_bytes_max: 64,
+        value_bytes_max: 512,
+        arguments_max: 32,
+        command_bytes_max: 2_048,
+        reply_bytes_max: 8_192,
+        sessions_max: *rng.pick(&[3, 8, 64, 1_024]),
+        session_window_max: *rng.pick(&[4, 16, 1_024]),
+        session_window_bytes_max: *rng.pick(&[1_024, 16 << 10]),
+        session_bytes_total_max: *rng.pick(&[32 << 10, 1 << 20]),
+        session_ttl_ms: *rng.pick(&[1_500, 5_000, 3_600_000, 3_600_000]),
+        shards: *rng.pick(&[1, 2, 16]),
+        reclaim_per_batch_max: *rng.pick(&[1, 4, 512]),
+    }
+}
+
+fn disk(rng: &mut Rng) -> DiskProfile {
+    let fastest = *rng.pick(&[50, 200, 1_000, 4_000]);
+    DiskProfile { page_us: rng.between(2, 20), sync_us: (fastest, fastest * rng.between(1, 10)) }
+}
+
+fn client(rng: &mut Rng, options: &Options) -> ClientPlan {
+    let session = rng.permille(600);
+    let window_max = if session { options.kv.session_window_max as u64 - 1 } else { 4 };
+    ClientPlan {
+        session,
+        window: rng.between(1, 4.min(window_max)) as usize,
+        loyal: rng.permille(500),
+    }
+}
+
+fn mix(rng: &mut Rng) -> Mix {
+    let mut writes = [0; 5].map(|_: u64| if rng.one_in(4) { 0 } else { rng.between(50, 300) });
+    if writes.iter().all(|share| *share == 0) {
+        writes[0] = 100;
+    }
+    Mix {
+        reads: rng.between(100, 700),
+        writes,
+        keys: rng.between(1, 6),
+        epoch_us: rng.between(3, 15) * 1_000_000,
+    }
+}
+
+/// Which kinds of faults may strike: classes first, then kinds.
+fn faults(rng: &mut Rng, nodes: u64, options: &Options) -> FaultSet {
+    let mut set = FaultSet::default();
+    if rng.one_in(12) {
+        set.insert(Fault::Retry);
+        return set; // a run in peace
+    }
+    let classes = [
+        FaultClass::Network,
+        FaultClass::Process,
+        FaultClass::Clock,
+        FaultClass::Disk,
+        FaultClass::Cluster,
+        FaultClass::Client,
+    ];
+    let on: Vec<FaultClass> = classes.into_iter().filter(|_| rng.permille(700)).collect();
+    for fault in Fault::ALL {
+        if on.contains(&fault.class()) && rng.permille(500) {
+            set.insert(fault);
+        }
+    }
+    set.insert(Fault::Retry);
+    remove_impossible(&mut set, nodes, options);
+    set
+}
+
+/// Takes away what cannot happen in this cluster, and adds what follows from what can.
+fn remove_impossible(set: &mut FaultSet, nodes: u64, options: &Options) {
+    let crashes = set.has(Fault::PowerCut) || set.has(Fault::ClusterPowerCut);
+    for fault in [Fault::LostSectors, Fault::LostNames] {
+        if crashes { set.insert(fault) } else { set.remove(fault) }
+    }
+    if crashes || set.has(Fault::Kill) {
+        set.insert(Fault::TornWrite);
+    } else {
+        set.remove(Fault::TornWrite);
+    }
+    // What a disk loses for good must be within what a quorum can bear.
+    if nodes < 3 {
+        for fault in [Fault::BitFlip, Fault::Misdirected, Fault::DiskLost] {
+            set.remove(fault);
+        }
+    }
+    if nodes < 2 {
+        for fault in Fault::ALL.into_iter().filter(|fault| fault.class() == FaultClass::Network) {
+            set.remove(fault);
+        }
+        set.remove(Fault::Transfer);
+        set.remove(Fault::RollingRestart);
+    }
+    let snapshots = options.raft_state_bytes_max.is_some_and(|bytes| bytes <= 64 << 10);
+    let laggards = set.has(Fault::Kill) || set.has(Fault::PowerCut) || set.has(Fault::Partition);
+    let joins = set.has(Fault::Learner) || set.has(Fault::DiskLost) || set.has(Fault::Membership);
+    if snapshots && nodes >= 2 && (laggards || joins) {
+        set.insert(Fault::Install);
+    } else {
+        set.remove(Fault::Install);
+    }
+    if options.kv.session_ttl_ms > 5_000 && options.kv.sessions_max > 8 {
+        set.remove(Fault::SessionExpiry);
+    }
+}
+
+fn rates(rng: &mut Rng, faults: FaultSet) -> Rates {
+    let mut rate = |fault, low, high| if faults.has(fault) { rng.between(low, high) } else { 0 };
+    let (drop, duplicate) = (rate(Fault::Drop, 2, 100), rate(Fault::Duplicate, 5, 200));
+    let (corrupt, delay) = (rate(Fault::Corrupt, 1, 20), rate(Fault::Delay, 1, 20));
+    let fastest = *rng.pick(&[50, 200, 1_000]);
+    Rates {
+        drop,
+        duplicate,
+        corrupt,
+        delay,
+        delay_us_max: rng.between(500, 10_000) * 1_000,
+        reorder: faults.has(Fault::Reorder),
+        latency_us: (fastest, fastest * rng.between(1, 20)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAFETY: Duration = Duration::from_secs(180);
+
+    #[test]
+    fn every_kind_of_fault_is_on_in_some_seeds_and_off_in_others() {
+        let mut on = [0_u32; Fault::ALL.len()];
+        for seed in 0..400 {
+            for fault in Plan::of_seed(seed, SAFETY).faults.iter() {
+                on[fault as usize] += 1;
+            }
+        }
+        for fault in Fault::ALL.into_iter().filter(|fault| *fault != Fault::Retry) {
+            let times = on[fault as usize];
+            assert!((20..380).contains(&times), "{fault} is on in {times} of 400 seeds");
+        }
+    }
+
+    #[test]
+    fn every_plan_is_one_that_a_replica_accepts() {
+        let mut sizes = std::collections::BTreeSet::new();
+        for seed in 0..400 {
+            let plan = Plan::of_seed(seed, SAFETY);
+            sizes.insert(plan.nodes);
+            let options = plan.options_of(NodeId::of(5));
+            assert_eq!(options.raft.check(), Ok(()), "seed {seed}");
+            assert_eq!(options.storage.check(), Ok(()), "seed {seed}");
+            assert_eq!(options.kv.check(), Ok(()), "seed {seed}");
+        }
+        assert_eq!(sizes.into_iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7]);
+    }
+}
