@@ -57,10 +57,10 @@ pub fn check(history: &History, options: &Options) -> Report {
     };
     let mut failing = Vec::new();
     for (part, decision) in parts.iter().zip(&decisions) {
-        let claim = decision.false_claim;
-        report
-            .false_claims
-            .extend(claim.map(|refusal| FalseClaim { keys: key_names(part), refusal }));
+        if let Some(refusal) = decision.false_claim {
+            let (keys, line) = (key_names(part), refusal.describe(history));
+            report.false_claims.push(FalseClaim { keys, refusal, line });
+        }
         report.counts.steps += decision.steps;
         match &decision.found {
             Found::Order(_) => report.counts.parts_by_method[decision.method as usize] += 1,

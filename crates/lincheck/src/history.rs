@@ -109,6 +109,17 @@ struct Record {
 }
 
 /// A recorded history. Operations may be added in any order.
+///
+/// ```
+/// use sampan_lincheck::{Action, History, Operation, Options, Status, Step, check};
+///
+/// let mut history = History::new();
+/// let (key, value) = (history.key("k"), history.value("v"));
+/// let operation =
+///     Operation { client: 1, call_ns: 10, return_ns: Some(20), status: Status::Ok, witness: None };
+/// history.push(operation, &[Step { key, action: Action::Put { value } }]);
+/// assert!(check(&history, &Options::default()).is_linearizable());
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct History {
     keys: Interner,

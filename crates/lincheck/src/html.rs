@@ -98,7 +98,7 @@ fn head(page: &mut String, history: &History, report: &Report, verdict: &str) {
     }
     for claim in report.false_claims.iter().take(DRAWN_AFTER_MAX) {
         let keys = escaped(&listed(&claim.keys));
-        let why = escaped(&claim.refusal.describe(history));
+        let why = escaped(&claim.line);
         push(page, format_args!("<p>False log indices on <code>{keys}</code>: {why}</p>\n"));
     }
 }

@@ -53,6 +53,8 @@ mod witness;
 mod agreement_tests;
 #[cfg(test)]
 mod brute;
+#[cfg(test)]
+mod random;
 
 pub use check::{Options, check};
 pub use decide::Method;

@@ -60,6 +60,8 @@ pub struct FalseClaim {
     pub keys: Vec<String>,
     /// Where the claim breaks.
     pub refusal: Refusal,
+    /// The same for people.
+    pub line: String,
 }
 
 /// A part that no path decided.
@@ -176,7 +178,7 @@ impl fmt::Display for Report {
         }
         for claim in self.false_claims.iter().take(LISTED_MAX) {
             let keys = listed(&claim.keys);
-            writeln!(f, "false log indices on {keys}: {:?}", claim.refusal)?;
+            writeln!(f, "false log indices on {keys}: {}", claim.line)?;
         }
         Ok(())
     }

@@ -9,8 +9,6 @@
 //! The witness check is the same replay, with the order that the store itself claims by the log
 //! index of each operation: one sort and one pass, and sound whatever the indices say.
 
-use std::fmt;
-
 use crate::history::{History, OperationId};
 use crate::model::{State, apply};
 use crate::part::Part;
@@ -41,12 +39,6 @@ impl Refusal {
             Self::NoWitness(id) => (id, "carries no log index"),
         };
         format!("{}: it {why}", history.describe(id))
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
     }
 }
 

@@ -198,7 +198,8 @@ fn a_false_log_index_is_told_and_changes_no_verdict() {
     assert_eq!(report.verdict, Verdict::Linearizable);
     assert_eq!(report.counts.parts_by_method[Method::Unique as usize], 1);
     assert!(matches!(report.false_claims[0].refusal, Refusal::Output(_)));
-    assert!(report.to_string().contains("false log indices on k"), "{report}");
+    let line = "false log indices on k: client 3 get k → \"b\" [0..90]: it answered what its place";
+    assert!(report.to_string().contains(line), "{report}");
 
     // In this order every output is right, and real time is not.
     let back_in_time = "1 put k a 0 1 2\n2 put k b 10 11 1\n3 get k a 20 21 3";

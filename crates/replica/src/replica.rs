@@ -131,7 +131,8 @@ pub struct Replica {
     pub(crate) leaderless_since: Option<Time>,
     /// Since when the term is what it is.
     pub(crate) term_since: Time,
-    term: Term,
+    /// The term that `term_since` is of.
+    pub(crate) term: Term,
     leader: Option<NodeId>,
     pub(crate) sweep_at: Time,
     pub(crate) last_clock_entry: Time,
@@ -437,7 +438,8 @@ impl Replica {
     fn drive_shutdown(&mut self) -> bool {
         let Some(by) = self.shutdown_by else { return false };
         let now = self.now.mono;
-        let mut leads = self.raft.is_leader() || now < self.refusing_until;
+        // `leading` is of the last turn: this may be the very one in which leadership ended.
+        let mut leads = self.raft.is_leader() || self.leading || now < self.refusing_until;
         if self.raft.accepts_proposals() {
             let handed_over = self.raft.transfer_leadership(now, None);
             leads = !matches!(handed_over, Err(Refused::Invalid(_)));
@@ -545,10 +547,9 @@ impl Replica {
         // Without room for another segment nothing more is taken, and so nothing acknowledged, until
         // there is: a full disk must not end the process.
         let margin = self.options.storage.entry_bytes_max as u64;
-        if self.storage.out_of_space() && self.storage.append_needs_space(margin) {
-            return;
-        }
-        if let Some(persist) = self.raft.take_persist() {
+        let starved = self.storage.out_of_space() && self.storage.append_needs_space(margin);
+        let persist = if starved { None } else { self.raft.take_persist() };
+        if let Some(persist) = persist {
             let ops = self.storage.append(persist.hard_state, persist.log_reset, &persist.entries);
             self.persisting = Some(persist.token);
             self.jobs.push(DiskJob::Append(ops));

@@ -498,7 +498,8 @@ impl Replica {
     fn expire_forwards(&mut self) {
         let now = self.now.mono;
         let (client_timeout, retry) = (self.options.client_timeout, self.options.forward_retry);
-        let (term, grace) = (self.raft.term(), self.options.raft.election_timeout_max);
+        // Not `raft.term()`, which may be newer than what `term_since` is of.
+        let (term, grace) = (self.term, self.options.raft.election_timeout_max);
         // A write whose leader was replaced gets one election timeout for the old leader's answer.
         let replaced = self.term_since + grace <= now;
         let over = |f: &Forwarded| now >= f.request.since + client_timeout || now >= f.give_up_at;

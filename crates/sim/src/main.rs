@@ -1,9 +1,11 @@
 //! `sampan-sim`: runs seeds, replays one, checks histories.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use sampan_lincheck::{Options, check as decide, html, run_file};
 use sampan_sim::labs;
 use sampan_sim::run::RunReport;
 use sampan_sim::runner::{Sweep, name_seeds_of_panics, run_seed, sweep};
@@ -71,6 +73,20 @@ enum Command {
         /// Print only so many of the last lines.
         #[arg(long)]
         last: Option<usize>,
+        /// Draw what clients saw in this file, if the run fails.
+        #[arg(long)]
+        html: Option<PathBuf>,
+    },
+    /// Check a recorded history: is it linearizable?
+    Check {
+        /// JSON lines, one operation each.
+        history: PathBuf,
+        /// Draw it in this file.
+        #[arg(long)]
+        html: Option<PathBuf>,
+        /// On how many threads.
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
     },
 }
 
@@ -88,10 +104,11 @@ fn main() -> ExitCode {
         Command::Labs { suites, seeds, from, test, threads, json, trace } => {
             run_labs(&labs::Selection { suites, test, from, seeds, threads, trace }, json)
         }
-        Command::Replay { seed, minutes_simulated, last } => {
+        Command::Replay { seed, minutes_simulated, last, html } => {
             let safety = Duration::from_secs_f64(minutes_simulated * 60.0);
-            replay(seed, safety, last)
+            replay(seed, safety, last, html.as_deref())
         }
+        Command::Check { history, html, threads } => check(&history, html.as_deref(), threads),
     }
 }
 
@@ -148,17 +165,36 @@ fn explain(failure: &RunReport, safety: Duration) {
     println!("  sampan-sim replay {} --minutes-simulated {minutes}", failure.seed);
 }
 
-fn replay(seed: u64, safety: Duration, last: Option<usize>) -> ExitCode {
+fn replay(seed: u64, safety: Duration, last: Option<usize>, html: Option<&Path>) -> ExitCode {
     let trace = last.map_or_else(Trace::printing, Trace::keeping);
     let report = run_seed(seed, safety, trace);
     for line in &report.lines {
         println!("{line}");
     }
     println!("seed {seed}: {} events, trace hash {:016x}", report.events, report.hash);
+    if let (Some(path), Some(history)) = (html, &report.record) {
+        let picture = html::render(history, &decide(history, &Options::default()));
+        if let Err(error) = std::fs::write(path, picture) {
+            eprintln!("cannot write {}: {error}", path.display());
+        }
+    }
     match report.violation {
         None => ExitCode::SUCCESS,
         Some(violation) => {
             println!("seed {seed} violates {violation}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(history: &Path, html: Option<&Path>, threads: usize) -> ExitCode {
+    match run_file(history, html, &Options { threads, ..Options::default() }) {
+        Ok(report) => {
+            println!("{report}");
+            if report.is_linearizable() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("{error}");
             ExitCode::FAILURE
         }
     }

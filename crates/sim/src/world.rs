@@ -81,18 +81,13 @@ struct Pace {
 }
 
 impl Pace {
-    fn check(&mut self, at: SimTime) -> Result<(), Violation> {
+    fn is_a_storm(&mut self, at: SimTime) -> bool {
         let second = at.0 / 1_000_000;
         if second != self.second {
             *self = Self { second, happenings: 0 };
         }
         self.happenings += 1;
-        if self.happenings > HAPPENINGS_A_SECOND_MAX {
-            let detail =
-                format!("more than {HAPPENINGS_A_SECOND_MAX} happenings in second {second}");
-            return Err(Violation::new("storm", detail));
-        }
-        Ok(())
+        self.happenings > HAPPENINGS_A_SECOND_MAX
     }
 }
 
@@ -332,7 +327,9 @@ impl<N: Network> World<N> {
             }
             let Some((at, happening)) = self.queue.pop() else { continue };
             self.now = at;
-            self.pace.check(at)?;
+            if self.pace.is_a_storm(at) {
+                return Err(self.storm());
+            }
             self.happen(happening)?;
         }
     }
@@ -372,6 +369,20 @@ impl<N: Network> World<N> {
                 Ok(())
             }
         }
+    }
+
+    /// Says who wants a turn although its last one was only just now.
+    fn storm(&self) -> Violation {
+        let overdue = self.nodes().filter(|node| {
+            let deadline = node.replica().map_or(Time::NEVER, Replica::next_deadline);
+            deadline <= node.clock.read(self.now).mono
+        });
+        let overdue: Vec<NodeId> = overdue.map(Node::id).collect();
+        let detail = format!(
+            "more than {HAPPENINGS_A_SECOND_MAX} happenings in second {}; always due: {overdue:?}",
+            self.pace.second
+        );
+        Violation::new("storm", detail)
     }
 
     fn is_life(&self, id: NodeId, life: u64) -> bool {

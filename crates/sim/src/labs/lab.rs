@@ -104,12 +104,12 @@ impl Setup {
         options.raft.heartbeat_interval = Duration::from_millis(env("LAB_HB", HEARTBEAT_MS));
         options.raft.election_timeout_min = Duration::from_millis(env("LAB_EMIN", ELECTION_MS.0));
         options.raft.election_timeout_max = Duration::from_millis(env("LAB_EMAX", ELECTION_MS.1));
-        options.raft.inflight_messages_max = env("LAB_IN", 256) as usize;
+        options.raft.inflight_messages_max = env("LAB_IN", 1) as usize;
         options
     }
 }
 
-/// What a run cost, since [`Lab::begin`].
+/// What a run cost, since `Lab::begin`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Costs {
     /// Virtual time, in microseconds.
