@@ -185,9 +185,9 @@ fn note(node: &Node, event: &Event, now: WallTime) {
             node.snapshot_at.set(now);
             log.line(format_args!("snapshot through {index} installed, {size_bytes} bytes"));
         }
-        Event::SnapshotFailed(text) => log.line(format_args!("snapshot failed: {text}")),
-        Event::Refused(text) => log.line(text),
-        Event::NoSpace(true) => log.line("disk full: writes are refused"),
+        Event::SnapshotFailed(text) => log.warn(format_args!("snapshot failed: {text}")),
+        Event::Refused(text) => log.warn(text),
+        Event::NoSpace(true) => log.warn("disk full: writes are refused"),
         Event::NoSpace(false) => log.line("room on the disk again: writes are taken"),
     }
 }

@@ -52,6 +52,11 @@ impl Log {
         }
     }
 
+    /// Takes one line that somebody should see: supervisors look for the word.
+    pub(crate) fn warn(&self, text: impl std::fmt::Display) {
+        self.line(format_args!("warning: {text}"));
+    }
+
     /// Lines dropped so far.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)

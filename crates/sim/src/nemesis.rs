@@ -90,9 +90,16 @@ impl Simulation {
         if self.is_healing() {
             return Ok(());
         }
+        self.lasts_us = 0;
         if self.strike(fault)? {
             let now = self.world.now();
             self.world.trace.line(now, || format!("fault: {fault}"));
+            self.record.history.faults.push(sampan_lincheck::Fault {
+                kind: fault.label().into(),
+                from_ns: now.0 * 1_000,
+                to_ns: Some(now.plus_us(self.lasts_us).0 * 1_000),
+                what: String::new(),
+            });
             if is_counted_here(fault) {
                 self.counts.add(fault, 1);
             }
@@ -156,7 +163,8 @@ impl Simulation {
     /// A duration: often short, sometimes several terms.
     fn draw_us(&mut self, longest_us: u64) -> u64 {
         let longest = if self.rng.one_in(3) { longest_us } else { longest_us / 8 };
-        self.rng.between(1_000, longest.max(1_001))
+        self.lasts_us = self.rng.between(1_000, longest.max(1_001));
+        self.lasts_us
     }
 
     // ------------------------------------------------------------------------------- network

@@ -102,6 +102,8 @@ pub struct Simulation {
     pub(crate) operator: Operator,
     /// Nodes that refused to start because of damage.
     pub(crate) refusals: u64,
+    /// How long the fault that strikes now will last, for the picture.
+    pub(crate) lasts_us: u64,
     /// Errors of each disk that a node has stopped for.
     known_errors: BTreeMap<NodeId, u64>,
     todos: Vec<Option<Todo>>,
@@ -141,6 +143,7 @@ impl Simulation {
             disk_counts: DiskCounts::default(),
             operator: Operator::new(plan.nodes),
             refusals: 0,
+            lasts_us: 0,
             known_errors: BTreeMap::new(),
             todos: Vec::new(),
             todos_free: Vec::new(),
@@ -446,6 +449,7 @@ impl Simulation {
             self.counts.add(fault, times);
         }
         let failed = violation.is_some();
+        self.record.history.notes.push(format!("sampan-sim replay {seed}"));
         RunReport {
             seed,
             hash: self.world.trace.hash(),

@@ -279,6 +279,8 @@ fn a_full_disk_at_the_start_is_named_and_costs_nothing() {
         Some(c.call(&[&b"SET"[..], b"more", &megabyte])).filter(|reply| *reply != Value::OK)
     });
     assert!(error(&refused).starts_with("NOSPACE "), "{refused:?}");
+    let log = fs::read_to_string(dir.path().join("log")).unwrap();
+    assert!(log.contains("warning: disk full"), "{log}");
     assert_eq!(c.call(&["GET", "kept"]), Value::Bulk("value".into()));
     drop(process);
     cluster.restart(1);

@@ -33,7 +33,7 @@ pub(crate) async fn accept(node: Rc<Node>, listener: TcpListener) {
         match listener.accept().await {
             Ok((socket, remote)) => admit(&node, socket, remote),
             Err(error) => {
-                node.log.line(format_args!("accepting clients: {error}"));
+                node.log.warn(format_args!("accepting clients: {error}"));
                 tokio::time::sleep(net::ACCEPT_RETRY_TIME).await;
             }
         }

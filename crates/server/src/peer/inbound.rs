@@ -32,7 +32,7 @@ pub(super) async fn accept(peers: Rc<Peers>, listener: TcpListener) {
             // Too many strangers at once: this one may come again.
             Ok((socket, _)) => drop(socket),
             Err(error) => {
-                peers.log.line(format_args!("accepting peers: {error}"));
+                peers.log.warn(format_args!("accepting peers: {error}"));
                 tokio::time::sleep(net::ACCEPT_RETRY_TIME).await;
             }
         }
@@ -71,7 +71,7 @@ async fn greet(peers: &Peers, socket: &mut TcpStream) -> Result<Hello, Handshake
     };
     let welcome = welcome(peers, verdict);
     if verdict != Verdict::Accepted {
-        peers.log.line(format_args!("refused {} of cluster {}", hello.from, hello.cluster));
+        peers.log.warn(format_args!("refused {} of cluster {}", hello.from, hello.cluster));
         return Err(HandshakeError::Refused(super::handshake::Refusal(welcome)));
     }
     socket.write_all(&welcome.encode()).await?;
@@ -113,7 +113,7 @@ async fn receive(peers: Rc<Peers>, mut socket: TcpStream, key: (NodeId, Stream))
         }
         if let Err(error) = take_frames(&peers, key.0, &mut buffer) {
             count_up(&peers.counters.broken_frames, 1);
-            peers.log.line(format_args!("broken frame from {}: {error}", key.0));
+            peers.log.warn(format_args!("broken frame from {}: {error}", key.0));
             break;
         }
     }
