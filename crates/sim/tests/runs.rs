@@ -1,6 +1,8 @@
 //! Whole runs, short ones: a few seeds end well, the same seed twice is the same run, and every seed
 //! that ever found a bug is run again.
 
+#![allow(clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use sampan_sim::run::RunReport;
