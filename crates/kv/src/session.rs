@@ -14,8 +14,12 @@
 //! | 3 | `seq` is at or below the highest acknowledgement | `-SESSIONSTALE` | not this copy; its reply, if there was one, is gone |
 //! | 4 | `seq` was executed, with the same command | the first reply | not again |
 //! | 5 | `seq` was executed, with another command | `-SESSIONREUSED` | no |
-//! | 6 | `session_window_max` replies or `session_window_bytes_max` bytes are held | `-SESSIONFULL` | no; may be sent again after an ACK |
+//! | 6 | `session_window_max` replies or `session_window_bytes_max` bytes are held, and `seq` is not the one after the highest acknowledgement | `-SESSIONFULL` | no; may be sent again after an ACK |
 //! | 7 | otherwise | the reply, remembered | yes |
+//!
+//! The exception in step 6 keeps a full window from closing for good: commands may arrive in any order,
+//! and if later ones fill the window, only the one after the highest acknowledgement lets the client
+//! acknowledge more. It exceeds the limits by at most that one reply.
 //!
 //! An error reply of the command itself (INCR of a text) is an outcome like any other and is
 //! remembered; so the texts of such errors are replicated state, and changing one is a change of the
@@ -234,7 +238,7 @@ impl Sessions {
         let session = &self.by_id[&once.session];
         match session.known(once) {
             Some(reply) => Admission::Answer(reply),
-            None if session.is_full(limits) => Admission::Answer(FULL),
+            None if session.is_full_for(once.sequence, limits) => Admission::Answer(FULL),
             None => Admission::Execute,
         }
     }
@@ -396,9 +400,11 @@ impl Session {
         self.idle_from_ms(limits) <= time_ms
     }
 
-    fn is_full(&self, limits: &Limits) -> bool {
-        self.remembered.len() >= limits.session_window_max
-            || self.bytes >= limits.session_window_bytes_max
+    /// Step 6, for a sequence that is not held.
+    fn is_full_for(&self, sequence: u64, limits: &Limits) -> bool {
+        let full = self.remembered.len() >= limits.session_window_max
+            || self.bytes >= limits.session_window_bytes_max;
+        full && sequence != self.acked_through + 1
     }
 
     fn find(&self, sequence: u64) -> Result<usize, usize> {

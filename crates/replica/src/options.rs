@@ -34,7 +34,8 @@ pub struct Options {
     pub requests_under_way_max: usize,
     /// While keys with a TTL are due and nothing is written, the leader appends the time this often.
     pub clock_entry_interval: Duration,
-    /// A read or session command whose forward was not answered is sent again after this.
+    /// A read or session command whose forward was not answered is sent again after this, then
+    /// after the time it has waited already, so that the intervals double.
     pub forward_retry: Duration,
     /// A stop waits at most this long for the hand-over and for what is under way.
     pub shutdown_wait: Duration,

@@ -273,7 +273,7 @@ impl Replica {
         self.raft.tick(now.mono);
         self.expire_requests();
         let shutdown_complete = self.drive_shutdown();
-        if self.clock_entry_due(now) {
+        if self.clock_entry_at() <= self.now.mono {
             self.writes.want_clock();
             // Also if it is refused: the next try is an interval away.
             self.last_clock_entry = self.now.mono;
@@ -303,14 +303,6 @@ impl Replica {
         if self.raft.applied() < self.raft.commit() || !self.to_pump.is_empty() {
             return self.now.mono;
         }
-        let clock = match (self.raft.is_leader(), self.kv.next_expiry()) {
-            (true, Some(expiry)) => {
-                let until_due_ms = expiry.unix_ms.saturating_sub(self.now.wall.unix_ms);
-                let due = self.now.mono + std::time::Duration::from_millis(until_due_ms);
-                due.max(self.last_clock_entry + self.options.clock_entry_interval)
-            }
-            _ => Time::NEVER,
-        };
         // The watermark waits for the group commit that is on its way.
         let watermark = self.watermark_at.filter(|_| self.persisting.is_none());
         let refusing = self.refusing_until > self.now.mono;
@@ -319,7 +311,7 @@ impl Replica {
         self.raft
             .next_deadline()
             .min(self.requests_deadline())
-            .min(clock)
+            .min(self.clock_entry_at())
             .min(watermark.unwrap_or(Time::NEVER))
             .min(maintain.unwrap_or(Time::NEVER))
             .min(stop.unwrap_or(Time::NEVER))

@@ -20,7 +20,7 @@ use sampan_base::{LogIndex, NodeId, Time};
 use sampan_kv::{BatchBuilder, Class, Reply};
 
 use crate::forwards::Forwarded;
-use crate::input::{ConnectionId, Now, Request};
+use crate::input::{ConnectionId, Request};
 use crate::lines::{Home, Origin, Ticket, Waiting};
 use crate::output::ClientReply;
 use crate::reads::{READ_ROUNDS_MAX, Reading, Round};
@@ -507,7 +507,10 @@ impl Replica {
             self.end_forward(&forwarded);
         }
         self.give_up_forwards(|forwarded| {
-            let again = forwarded.is_repeatable() && now >= forwarded.sent_at + retry;
+            // Each attempt waits as long as all before it: attempts that a slow leader still has
+            // before it must not be what keeps it slow.
+            let patience = retry.max(forwarded.sent_at.since(forwarded.request.since));
+            let again = forwarded.is_repeatable() && now >= forwarded.sent_at + patience;
             let lost = forwarded.term < term && replaced;
             again || lost
         });
@@ -631,11 +634,16 @@ impl Replica {
             + self.forwards.under_way.len()
     }
 
-    /// Is a tick entry due: a key's TTL or a session has run out by this leader's clock, but not by
-    /// the log's?
-    pub(crate) fn clock_entry_due(&self, now: Now) -> bool {
-        self.raft.is_leader()
-            && self.kv.next_expiry().is_some_and(|expiry| expiry <= now.wall)
-            && now.mono >= self.last_clock_entry + self.options.clock_entry_interval
+    /// When a clock entry is due: a key's TTL or a session has run out by this leader's clock, but
+    /// not by the log's. Entries that are still to be applied bring a time of their own, so that
+    /// clock entries never add to a backlog.
+    pub(crate) fn clock_entry_at(&self) -> Time {
+        if !self.raft.is_leader() || self.raft.applied() < self.raft.last_index() {
+            return Time::NEVER;
+        }
+        let Some(expiry) = self.kv.next_expiry() else { return Time::NEVER };
+        let until_due_ms = expiry.unix_ms.saturating_sub(self.now.wall.unix_ms);
+        let due = self.now.mono + Duration::from_millis(until_due_ms);
+        due.max(self.last_clock_entry + self.options.clock_entry_interval)
     }
 }

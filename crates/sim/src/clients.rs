@@ -25,9 +25,6 @@ const CLIENT_LATENCY_US: (u64, u64) = (20, 1_500);
 /// The shortest and longest wait before a client tries again, in microseconds.
 const BACKOFF_US: (u64, u64) = (5_000, 120_000);
 
-/// What a remembered reply takes of a session's room, at most, with the values of this workload.
-const SESSION_REPLY_BYTES: usize = 192;
-
 /// What a client wants.
 #[derive(Clone, Debug)]
 enum Want {
@@ -113,11 +110,6 @@ impl Client {
         self.idle_until = at;
     }
 
-    /// Places in the session given out and not acknowledged.
-    fn span(&self) -> u64 {
-        self.sequence - self.acked
-    }
-
     fn find(&self, id: u64) -> Option<usize> {
         self.pending.iter().position(|pending| pending.id == id)
     }
@@ -182,12 +174,7 @@ impl Simulation {
         self.after(wait, Todo::Think(client));
         let now = self.world.now();
         let c = &self.clients[client];
-        // A session holds the replies after the last acknowledgement: more places than it has room
-        // for could fill it with late ones and shut the early ones out.
-        let limits = &self.plan.options.kv;
-        let room = limits.session_window_bytes_max / SESSION_REPLY_BYTES;
-        let span_max = limits.session_window_max.min(room) as u64;
-        if c.idle_until > now || c.pending.len() >= c.plan.window || c.span() >= span_max {
+        if c.idle_until > now || c.pending.len() >= c.plan.window {
             return Ok(());
         }
         if c.plan.session && c.session.is_none() {
@@ -201,9 +188,6 @@ impl Simulation {
         let burst = if self.rng.one_in(8) { c.plan.window - c.pending.len() } else { 1 };
         for _ in 0..burst {
             let c = &mut self.clients[client];
-            if c.span() >= span_max {
-                break;
-            }
             let op = self.workload.draw(c.number, now.0);
             let once = c.session.filter(|_| !op.is_read()).map(|session| {
                 c.sequence += 1;

@@ -127,8 +127,9 @@ impl Model {
             Some(code("SESSIONSTALE"))
         } else if let Some((first, reply)) = session.replies.get(&sequence) {
             Some(if first == op { reply.clone() } else { code("SESSIONREUSED") })
-        } else if session.replies.len() >= self.limits.session_window_max
-            || session.bytes() >= self.limits.session_window_bytes_max
+        } else if sequence != session.acked + 1
+            && (session.replies.len() >= self.limits.session_window_max
+                || session.bytes() >= self.limits.session_window_bytes_max)
         {
             Some(code("SESSIONFULL"))
         } else {

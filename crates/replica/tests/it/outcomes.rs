@@ -130,6 +130,36 @@ fn a_refused_command_waits_for_a_new_leader_and_causes_no_storm() {
     assert!(outcome == Some("1".into()) || outcome.as_deref() == Some(CLUSTERDOWN), "{outcome:?}");
 }
 
+#[test]
+fn a_forward_without_an_answer_is_sent_again_after_twice_the_time() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    let session = cluster.ask(follower, 1, "SESSION OPEN");
+    let before = cluster.node(follower).status().forwarded;
+    cluster.hold = |message| matches!(message, PeerMessage::ForwardReply(_));
+    let sent = cluster.send(follower, 1, &[&format!("ONCE {session} 1 INCR n")]);
+    cluster.run_ms(4_800);
+    let attempts = cluster.node(follower).status().forwarded - before;
+    assert_eq!(attempts, 4, "at once and after about 1, 2 and 4 seconds");
+    cluster.hold = |_| false;
+    cluster.run_ms(10);
+    assert_eq!(cluster.answer(follower, 1, sent[0]), Some(&Reply::Int(1)));
+}
+
+#[test]
+fn clock_entries_never_add_to_a_backlog() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    assert_eq!(cluster.ask(leader, 1, "SET k v PX 50"), "OK");
+    cluster.hanging_disks = (1..=3).collect();
+    let last = cluster.node(leader).raft().last_index();
+    cluster.run_ms(1_500);
+    let grown = cluster.node(leader).raft().last_index().0 - last.0;
+    assert_eq!(grown, 1, "the time of one entry is enough until it is applied");
+    cluster.hanging_disks.clear();
+    cluster.run_ms(500);
+    assert_eq!(cluster.node(leader).kv().stats().keys, 0, "the key is gone by the log's time");
+}
+
 fn is_reply(raft: &sampan_raft::Message) -> bool {
     use sampan_raft::Body;
     matches!(raft.body, Body::AppendReply { .. } | Body::HeartbeatReply { .. })

@@ -263,6 +263,12 @@ fn a_full_disk_at_the_start_is_named_and_costs_nothing() {
     // Data that fill the disk they are on: what is there is served, and what does not fit refused.
     let mut cluster = single("full-disk-data", "");
     assert_eq!(cluster.connection(1).call(&["SET", "kept", "value"]), Value::OK);
+    // A start on a full disk begins a segment, for which it has the one that is ready.
+    within(Duration::from_secs(10), "a segment that is ready", || {
+        let files = fs::read_dir(cluster.data_dir(1).join("wal")).unwrap();
+        let mut names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.find(|name| Path::new(name).extension().is_some_and(|kind| kind == "spare"))
+    });
     cluster.stop(1);
     let fill = format!(
         "cp -r {} {} && {{ dd if=/dev/zero of={}/ballast bs=4096 2>/dev/null; true; }}",
