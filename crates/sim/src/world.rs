@@ -101,6 +101,8 @@ pub struct World<N> {
     pub oracles: Oracles,
     /// In numbers.
     pub counts: WorldCounts,
+    /// After one group commit in so many a power loss is rehearsed on a copy of the disk.
+    pub rehearse_one_in: u64,
     cluster: ClusterId,
     now: SimTime,
     queue: Queue<Happening>,
@@ -121,6 +123,7 @@ impl<N: Network> World<N> {
             trace,
             oracles: Oracles::default(),
             counts: WorldCounts::default(),
+            rehearse_one_in: REHEARSE_ONE_IN,
             cluster,
             now: SimTime::ZERO,
             queue: Queue::default(),
@@ -661,12 +664,12 @@ impl<N: Network> World<N> {
     }
 }
 
-/// After one group commit in so many a power loss is rehearsed on a copy of the disk.
+/// See [`World::rehearse_one_in`].
 const REHEARSE_ONE_IN: u64 = 200;
 
 impl<N: Network> World<N> {
     fn rehearse(&mut self, id: NodeId) -> Result<(), Violation> {
-        if !self.rng.one_in(REHEARSE_ONE_IN) {
+        if !self.rng.one_in(self.rehearse_one_in) {
             return Ok(());
         }
         let survival = match self.rng.below(3) {

@@ -39,6 +39,9 @@ pub(super) const HEARTBEAT_MS: u64 = 200;
 /// The shortest and the longest election timeout, in milliseconds.
 pub(super) const ELECTION_MS: (u64, u64) = (500, 1_000);
 
+/// After one group commit in so many a power loss is rehearsed, which reads a whole log.
+const REHEARSE_ONE_IN: u64 = 50_000;
+
 /// Why a row failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Failure(pub(crate) String);
@@ -220,6 +223,7 @@ impl Lab {
         let mut rng = Rng::seeded(seed);
         let network = LabNetwork::new(setup.servers, setup.reliable, rng.fork());
         let mut world = World::new(ClusterId(seed), rng.next_u64(), network, trace);
+        world.rehearse_one_in = REHEARSE_ONE_IN;
         let ids: Vec<NodeId> = (0..setup.servers).map(node_of).collect();
         for &id in &ids {
             let node = NodeSetup {
