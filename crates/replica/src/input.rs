@@ -70,4 +70,12 @@ pub enum Input {
     ChangeConfiguration(Configuration),
     /// Take a snapshot now, whatever the size of the log.
     TakeSnapshot,
+    /// A client wants a snapshot that holds every write acknowledged before now. Answered by
+    /// [`crate::Outputs::backups`], or by a reply that is an error.
+    Backup {
+        /// The connection.
+        connection: ConnectionId,
+        /// The number of the request on it.
+        seq: u64,
+    },
 }

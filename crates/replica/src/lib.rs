@@ -17,6 +17,7 @@
 //! What is absent: I/O, threads, clocks.
 
 mod apply;
+mod backups;
 mod forwards;
 pub mod input;
 pub mod job;
@@ -32,6 +33,7 @@ pub mod status;
 pub mod wire;
 mod writes;
 
+pub use backups::BackupReady;
 pub use input::{ConnectionId, Input, Now, Request};
 pub use job::{DiskDone, DiskJob, Lane};
 pub use options::Options;

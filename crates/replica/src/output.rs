@@ -4,6 +4,7 @@ use sampan_base::{LogIndex, NodeId, Term};
 use sampan_kv::Reply;
 use sampan_raft::Role;
 
+use crate::backups::BackupReady;
 use crate::input::ConnectionId;
 use crate::job::DiskJob;
 use crate::wire::PeerMessage;
@@ -96,6 +97,8 @@ pub struct Outputs {
     pub messages: Vec<Envelope>,
     /// Answers for clients.
     pub replies: Vec<ClientReply>,
+    /// Snapshots that clients asked for and may now read.
+    pub backups: Vec<BackupReady>,
     /// Lines for a log.
     pub events: Vec<Event>,
     /// After [`crate::Input::Shutdown`]: nothing is under way here any more.

@@ -13,6 +13,7 @@ use sampan_kv::Kv;
 use sampan_raft::{PersistToken, Raft, Refused, Restored};
 use sampan_storage::{Identity, Storage};
 
+use crate::backups::Backups;
 use crate::forwards::{FORWARD_FRAME_BYTES_MAX, ForwardWindow, ForwardsOut};
 use crate::input::{ConnectionId, Input, Now};
 use crate::job::{DiskDone, DiskJob};
@@ -115,6 +116,7 @@ pub struct Replica {
     /// Answers to other nodes' forwards, by node and life.
     pub(crate) outcomes: BTreeMap<(NodeId, u64), Vec<ForwardOutcome>>,
     pub(crate) snapshots: Snapshots,
+    pub(crate) backups: Backups,
     /// Lines that may have something to start.
     pub(crate) to_pump: Vec<Origin>,
     /// The same, once this turn's frame for the leader is gone.
@@ -210,6 +212,7 @@ impl Replica {
             forward_windows: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             snapshots,
+            backups: Backups::default(),
             to_pump: Vec::new(),
             to_pump_next_turn: Vec::new(),
             held_for_log: 0,
@@ -261,6 +264,7 @@ impl Replica {
                 self.report_refusal(refused);
             }
             Input::TakeSnapshot => self.snapshots.wanted = true,
+            Input::Backup { connection, seq } => self.on_backup(connection, seq),
         }
     }
 
@@ -272,6 +276,7 @@ impl Replica {
         self.advance(now);
         self.raft.tick(now.mono);
         self.expire_requests();
+        self.ask_for_backup_indices();
         let shutdown_complete = self.drive_shutdown();
         if self.clock_entry_at() <= self.now.mono {
             self.writes.want_clock();
@@ -291,6 +296,7 @@ impl Replica {
         }
         self.persist();
         self.maintain_storage();
+        self.serve_backups();
         self.drive_snapshots();
         self.send_outcomes();
         self.hand_out(out);
@@ -315,6 +321,7 @@ impl Replica {
             .min(watermark.unwrap_or(Time::NEVER))
             .min(maintain.unwrap_or(Time::NEVER))
             .min(stop.unwrap_or(Time::NEVER))
+            .min(self.backups_deadline())
     }
 
     /// Is so much under way that the host should stop reading from clients?
@@ -374,6 +381,7 @@ impl Replica {
 
     fn on_connection_closed(&mut self, connection: ConnectionId) {
         self.lines.close(Origin { home: Home::Here, connection });
+        self.forget_backups(connection);
     }
 
     fn on_peer(&mut self, from: NodeId, message: PeerMessage) {
@@ -423,6 +431,7 @@ impl Replica {
     fn on_shutdown(&mut self) {
         let by = self.now.mono + self.options.shutdown_wait;
         self.shutdown_by.get_or_insert(by);
+        self.fail_backups("this node is stopping");
     }
 
     /// A node that is to stop hands leadership over, again if the first try came to nothing, and is
@@ -498,6 +507,7 @@ impl Replica {
             self.messages.push(Envelope { to, stream, message: PeerMessage::Raft(message) });
         }
         for outcome in outputs.reads.drain(..) {
+            self.on_backup_index(&outcome);
             // A round given up before its answer came finds nothing.
             let readings = self.reads.take_through(outcome.id);
             match outcome.result {
@@ -600,6 +610,7 @@ impl Replica {
         out.jobs.append(&mut self.jobs);
         out.messages.append(&mut self.messages);
         out.replies.append(&mut self.replies);
+        out.backups.append(&mut self.backups.ready);
         out.events.append(&mut self.events);
     }
 

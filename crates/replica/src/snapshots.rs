@@ -336,6 +336,7 @@ impl Replica {
         let Some(taking) = self.snapshots.taking.take_if(|taking| taking.id == id) else { return };
         if let Some(why) = failed {
             self.snapshots.taking = Some(taking);
+            self.fail_backups(&why);
             self.give_up_taking(why);
         } else {
             self.continue_taking(taking);

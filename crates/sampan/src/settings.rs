@@ -269,6 +269,12 @@ settings! {
     idle_ms "SAMPAN_IDLE_MS" Millis => limits.idle_time;
     /// A silent connection is probed by the kernel after this
     keepalive_ms "SAMPAN_KEEPALIVE_MS" Millis => limits.keepalive_time;
+    /// Backups that are read at a time; each keeps one snapshot's file on the disk
+    backups_max "SAMPAN_BACKUPS_MAX" usize => limits.backups_max;
+    /// A backup that nobody has read from for this long is ended
+    backup_idle_ms "SAMPAN_BACKUP_IDLE_MS" Millis => limits.backup_idle_time;
+    /// Bytes of a backup in one reply
+    backup_read_bytes "SAMPAN_BACKUP_READ_BYTES" usize => limits.backup_read_bytes;
     /// A connection this node closes is read dry for this long
     linger_ms "SAMPAN_LINGER_MS" Millis => limits.linger_time;
 

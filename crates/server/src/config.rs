@@ -153,6 +153,12 @@ pub struct Limits {
     /// A connection that this node closes may be read dry for this long, so that the last reply is
     /// not lost.
     pub linger_time: Duration,
+    /// Backups that are read at a time; each keeps one snapshot's file on the disk.
+    pub backups_max: usize,
+    /// A backup that nobody has read from for this long is ended.
+    pub backup_idle_time: Duration,
+    /// Bytes of a backup in one reply; at most half of `output_bytes_max` in any case.
+    pub backup_read_bytes: usize,
     /// A stop waits at most this long for replies to leave.
     pub stop_flush_time: Duration,
     /// A peer's handshake, from connecting to the last byte.
@@ -185,6 +191,9 @@ impl Default for Limits {
             idle_time: None,
             keepalive_time: Duration::from_secs(60),
             linger_time: Duration::from_secs(1),
+            backups_max: 4,
+            backup_idle_time: Duration::from_secs(60),
+            backup_read_bytes: 1 << 20,
             stop_flush_time: Duration::from_millis(500),
             handshake_time: Duration::from_secs(2),
             handshakes_max: 64,
@@ -211,6 +220,9 @@ impl Limits {
             output_bytes_max: 8 << 10,
             request_stall_time: Duration::from_millis(200),
             linger_time: Duration::from_millis(200),
+            backups_max: 2,
+            backup_idle_time: Duration::from_millis(500),
+            backup_read_bytes: 256,
             handshake_time: Duration::from_millis(500),
             handshakes_max: 2,
             peer_queue_bytes_max: 4 << 10,
@@ -226,6 +238,8 @@ impl Limits {
             ("accept_backlog", self.accept_backlog.into()),
             ("read_bytes", self.read_bytes),
             ("pipeline_max", self.pipeline_max),
+            ("backups_max", self.backups_max),
+            ("backup_read_bytes", self.backup_read_bytes),
             ("handshakes_max", self.handshakes_max),
             ("peer_queue_bytes_max", self.peer_queue_bytes_max),
         ];
@@ -250,6 +264,7 @@ impl Limits {
         let times = [
             ("request_stall_time", self.request_stall_time),
             ("keepalive_time", self.keepalive_time),
+            ("backup_idle_time", self.backup_idle_time),
             ("handshake_time", self.handshake_time),
             ("peer_ack_time", self.peer_ack_time),
             ("redial_time_min", self.redial_time_min),

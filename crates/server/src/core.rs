@@ -16,6 +16,7 @@ use sampan_replica::{DiskDone, Event, Fatal, Input, Outputs};
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
+use crate::backups;
 use crate::disk_thread::DiskThreads;
 use crate::error::ServerError;
 use crate::node::Node;
@@ -149,6 +150,10 @@ impl Core {
             Some(Fatal::Invariant(text)) => return Err(ServerError::Invariant(text)),
             None => {}
         }
+        // Before the jobs, of which one may remove the name of such a file.
+        for ready in self.outputs.backups.drain(..) {
+            backups::begin(node, ready, now);
+        }
         for job in self.outputs.jobs.drain(..) {
             self.disks.submit(job);
         }
@@ -200,5 +205,8 @@ pub(crate) async fn sweep(node: Rc<Node>) {
         let now = node.clock.mono();
         node.coarse_time.set(now);
         node.clients.for_each(|client| client.sweep(limits, now));
+        for index in node.backups.expire(now, limits.backup_idle_time) {
+            node.log.warn(format_args!("backup through {index} ended: nobody reads it"));
+        }
     }
 }

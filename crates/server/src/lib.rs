@@ -9,6 +9,7 @@
 //! | [`config`] | what a node is told, every limit |
 //! | `core` | the event loop: one turn after another |
 //! | `client`, `commands`, `render` | connections of clients, the commands that need no replica |
+//! | `backups` | snapshot files that clients read as backups |
 //! | `peer` | the transport between nodes |
 //! | [`disk`], `disk_thread` | real files; the two threads that wait for them |
 //! | `lock`, `log`, `net`, `signals`, `time` | the rest of the world |
@@ -32,6 +33,7 @@
 //! | 7 | the data directory is locked by another process |
 //! | 8 | broken invariant |
 
+mod backups;
 mod client;
 mod commands;
 pub mod config;

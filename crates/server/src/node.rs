@@ -6,6 +6,7 @@ use std::rc::Rc;
 use sampan_base::{NodeId, Time, WallTime};
 use sampan_replica::Replica;
 
+use crate::backups::Backups;
 use crate::client::connection::Batch;
 use crate::client::registry::Clients;
 use crate::config::{Config, HostPort};
@@ -29,6 +30,7 @@ pub(crate) struct Node {
     pub(crate) replica: RefCell<Replica>,
     pub(crate) inbox: Rc<Inbox>,
     pub(crate) clients: Clients,
+    pub(crate) backups: Backups,
     pub(crate) peers: Rc<Peers>,
     pub(crate) stats: Stats,
     /// The monotonic clock as of the last turn or sweep: a clock that costs nothing.

@@ -12,6 +12,7 @@ use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
+use crate::backups::{self, Backups, Pieces};
 use crate::client::connection::{self, Batch};
 use crate::client::registry::Clients;
 use crate::config::Config;
@@ -152,8 +153,9 @@ fn serve_on(
     let replica = open(&config, &mut disk.clone(), &clock, &log)?;
     let disks = DiskThreads::start(&disk)?;
     let served = runtime.block_on(async move {
-        let node = assemble(config, &listeners, clock, log, replica)
+        let (node, pieces) = assemble(config, &listeners, clock, log, replica)
             .map_err(|error| no_resources(&error))?;
+        tokio::task::spawn_local(backups::serve(node.clone(), pieces));
         live(node, listeners, disks, requests).await
     });
     drop(lock);
@@ -212,11 +214,12 @@ fn assemble(
     clock: Clock,
     log: Log,
     replica: Replica,
-) -> io::Result<Rc<Node>> {
+) -> io::Result<(Rc<Node>, Pieces)> {
+    let (backups, pieces) = Backups::new(random());
     let inbox = Rc::new(Inbox::default());
     let client_port = listeners.client_address()?.port();
     let peers = Peers::new(&config, client_port, inbox.clone(), log.clone(), random());
-    Ok(Rc::new(Node {
+    let node = Node {
         client_port,
         peer_port: listeners.peer_address()?.port(),
         clock,
@@ -225,6 +228,7 @@ fn assemble(
         replica: RefCell::new(replica),
         inbox,
         clients: Clients::new(config.limits.clone()),
+        backups,
         peers: Rc::new(peers),
         stats: Stats::default(),
         coarse_time: Cell::new(clock.mono()),
@@ -233,7 +237,8 @@ fn assemble(
         reply_scratch: RefCell::default(),
         batch: RefCell::new(Batch::default()),
         config,
-    }))
+    };
+    Ok((Rc::new(node), pieces))
 }
 
 /// All tasks of a node, from the first turn to the last reply.

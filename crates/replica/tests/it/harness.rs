@@ -9,15 +9,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo};
 use sampan_base::{ClusterId, Configuration, NodeId, Time, WallTime};
-use sampan_kv::Reply;
+use sampan_kv::{Kv, Reply, Restore};
 use sampan_replica::wire::PeerMessage;
 use sampan_replica::{
-    ClientReply, ConnectionId, DiskJob, Event, Input, Lane, Now, Options, Outputs, Replica,
-    Request, job,
+    BackupReady, ClientReply, ConnectionId, DiskJob, Event, Input, Lane, Now, Options, Outputs,
+    Replica, Request, job,
 };
-use sampan_storage::{Identity, Storage};
+use sampan_storage::{Identity, Storage, snapshot};
 
 const CLUSTER: ClusterId = ClusterId(7);
+/// The connection that backups are asked for on.
+pub(crate) const BACKUPS: ConnectionId = ConnectionId(999);
 
 /// Files in memory; everything is durable at once.
 #[derive(Default)]
@@ -87,6 +89,8 @@ pub(crate) struct Cluster {
     pub(crate) hold: fn(&PeerMessage) -> bool,
     /// The log lanes of these nodes' disks hang.
     pub(crate) hanging_disks: BTreeSet<u64>,
+    /// The background lanes of all disks hang.
+    pub(crate) hanging_background: bool,
     hanging: Vec<(u64, DiskJob)>,
     /// Messages delivered.
     pub(crate) delivered: usize,
@@ -94,6 +98,7 @@ pub(crate) struct Cluster {
     pub(crate) forward_copies: usize,
     pub(crate) events: Vec<(u64, Event)>,
     pub(crate) stopped: BTreeSet<u64>,
+    pub(crate) backups: Vec<(u64, BackupReady)>,
 }
 
 impl Cluster {
@@ -111,11 +116,13 @@ impl Cluster {
             answers: BTreeMap::new(),
             hold: |_| false,
             hanging_disks: BTreeSet::new(),
+            hanging_background: false,
             hanging: Vec::new(),
             delivered: 0,
             forward_copies: 1,
             events: Vec::new(),
             stopped: BTreeSet::new(),
+            backups: Vec::new(),
         };
         for id in 1..=size {
             let mut disk = MemoryDisk::default();
@@ -156,6 +163,36 @@ impl Cluster {
         for other in others {
             self.input(other, Input::PeerDisconnected(NodeId::of(id)));
         }
+    }
+
+    /// Asks for a backup, and runs until there is one, or an error (then `None`).
+    pub(crate) fn backup(&mut self, id: u64, seq: u64) -> Option<BackupReady> {
+        self.input(id, Input::Backup { connection: BACKUPS, seq });
+        for _ in 0..10_000 {
+            let asked = |(node, ready): &(u64, BackupReady)| *node == id && ready.seq == seq;
+            if let Some((_, ready)) = self.backups.iter().find(|ready| asked(ready)) {
+                return Some(ready.clone());
+            }
+            if self.answer(id, BACKUPS.0, seq).is_some() {
+                return None;
+            }
+            self.run_ms(1);
+        }
+        panic!("neither a backup nor an error within 10 s");
+    }
+
+    /// The state in a node's file.
+    pub(crate) fn state_in(&mut self, id: u64, file: &str) -> Kv {
+        let disk = self.disks.get_mut(&id).expect("a disk per node");
+        let mut restore = Restore::new((self.options)(NodeId::of(id)).kv, 1);
+        let mut offset = snapshot::FIRST_CHUNK_OFFSET;
+        while let Some((payload, next)) =
+            snapshot::read_chunk(disk, file, offset).expect("a sound chunk")
+        {
+            restore.feed(&payload).expect("frames of a state");
+            offset = next;
+        }
+        restore.finish().expect("a whole state")
     }
 
     pub(crate) fn node(&self, id: u64) -> &Replica {
@@ -199,7 +236,10 @@ impl Cluster {
             let hanging_disks = self.hanging_disks.clone();
             for (id, job) in self
                 .hanging
-                .extract_if(.., |(id, _)| !hanging_disks.contains(id))
+                .extract_if(.., |(id, job)| match job.lane() {
+                    Lane::Log => !hanging_disks.contains(id),
+                    Lane::Background => !self.hanging_background,
+                })
                 .collect::<Vec<_>>()
             {
                 let done = job::run(self.disks.get_mut(&id).expect("a disk per node"), job);
@@ -227,7 +267,11 @@ impl Cluster {
             node.flush(now, &mut out);
             assert_eq!(out.fatal, None, "node {id}");
             for job in out.jobs {
-                if self.hanging_disks.contains(&id) && job.lane() == Lane::Log {
+                let hangs = match job.lane() {
+                    Lane::Log => self.hanging_disks.contains(&id),
+                    Lane::Background => self.hanging_background,
+                };
+                if hangs {
                     self.hanging.push((id, job));
                 } else {
                     let disk = self.disks.get_mut(&id).expect("a disk per node");
@@ -249,6 +293,7 @@ impl Cluster {
                 );
             }
             self.events.extend(out.events.into_iter().map(|event| (id, event)));
+            self.backups.extend(out.backups.into_iter().map(|ready| (id, ready)));
             if out.shutdown_complete {
                 self.stopped.insert(id);
             }

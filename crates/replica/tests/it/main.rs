@@ -1,5 +1,6 @@
 //! One test a rule of the replica, over real consensus, formats and state machine.
 
+mod backups;
 mod failover;
 mod harness;
 mod order;

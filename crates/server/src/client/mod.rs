@@ -39,6 +39,8 @@ pub(crate) struct Client {
     pub(crate) read_at: Cell<Time>,
     /// Bytes of a request that has not arrived whole.
     pub(crate) partial_bytes: Cell<usize>,
+    /// A piece of a backup is being read for it: so long it is not read from.
+    pub(crate) awaits_piece: Cell<bool>,
     ending: Cell<Ending>,
     /// The task waits for room, not for bytes.
     is_paused: Cell<bool>,
@@ -123,6 +125,7 @@ impl Client {
             flow: RefCell::new(Flow::new(limits.output_bytes_max)),
             read_at: Cell::new(now),
             partial_bytes: Cell::new(0),
+            awaits_piece: Cell::new(false),
             ending: Cell::new(Ending::No),
             is_paused: Cell::new(false),
             is_marked: Cell::new(false),
@@ -149,7 +152,9 @@ impl Client {
     /// Is there room for another request?
     pub(crate) fn has_room(&self, limits: &Limits) -> bool {
         let flow = self.flow.borrow();
-        flow.waiting() < limits.pipeline_max && flow.unsent().len() < limits.output_pause_bytes
+        !self.awaits_piece.get()
+            && flow.waiting() < limits.pipeline_max
+            && flow.unsent().len() < limits.output_pause_bytes
     }
 
     /// The task has stopped reading until there is room.

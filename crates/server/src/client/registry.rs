@@ -88,6 +88,15 @@ impl Clients {
         }
     }
 
+    /// The piece of a backup that a connection waits for is read: the connection may be, too.
+    pub(crate) fn piece_is_read(&self, connection: ConnectionId) {
+        let table = self.table.borrow();
+        let Some(Some(client)) = table.places.get(place_of(connection)) else { return };
+        if client.id == connection {
+            client.awaits_piece.set(false);
+        }
+    }
+
     /// Lets a connection's output leave with the next [`Clients::flush`].
     pub(crate) fn mark(&self, client: &Rc<Client>) {
         if client.mark() {

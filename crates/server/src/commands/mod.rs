@@ -3,6 +3,7 @@
 //! Texts and shapes are those of Redis 7.2, byte for byte where a client could notice.
 //! Data commands and sessions are `sampan-kv`'s; their rows appear in `COMMAND` beside these.
 
+mod backup;
 mod client;
 mod cluster;
 mod command;
@@ -12,11 +13,12 @@ mod glob;
 mod info;
 mod table;
 
+use sampan_kv::Reply;
 use sampan_resp::{Protocol, Writer};
 
 use crate::client::{Client, Ending};
 use crate::node::Node;
-use crate::render::Rendering;
+use crate::render::{self, Rendering};
 use crate::stats::count_up;
 
 pub(crate) use table::{Command, find};
@@ -30,6 +32,7 @@ pub(crate) struct Call<'a> {
     client: &'a Client,
     /// The command's name and its arguments: as many as its arity allows.
     args: &'a [&'a [u8]],
+    rendering: Rendering,
     out: &'a mut Vec<u8>,
 }
 
@@ -42,6 +45,19 @@ impl<'a> Call<'a> {
 
     fn protocol(&self) -> Protocol {
         self.client.profile.borrow().protocol
+    }
+
+    /// Announces that the reply comes later; the number of the request.
+    fn expect(&mut self) -> u64 {
+        self.client.flow.borrow_mut().expect(self.rendering)
+    }
+
+    /// Answers as the state machine would.
+    fn state(&mut self, reply: &Reply) {
+        if let Reply::Error(_) = reply {
+            count_up(&self.node.stats.errors, 1);
+        }
+        render::write(reply, self.rendering, self.node.config.limits.output_bytes_max, self.out);
     }
 
     fn ok(&mut self) {
@@ -103,7 +119,7 @@ pub(crate) fn run(command: &Command, node: &Node, client: &Client, args: &[&[u8]
         profile.rendering()
     };
     let mut out = node.reply_scratch.take();
-    let mut call = Call { node, client, args, out: &mut out };
+    let mut call = Call { node, client, args, rendering, out: &mut out };
     if command.arity_allows(args.len()) {
         (command.handler)(&mut call);
     } else {

@@ -1,6 +1,6 @@
 //! The commands of this crate by name, and what `COMMAND` says of them.
 
-use super::{Call, client, cluster, command, config, connection, info};
+use super::{Call, backup, client, cluster, command, config, connection, info};
 
 /// One command.
 pub(crate) struct Command {
@@ -67,6 +67,7 @@ commands! {
     LastSave  "lastsave"   1 ["loading" "stale" "fast"] ["@admin" "@fast" "@dangerous"] info::lastsave;
     Role      "role"       1 ["noscript" "loading" "stale" "fast"] ["@admin" "@fast" "@dangerous"] info::role;
     Cluster   "cluster"   -2 ["admin" "stale"] ["@slow"] cluster::cluster;
+    Backup    "backup"    -2 ["admin" "noscript"] ["@admin" "@slow" "@dangerous"] backup::backup;
     Snapshot  "snapshot"   2 ["admin" "noscript"] ["@admin" "@slow"] cluster::snapshot;
 }
 

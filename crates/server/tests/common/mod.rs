@@ -189,10 +189,14 @@ impl Client {
 
     /// The next whole reply, as text.
     pub(crate) fn reply(&mut self) -> String {
+        String::from_utf8(self.reply_bytes()).unwrap()
+    }
+
+    /// The next whole reply, of any bytes.
+    pub(crate) fn reply_bytes(&mut self) -> Vec<u8> {
         loop {
             if let Some(end) = reply_end(&self.received, 0) {
-                let reply = self.received.drain(..end).collect();
-                return String::from_utf8(reply).unwrap();
+                return self.received.drain(..end).collect();
             }
             let mut chunk = [0; 16 << 10];
             let count = self.socket.read(&mut chunk).expect("a reply in time");

@@ -1,0 +1,166 @@
+//! Backups that clients are reading: an open file each, read a piece at a time.
+//!
+//! What it is: the side of `BACKUP` that has to do with files. An open file keeps its bytes on the
+//! disk though a later snapshot removes its name; so it is held for as long as pieces are asked for,
+//! and a while longer. Pieces are read one after another, on a thread that may wait for the disk: at
+//! most one is in memory besides what connections have not sent, and a connection whose piece is
+//! being read is not read from.
+//! What it is not: the choice of the snapshot, which is the replica's; and a check of its bytes,
+//! which carry their own checksums to whoever keeps them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sampan_base::{LogIndex, Time};
+use sampan_kv::Reply;
+use sampan_replica::{BackupReady, ClientReply, ConnectionId};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::node::Node;
+
+/// One backup.
+struct Open {
+    file: Arc<File>,
+    index: LogIndex,
+    used_at: Time,
+}
+
+/// A piece that a request asks for.
+pub(crate) struct Piece {
+    pub(crate) connection: ConnectionId,
+    pub(crate) seq: u64,
+    file: Arc<File>,
+    offset: u64,
+}
+
+/// All backups that are being read. Not more than `backups_max`.
+pub(crate) struct Backups {
+    open: RefCell<BTreeMap<u64, Open>>,
+    next_id: Cell<u64>,
+    pieces: UnboundedSender<Piece>,
+}
+
+/// Where pieces wait to be read: no more than there are connections.
+pub(crate) struct Pieces(UnboundedReceiver<Piece>);
+
+impl Backups {
+    /// None, and what [`serve`] takes. Ids count up from `first_id`, which should differ from run to
+    /// run, so that no id of an earlier run is taken for one of this.
+    pub(crate) fn new(first_id: u64) -> (Self, Pieces) {
+        let (pieces, queue) = unbounded_channel();
+        let (open, next_id) = (RefCell::default(), Cell::new(first_id));
+        (Self { open, next_id, pieces }, Pieces(queue))
+    }
+
+    /// How many are open.
+    pub(crate) fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// Opens a file; the backup's id.
+    fn open(&self, path: &Path, index: LogIndex, now: Time) -> io::Result<u64> {
+        let file = Arc::new(File::open(path)?);
+        let id = self.next_id.get();
+        self.next_id.set(id.wrapping_add(1));
+        self.open.borrow_mut().insert(id, Open { file, index, used_at: now });
+        Ok(id)
+    }
+
+    /// Queues the reading of a piece; false if there is no such backup.
+    pub(crate) fn read(
+        &self,
+        (connection, seq): (ConnectionId, u64),
+        id: u64,
+        offset: u64,
+        now: Time,
+    ) -> bool {
+        let mut open = self.open.borrow_mut();
+        let Some(backup) = open.get_mut(&id) else { return false };
+        backup.used_at = now;
+        let file = backup.file.clone();
+        // The other end lives as long as the node.
+        self.pieces.send(Piece { connection, seq, file, offset }).is_ok()
+    }
+
+    /// Is there such a backup?
+    pub(crate) fn has(&self, id: u64) -> bool {
+        self.open.borrow().contains_key(&id)
+    }
+
+    /// Ends a backup; false if there is none.
+    pub(crate) fn end(&self, id: u64) -> bool {
+        self.open.borrow_mut().remove(&id).is_some()
+    }
+
+    /// Ends those that nobody has read for this long; the index of each.
+    pub(crate) fn expire(&self, now: Time, idle_time: Duration) -> Vec<LogIndex> {
+        let mut open = self.open.borrow_mut();
+        let idle = open.extract_if(.., |_, backup| now.since(backup.used_at) >= idle_time);
+        idle.map(|(_, backup)| backup.index).collect()
+    }
+}
+
+/// Opens the file of a backup that is ready, and says so to the client who asked.
+pub(crate) fn begin(node: &Node, ready: BackupReady, now: Time) {
+    let BackupReady { connection, seq, snapshot } = ready;
+    let position = snapshot.meta.position;
+    let path = node.config.data_dir.join(&*snapshot.file);
+    let reply = if node.backups.len() >= node.config.limits.backups_max {
+        too_many(node)
+    } else {
+        match node.backups.open(&path, position.index, now) {
+            Ok(id) => {
+                let (index, bytes) = (position.index, snapshot.meta.size_bytes);
+                node.log
+                    .line(format_args!("backup {id:016x} begun: through {index}, {bytes} bytes"));
+                Reply::Array(vec![
+                    Reply::bulk(format!("{id:016x}").as_bytes()),
+                    Reply::Int(index.0 as i64),
+                    Reply::Int(position.term.0 as i64),
+                    Reply::Int(bytes as i64),
+                ])
+            }
+            Err(error) => Reply::Error(format!("ERR no backup: {}: {error}", snapshot.file).into()),
+        }
+    };
+    node.clients.deliver(ClientReply { connection, seq, reply, decided_at: position.index });
+}
+
+/// The answer to one backup too many.
+pub(crate) fn too_many(node: &Node) -> Reply {
+    let most = node.config.limits.backups_max;
+    Reply::Error(format!("ERR {most} backups are being read already, the most there may be").into())
+}
+
+/// Reads pieces and answers with them, for ever.
+pub(crate) async fn serve(node: Rc<Node>, mut pieces: Pieces) {
+    let limits = &node.config.limits;
+    let bytes_max = limits.backup_read_bytes.min(limits.output_bytes_max / 2);
+    while let Some(Piece { connection, seq, file, offset }) = pieces.0.recv().await {
+        let read = tokio::task::spawn_blocking(move || read_at(&file, offset, bytes_max)).await;
+        let reply = match read.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
+            Ok(bytes) => Reply::Bulk(bytes),
+            Err(error) => Reply::Error(format!("ERR reading the backup: {error}").into()),
+        };
+        node.clients.piece_is_read(connection);
+        let decided_at = LogIndex::ZERO;
+        node.clients.deliver(ClientReply { connection, seq, reply, decided_at });
+        node.clients.flush(node.coarse_time.get());
+    }
+}
+
+/// Up to so many bytes at an offset; fewer only where the file ends.
+fn read_at(file: &File, offset: u64, bytes_max: usize) -> io::Result<Bytes> {
+    let there = file.metadata()?.len().saturating_sub(offset);
+    let mut bytes = vec![0; there.min(bytes_max as u64) as usize];
+    file.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes.into())
+}

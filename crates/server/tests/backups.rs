@@ -1,0 +1,129 @@
+//! `BACKUP`, byte for byte: what is begun is read to its end, from any connection, while later
+//! snapshots remove its file.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::time::Duration;
+
+use common::{Client, Node, TempDir, single, until};
+use sampan_server::Config;
+
+/// Small pieces, one snapshot kept, and none taken unasked.
+fn small(config: &mut Config) {
+    config.limits.backup_read_bytes = 1_000;
+    config.limits.backups_max = 2;
+    config.replica.storage.snapshots_kept = 1;
+    config.replica.raft_state_bytes_max = None;
+}
+
+/// Begins a backup: id, index and bytes.
+fn begin(client: &mut Client) -> (String, u64, usize) {
+    let reply = client.call("BACKUP BEGIN");
+    let lines: Vec<&str> = reply.lines().collect();
+    let [count, _, id, index, _term, bytes] = lines[..] else { panic!("{reply}") };
+    assert_eq!(count, "*4");
+    let number = |line: &str| line.strip_prefix(':').unwrap().parse::<u64>().unwrap();
+    (id.to_owned(), number(index), number(bytes) as usize)
+}
+
+/// One piece.
+fn piece(client: &mut Client, id: &str, offset: usize) -> Vec<u8> {
+    client.send(format!("BACKUP READ {id} {offset}\r\n"));
+    bulk(&client.reply_bytes())
+}
+
+fn bulk(reply: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(reply);
+    assert!(reply.starts_with(b"$"), "{text}");
+    let start = text.find("\r\n").unwrap() + 2;
+    reply[start..reply.len() - 2].to_vec()
+}
+
+/// The one snapshot file of a node.
+fn snapshot_file(node: &Node) -> Vec<u8> {
+    let files = fs::read_dir(node.config.data_dir.join("snapshots")).unwrap();
+    let files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    fs::read(&files[0]).unwrap()
+}
+
+#[test]
+fn a_backup_is_the_snapshot_byte_for_byte_though_its_file_is_removed_meanwhile() {
+    let dir = TempDir::new();
+    let node = single(dir.path(), small);
+    let mut client = node.connect();
+    for n in 0..20 {
+        assert_eq!(client.call(&format!("SET key{n} {}", "v".repeat(200))), "+OK\r\n");
+    }
+    let (id, index, bytes) = begin(&mut client);
+    let file = snapshot_file(&node);
+    assert_eq!(file.len(), bytes);
+    let mut read = piece(&mut client, &id, 0);
+    assert_eq!(read.len(), 1_000);
+
+    assert_eq!(client.call("SET another value"), "+OK\r\n");
+    let (other, later, _) = begin(&mut client);
+    assert!(later > index && other != id);
+    assert_ne!(snapshot_file(&node), file, "the first one's name is gone");
+
+    // Another connection goes on, with more requests on their way than are answered at a time.
+    let mut client = node.connect();
+    let offsets: Vec<usize> = (read.len()..bytes).step_by(1_000).collect();
+    for offset in &offsets {
+        client.send(format!("BACKUP READ {id} {offset}\r\nPING\r\n"));
+    }
+    for _ in offsets {
+        read.extend(bulk(&client.reply_bytes()));
+        assert_eq!(client.reply(), "+PONG\r\n");
+    }
+    assert_eq!(read, file);
+    for offset in [bytes, bytes + 1, usize::MAX / 2] {
+        assert_eq!(piece(&mut client, &id, offset), b"");
+    }
+    assert_eq!(client.call(&format!("BACKUP END {id}")), ":1\r\n");
+    assert_eq!(client.call(&format!("BACKUP END {id}")), ":0\r\n");
+    assert!(client.call(&format!("BACKUP READ {id} 0")).starts_with("-NOBACKUP "));
+}
+
+#[test]
+fn too_many_backups_are_refused_and_one_that_nobody_reads_makes_room() {
+    let dir = TempDir::new();
+    let node = single(dir.path(), |config| {
+        small(config);
+        config.limits.backup_idle_time = Duration::from_millis(300);
+    });
+    let mut client = node.connect();
+    let (read, ..) = begin(&mut client);
+    begin(&mut client);
+    let refused = client.call("BACKUP BEGIN");
+    assert!(refused.starts_with("-ERR 2 backups are being read already"), "{refused}");
+    until("the one that nobody reads is ended", || {
+        assert!(!piece(&mut client, &read, 0).is_empty(), "the other one is kept");
+        !client.call("BACKUP BEGIN").starts_with('-')
+    });
+}
+
+#[test]
+fn a_backup_that_makes_no_sense_is_told_what_does() {
+    let dir = TempDir::new();
+    let node = single(dir.path(), small);
+    let mut client = node.connect();
+    for (command, reply) in [
+        ("BACKUP", "-ERR wrong number of arguments for 'backup' command\r\n"),
+        ("BACKUP FROB", "-ERR unknown subcommand 'FROB'. Try BACKUP HELP.\r\n"),
+        ("BACKUP BEGIN now", "-ERR wrong number of arguments for 'backup|begin' command\r\n"),
+        ("BACKUP READ 1", "-ERR wrong number of arguments for 'backup|read' command\r\n"),
+        ("BACKUP READ 1 -1", "-ERR the offset is not a number of bytes\r\n"),
+        ("BACKUP END 1", ":0\r\n"),
+        ("BACKUP END what", ":0\r\n"),
+    ] {
+        assert_eq!(client.call(command), reply, "{command}");
+    }
+    for id in ["0", "what", ""] {
+        let reply = client.call_args(&[b"BACKUP", b"READ", id.as_bytes(), b"0"]);
+        assert!(reply.starts_with("-NOBACKUP "), "{reply}");
+    }
+    assert_eq!(client.call("PING"), "+PONG\r\n");
+}
