@@ -23,6 +23,22 @@ impl Digest {
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_le_bytes(bytes))
     }
+
+    /// Of a whole state: the sums of its records and sessions, its time, and the counters that
+    /// number sessions and their uses.
+    pub(crate) fn of_state(
+        (records, sessions): (Sum, Sum),
+        time_ms: u64,
+        (next_id, next_use): (u64, u64),
+    ) -> Self {
+        let mut part = [0; 56];
+        part[..16].copy_from_slice(&records.to_bytes());
+        part[16..32].copy_from_slice(&sessions.to_bytes());
+        part[32..40].copy_from_slice(&time_ms.to_le_bytes());
+        part[40..48].copy_from_slice(&next_id.to_le_bytes());
+        part[48..].copy_from_slice(&next_use.to_le_bytes());
+        Self(xxhash_rust::xxh3::xxh3_128(&part))
+    }
 }
 
 impl fmt::Display for Digest {

@@ -160,14 +160,8 @@ impl Kv {
     /// The digest of the whole state: keys, values, times to live, sessions, time. O(1). Equal on
     /// all nodes that applied the same entries, whatever machine or hash seed they have.
     pub fn digest(&self) -> Digest {
-        let (next_id, next_use) = self.sessions.counters();
-        let mut part = [0; 56];
-        part[..16].copy_from_slice(&self.keys.sum().to_bytes());
-        part[16..32].copy_from_slice(&self.sessions.sum().to_bytes());
-        part[32..40].copy_from_slice(&self.time_ms.to_le_bytes());
-        part[40..48].copy_from_slice(&next_id.to_le_bytes());
-        part[48..].copy_from_slice(&next_use.to_le_bytes());
-        Digest(xxhash_rust::xxh3::xxh3_128(&part))
+        let sums = (self.keys.sum(), self.sessions.sum());
+        Digest::of_state(sums, self.time_ms, self.sessions.counters())
     }
 
     /// Figures about the state. Not for hot paths.

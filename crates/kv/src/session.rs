@@ -391,6 +391,20 @@ impl Sessions {
     }
 }
 
+/// Adds to a sum what the digest covers of an encoded session; how many replies it remembers.
+pub(crate) fn examine(
+    encoded: &[u8],
+    sum: &mut Sum,
+    scratch: &mut Vec<u8>,
+) -> Result<usize, DecodeError> {
+    let (id, session) = Session::decode(encoded)?;
+    sum.add(&session.head_part(id));
+    for remembered in &session.remembered {
+        sum.add(remembered.part(id, scratch));
+    }
+    Ok(session.remembered.len())
+}
+
 impl Session {
     fn idle_from_ms(&self, limits: &Limits) -> u64 {
         self.last_used_ms.saturating_add(limits.session_ttl_ms)

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Machine, restored, snapshot_rest};
 use sampan_base::codec::DecodeError;
-use sampan_kv::{Kv, Limits, Reply, Restore};
+use sampan_kv::{Examination, Findings, Kv, Limits, Reply, Restore};
 
 /// One table, so that keys meet in it and it grows and shrinks in the middle of a walk.
 fn one_shard() -> Limits {
@@ -287,7 +287,36 @@ fn a_restore_may_be_fed_in_pieces_of_any_size() {
             restore.feed(piece).unwrap();
         }
         assert_eq!(restore.finish().unwrap().digest(), machine.kv.digest());
+        let mut examination = Examination::default();
+        for piece in snapshot.chunks(piece_bytes) {
+            examination.feed(piece).unwrap();
+        }
+        assert_eq!(examination.finish().unwrap().digest, machine.kv.digest());
     }
+}
+
+fn examined(snapshot: &[u8]) -> Result<Findings, DecodeError> {
+    let mut examination = Examination::default();
+    examination.feed(snapshot)?;
+    examination.finish()
+}
+
+#[test]
+fn an_examination_finds_what_is_in_a_snapshot() {
+    let mut machine = filled(7, Limits::tiny());
+    for line in ["SET t v PX 500", "SET u v PX 9000", "SESSION OPEN", "SESSION OPEN"] {
+        machine.line(line);
+    }
+    for line in ["ONCE 1 1 INCR c", "ONCE 2 1 MGET t u", "ONCE 2 2 INCR c"] {
+        machine.line(line);
+    }
+    machine.kv.snapshot_begin();
+    let found = examined(&snapshot_rest(&mut machine.kv, 100)).unwrap();
+    let stats = machine.kv.stats();
+    assert_eq!((found.digest, found.time), (machine.kv.digest(), machine.kv.time()));
+    assert_eq!((found.keys, found.expires, found.expired), (10, 2, 10 - stats.keys));
+    assert_eq!((found.sessions, found.session_replies, found.next_session), (2, 3, 3));
+    assert!(found.record_bytes > 100);
 }
 
 #[test]
@@ -302,12 +331,14 @@ fn a_snapshot_that_is_cut_short_or_altered_anywhere_is_refused() {
     assert_eq!(restore(&snapshot, limits).unwrap().digest(), machine.kv.digest());
     for length in 0..snapshot.len() {
         assert_eq!(restore(&snapshot[..length], limits).err(), Some(DecodeError::Truncated));
+        assert_eq!(examined(&snapshot[..length]), Err(DecodeError::Truncated));
     }
     for place in 0..snapshot.len() {
         for bit in 0..8 {
             let mut altered = snapshot.clone();
             altered[place] ^= 1 << bit;
             assert!(restore(&altered, limits).is_err(), "byte {place} bit {bit}");
+            assert!(examined(&altered).is_err(), "byte {place} bit {bit}");
         }
     }
     let longer = [&snapshot[..], &[0]].concat();

@@ -8,8 +8,8 @@ use common::{IDENTITY, append, configuration, created, entry, open, position, ta
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
 use sampan_base::{LogIndex, Rng, SnapshotMeta};
 use sampan_storage::snapshot::{
-    self, FIRST_CHUNK_OFFSET, ReceiveError, SnapshotError, SnapshotReader, SnapshotReceiver,
-    SnapshotWriter,
+    self, FIRST_CHUNK_OFFSET, ReceiveError, SnapshotEnd, SnapshotError, SnapshotPart,
+    SnapshotReader, SnapshotReceiver, SnapshotStream, SnapshotWriter,
 };
 use sampan_storage::testing::{KeepAll, KeepSynced, MemDisk};
 use sampan_storage::{Options, PAGE_BYTES, PartialSnapshot};
@@ -240,4 +240,55 @@ fn an_older_snapshot_than_the_newest_is_not_committed() {
     let (mut storage, _) = open(&mut disk, &Options::tiny());
     take_snapshot(&mut disk, &mut storage, 1, position(5, 1));
     take_snapshot(&mut disk, &mut storage, 2, position(4, 1));
+}
+
+/// Reads a file as a stream that comes in pieces of so many bytes.
+fn streamed(bytes: &[u8], piece_bytes: usize) -> Result<(Vec<Bytes>, SnapshotEnd), SnapshotError> {
+    let mut stream = SnapshotStream::new("backup");
+    let mut chunks = Vec::new();
+    for piece in bytes.chunks(piece_bytes) {
+        stream.feed(piece);
+        while let Some(part) = stream.next_part()? {
+            if let SnapshotPart::Chunk(payload) = part {
+                chunks.push(payload);
+            }
+        }
+    }
+    stream.finish().map(|end| (chunks, end))
+}
+
+#[test]
+fn a_stream_cut_anywhere_is_read_as_the_file_is() {
+    for chunks in [payloads(), Vec::new()] {
+        let (mut disk, meta, file) = written(&chunks);
+        let bytes = disk.read(&file, 0, meta.size_bytes).unwrap();
+        for piece_bytes in [1, 7, 4_096, 4_097, 100_000] {
+            let (read, end) = streamed(&bytes, piece_bytes).unwrap();
+            assert_eq!(read, chunks);
+            assert_eq!((end.header.meta, end.header.maker), (meta.clone(), IDENTITY));
+            assert_eq!((&end.digest[..], end.chunks), (&b"sixteen byte sum"[..], chunks.len()));
+        }
+    }
+}
+
+#[test]
+fn every_flipped_bit_and_every_other_length_of_a_stream_is_found() {
+    let (mut disk, meta, file) = written(&payloads());
+    let bytes = disk.read(&file, 0, meta.size_bytes).unwrap().to_vec();
+    for offset in (0..bytes.len()).step_by(if cfg!(debug_assertions) { 3 } else { 1 }) {
+        let mut damaged = bytes.clone();
+        damaged[offset] ^= 1 << (offset % 8);
+        let result = streamed(&damaged, 1_000);
+        assert!(matches!(result, Err(SnapshotError::Damaged { .. })), "{offset}: {result:?}");
+    }
+    for len in (0..bytes.len()).step_by(7) {
+        let result = streamed(&bytes[..len], 1_000);
+        assert!(matches!(result, Err(SnapshotError::Damaged { .. })), "{len}: {result:?}");
+    }
+    for more in [1, 100, 10_000] {
+        let longer = [&bytes[..], &vec![0; more]].concat();
+        assert!(streamed(&longer, 1_000).is_err(), "{more} bytes more");
+    }
+    let twice = [&bytes[..], &bytes[..]].concat();
+    assert!(streamed(&twice, 1_000).is_err());
 }

@@ -9,6 +9,7 @@
 mod format;
 mod reader;
 mod receiver;
+mod stream;
 mod writer;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub use format::{CHUNK_BYTES_MAX, DIGEST_BYTES_MAX, FIRST_CHUNK_OFFSET};
 pub(crate) use reader::scan_partial;
 pub use reader::{SnapshotReader, read_chunk, verify};
 pub use receiver::{ReceiveError, SnapshotReceiver};
+pub use stream::{SnapshotEnd, SnapshotHeader, SnapshotPart, SnapshotStream};
 pub use writer::SnapshotWriter;
 
 #[cfg(test)]
