@@ -11,6 +11,10 @@ use sampan_sim::run::RunReport;
 use sampan_sim::runner::{Sweep, name_seeds_of_panics, run_seed, sweep};
 use sampan_sim::trace::Trace;
 
+/// The same as the server's: a run is many small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Deterministic simulation of whole Sampan clusters.
 #[derive(Parser)]
 #[command(name = "sampan-sim", version, about)]

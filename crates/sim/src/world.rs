@@ -22,7 +22,7 @@ use sampan_storage::{Identity, Storage};
 
 use crate::checkers::{Oracles, Violation};
 use crate::clock::NodeClock;
-use crate::disk::{SimDisk, Survival};
+use crate::disk::{FileClass, SimDisk, Survival};
 use crate::network::{Delivery, LossNotice, Network, Sending};
 use crate::node::{Node, NodeSetup, Running, duration_us};
 use crate::queue::{Queue, SimTime};
@@ -666,10 +666,16 @@ impl<N: Network> World<N> {
 
 /// See [`World::rehearse_one_in`].
 const REHEARSE_ONE_IN: u64 = 200;
+/// Recovery reads the whole log: one that is n times as long is rehearsed n times as rarely.
+const REHEARSE_LOG_BYTES: u64 = 128 << 10;
 
 impl<N: Network> World<N> {
     fn rehearse(&mut self, id: NodeId) -> Result<(), Violation> {
         if !self.rng.one_in(self.rehearse_one_in) {
+            return Ok(());
+        }
+        let log_bytes = self.node(id).disk.bytes_of(FileClass::Log);
+        if self.rng.below(log_bytes.max(REHEARSE_LOG_BYTES)) >= REHEARSE_LOG_BYTES {
             return Ok(());
         }
         let survival = match self.rng.below(3) {

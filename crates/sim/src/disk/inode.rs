@@ -309,11 +309,14 @@ impl Inode {
         }
     }
 
+    /// Has a sync nothing to do?
+    pub(crate) fn is_clean(&self) -> bool {
+        self.len == self.durable_len && self.dirty.is_empty()
+    }
+
     /// Is everything that is seen on the medium too?
     pub(crate) fn is_durable(&self) -> bool {
-        self.len == self.durable_len
-            && self.dirty.is_empty()
-            && self.pages.iter().all(|page| page.dropped == 0)
+        self.is_clean() && self.pages.iter().all(|page| page.dropped == 0)
     }
 }
 

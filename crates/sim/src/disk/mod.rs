@@ -139,13 +139,13 @@ struct NameChange {
     unlink: Option<(FileName, usize)>,
 }
 
-/// The disk of one node.
+/// The disk of one node. A copy shares every file with the original until one of them changes it.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
     names: BTreeMap<FileName, usize>,
     durable_names: BTreeMap<FileName, usize>,
     changes: Vec<NameChange>,
-    inodes: Vec<Inode>,
+    inodes: Vec<Arc<Inode>>,
     free: Vec<usize>,
     mishaps: Vec<(Mishap, FileClass)>,
     /// Creating and extending files is refused.
@@ -199,7 +199,7 @@ impl SimDisk {
         self.full = false;
         self.steps_left = None;
         for inode in &mut self.inodes {
-            inode.make_readable();
+            Arc::make_mut(inode).make_readable();
         }
     }
 
@@ -226,8 +226,8 @@ impl SimDisk {
             }
         }
         self.names = self.durable_names.clone();
-        for inode in &mut self.inodes {
-            let (kept, lost) = inode.lose_power(survival, &mut rng);
+        for inode in self.inodes.iter_mut().filter(|inode| !inode.is_durable()) {
+            let (kept, lost) = Arc::make_mut(inode).lose_power(survival, &mut rng);
             self.counts.sectors_kept += kept;
             self.counts.sectors_lost += lost;
         }
@@ -250,7 +250,7 @@ impl SimDisk {
         let Some((inode, page)) = self.pick_page(files) else { return false };
         let offset = page * PAGE_BYTES + self.pick_offset();
         let bit = self.rng.below(8) as u32;
-        let inode = &mut self.inodes[inode];
+        let inode = Arc::make_mut(&mut self.inodes[inode]);
         inode.flip_bit(offset.min(inode.len().saturating_sub(1)), bit);
         self.counts.flipped += 1;
         self.damaged = true;
@@ -261,7 +261,7 @@ impl SimDisk {
     pub fn spoil_sector(&mut self, files: FileClass) -> bool {
         let Some((inode, page)) = self.pick_page(files) else { return false };
         let offset = page * PAGE_BYTES + self.pick_offset();
-        let inode = &mut self.inodes[inode];
+        let inode = Arc::make_mut(&mut self.inodes[inode]);
         inode.make_unreadable(offset.min(inode.len().saturating_sub(1)));
         self.damaged = true;
         true
@@ -287,6 +287,12 @@ impl SimDisk {
         self.names.keys()
     }
 
+    /// The lengths of all files of a class together.
+    pub fn bytes_of(&self, files: FileClass) -> u64 {
+        let fitting = self.names.iter().filter(|(name, _)| files.holds(name));
+        fitting.map(|(_, &inode)| self.inodes[inode].len()).sum()
+    }
+
     /// Is everything that can be read on the medium?
     pub fn is_durable(&self) -> bool {
         self.changes.is_empty() && self.names.values().all(|&inode| self.inodes[inode].is_durable())
@@ -299,7 +305,7 @@ impl SimDisk {
         {
             let sectors = (bytes.len() as u64).div_ceil(SECTOR_BYTES);
             let kept = (self.rng.below(sectors + 1) * SECTOR_BYTES).min(bytes.len() as u64);
-            self.inodes[inode].write(*offset, &bytes.slice(..kept as usize));
+            Arc::make_mut(&mut self.inodes[inode]).write(*offset, &bytes.slice(..kept as usize));
             self.counts.torn += 1;
         }
     }
@@ -312,11 +318,14 @@ impl SimDisk {
         Some(self.mishaps.remove(place).0)
     }
 
+    fn place(&self, file: &FileName) -> Result<usize, DiskError> {
+        self.names.get(file).copied().ok_or_else(|| DiskError::NotFound(file.clone()))
+    }
+
+    /// A file, to change it.
     fn inode(&mut self, file: &FileName) -> Result<&mut Inode, DiskError> {
-        match self.names.get(file) {
-            Some(&inode) => Ok(&mut self.inodes[inode]),
-            None => Err(DiskError::NotFound(file.clone())),
-        }
+        let place = self.place(file)?;
+        Ok(Arc::make_mut(&mut self.inodes[place]))
     }
 
     fn create(&mut self, file: &FileName, zero_bytes: u64) -> Result<(), DiskError> {
@@ -325,14 +334,14 @@ impl SimDisk {
             return Err(DiskError::NoSpace(file.clone()));
         }
         if let Some(&inode) = self.names.get(file) {
-            self.inodes[inode].refill(zero_bytes);
+            Arc::make_mut(&mut self.inodes[inode]).refill(zero_bytes);
             return Ok(());
         }
         let inode = if let Some(free) = self.free.pop() {
-            self.inodes[free] = Inode::zeros(zero_bytes);
+            self.inodes[free] = Arc::new(Inode::zeros(zero_bytes));
             free
         } else {
-            self.inodes.push(Inode::zeros(zero_bytes));
+            self.inodes.push(Arc::new(Inode::zeros(zero_bytes)));
             self.inodes.len() - 1
         };
         self.change(NameChange {
@@ -344,9 +353,7 @@ impl SimDisk {
     }
 
     fn write(&mut self, file: &FileName, offset: u64, bytes: &Bytes) -> Result<(), DiskError> {
-        let full = self.full;
-        let inode = self.inode(file)?;
-        if full && offset + bytes.len() as u64 > inode.len() {
+        if self.full && offset + bytes.len() as u64 > self.inodes[self.place(file)?].len() {
             self.counts.no_space += 1;
             return Err(DiskError::NoSpace(file.clone()));
         }
@@ -382,7 +389,11 @@ impl SimDisk {
 
     fn sync(&mut self, file: &FileName) -> Result<(), DiskError> {
         let mishap = self.take_mishap(file, |m| matches!(m, Mishap::SyncFails { .. }));
-        let inode = self.inode(file)?;
+        let place = self.place(file)?;
+        if mishap.is_none() && self.inodes[place].is_clean() {
+            return Ok(());
+        }
+        let inode = Arc::make_mut(&mut self.inodes[place]);
         if let Some(Mishap::SyncFails { drop_pages }) = mishap {
             let dropped = if drop_pages { inode.drop_unsynced() } else { 0 };
             self.counts.sectors_dropped += dropped;
@@ -443,7 +454,7 @@ impl SimDisk {
             used[inode] = true;
         }
         for (inode, _) in used.iter().enumerate().filter(|(_, used)| !**used) {
-            self.inodes[inode] = Inode::default();
+            self.inodes[inode] = Arc::default();
             self.free.push(inode);
         }
     }
