@@ -134,9 +134,11 @@ pub struct Limits {
     pub read_bytes: usize,
     /// Commands of one connection that are read and not answered; beyond it nothing is read.
     pub pipeline_max: usize,
-    /// A connection with this many reply bytes unsent is not read from.
+    /// A connection with this many reply bytes unsent or to come is not read from. What is to come is
+    /// guessed by the replies so far.
     pub output_pause_bytes: usize,
-    /// A connection with this many reply bytes unsent for `output_soft_time` is closed.
+    /// A connection with this many reply bytes unsent, of which its client takes none for
+    /// `output_soft_time`, is closed.
     pub output_soft_bytes: usize,
     /// See `output_soft_bytes`.
     pub output_soft_time: Duration,
@@ -186,7 +188,7 @@ impl Default for Limits {
             output_pause_bytes: 1 << 20,
             output_soft_bytes: 8 << 20,
             output_soft_time: Duration::from_secs(10),
-            output_bytes_max: 64 << 20,
+            output_bytes_max: 512 << 20,
             request_stall_time: Duration::from_secs(30),
             idle_time: None,
             keepalive_time: Duration::from_secs(60),

@@ -66,7 +66,7 @@ fn each_fault_is_named_with_what_is_accepted() {
     assert_eq!(error_of(|c| c.limits.clients_max = 0), "clients_max is 0: want at least 1");
     let redial = error_of(|c| c.limits.redial_time_max = Duration::ZERO);
     assert_eq!(redial, "redial_time_max is 0ns: want at least redial_time_min (20ms)");
-    let output = error_of(|c| c.limits.output_soft_bytes = 100 << 20);
-    assert_eq!(output, "output_soft_bytes is 104857600: want 1 to 67108864");
+    let output = error_of(|c| c.limits.output_soft_bytes = 1 << 30);
+    assert_eq!(output, "output_soft_bytes is 1073741824: want 1 to 536870912");
     assert_eq!(error_of(|c| c.data_dir = "".into()), "data_dir is empty: want a directory");
 }

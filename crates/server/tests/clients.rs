@@ -336,6 +336,25 @@ fn a_client_that_does_not_read_is_closed_and_the_others_live() {
 }
 
 #[test]
+fn a_client_that_reads_slowly_gets_all_it_asked_for_and_costs_no_memory() {
+    let dir = TempDir::new();
+    let node = single(dir.path(), |config| {
+        config.limits.output_pause_bytes = 1 << 20;
+        config.limits.output_soft_bytes = 2 << 20;
+        config.limits.output_soft_time = Duration::from_millis(100);
+        config.limits.output_bytes_max = 32 << 20;
+    });
+    let mut client = node.connect();
+    let value = vec![b'v'; 100_000];
+    assert_eq!(client.call_args(&[b"SET", b"k", &value]), "+OK\r\n");
+    // A hundred times what a connection may hold, asked for before anything is read.
+    let total = 3_000;
+    client.send("GET k\r\n".repeat(total));
+    client.socket.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.rest().len(), total * (value.len() + "$100000\r\n\r\n".len()));
+}
+
+#[test]
 fn a_reply_too_long_for_any_connection_is_an_error() {
     let dir = TempDir::new();
     let node = single(dir.path(), |config| {

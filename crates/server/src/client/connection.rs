@@ -312,7 +312,8 @@ fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
                 profile.last_command = sampan_kv::find(name).map_or("", |spec| spec.name);
             }
             let stale = profile.is_readonly && class != Class::Write;
-            let seq = client.flow.borrow_mut().expect(profile.rendering());
+            let is_read = class != Class::Write;
+            let seq = client.flow.borrow_mut().expect(profile.rendering(), is_read);
             batch.requests.push(Encoded { seq, class, stale, end: batch.encoded.len() });
         }
         Err(error) => {

@@ -2,7 +2,9 @@
 //!
 //! What it is: the list of requests that are not answered, and the bytes that wait to be sent. A
 //! reply of the replica is written when all before it are; a reply that this crate gives itself
-//! stands behind the last request that still waits. What it is not: a socket.
+//! stands behind the last request that still waits. It also says how many bytes are still to come,
+//! by the replies so far, so that a client that reads slowly is not read from before its replies
+//! fill the memory. What it is not: a socket.
 
 use std::collections::VecDeque;
 
@@ -10,10 +12,17 @@ use sampan_kv::Reply;
 
 use crate::render::{self, Rendering};
 
-/// Sent bytes are dropped from the front of the output once there are this many.
+/// Sent bytes are dropped from the front of the output once there are this many, and no fewer than
+/// those that would have to move: so that no byte moves twice on average.
 const SENT_BYTES_KEPT: usize = 256 << 10;
 /// An empty output keeps memory for this many bytes.
 const KEPT_BYTES: usize = 64 << 10;
+/// What a read's reply is taken for before there was one.
+const READ_REPLY_BYTES_FIRST: usize = 16 << 10;
+/// What it is taken for at least: the next one may be larger than all so far.
+const READ_REPLY_BYTES_MIN: usize = 4 << 10;
+/// The largest reply so far counts less by this share with each one after it.
+const READ_REPLY_DECAY: usize = 16;
 
 /// The replies of one connection.
 #[derive(Debug)]
@@ -24,11 +33,16 @@ pub(crate) struct Flow {
     output: Vec<u8>,
     sent_bytes: usize,
     reply_bytes_max: usize,
+    /// Reads that wait.
+    reads_waiting: usize,
+    /// What the reply to one of them is taken for.
+    read_reply_bytes: usize,
 }
 
 #[derive(Debug)]
 struct Waiting {
     rendering: Rendering,
+    is_read: bool,
     /// The reply, while one before it is missing.
     reply: Option<Reply>,
     /// What follows the reply: of commands that need no replica.
@@ -44,12 +58,15 @@ impl Flow {
             output: Vec::new(),
             sent_bytes: 0,
             reply_bytes_max,
+            reads_waiting: 0,
+            read_reply_bytes: READ_REPLY_BYTES_FIRST,
         }
     }
 
     /// Notes a request that the replica will answer; its number.
-    pub(crate) fn expect(&mut self, rendering: Rendering) -> u64 {
-        self.waiting.push_back(Waiting { rendering, reply: None, after: Vec::new() });
+    pub(crate) fn expect(&mut self, rendering: Rendering, is_read: bool) -> u64 {
+        self.reads_waiting += usize::from(is_read);
+        self.waiting.push_back(Waiting { rendering, is_read, reply: None, after: Vec::new() });
         self.first_seq + self.waiting.len() as u64 - 1
     }
 
@@ -82,6 +99,11 @@ impl Flow {
         self.waiting.len()
     }
 
+    /// Bytes to send, those of replies to reads that wait included. Writes answer a few bytes.
+    pub(crate) fn expected_bytes(&self) -> usize {
+        self.unsent().len() + self.reads_waiting * self.read_reply_bytes
+    }
+
     /// Bytes to send.
     pub(crate) fn unsent(&self) -> &[u8] {
         self.output.get(self.sent_bytes..).unwrap_or_default()
@@ -95,7 +117,7 @@ impl Flow {
             self.output.clear();
             self.output.shrink_to(KEPT_BYTES);
             self.sent_bytes = 0;
-        } else if self.sent_bytes >= SENT_BYTES_KEPT {
+        } else if self.sent_bytes >= SENT_BYTES_KEPT.max(self.output.len() / 2) {
             self.output.drain(..self.sent_bytes);
             self.sent_bytes = 0;
         }
@@ -104,7 +126,14 @@ impl Flow {
     fn write_first(&mut self, reply: &Reply) {
         let Some(first) = self.waiting.pop_front() else { return };
         self.first_seq += 1;
+        let before = self.output.len();
         render::write(reply, first.rendering, self.reply_bytes_max, &mut self.output);
+        if first.is_read {
+            self.reads_waiting -= 1;
+            let rest = self.read_reply_bytes - self.read_reply_bytes / READ_REPLY_DECAY;
+            let bytes = self.output.len() - before;
+            self.read_reply_bytes = bytes.max(rest).max(READ_REPLY_BYTES_MIN);
+        }
         self.output.extend_from_slice(&first.after);
     }
 }
@@ -124,7 +153,7 @@ mod tests {
     #[test]
     fn replies_leave_in_the_order_of_the_requests_whatever_order_they_come_in() {
         let mut flow = flow();
-        let seqs: Vec<u64> = (0..4).map(|_| flow.expect(Rendering::Resp2)).collect();
+        let seqs: Vec<u64> = (0..4).map(|_| flow.expect(Rendering::Resp2, false)).collect();
         flow.answer(seqs[2], Reply::Int(2));
         flow.answer(seqs[1], Reply::Int(1));
         assert_eq!(text(&flow), "");
@@ -139,10 +168,10 @@ mod tests {
     fn an_own_reply_keeps_its_place_among_those_of_the_replica() {
         let mut flow = flow();
         flow.say(b"+first\r\n");
-        let one = flow.expect(Rendering::Resp2);
+        let one = flow.expect(Rendering::Resp2, false);
         flow.say(b"+second\r\n");
         flow.say(b"+third\r\n");
-        let two = flow.expect(Rendering::Resp2);
+        let two = flow.expect(Rendering::Resp2, false);
         flow.say(b"+fourth\r\n");
         flow.answer(two, Reply::Int(2));
         assert_eq!(text(&flow), "+first\r\n");
@@ -154,7 +183,7 @@ mod tests {
     fn each_reply_has_the_protocol_of_its_request() {
         let mut flow = flow();
         let renderings = [Rendering::Resp2, Rendering::Silent, Rendering::Resp3];
-        let seqs = renderings.map(|rendering| flow.expect(rendering));
+        let seqs = renderings.map(|rendering| flow.expect(rendering, false));
         for seq in seqs {
             flow.answer(seq, Reply::Nil);
         }
@@ -164,23 +193,43 @@ mod tests {
     #[test]
     fn a_reply_to_nobody_is_dropped() {
         let mut flow = flow();
-        let seq = flow.expect(Rendering::Resp2);
+        let seq = flow.expect(Rendering::Resp2, false);
         flow.answer(seq + 1, Reply::Int(9));
         flow.answer(seq, Reply::Int(1));
         flow.answer(seq, Reply::Int(9));
         assert_eq!(text(&flow), ":1\r\n");
-        assert_eq!(flow.expect(Rendering::Resp2), seq + 1);
+        assert_eq!(flow.expect(Rendering::Resp2, false), seq + 1);
+    }
+
+    #[test]
+    fn replies_to_come_count_as_large_as_those_that_came() {
+        let mut flow = flow();
+        let ask = |flow: &mut Flow, bytes: usize| {
+            let seq = flow.expect(Rendering::Resp2, true);
+            let expected = flow.expected_bytes() - flow.unsent().len();
+            flow.answer(seq, Reply::bulk(&vec![b'x'; bytes]));
+            expected
+        };
+        assert_eq!(ask(&mut flow, 100_000), READ_REPLY_BYTES_FIRST);
+        assert!((100_000..100_100).contains(&ask(&mut flow, 1)), "as the one before");
+        for _ in 0..100 {
+            ask(&mut flow, 1);
+        }
+        assert_eq!(ask(&mut flow, 1), READ_REPLY_BYTES_MIN, "long ago");
+        flow.expect(Rendering::Resp2, false);
+        assert_eq!(flow.expected_bytes(), flow.unsent().len(), "a write");
     }
 
     #[test]
     fn what_is_sent_is_gone_and_memory_is_given_back() {
         let mut flow = flow();
-        let big = vec![b'x'; 2 * SENT_BYTES_KEPT];
+        let big = vec![b'x'; 4 * SENT_BYTES_KEPT];
         flow.say(&big);
-        flow.mark_sent(3);
-        assert_eq!(flow.unsent().len(), big.len() - 3);
         flow.mark_sent(SENT_BYTES_KEPT);
-        assert_eq!(flow.unsent().len(), big.len() - 3 - SENT_BYTES_KEPT);
+        assert_eq!(flow.unsent().len(), big.len() - SENT_BYTES_KEPT);
+        assert_eq!(flow.output.len(), big.len(), "more would have to move than go");
+        flow.mark_sent(SENT_BYTES_KEPT + 3);
+        assert_eq!(flow.unsent().len(), big.len() - 3 - 2 * SENT_BYTES_KEPT);
         assert_eq!(flow.sent_bytes, 0);
         flow.mark_sent(flow.unsent().len());
         assert_eq!(flow.unsent(), b"");

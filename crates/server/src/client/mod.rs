@@ -48,8 +48,10 @@ pub(crate) struct Client {
     is_marked: Cell<bool>,
     /// The kernel takes no more for now.
     is_blocked: Cell<bool>,
-    /// Since when the output is above its soft limit.
-    full_since: Cell<Option<Time>>,
+    /// Since when the output is above its soft limit and the client takes none of it.
+    stuck_since: Cell<Option<Time>>,
+    /// It has taken some since that was last looked at.
+    has_taken: Cell<bool>,
     writer: OwnedWriteHalf,
     task: RefCell<Option<Waker>>,
 }
@@ -130,7 +132,8 @@ impl Client {
             is_paused: Cell::new(false),
             is_marked: Cell::new(false),
             is_blocked: Cell::new(false),
-            full_since: Cell::new(None),
+            stuck_since: Cell::new(None),
+            has_taken: Cell::new(false),
             writer,
             task: RefCell::new(None),
         }
@@ -149,12 +152,14 @@ impl Client {
         self.ending.get()
     }
 
-    /// Is there room for another request?
+    /// Is there room for another request? For one there is, however long its reply may be.
     pub(crate) fn has_room(&self, limits: &Limits) -> bool {
         let flow = self.flow.borrow();
+        let unsent_bytes =
+            if flow.waiting() == 0 { flow.unsent().len() } else { flow.expected_bytes() };
         !self.awaits_piece.get()
             && flow.waiting() < limits.pipeline_max
-            && flow.unsent().len() < limits.output_pause_bytes
+            && unsent_bytes < limits.output_pause_bytes
     }
 
     /// The task has stopped reading until there is room.
@@ -192,12 +197,13 @@ impl Client {
     /// Ends a connection whose client does not read what it asks for.
     pub(crate) fn check_output(&self, limits: &Limits, now: Time) {
         let unsent_bytes = self.flow.borrow().unsent().len();
+        let has_taken = self.has_taken.take();
         if unsent_bytes < limits.output_soft_bytes {
-            self.full_since.set(None);
+            self.stuck_since.set(None);
             return;
         }
-        let since = self.full_since.get().unwrap_or(now);
-        self.full_since.set(Some(since));
+        let since = self.stuck_since.get().filter(|_| !has_taken).unwrap_or(now);
+        self.stuck_since.set(Some(since));
         if unsent_bytes >= limits.output_bytes_max || now.since(since) >= limits.output_soft_time {
             self.end(Ending::Now);
         }
@@ -257,6 +263,7 @@ impl Client {
             Ok(count) => {
                 let all = count == unsent.len();
                 flow.mark_sent(count);
+                self.has_taken.set(true);
                 !all
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => true,
