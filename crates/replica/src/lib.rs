@@ -38,5 +38,5 @@ pub use input::{ConnectionId, Input, Now, Request};
 pub use job::{DiskDone, DiskJob, Lane};
 pub use options::Options;
 pub use output::{ClientReply, Envelope, Event, Fatal, Outputs, Stream};
-pub use replica::{OpenError, Replica};
+pub use replica::{OpenError, OpenReport, Replica};
 pub use status::Status;

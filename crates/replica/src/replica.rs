@@ -56,10 +56,12 @@ pub struct OpenReport {
     pub snapshot: Option<(LogIndex, u64)>,
     /// Entries read from the log.
     pub entries: usize,
+    /// The last index, of the log or else of the snapshot.
+    pub last_index: LogIndex,
     /// Keys in the snapshot.
     pub keys: u64,
     /// What storage says of it.
-    pub storage: String,
+    pub storage: sampan_storage::Report,
 }
 
 impl fmt::Display for OpenReport {
@@ -173,11 +175,14 @@ impl Replica {
             None => Kv::new(options.kv, hash_seed),
         };
         let snapshot = recovered.snapshot.as_ref().map(|snapshot| snapshot.meta.clone());
+        let last_index = recovered.entries.last().map(|entry| entry.index);
+        let covered = snapshot.as_ref().map_or(LogIndex::ZERO, |meta| meta.position.index);
         let report = OpenReport {
+            last_index: last_index.unwrap_or(covered),
             snapshot: snapshot.as_ref().map(|meta| (meta.position.index, meta.size_bytes)),
             entries: recovered.entries.len(),
             keys: kv.stats().keys,
-            storage: recovered.report.to_string(),
+            storage: recovered.report.clone(),
         };
         let applied = snapshot.as_ref().map(|meta| meta.position).unwrap_or_default();
         let incarnation = recovered.incarnation;

@@ -16,6 +16,7 @@
 pub mod checkers;
 mod clients;
 pub mod clock;
+pub mod crashes;
 pub mod disk;
 pub mod faults;
 pub mod history;
@@ -29,6 +30,7 @@ pub mod run;
 pub mod runner;
 pub mod swarm;
 pub mod swarm_network;
+pub mod sync_points;
 pub mod trace;
 pub mod workload;
 pub mod world;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use sampan_lincheck::{Options, check as decide, html, run_file};
+use sampan_sim::crashes::{CrashSweep, crashes, explain as explain_crash};
 use sampan_sim::labs;
 use sampan_sim::run::RunReport;
 use sampan_sim::runner::{Sweep, name_seeds_of_panics, run_seed, sweep};
@@ -81,6 +82,27 @@ enum Command {
         #[arg(long)]
         html: Option<PathBuf>,
     },
+    /// Let the power go at every sync of reference runs, and start from every disk that may be left.
+    Crashes {
+        /// How many reference runs.
+        #[arg(long, default_value_t = 8)]
+        seeds: u64,
+        /// The seed of the first.
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// How long each of them is, in virtual seconds.
+        #[arg(long, default_value_t = 10.0)]
+        seconds_simulated: f64,
+        /// Up to so many disks that a power loss may leave at one sync, try all.
+        #[arg(long, default_value_t = 1024)]
+        exhaustive_ways: u64,
+        /// How many crashes of each run the whole cluster lives through.
+        #[arg(long, default_value_t = 20)]
+        continued: u64,
+        /// On how many threads.
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+    },
     /// Check a recorded history: is it linearizable?
     Check {
         /// JSON lines, one operation each.
@@ -111,6 +133,17 @@ fn main() -> ExitCode {
         Command::Replay { seed, minutes_simulated, last, html } => {
             let safety = Duration::from_secs_f64(minutes_simulated * 60.0);
             replay(seed, safety, last, html.as_deref())
+        }
+        Command::Crashes {
+            seeds,
+            from,
+            seconds_simulated,
+            exhaustive_ways,
+            continued,
+            threads,
+        } => {
+            let safety = Duration::from_secs_f64(seconds_simulated);
+            run_crashes(CrashSweep { from, seeds, safety, exhaustive_ways, continued, threads })
         }
         Command::Check { history, html, threads } => check(&history, html.as_deref(), threads),
     }
@@ -155,6 +188,18 @@ fn run_labs(selection: &labs::Selection, json: bool) -> ExitCode {
     }
     let passed = !reports.is_empty() && reports.iter().all(|report| report.failure.is_none());
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run_crashes(sweep: CrashSweep) -> ExitCode {
+    let report = crashes(sweep, |failure| println!("{failure}"));
+    for failure in report.failures.iter().take(3) {
+        println!("\n{failure}");
+        for line in explain_crash(failure, &sweep, LINES_SHOWN) {
+            println!("  {line}");
+        }
+    }
+    println!("{report}");
+    if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs a failed seed again and shows how it ended.

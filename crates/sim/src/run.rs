@@ -22,6 +22,7 @@ use crate::operator::Operator;
 use crate::queue::SimTime;
 use crate::swarm::Plan;
 use crate::swarm_network::SwarmNetwork;
+use crate::sync_points::SyncWatch;
 use crate::trace::Trace;
 use crate::workload::{Op, Workload};
 use crate::world::{Notice, World};
@@ -115,8 +116,14 @@ pub struct Simulation {
 
 /// Runs a plan to its end.
 pub fn run(plan: Plan, trace: Trace) -> RunReport {
+    run_watched(plan, trace, None)
+}
+
+/// Runs a plan to its end under a watch.
+pub fn run_watched(plan: Plan, trace: Trace, watch: Option<Box<dyn SyncWatch>>) -> RunReport {
     let (seed, enabled) = (plan.seed, plan.faults);
     let mut simulation = Simulation::new(plan, trace);
+    simulation.world.watch = watch;
     let violation = simulation.play().err();
     if let Some(violation) = &violation {
         let now = simulation.world.now();
@@ -249,6 +256,11 @@ impl Simulation {
             }
             Notice::Event(..) => Ok(()),
             Notice::Stopped(id, why) => self.node_stopped(id, &why),
+            Notice::PowerLost(id) => {
+                let down = self.rng.between(10_000, 2_000_000);
+                self.after(down, Todo::Restart(id));
+                Ok(())
+            }
             Notice::ShutdownComplete(id) => {
                 self.kill_and_restart(id, 500_000);
                 Ok(())

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use crate::checkers::Violation;
 use crate::faults::{Fault, FaultCounts};
-use crate::run::{RunReport, run};
+use crate::run::{RunReport, run_watched};
 use crate::swarm::Plan;
+use crate::sync_points::SyncWatch;
 use crate::trace::Trace;
 
 /// Which seeds to run, and how.
@@ -76,10 +77,14 @@ pub fn name_seeds_of_panics() {
 
 /// Runs one seed; a panic is a violation like any other.
 pub fn run_seed(seed: u64, safety: Duration, trace: Trace) -> RunReport {
+    run_plan(Plan::of_seed(seed, safety), trace, None)
+}
+
+/// Runs one plan, under a watch if there is one; a panic is a violation like any other.
+pub fn run_plan(plan: Plan, trace: Trace, watch: Option<Box<dyn SyncWatch>>) -> RunReport {
+    let (seed, enabled) = (plan.seed, plan.faults);
     SEED.set(Some(seed));
-    let plan = Plan::of_seed(seed, safety);
-    let enabled = plan.faults;
-    let result = catch_unwind(AssertUnwindSafe(|| run(plan, trace)));
+    let result = catch_unwind(AssertUnwindSafe(|| run_watched(plan, trace, watch)));
     SEED.set(None);
     result.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();

@@ -26,6 +26,7 @@ use crate::disk::{FileClass, SimDisk, Survival};
 use crate::network::{Delivery, LossNotice, Network, Sending};
 use crate::node::{Node, NodeSetup, Running, duration_us};
 use crate::queue::{Queue, SimTime};
+use crate::sync_points::SyncWatch;
 use crate::trace::Trace;
 
 /// Something the driver should know.
@@ -39,6 +40,8 @@ pub enum Notice {
     Event(NodeId, Event),
     /// A node's process ended by itself: its disk failed.
     Stopped(NodeId, String),
+    /// The watch let a node's power go.
+    PowerLost(NodeId),
     /// After [`Input::Shutdown`]: the node has finished and may be killed.
     ShutdownComplete(NodeId),
 }
@@ -103,12 +106,14 @@ pub struct World<N> {
     pub counts: WorldCounts,
     /// After one group commit in so many a power loss is rehearsed on a copy of the disk.
     pub rehearse_one_in: u64,
-    cluster: ClusterId,
+    /// Is shown every disk just before each sync.
+    pub watch: Option<Box<dyn SyncWatch>>,
+    pub(crate) cluster: ClusterId,
     now: SimTime,
     queue: Queue<Happening>,
     nodes: Vec<Option<Box<Node>>>,
     rng: Rng,
-    notices: VecDeque<Notice>,
+    pub(crate) notices: VecDeque<Notice>,
     pace: Pace,
     outputs: Outputs,
     deliveries: Vec<Delivery>,
@@ -124,6 +129,7 @@ impl<N: Network> World<N> {
             oracles: Oracles::default(),
             counts: WorldCounts::default(),
             rehearse_one_in: REHEARSE_ONE_IN,
+            watch: None,
             cluster,
             now: SimTime::ZERO,
             queue: Queue::default(),
@@ -157,9 +163,10 @@ impl<N: Network> World<N> {
     pub fn start(&mut self, id: NodeId) -> Result<Result<String, OpenError>, Violation> {
         let seed = self.rng.next_u64();
         let (now, cluster) = (self.now, self.cluster);
+        let identity = Identity { cluster, node: id };
+        self.show_start(id, identity)?;
         let node = self.node_mut(id);
         assert!(!node.is_up(), "{id} runs already");
-        let identity = Identity { cluster, node: id };
         let (options, bootstrap) = (node.setup.options.clone(), node.setup.bootstrap.clone());
         let clock = node.clock.read(now);
         node.life += 1;
@@ -233,7 +240,7 @@ impl<N: Network> World<N> {
         self.schedule_turn(id);
     }
 
-    fn stop(&mut self, id: NodeId) {
+    pub(crate) fn stop(&mut self, id: NodeId) {
         let mut rng = self.rng.fork();
         self.node_mut(id).die(&mut rng);
         self.oracles.after_death(id);
@@ -646,6 +653,10 @@ impl<N: Network> World<N> {
     }
 
     fn job_ends(&mut self, id: NodeId, lane: Lane) -> Result<(), Violation> {
+        if let Some(image) = self.show_job(id, lane)? {
+            self.power_goes(id, image);
+            return Ok(());
+        }
         let now = self.now;
         self.counts.jobs += 1;
         let node = self.node_mut(id);

@@ -154,6 +154,11 @@ impl Oracles {
         &self.registry
     }
 
+    /// The state at each index.
+    pub fn state_machine(&self) -> &state_machine::StateMachine {
+        &self.state_machine
+    }
+
     fn seen_mut(&mut self, id: NodeId) -> Option<&mut Seen> {
         self.nodes.get_mut(id.get() as usize)?.as_mut()
     }

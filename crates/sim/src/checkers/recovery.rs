@@ -9,16 +9,16 @@
 
 use std::collections::VecDeque;
 
-use sampan_base::{HardState, LogPosition, NodeId, Term};
-use sampan_replica::Replica;
+use sampan_base::{HardState, LogIndex, LogPosition, NodeId, Term, Time, WallTime};
+use sampan_replica::{Now, OpenReport, Replica};
 use sampan_storage::{Identity, Recovered, Storage};
 
 use crate::disk::{SimDisk, Survival};
 use crate::node::Node;
 
-use super::registry::Registry;
+use super::registry::{Known, Registry};
 use super::shape::LogShape;
-use super::{Cursors, Seen, Violation, log_matching, position};
+use super::{Cursors, Oracles, Seen, Violation, log_matching, position};
 
 /// A node started. `old` is what was remembered of its life before.
 pub fn check(
@@ -62,6 +62,12 @@ fn check_nothing_lost(
     let mut sure = old.durable.last();
     for (shape, _) in &old.in_flight {
         sure = sure.min(old.durable.agrees_through(shape));
+    }
+    let start = log.start();
+    if old.durable.term_at(start).is_some_and(|term| log.term_at(start) != Some(term)) {
+        // A leader's snapshot is durable that contradicts the log, which was to start anew behind
+        // it: what is committed at its index is another entry than the one the log has there.
+        sure = sure.min(start);
     }
     let position = old.durable.term_at(sure).map(|term| LogPosition { term, index: sure });
     if let Some(position) = position
@@ -168,4 +174,51 @@ pub fn spot_check(
         return Err(violation(id, format!("has {last} on its disk, the books say {durable}")));
     }
     Ok(())
+}
+
+/// A power loss left this on a node's disk: starts the shipping replica from it, changing it as a
+/// start does, and holds what it found against the books. Nothing that was durable is missing,
+/// nothing is there that nobody wrote, and a crash is never taken for damage.
+pub fn check_image(
+    node: &Node,
+    identity: Identity,
+    oracles: &Oracles,
+    image: &mut SimDisk,
+) -> Result<OpenReport, Violation> {
+    let id = node.id();
+    let (options, bootstrap) = (node.setup().options.clone(), node.setup().bootstrap.clone());
+    let (seed, now) = (1, Now { mono: Time::ZERO, wall: WallTime::default() });
+    let opened = Replica::open(image, identity, options, bootstrap, seed, now);
+    let (replica, report) = opened
+        .map_err(|error| violation(id, format!("cannot start after a power loss: {error}")))?;
+    let raft = replica.raft();
+    let start = position(raft, raft.first_index().prev()).unwrap_or_default();
+    let committed = oracles.registry().committed(start.index).map(|committed| committed.term);
+    if start.index > LogIndex::ZERO && committed != Some(start.term) {
+        return Err(violation(id, format!("has a snapshot at {start:?}, which is not committed")));
+    }
+    let mut log = LogShape::starting_after(start);
+    let mut previous = start.term;
+    for entry in raft.entries(raft.first_index(), raft.last_index().next()) {
+        let known = Known::of(&entry, previous);
+        if oracles.registry().find(entry.position()) != Some(&known) {
+            return Err(violation(id, format!("has {:?}, which nobody wrote", entry.position())));
+        }
+        previous = entry.term;
+        log.push(entry.position());
+    }
+    if let Some(seen) = oracles.seen(id) {
+        check_nothing_lost(id, seen, &log, raft.term(), raft.vote())?;
+        if raft.term() > seen.cursors.term {
+            let (found, seen) = (raft.term(), seen.cursors.term);
+            return Err(violation(id, format!("starts in term {found}, it was in {seen}")));
+        }
+    }
+    let digest = replica.kv().digest();
+    match oracles.state_machine().at(raft.applied()) {
+        Some(known) if known != digest => {
+            Err(violation(id, format!("loads a state that is not that of {}", raft.applied())))
+        }
+        _ => Ok(report),
+    }
 }

@@ -13,6 +13,11 @@ pub struct StateMachine {
 }
 
 impl StateMachine {
+    /// The state at an index, if anybody was seen there.
+    pub fn at(&self, applied: LogIndex) -> Option<Digest> {
+        self.digests.get(applied.0 as usize).copied().flatten().map(|(digest, _)| digest)
+    }
+
     /// A node has applied everything through an index.
     pub fn check(
         &mut self,

@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use sampan_base::Rng;
+use sampan_storage::testing::Chooser;
 
 /// The unit of memory and of most writes.
 pub const PAGE_BYTES: u64 = 4_096;
@@ -28,6 +29,18 @@ struct Page {
     dropped: u8,
     /// Reading them fails until they are written again.
     unreadable: u8,
+}
+
+impl Page {
+    /// The sectors that a power loss may keep or lose, and that differ by it.
+    fn open_sectors(&self) -> u8 {
+        let (now, durable) = (page_or_zeros(&self.now), page_or_zeros(&self.durable));
+        let differs = |sector: &u64| {
+            let range = (sector * SECTOR_BYTES) as usize..((sector + 1) * SECTOR_BYTES) as usize;
+            self.unsynced >> sector & 1 == 1 && now[range.clone()] != durable[range]
+        };
+        (0..SECTORS_PER_PAGE).filter(differs).fold(0, |mask, sector| mask | 1 << sector)
+    }
 }
 
 /// A file without its name.
@@ -236,6 +249,47 @@ impl Inode {
         self.dirty.clear();
         self.forget_beyond_end();
         (kept, lost)
+    }
+
+    /// The power goes; a chooser says what survives, by one question for the length and one for each
+    /// sector, where the answer makes a difference.
+    pub(crate) fn lose_power_choosing(&mut self, chooser: &mut dyn Chooser) {
+        let lengths = self.possible_lengths();
+        if lengths.len() > 1 {
+            self.len = lengths[chooser.choose(lengths.len())];
+        }
+        self.durable_len = self.len;
+        for page in &mut self.pages {
+            if page.unsynced | page.dropped == 0 {
+                continue;
+            }
+            let open = page.open_sectors();
+            let kept = |sector: &u64| open >> sector & 1 == 1 && chooser.choose(2) == 1;
+            let kept =
+                (0..SECTORS_PER_PAGE).filter(kept).fold(0, |mask, sector| mask | 1 << sector);
+            page.durable = merge(&page.durable, &page.now, kept);
+            page.now = page.durable.clone();
+            (page.unsynced, page.dropped) = (0, 0);
+        }
+        self.dirty.clear();
+        self.forget_beyond_end();
+    }
+
+    /// In how many ways a power loss may leave the file: the product of the answers that
+    /// [`Inode::lose_power_choosing`] asks for.
+    pub(crate) fn ways_to_lose_power(&self) -> u64 {
+        let sectors: u32 = self.pages.iter().map(|page| page.open_sectors().count_ones()).sum();
+        let sectors = 1_u64.checked_shl(sectors).unwrap_or(u64::MAX);
+        sectors.saturating_mul(self.possible_lengths().len() as u64)
+    }
+
+    /// An unsynced length is the old one, one between, or the new one.
+    fn possible_lengths(&self) -> Vec<u64> {
+        let (low, high) = (self.len.min(self.durable_len), self.len.max(self.durable_len));
+        let between = low + (high - low) / SECTOR_BYTES / 2 * SECTOR_BYTES;
+        let mut lengths = vec![self.durable_len, between, self.len];
+        lengths.dedup();
+        lengths
     }
 
     /// An unsynced length is the old one, the new one, or between.

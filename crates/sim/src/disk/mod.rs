@@ -13,6 +13,7 @@ use bytes::Bytes;
 use sampan_base::Rng;
 pub use sampan_base::disk::{Disk, DiskOp};
 use sampan_base::disk::{DiskError, FileInfo, FileName};
+use sampan_storage::testing::Chooser;
 
 use inode::Inode;
 pub use inode::{PAGE_BYTES, SECTOR_BYTES, Survival};
@@ -233,6 +234,30 @@ impl SimDisk {
         }
         self.rng = rng;
         self.collect_garbage();
+    }
+
+    /// The power goes, and a chooser says what survives: each change of a name and each sector by
+    /// itself.
+    pub fn lose_power_choosing(&mut self, chooser: &mut dyn Chooser) {
+        self.steps_left = None;
+        for change in std::mem::take(&mut self.changes) {
+            if chooser.choose(2) == 1 {
+                apply(&mut self.durable_names, &change);
+            }
+        }
+        self.names = self.durable_names.clone();
+        self.collect_garbage();
+        for inode in self.inodes.iter_mut().filter(|inode| !inode.is_durable()) {
+            Arc::make_mut(inode).lose_power_choosing(chooser);
+        }
+    }
+
+    /// In how many ways a power loss right now may leave this disk: the combinations of what
+    /// [`SimDisk::lose_power_choosing`] asks, if every file kept its name.
+    pub fn ways_to_lose_power(&self) -> u64 {
+        let names = 1_u64.checked_shl(self.changes.len() as u32).unwrap_or(u64::MAX);
+        let files = self.inodes.iter().map(|inode| inode.ways_to_lose_power());
+        files.fold(names, u64::saturating_mul)
     }
 
     /// This disk as a power loss right now would leave it.

@@ -1,0 +1,137 @@
+//! The points at which a power loss says something: just before each sync, when all that was
+//! written since the last one is still in play. What a crash between two syncs leaves is one of the
+//! subsets that a crash at the second one may leave.
+//!
+//! A world with a [`SyncWatch`] shows it the disk at each such point ([`crate::World::watch`]): of
+//! every job of every lane, and of every start. `crashes.rs` is who watches.
+
+use bytes::Bytes;
+use sampan_base::NodeId;
+use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
+use sampan_replica::{Lane, job};
+use sampan_storage::{Identity, Storage};
+
+use crate::checkers::Oracles;
+use crate::disk::SimDisk;
+use crate::network::Network;
+use crate::node::{Node, lane_number};
+use crate::{Notice, Violation, World};
+
+/// A node's disk just before one of its syncs.
+#[derive(Clone, Copy)]
+pub struct SyncPoint<'a> {
+    /// The node, as it was before the job, or the start, that the sync is part of.
+    pub node: &'a Node,
+    /// Its name on disk.
+    pub identity: Identity,
+    /// Its disk, with what is not synced.
+    pub disk: &'a SimDisk,
+    /// The file, or the directory, that is synced.
+    pub synced: &'a str,
+    /// The books: what the node acknowledged, what is committed, what every state was.
+    pub oracles: &'a Oracles,
+    /// The node is starting: it does not run yet.
+    pub starting: bool,
+}
+
+/// Looks at the disk of a node just before each sync.
+pub trait SyncWatch {
+    /// A sync is about to begin. With a disk as the answer the power goes right now, and that disk
+    /// is what the node starts from again; a node that is starting goes on all the same.
+    fn before_sync(&mut self, point: SyncPoint<'_>) -> Result<Option<SimDisk>, Violation>;
+}
+
+/// A disk that remembers how it was just before each sync.
+pub(crate) struct Recorder {
+    disk: SimDisk,
+    /// The disks, and what was about to be synced.
+    pub(crate) points: Vec<(SimDisk, FileName)>,
+}
+
+impl Recorder {
+    pub(crate) fn new(disk: &SimDisk) -> Self {
+        Self { disk: disk.clone(), points: Vec::new() }
+    }
+}
+
+impl Disk for Recorder {
+    fn execute(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        if let DiskOp::Sync { file: synced } | DiskOp::SyncDirectory { directory: synced } = op
+            && !self.disk.is_durable()
+        {
+            self.points.push((self.disk.clone(), synced.clone()));
+        }
+        self.disk.execute(op)
+    }
+
+    fn list(&mut self, directory: &str) -> Result<Vec<FileInfo>, DiskError> {
+        self.disk.list(directory)
+    }
+
+    fn read(&mut self, file: &str, offset: u64, len_bytes: u64) -> Result<Bytes, DiskError> {
+        self.disk.read(file, offset, len_bytes)
+    }
+
+    fn len_bytes(&mut self, file: &str) -> Result<Option<u64>, DiskError> {
+        self.disk.len_bytes(file)
+    }
+}
+
+/// Asks the watch at each point; the first disk that it wants the node to have.
+fn show(
+    watch: &mut dyn SyncWatch,
+    node: &Node,
+    identity: Identity,
+    oracles: &Oracles,
+    starting: bool,
+    work: impl FnOnce(&mut Recorder),
+) -> Result<Option<SimDisk>, Violation> {
+    let mut recorder = Recorder::new(node.disk());
+    work(&mut recorder);
+    for (disk, synced) in &recorder.points {
+        let point = SyncPoint { node, identity, disk, synced, oracles, starting };
+        if let Some(image) = watch.before_sync(point)? {
+            return Ok(Some(image));
+        }
+    }
+    Ok(None)
+}
+
+/// What the watch sees, and what it may do.
+impl<N: Network> World<N> {
+    pub(crate) fn show_start(&mut self, id: NodeId, identity: Identity) -> Result<(), Violation> {
+        let Some(mut watch) = self.watch.take() else { return Ok(()) };
+        let node = self.node(id);
+        let options = &node.setup.options;
+        let shown = show(&mut *watch, node, identity, &self.oracles, true, |disk| {
+            _ = Storage::open(disk, identity, &options.storage);
+        });
+        self.watch = Some(watch);
+        shown.map(drop)
+    }
+
+    pub(crate) fn show_job(
+        &mut self,
+        id: NodeId,
+        lane: Lane,
+    ) -> Result<Option<SimDisk>, Violation> {
+        let Some(mut watch) = self.watch.take() else { return Ok(None) };
+        let (node, identity) = (self.node(id), Identity { cluster: self.cluster, node: id });
+        let running = node.lanes[lane_number(lane)].running.as_ref();
+        let work = running.expect("a job that ends was running").job.clone();
+        let shown = show(&mut *watch, node, identity, &self.oracles, false, |disk| {
+            _ = job::run(disk, work);
+        });
+        self.watch = Some(watch);
+        shown
+    }
+
+    /// A machine loses power and has this on its disk.
+    pub(crate) fn power_goes(&mut self, id: NodeId, image: SimDisk) {
+        self.stop(id);
+        self.node_mut(id).disk = image;
+        let now = self.now();
+        self.trace.event(now, [id.get(), 11, 0], || format!("✗ {id} power lost at a sync"));
+        self.notices.push_back(Notice::PowerLost(id));
+    }
+}
