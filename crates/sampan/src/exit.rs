@@ -34,16 +34,17 @@ pub(crate) const USAGE: u8 = 2;
 /// `server` and `cluster`: the codes that name a fault which another start would meet again. Those
 /// that only a node finds are `sampan_server::ServerError`'s.
 pub(crate) const FAULTS: std::ops::RangeInclusive<u8> = 2..=8;
-/// `server` and `cluster`: files are damaged.
+/// `server`, `cluster`, and those of backups: files are damaged.
 pub(crate) const DATA_DAMAGED: u8 = 5;
-/// `server` and `cluster`: the disk failed, or is full.
+/// The same: the disk failed, or is full; or whatever keeps a backup does.
 pub(crate) const DISK_FAILED: u8 = 6;
 /// `server` and `cluster`: another process uses the directory.
 pub(crate) const LOCKED: u8 = 7;
 
 /// Client commands: no such key, or a condition was not met. `status`: a node is down.
 pub(crate) const NOT_MET: u8 = 1;
-/// Client commands: nobody answered; certainly not applied. `status`: there is no leader.
+/// Client commands: nobody answered; certainly not applied. `status`: there is no
+/// leader. `backup`: no node gave one.
 pub(crate) const UNAVAILABLE: u8 = 3;
 /// Client commands: nobody knows whether the write was or will be applied.
 pub(crate) const UNKNOWN: u8 = 4;

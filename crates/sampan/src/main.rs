@@ -4,10 +4,12 @@
 //! a client does is in `sampan-server` and `sampan-client`.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod clerk;
 mod cluster;
 mod exit;
 mod probe;
+mod restore;
 mod server;
 mod settings;
 mod status;
@@ -31,6 +33,8 @@ Exit codes of get, set, append, del, incr, exists, ttl, expire and command:
   0 done; 1 no such key, or the condition was not met; 2 bad arguments;
   3 no node answered, certainly not applied; 4 outcome not known, may be applied;
   5 refused by the cluster, which changed nothing
+Exit codes of backup and restore: 0 done; 1 interrupted; 2 bad arguments, or something is there already;
+  3 no node gave a backup; 5 damaged; 6 a file or object could not be read or written.
 Exit codes of status: 0 all nodes are up and one leads; 1 a node is down; 3 there is no leader.
 For those of server and cluster see `sampan server --help`.";
 
@@ -48,6 +52,8 @@ enum Command {
     Cluster(cluster::ClusterArgs),
     /// Prints role, term, commit, applied, lag, log and snapshot of every node
     Status,
+    Backup(backup::BackupArgs),
+    Restore(restore::RestoreArgs),
     #[command(flatten)]
     Data(clerk::DataCommand),
 }
@@ -56,7 +62,7 @@ enum Command {
 fn command() -> clap::Command {
     Cli::command().mut_subcommands(|command| match command.get_name() {
         "server" => server::with_help(command),
-        "cluster" => command,
+        "cluster" | "restore" => command,
         _ => Servers::augment_args(command),
     })
 }
@@ -72,6 +78,8 @@ fn main() -> ExitCode {
         Command::Server(_) => server::run(matches, &root, &argv),
         Command::Cluster(args) => cluster::run(args),
         Command::Status => status::run(&servers()),
+        Command::Backup(args) => backup::run(&servers(), args),
+        Command::Restore(args) => restore::run(args),
         Command::Data(command) => clerk::run(&servers(), command),
     };
     ended.unwrap_or_else(|failure| {

@@ -342,7 +342,7 @@ fn node_id(text: &str) -> Result<NodeId, String> {
     text.parse().ok().and_then(NodeId::new).ok_or_else(|| "want a number of 1 or more".to_owned())
 }
 
-fn cluster_id(text: &str) -> Result<ClusterId, String> {
+pub(crate) fn cluster_id(text: &str) -> Result<ClusterId, String> {
     let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
     u64::from_str_radix(text, 16)
         .ok()

@@ -58,4 +58,5 @@ mod time;
 pub use config::{Config, ConfigError, HostPort, Limits, PEER_PORT_OFFSET};
 pub use error::ServerError;
 pub use lock::LOCK_FILE;
+pub use time::Utc;
 pub use start::{Listeners, Stop, StopRequests, Stopper, exit_on_panic, run, serve, stopper};

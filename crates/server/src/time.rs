@@ -41,7 +41,7 @@ pub(crate) fn wall() -> WallTime {
 }
 
 /// Shows a wall time as `2026-11-22T13:16:28.123Z`.
-pub(crate) struct Utc(pub(crate) WallTime);
+pub struct Utc(pub WallTime);
 
 impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

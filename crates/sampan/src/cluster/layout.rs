@@ -13,9 +13,9 @@ use serde::Deserialize;
 use crate::exit::{self, Failure};
 
 /// The port of the first node unless told otherwise.
-const PORT: u16 = 7001;
+pub(crate) const PORT: u16 = 7001;
 /// The number of nodes unless told otherwise.
-const NODES: u64 = 3;
+pub(crate) const NODES: u64 = 3;
 
 const LAYOUT_FILE: &str = "cluster.toml";
 const LOCK_FILE: &str = "cluster.lock";
@@ -78,12 +78,12 @@ impl Layout {
                 ),
             ));
         }
-        let id = std::hash::RandomState::new().build_hasher().finish();
-        Ok(Self {
-            cluster_id: ClusterId(id).to_string(),
-            nodes: nodes.unwrap_or(NODES),
-            port: port.unwrap_or(PORT),
-        })
+        Ok(Self::of(new_cluster_id(), nodes.unwrap_or(NODES), port.unwrap_or(PORT)))
+    }
+
+    /// The layout of a cluster of this name and shape.
+    pub(crate) fn of(cluster: ClusterId, nodes: u64, port: u16) -> Self {
+        Self { cluster_id: cluster.to_string(), nodes, port }
     }
 
     fn read(file: &Path, text: &str) -> Result<Self, Failure> {
@@ -93,7 +93,8 @@ impl Layout {
         })
     }
 
-    fn check(&self) -> Result<(), Failure> {
+    /// The first thing that is wrong with it, if anything.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
         if !(1..=MEMBERS_MAX as u64).contains(&self.nodes) {
             let text = format!("--nodes is {}: want 1 to {MEMBERS_MAX}", self.nodes);
             return Err(Failure::usage(text));
@@ -106,6 +107,11 @@ impl Layout {
             )));
         }
         Ok(())
+    }
+
+    /// Writes it into a cluster's directory.
+    pub(crate) fn write_in(&self, dir: &Path) -> Result<(), Failure> {
+        self.write(&dir.join(LAYOUT_FILE))
     }
 
     /// Whole or not at all: written beside, then renamed.
@@ -145,6 +151,11 @@ impl Layout {
     pub(crate) fn client_port(&self, id: u64) -> u16 {
         self.port + (id - 1) as u16
     }
+}
+
+/// A name that no other cluster has.
+pub(crate) fn new_cluster_id() -> ClusterId {
+    ClusterId(std::hash::RandomState::new().build_hasher().finish())
 }
 
 /// What a node has in a cluster's directory: its data in `data`, its log lines in `log`.

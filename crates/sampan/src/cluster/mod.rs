@@ -3,7 +3,7 @@
 //! The nodes are this program as `sampan server`, looked after by a thread each (`node.rs`); what
 //! the directory remembers is in `layout.rs`; here is what a person sees, and the end of it all.
 
-mod layout;
+pub(crate) mod layout;
 mod node;
 
 use std::collections::BTreeMap;

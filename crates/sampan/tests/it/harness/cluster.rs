@@ -1,7 +1,7 @@
 //! A cluster of `sampan server` processes.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ impl Options {
 /// Its processes end, and its directory goes, when it is dropped.
 pub(crate) struct Cluster {
     options: Options,
+    /// Its id.
+    name: String,
     port: u16,
     processes: BTreeMap<u64, Process>,
     paused: Option<u64>,
@@ -58,18 +60,38 @@ impl Cluster {
 
     /// Starts all nodes and waits for a leader.
     pub(crate) fn start_with(name: &str, options: Options) -> Self {
+        Self::new(name, options).begun()
+    }
+
+    /// The same with data that lie in a directory as `sampan cluster` has them.
+    pub(crate) fn start_from(name: &str, cluster_id: &str, dir: &Path) -> Self {
+        let mut cluster = Self::new(name, Options::default());
+        cluster_id.clone_into(&mut cluster.name);
+        for id in cluster.ids() {
+            let data = dir.join(format!("node{id}/data"));
+            std::fs::rename(data, cluster.data_dir(id)).unwrap();
+        }
+        cluster.begun()
+    }
+
+    fn new(name: &str, options: Options) -> Self {
         let dir = TempDir::new(name);
         let port = free_ports(options.nodes as u16);
         let processes = BTreeMap::new();
         let links = Links::default();
-        let mut cluster = Self { options, port, processes, paused: None, links, dir };
+        let id = "5a3b".to_owned();
+        let mut cluster = Self { options, name: id, port, processes, paused: None, links, dir };
         if cluster.options.proxies {
             let ports = cluster.ids().map(|id| (id, cluster.peer_port(id))).collect();
             cluster.links = Links::between(&ports);
         }
-        cluster.ids().for_each(|id| cluster.restart(id));
-        cluster.leader();
         cluster
+    }
+
+    fn begun(mut self) -> Self {
+        self.ids().for_each(|id| self.restart(id));
+        self.leader();
+        self
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = u64> + use<> {
@@ -113,7 +135,7 @@ impl Cluster {
             let change = changes.iter().find(|(changed, _)| *changed == name);
             command.arg(name).arg(change.map_or(value, |(_, value)| (*value).to_owned()));
         };
-        flag("--cluster-id", "5a3b".to_owned());
+        flag("--cluster-id", self.name.clone());
         flag("--node-id", id.to_string());
         flag("--listen", format!("127.0.0.1:{}", self.port(id)));
         flag("--data-dir", self.data_dir(id).display().to_string());

@@ -1,0 +1,106 @@
+//! Is a backup what was written, and what is in it? Checked while it passes, in the memory of one
+//! chunk: the checksums of its file, and the digest of the state in it.
+
+use std::fmt;
+
+use sampan_kv::{Digest, Examination, Findings};
+use sampan_server::Utc;
+use sampan_storage::snapshot::{SnapshotEnd, SnapshotError, SnapshotPart, SnapshotStream};
+
+use crate::exit::{self, Failure};
+
+/// A check under way.
+pub(crate) struct Check {
+    name: String,
+    stream: SnapshotStream,
+    examination: Examination,
+}
+
+/// What a whole and sound backup is.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(crate) end: SnapshotEnd,
+    pub(crate) findings: Findings,
+}
+
+impl Check {
+    /// Of something that errors call by this name.
+    pub(crate) fn new(name: &str) -> Self {
+        let (stream, examination) = (SnapshotStream::new(name), Examination::default());
+        Self { name: name.to_owned(), stream, examination }
+    }
+
+    /// Takes the next bytes; each part that they complete is shown to `each`.
+    pub(crate) fn feed(
+        &mut self,
+        bytes: &[u8],
+        mut each: impl FnMut(&SnapshotPart) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.stream.feed(bytes);
+        while let Some(part) = self.stream.next_part().map_err(|error| refused(&error))? {
+            if let SnapshotPart::Chunk(payload) = &part {
+                let fed = self.examination.feed(payload);
+                fed.map_err(|error| self.bad_state(error))?;
+            }
+            each(&part)?;
+        }
+        Ok(())
+    }
+
+    /// All bytes were there: the verdict.
+    pub(crate) fn finish(self) -> Result<Checked, Failure> {
+        let Self { name, stream, examination } = self;
+        let end = stream.finish().map_err(|error| refused(&error))?;
+        let bad = |why| damaged(format!("the state in {name} is not what was written: {why}"));
+        let findings = examination.finish().map_err(|error| bad(error.to_string()))?;
+        if end.digest != findings.digest.to_bytes() {
+            return Err(bad("file and state name different digests".to_owned()));
+        }
+        Ok(Checked { end, findings })
+    }
+
+    fn bad_state(&self, error: impl fmt::Display) -> Failure {
+        damaged(format!("the state in {} is not what was written: {error}", self.name))
+    }
+}
+
+fn refused(error: &SnapshotError) -> Failure {
+    damaged(error.to_string())
+}
+
+fn damaged(text: String) -> Failure {
+    Failure::new(exit::DATA_DAMAGED, text)
+}
+
+impl Checked {
+    /// The digest of the state in it.
+    pub(crate) fn digest(&self) -> Digest {
+        self.findings.digest
+    }
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (header, found) = (&self.end.header, &self.findings);
+        let position = header.meta.position;
+        writeln!(
+            f,
+            "cluster {} through index {} (term {}), members {}, by {}",
+            header.maker.cluster,
+            position.index,
+            position.term,
+            header.meta.configuration,
+            header.maker.node
+        )?;
+        writeln!(
+            f,
+            "{} keys ({} with a time to live, {} of them over), {} sessions, log time {}",
+            found.keys,
+            found.expires,
+            found.expired,
+            found.sessions,
+            Utc(found.time)
+        )?;
+        write!(f, "digest {}", found.digest)
+    }
+}

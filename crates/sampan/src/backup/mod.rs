@@ -1,0 +1,124 @@
+//! `sampan backup`: the whole state of a running cluster, from any node, into one file or object.
+//!
+//! What it is: a copy of a snapshot's bytes from a node (`node.rs`) to where they are kept
+//! (`place.rs`), every one of them checked on its way (`check.rs`). It has its name only when it is
+//! whole, sound and durable. What it is not: the choice of the snapshot; the node sees to it that
+//! every write acknowledged before this command began is in it.
+
+mod check;
+mod file;
+mod node;
+mod place;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use node::{Lost, Remote};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::clerk::Servers;
+use crate::exit::{self, Ended, Failure};
+use crate::terminal::say;
+
+pub(crate) use check::{Check, Checked};
+use place::Writer;
+pub(crate) use place::{Place, Reader};
+
+/// Copies the whole state of a running cluster, as of one moment, into a file or object
+#[derive(Args, Debug)]
+pub(crate) struct BackupArgs {
+    /// Where to: FILE, or s3://BUCKET/KEY with credentials and endpoint in AWS_* variables
+    #[arg(value_name = "FILE|URL")]
+    to: Place,
+    /// Replace what is there
+    #[arg(long)]
+    force: bool,
+}
+
+/// Why an attempt with one node came to nothing.
+enum Failed {
+    /// Another node may do better.
+    Node(String),
+    /// The same, but what this one sent was not sound.
+    Damaged(String),
+    /// No node can help.
+    Here(Failure),
+}
+
+impl From<Lost> for Failed {
+    fn from(Lost(why): Lost) -> Self {
+        Self::Node(why)
+    }
+}
+
+/// Makes a backup from the first node that gives one.
+pub(crate) fn run(servers: &Servers, args: &BackupArgs) -> Ended {
+    let addresses = servers.addresses()?;
+    let time = Duration::from_millis(servers.timeout_ms);
+    block_on(async {
+        args.to.check_free(args.force).await?;
+        let (mut reasons, mut code) = (Vec::new(), exit::UNAVAILABLE);
+        for address in addresses {
+            match attempt(address, time, args).await {
+                Ok(line) => {
+                    say(line);
+                    return Ok(ExitCode::SUCCESS);
+                }
+                Err(Failed::Here(failure)) => return Err(failure),
+                Err(Failed::Node(why)) => reasons.push(format!("{address}: {why}")),
+                Err(Failed::Damaged(why)) => {
+                    code = exit::DATA_DAMAGED;
+                    reasons.push(format!("{address}: {why}"));
+                }
+            }
+        }
+        Err(Failure::new(code, format!("no node gave a backup: {}", reasons.join("; "))))
+    })
+}
+
+/// Runs it to its end, or to a signal that asks for one.
+pub(crate) fn block_on(work: impl Future<Output = Ended>) -> Ended {
+    let cannot = |error: std::io::Error| Failure::new(1, format!("cannot start: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(cannot)?.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+        tokio::select! {
+            ended = work => ended,
+            _ = interrupt.recv() => Err(Failure::new(1, "interrupted; nothing was kept")),
+            _ = terminate.recv() => Err(Failure::new(1, "interrupted; nothing was kept")),
+        }
+    })
+}
+
+/// A backup from one node; what to say of it.
+async fn attempt(address: &str, time: Duration, args: &BackupArgs) -> Result<String, Failed> {
+    let mut remote = Remote::begin(address, time).await?;
+    let started = Instant::now();
+    let mut writer = args.to.write(remote.bytes).await.map_err(Failed::Here)?;
+    let copied = copy(&mut remote, &mut writer).await;
+    remote.end().await;
+    let checked = match copied {
+        Ok(checked) => checked,
+        Err(failed) => {
+            writer.abandon().await;
+            return Err(failed);
+        }
+    };
+    writer.finish(args.force).await.map_err(Failed::Here)?;
+    let bytes = checked.end.header.meta.size_bytes;
+    let rate = bytes as f64 / 1e6 / started.elapsed().as_secs_f64();
+    Ok(format!("{checked}\n{bytes} bytes from {address} to {} ({rate:.0} MB/s)", args.to))
+}
+
+/// Copies and checks all of it.
+async fn copy(remote: &mut Remote, writer: &mut Writer) -> Result<Checked, Failed> {
+    let mut check = Check::new("the backup");
+    let damaged = |failure: Failure| Failed::Damaged(failure.text);
+    while let Some(bytes) = remote.next().await? {
+        check.feed(&bytes, |_| Ok(())).map_err(damaged)?;
+        writer.write(bytes).await.map_err(Failed::Here)?;
+    }
+    check.finish().map_err(damaged)
+}
