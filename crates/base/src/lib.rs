@@ -9,6 +9,8 @@ pub mod configuration;
 pub mod disk;
 pub mod entry;
 pub mod ids;
+#[cfg(feature = "plants")]
+pub mod plant;
 pub mod rng;
 pub mod time;
 
@@ -17,3 +19,15 @@ pub use entry::{Entry, EntryKind, HardState, LogPosition, SnapshotMeta};
 pub use ids::{ClusterId, LogIndex, NodeId, SessionId, Term};
 pub use rng::Rng;
 pub use time::{Time, WallTime};
+
+/// Can bugs be planted in this build ([`planted!`])? Never in one of the product.
+pub const CAN_PLANT: bool = cfg!(feature = "plants");
+
+/// Is this bug planted? Never, in this build (`plant.rs`).
+#[cfg(not(feature = "plants"))]
+#[macro_export]
+macro_rules! planted {
+    ($plant:ident) => {
+        false
+    };
+}

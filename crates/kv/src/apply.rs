@@ -1,6 +1,7 @@
 //! What each write command does to the state.
 
 use sampan_base::codec::DecodeError;
+use sampan_base::planted;
 
 use crate::Reply;
 use crate::command::{Command, ExpireCondition, List, Once, Set, SetCondition, SetTtl, When};
@@ -43,6 +44,9 @@ impl Kv {
         match self.sessions.admit(once, self.time_ms, &self.limits) {
             Admission::Answer(reply) => {
                 self.counters.duplicates += 1;
+                if planted!(DuplicateExecuted) && !matches!(reply, Reply::Error(_)) {
+                    self.execute_data(command, self.limits.value_bytes_max);
+                }
                 reply
             }
             Admission::Execute => {

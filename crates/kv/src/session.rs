@@ -37,6 +37,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use sampan_base::codec::{DecodeError, Reader, Writer};
+use sampan_base::planted;
 
 use crate::command::Once;
 use crate::digest::Sum;
@@ -229,7 +230,11 @@ impl Sessions {
 
     /// Steps 1 to 6 of the table above.
     pub(crate) fn admit(&mut self, once: &Once<'_>, time_ms: u64, limits: &Limits) -> Admission {
-        if self.live(once.session, time_ms, limits).is_none() {
+        if planted!(ExpiredSessionReopened) && !self.by_id.contains_key(&once.session) {
+            let next_id = std::mem::replace(&mut self.next_id, once.session);
+            self.open(time_ms, limits);
+            self.next_id = next_id;
+        } else if self.live(once.session, time_ms, limits).is_none() {
             return Admission::Answer(EXPIRED);
         }
         let (freed_bytes, freed_replies) = self.touch(once, time_ms);
@@ -285,7 +290,8 @@ impl Sessions {
         self.by_use.remove(&session.last_use);
         session.last_use = self.next_use;
         session.last_used_ms = time_ms;
-        session.acked_through = session.acked_through.max(once.ack);
+        let one_more = planted!(AckDropsOneMore) && once.ack > 0;
+        session.acked_through = session.acked_through.max(once.ack + u64::from(one_more));
         self.by_use.insert(self.next_use, id);
         self.next_use += 1;
         self.sum.add(&session.head_part(id));
@@ -429,6 +435,10 @@ impl Session {
     fn known(&self, once: &Once<'_>) -> Option<Reply> {
         if once.sequence <= self.acked_through {
             return Some(STALE);
+        }
+        let last = self.remembered.back().filter(|last| once.sequence < last.sequence);
+        if planted!(OnlyLastReplyKept) && last.is_some() {
+            return last.map(|last| last.reply.clone());
         }
         let held = &self.remembered[self.find(once.sequence).ok()?];
         Some(if held.fingerprint == fingerprint(once) { held.reply.clone() } else { REUSED })

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sampan_base::{LogPosition, NodeId, Term, Time};
+use sampan_base::{LogPosition, NodeId, Term, Time, planted};
 
 use crate::membership::{VoteResult, vote_result};
 use crate::node::{Candidate, Raft, RoleState};
@@ -137,7 +137,7 @@ impl Raft {
         let granted = term >= self.term
             && !self.has_live_leader(now, from)
             && self.non_voting_until.is_none()
-            && last >= self.log.last();
+            && self.is_up_to_date(last);
         self.send(from, Body::PreVoteReply { asked: term.next(), granted });
     }
 
@@ -149,7 +149,9 @@ impl Raft {
         granted: bool,
     ) -> Result<(), DropReason> {
         match &self.role {
-            RoleState::Candidate(candidate) if candidate.pre && asked == self.term.next() => {
+            RoleState::Candidate(candidate)
+                if candidate.pre && asked == self.term.next() || planted!(PreVoteCountsAsVote) =>
+            {
                 self.count_vote(now, from, granted);
                 Ok(())
             }
@@ -164,7 +166,8 @@ impl Raft {
             Some(voted_for) => voted_for == from,
             None => self.leader.is_none(),
         };
-        let granted = free && self.non_voting_until.is_none() && last >= self.log.last();
+        let up_to_date = self.is_up_to_date(last) || planted!(NewerTermGranted);
+        let granted = free && self.non_voting_until.is_none() && up_to_date;
         if granted && self.vote.is_none() {
             self.vote = Some(from);
             self.persistence.hard_state_changed();
@@ -172,6 +175,12 @@ impl Raft {
             self.become_follower(now, self.term, None);
         }
         self.send(from, Body::VoteReply { granted });
+    }
+
+    /// Is a log that ends so at least as up-to-date as the own one? By term first, then by length
+    /// (paper 5.4.1).
+    fn is_up_to_date(&self, last: LogPosition) -> bool {
+        last >= self.log.last() || planted!(LastTermIgnored) && last.index >= self.log.last_index()
     }
 
     pub(crate) fn on_vote_reply(
@@ -192,6 +201,8 @@ impl Raft {
     /// Counts the first answer of each node, and acts when the outcome is certain.
     pub(crate) fn count_vote(&mut self, now: Time, from: NodeId, granted: bool) {
         let RoleState::Candidate(candidate) = &mut self.role else { return };
+        let again = planted!(VotesCountedNotVoters) && candidate.votes.contains_key(&from);
+        let from = if again { NodeId::of(from.get() + 1) } else { from };
         candidate.votes.entry(from).or_insert(granted);
         let (pre, asked_at) = (candidate.pre, candidate.asked_at);
         let votes = &candidate.votes;

@@ -1,7 +1,7 @@
 //! Following a leader: what it sends is checked, taken over, and acknowledged once durable (paper
 //! 5.3; Figure 2, "`AppendEntries` RPC"; thesis 10.2.1).
 
-use sampan_base::{Entry, EntryKind, LogIndex, LogPosition, NodeId, SnapshotMeta, Time};
+use sampan_base::{Entry, EntryKind, LogIndex, LogPosition, NodeId, SnapshotMeta, Time, planted};
 
 use crate::node::{Raft, RoleState, configuration_of};
 use crate::read::FollowerReads;
@@ -80,6 +80,8 @@ impl Raft {
             self.take_over(entries)?;
             self.verify(matched);
             self.learn_commit(commit);
+            let last = self.log.last_index();
+            let matched = if planted!(LastIndexAcknowledged) { last } else { matched };
             AppendResult::Accepted { matched }
         } else {
             let hint = self.log.last_within(previous);
@@ -97,12 +99,20 @@ impl Raft {
     /// Rule 2: is `previous` in the log? What lies before the point where the log starts is
     /// committed, hence equal to the leader's.
     fn has_previous(&self, previous: LogPosition) -> bool {
-        previous.index < self.log.start().index || self.log.contains(previous)
+        previous.index < self.log.start().index
+            || self.log.contains(previous)
+            || planted!(MissingPreviousMatches) && self.log.term_at(previous.index).is_none()
     }
 
     /// Rules 3 and 4: skips what is there, cuts only where an entry conflicts, appends the rest.
     fn take_over(&mut self, entries: Vec<Entry>) -> Result<(), DropReason> {
         let known = entries.iter().take_while(|entry| self.is_known(entry)).count();
+        let behind = entries.last().map_or(LogIndex::ZERO, |entry| entry.index).next();
+        let cuts = known == entries.len() && behind > self.commit.max(self.log.start().index);
+        if planted!(CutWithoutConflict) && cuts {
+            self.truncate(behind);
+        }
+        let tail = planted!(TailKept).then(|| self.entries(behind, self.log.last_index().next()));
         let Some(first) = entries.get(known).map(|entry| entry.index) else { return Ok(()) };
         if first <= self.commit || first <= self.following.verified {
             return Err(DropReason::ContradictsCommitted);
@@ -110,7 +120,7 @@ impl Raft {
         if first <= self.log.last_index() {
             self.truncate(first);
         }
-        for entry in entries.into_iter().skip(known) {
+        for entry in entries.into_iter().skip(known).chain(tail.into_iter().flatten()) {
             if entry.kind == EntryKind::Configuration {
                 // In force from the moment it is in the log (thesis 4.1).
                 self.configurations.push(entry.index, configuration_of(&entry));
@@ -131,7 +141,9 @@ impl Raft {
         assert!(from > self.commit, "cannot cut at {from}: {} is committed", self.commit);
         self.log.truncate(from);
         self.persistence.truncated(from);
-        self.configurations.truncate(from);
+        if !planted!(ConfigurationNotRolledBack) {
+            self.configurations.truncate(from);
+        }
     }
 
     /// The log equals the leader's through `index`; what of it the leader committed is committed.
@@ -143,6 +155,9 @@ impl Raft {
     /// Rule 5: commit index = min(leaderCommit, index of last *verified* entry).
     pub(crate) fn learn_commit(&mut self, commit: LogIndex) {
         self.following.commit_hint = self.following.commit_hint.max(commit);
+        if planted!(UnverifiedCommitted) {
+            return self.commit_to(self.following.commit_hint.min(self.log.last_index()));
+        }
         self.commit_to(self.following.commit_hint.min(self.following.verified));
     }
 

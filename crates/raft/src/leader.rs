@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use sampan_base::{Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, Term, Time};
+use sampan_base::{
+    Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, Term, Time, planted,
+};
 
 use crate::log::Log;
 use crate::membership::agreed;
@@ -100,14 +102,15 @@ impl Raft {
         // One change at a time, and none before an entry of this term is committed: else two
         // leaders could each count a majority of its own (thesis 4.1 and its erratum).
         let unsettled = self.configurations.latest_index() > self.commit || current.is_joint();
-        if unsettled || !self.has_committed_in_term() {
+        let settled = !unsettled || planted!(TwoChangesPending);
+        if !settled || !self.has_committed_in_term() && !planted!(SingleStepChange) {
             return Err(Refused::ChangePending);
         }
         if *current == target {
             return Err(Refused::NoChange);
         }
         let mut next = target;
-        if next.voters != current.voters {
+        if next.voters != current.voters && !planted!(SingleStepChange) {
             next.voters_outgoing.clone_from(&current.voters);
         }
         let position = self.append_configuration(now, &next);
@@ -202,7 +205,8 @@ impl Raft {
     /// leader counts itself like any other: by what its own disk has synced.
     pub(crate) fn advance_commit(&mut self, now: Time) {
         let RoleState::Leader(leader) = &mut self.role else { return };
-        let own = self.persistence.durable_index();
+        let (last, durable) = (self.log.last_index(), self.persistence.durable_index());
+        let own = if planted!(OwnUnsyncedCounted) { last } else { durable };
         let reached = agreed(self.configurations.latest(), |id| {
             if id == self.config.id {
                 return own.0;
@@ -210,6 +214,9 @@ impl Raft {
             leader.peers.get(&id).map_or(0, |peer| peer.counted().0)
         });
         let reached = LogIndex(reached);
+        if planted!(OldTermCounted) && reached < leader.term_start {
+            return self.commit_to(reached);
+        }
         if reached <= self.commit || self.log.term_at(reached) != Some(self.term) {
             return;
         }
@@ -306,6 +313,9 @@ impl Raft {
             Body::HeartbeatReply { sequence, recovering, read, received, matched } => {
                 peer.set_recovering(recovering);
                 peer.read = peer.read.max(read);
+                if planted!(AnyHeartbeatConfirms) {
+                    peer.read = leader.reads.round();
+                }
                 if peer.is_loss(sequence, received) {
                     let agree = peer.agreed_after_loss(received);
                     peer.become_probe(agree, leader.sequence);
@@ -359,6 +369,9 @@ impl Raft {
         let peer = leader.peers.get_mut(&from).ok_or(DropReason::UnknownPeer)?;
         if !peer.rejection_counts(sequence, previous) {
             return Err(DropReason::StaleReply);
+        }
+        if planted!(RejectionMatches) {
+            peer.acked(hint.index);
         }
         peer.become_probe(agree, leader.sequence);
         Ok(())

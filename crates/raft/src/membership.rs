@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use sampan_base::configuration::MEMBERS_MAX;
-use sampan_base::{Configuration, LogIndex, NodeId};
+use sampan_base::{Configuration, LogIndex, NodeId, planted};
 
 /// How an election stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +20,9 @@ pub(crate) enum VoteResult {
 /// a joint configuration a majority of both halves is needed: the lesser of the two.
 pub(crate) fn agreed(configuration: &Configuration, value: impl Fn(NodeId) -> u64) -> u64 {
     let incoming = agreed_half(&configuration.voters, &value);
+    if planted!(JointCommitsByOneHalf) {
+        return incoming;
+    }
     incoming.min(agreed_half(&configuration.voters_outgoing, &value))
 }
 
@@ -30,6 +33,7 @@ pub(crate) fn vote_result(
 ) -> VoteResult {
     let halves = [&configuration.voters, &configuration.voters_outgoing];
     let [incoming, outgoing] = halves.map(|half| vote_result_half(half, &vote));
+    let outgoing = if planted!(JointElectsByOneHalf) { incoming } else { outgoing };
     match (incoming, outgoing) {
         (VoteResult::Won, VoteResult::Won) => VoteResult::Won,
         (VoteResult::Lost, _) | (_, VoteResult::Lost) => VoteResult::Lost,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sampan_base::{
     Configuration, Entry, EntryKind, HardState, LogIndex, LogPosition, NodeId, Rng, SnapshotMeta,
-    Term, Time,
+    Term, Time, planted,
 };
 
 use crate::follower::Following;
@@ -142,6 +142,14 @@ impl Raft {
         if node.may_lead() && node.configuration().members() == [node.config.id].into() {
             // Nobody to wait for.
             node.election_deadline = now;
+        }
+        if planted!(LeaderAfterRestart) && node.vote == Some(node.config.id) {
+            node.role = RoleState::Candidate(Candidate {
+                pre: false,
+                asked_at: now,
+                votes: BTreeMap::new(),
+            });
+            node.become_leader(now);
         }
         invariants::check(&mut node);
         node
@@ -305,6 +313,12 @@ impl Raft {
         if term == self.term || matches!(body, Body::PreVoteReply { .. }) {
             return Ok(());
         }
+        if planted!(StaleLeaderObeyed) && body.is_from_leader() {
+            return Ok(());
+        }
+        if planted!(StaleTermSilent) {
+            return Err(DropReason::StaleTerm);
+        }
         // The sender is behind. Without an answer a deposed leader, or a cluster whose only
         // electable node is this one, would never learn of our term.
         if body.is_from_leader() {
@@ -362,6 +376,8 @@ impl Raft {
         assert!(term >= self.term, "term {term} is before {}", self.term);
         if term > self.term {
             self.enter_term(term, None);
+        } else if planted!(VoteClearedInTerm) {
+            self.vote = None;
         }
         self.void_reads();
         self.role = RoleState::Follower;
@@ -375,7 +391,9 @@ impl Raft {
         self.term = term;
         self.vote = vote;
         self.leader = None;
-        self.persistence.hard_state_changed();
+        if vote.is_some() || !planted!(TermNotWritten) {
+            self.persistence.hard_state_changed();
+        }
         self.persistence.forget_waiting();
         self.following.enter_term(self.commit);
     }

@@ -12,9 +12,9 @@
 
 use std::collections::VecDeque;
 
-use sampan_base::{Entry, HardState, LogIndex, LogPosition, Term};
+use sampan_base::{Entry, HardState, LogIndex, LogPosition, Term, planted};
 
-use crate::Message;
+use crate::{Body, Message};
 
 /// Write this, sync it, then give the token back. Hard state before entries; batches in the order
 /// in which they were taken.
@@ -165,9 +165,13 @@ impl Persistence {
     pub(crate) fn truncated(&mut self, from: LogIndex) {
         let kept = from.prev();
         for batch in &mut self.on_the_way {
-            batch.proves = batch.proves.min(kept);
+            if !planted!(CutEntryProven) {
+                batch.proves = batch.proves.min(kept);
+            }
         }
-        self.durable_index = self.durable_index.min(kept);
+        if !planted!(CutStaysDurable) {
+            self.durable_index = self.durable_index.min(kept);
+        }
         self.unstable_from = self.unstable_from.min(from);
     }
 
@@ -226,6 +230,12 @@ impl Persistence {
     /// Ties a message to what it reveals: always the hard state (its term), and the log through
     /// `index` where given.
     pub(crate) fn after(&self, message: Message, index: Option<LogIndex>) -> AfterPersist<Message> {
+        let (to_another, body) = (message.to != message.from, &message.body);
+        if planted!(VoteBeforeSync) && to_another && matches!(body, Body::VoteReply { .. })
+            || planted!(AckBeforeSync) && matches!(body, Body::AppendReply { .. })
+        {
+            return AfterPersist { value: message, sequence: 0 };
+        }
         let hard_state = if self.hard_state_dirty { self.taken + 1 } else { self.hard_state_in };
         let entries = index.map_or(0, |index| self.batch_of(index));
         AfterPersist { value: message, sequence: hard_state.max(entries) }

@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 
-use sampan_base::{LogIndex, SnapshotMeta, Time};
+use sampan_base::{LogIndex, SnapshotMeta, Time, planted};
 
 /// What the leader is doing for the peer.
 #[derive(Debug)]
@@ -188,7 +188,7 @@ impl Progress {
     /// nothing. True if it is news.
     pub(crate) fn acked(&mut self, matched: LogIndex) -> bool {
         let news = matched > self.matched;
-        self.matched = self.matched.max(matched);
+        self.matched = if planted!(MatchGoesBack) { matched } else { self.matched.max(matched) };
         self.next = self.next.max(self.matched.next());
         while let Some(first) = self.inflight.front()
             && first.last <= self.matched

@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use sampan_base::{LogIndex, NodeId, Time};
+use sampan_base::{LogIndex, NodeId, Time, planted};
 
 use crate::membership::agreed;
 use crate::node::{Raft, RoleState};
@@ -83,6 +83,9 @@ impl Raft {
                 }
                 leader.reads.readers.push_back(Reader::Own(id));
             }
+            _ if planted!(FollowerCommitRead) => {
+                self.pending.reads.push(ReadOutcome { id, result: Ok(self.commit) });
+            }
             _ if self.leader.is_none() => return Err(Refused::NotLeader { leader: None }),
             _ => {
                 let reads = &mut self.following.reads;
@@ -127,7 +130,7 @@ impl Raft {
 
     /// Makes a round of the reads that have none. True if the voters must be asked.
     pub(crate) fn start_read_round(&mut self, _now: Time) -> bool {
-        let may_start = self.has_committed_in_term();
+        let may_start = self.has_committed_in_term() || planted!(ReadBeforeTermCommit);
         let RoleState::Leader(leader) = &mut self.role else { return false };
         let reads = &mut leader.reads;
         let count = reads.readers.len() - reads.in_rounds;
@@ -150,7 +153,10 @@ impl Raft {
         }
         let (id, own, peers) = (self.config.id, leader.reads.round, &leader.peers);
         let confirmed = agreed(self.configurations.latest(), |voter| {
-            if voter == id { own } else { peers.get(&voter).map_or(0, |peer| peer.read) }
+            if voter == id || planted!(ReadUnconfirmed) {
+                return own;
+            }
+            peers.get(&voter).map_or(0, |peer| peer.read)
         });
         let mut answers = Vec::new();
         while let Some(round) = leader.reads.rounds.front()

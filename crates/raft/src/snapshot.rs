@@ -5,7 +5,7 @@
 //! for the log.
 
 use bytes::Bytes;
-use sampan_base::{LogIndex, NodeId, SnapshotMeta, Time};
+use sampan_base::{LogIndex, NodeId, SnapshotMeta, Time, planted};
 
 use crate::config::SNAPSHOT_CHUNKS_IN_FLIGHT_MAX;
 use crate::follower::Incoming;
@@ -46,7 +46,8 @@ impl Raft {
         let Some(meta) = &self.snapshot else { return };
         let RoleState::Leader(leader) = &mut self.role else { return };
         for peer in leader.peers.values_mut() {
-            let trimmed = self.log.term_at(peer.next.prev()).is_none();
+            let trimmed = self.log.term_at(peer.next.prev()).is_none()
+                && !(planted!(SnapshotNeedOffByOne) && peer.next == self.log.start().index);
             let is_there = now < peer.heard_at + self.config.election_timeout_min;
             if trimmed && is_there && !matches!(peer.state, State::Snapshot(_)) {
                 peer.become_snapshot(meta.clone(), leader.sequence, now);
@@ -132,7 +133,7 @@ impl Raft {
             self.verify(index);
             self.learn_commit(index);
         }
-        if index <= self.commit {
+        if index <= self.commit && !planted!(OlderSnapshotInstalled) {
             // Older than what is here, or just found to be: say how far the log is.
             let matched = self.following.verified.min(self.persistence.durable_index());
             let reply =
@@ -162,7 +163,8 @@ impl Raft {
     pub fn install_snapshot(&mut self, now: Time, meta: SnapshotMeta) -> bool {
         let index = meta.position.index;
         // A leader has what is committed in its log.
-        let is_ahead = index > self.commit && !self.is_leader();
+        let is_ahead =
+            (index > self.commit || planted!(OlderSnapshotInstalled)) && !self.is_leader();
         let id = meta.id;
         if is_ahead {
             self.move_to_snapshot(now, meta);

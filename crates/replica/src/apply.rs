@@ -1,7 +1,7 @@
 //! Committed entries go to the state machine, in order; whoever waits for one gets its reply
 //! (paper 5.3, Figure 2 "Rules for Servers"; the course's `applyCh`).
 
-use sampan_base::{Entry, EntryKind, LogIndex};
+use sampan_base::{Entry, EntryKind, LogIndex, planted};
 use sampan_kv::Reply;
 
 use crate::output::Fatal;
@@ -11,7 +11,11 @@ use crate::writes::{Proposal, Waiter};
 impl Replica {
     /// Applies what is committed, one turn's share of it, and serves the reads that waited for it.
     pub(crate) fn apply_committed(&mut self) {
-        for entry in self.raft.take_committed(self.options.apply_bytes_max) {
+        for mut entry in self.raft.take_committed(self.options.apply_bytes_max) {
+            if planted!(LocalTimeApplied) && entry.kind == EntryKind::Command {
+                let local = self.now.wall.unix_ms.to_le_bytes();
+                entry.data = [&entry.data[..1], &local, &entry.data[9..]].concat().into();
+            }
             self.apply(&entry);
         }
         let served = self.reads.take_served(self.applied.index);
@@ -24,6 +28,12 @@ impl Replica {
         let waiters = self.take_waiters(entry);
         if entry.kind != EntryKind::Command {
             assert!(waiters.is_empty(), "nobody waits for entry {}", entry.index);
+            return;
+        }
+        if planted!(FirstEntrySkipped)
+            && self.storage.incarnation() > 1
+            && std::mem::replace(&mut self.counters.writes, 1) == 0
+        {
             return;
         }
         let mut answers: Vec<(Waiter, Reply)> = Vec::with_capacity(waiters.len());
@@ -77,7 +87,9 @@ impl Replica {
             let Some(Proposal { position, waiters, .. }) = self.writes.proposals.pop_front() else {
                 break;
             };
-            if position == entry.position() {
+            if position == entry.position()
+                || planted!(WaiterByIndexOnly) && position.index == entry.index
+            {
                 return waiters;
             }
             self.to_pump.extend(waiters.iter().map(|waiter| waiter.ticket.origin));

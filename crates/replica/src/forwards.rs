@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use sampan_base::{NodeId, Term, Time};
+use sampan_base::{NodeId, Term, Time, planted};
 use sampan_kv::Class;
 
 use crate::input::ConnectionId;
@@ -32,7 +32,9 @@ pub(crate) struct Forwarded {
 impl Forwarded {
     /// May it be sent again although it may have been applied?
     pub(crate) fn is_repeatable(&self) -> bool {
-        self.request.class != Class::Write || sampan_kv::is_once(&self.request.command)
+        self.request.class != Class::Write
+            || sampan_kv::is_once(&self.request.command)
+            || planted!(UnknownSentAgain)
     }
 }
 

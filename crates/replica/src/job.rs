@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
-use sampan_base::{NodeId, SnapshotMeta};
+use sampan_base::{NodeId, SnapshotMeta, planted};
 use sampan_storage::snapshot;
 
 /// A queue of jobs that run one after another.
@@ -97,7 +97,11 @@ pub enum DiskDone {
 /// Runs a job to its end on a disk.
 pub fn run(disk: &mut dyn Disk, job: DiskJob) -> DiskDone {
     match job {
-        DiskJob::Append(ops) => DiskDone::Append(disk.execute_all(&ops)),
+        DiskJob::Append(ops) => {
+            let done = disk.execute_all(&ops);
+            let again = ops.last().filter(|_| planted!(FailedSyncRetried) && done.is_err());
+            DiskDone::Append(again.map_or(done, |sync| disk.execute(sync)))
+        }
         DiskJob::LogControl(ops) => DiskDone::LogControl(disk.execute_all(&ops)),
         DiskJob::Maintain(ops) => DiskDone::Maintain(disk.execute_all(&ops)),
         DiskJob::SnapshotWrite(ops) => DiskDone::SnapshotWrite(disk.execute_all(&ops)),

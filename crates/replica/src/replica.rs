@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use sampan_base::disk::{Disk, DiskError};
-use sampan_base::{Configuration, LogIndex, NodeId, Rng, Term, Time};
+use sampan_base::{Configuration, LogIndex, NodeId, Rng, Term, Time, planted};
 use sampan_kv::Kv;
 use sampan_raft::{PersistToken, Raft, Refused, Restored};
 use sampan_storage::{Identity, Storage};
@@ -185,7 +185,7 @@ impl Replica {
             storage: recovered.report.clone(),
         };
         let applied = snapshot.as_ref().map(|meta| meta.position).unwrap_or_default();
-        let incarnation = recovered.incarnation;
+        let incarnation = if planted!(LifeNotNumbered) { 1 } else { recovered.incarnation };
         let non_voting = recovered.non_voting_until.is_some();
         let snapshots = Snapshots::new(recovered.partial_snapshot, now);
         let restored = Restored {

@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use sampan_base::{LogIndex, NodeId, Time};
+use sampan_base::{LogIndex, NodeId, Time, planted};
 use sampan_kv::{BatchBuilder, Class, Reply};
 
 use crate::forwards::Forwarded;
@@ -83,13 +83,13 @@ impl Replica {
     /// Commands that a follower forwards.
     pub(crate) fn on_forward(&mut self, from: NodeId, forward: Forward) {
         let leads = self.raft.is_leader() && self.raft.term() == forward.term;
-        if !leads && self.led_term != Some(forward.term) {
+        if !leads && self.led_term != Some(forward.term) && !planted!(TakenForwardRefused) {
             // Its commands may have been taken in an earlier life or term: nothing can be promised.
             self.counters.forwards_dropped += 1;
             return;
         }
         let window = self.forward_windows.entry(from).or_default();
-        if !window.admit(&forward) {
+        if !window.admit(&forward) && !planted!(ForwardTakenTwice) {
             self.counters.forwards_dropped += 1;
             return;
         }
@@ -371,7 +371,7 @@ impl Replica {
         let mut ready = Vec::with_capacity(readings.len());
         for reading in readings {
             let needed = index.max(reading.floor);
-            if needed <= applied {
+            if needed <= applied || planted!(ReadBeforeApply) {
                 ready.push(reading);
             } else {
                 self.reads.park(needed, reading);
@@ -539,7 +539,8 @@ impl Replica {
         for ticket in tickets {
             self.writes.under_way -= 1;
             self.lines.line(ticket.origin).write_ended();
-            self.answer(*ticket, unknown(), LogIndex::ZERO);
+            let reply = if planted!(GivenUpFails) { no_leader() } else { unknown() };
+            self.answer(*ticket, reply, LogIndex::ZERO);
             self.lines.forget_if_done(ticket.origin);
             self.to_pump.push(ticket.origin);
         }

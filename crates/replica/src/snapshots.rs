@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
-use sampan_base::{LogIndex, SnapshotMeta, Time};
+use sampan_base::{LogIndex, SnapshotMeta, Time, planted};
 use sampan_kv::{Digest, Kv, Restore};
 use sampan_raft::SnapshotRead;
 use sampan_storage::snapshot::{self, SnapshotWriter};
@@ -172,8 +172,18 @@ impl Replica {
     fn begin_snapshot(&mut self) {
         self.snapshots.wanted = false;
         let id = self.rng.next_u64();
-        let configuration = self.raft.configuration_at(self.applied.index);
-        let (writer, ops) = SnapshotWriter::begin(self.identity, id, self.applied, configuration);
+        let mut configuration = self.raft.configuration_at(self.applied.index);
+        if planted!(SnapshotLatestConfiguration) {
+            configuration = self.raft.configuration();
+        }
+        let mut position = self.applied;
+        if planted!(SnapshotIndexAhead) {
+            position.index = self.raft.commit();
+        }
+        let (writer, ops) = SnapshotWriter::begin(self.identity, id, position, configuration);
+        if planted!(TrimBeforeSnapshot) {
+            self.storage.trim(position.index);
+        }
         let digest = self.kv.digest();
         self.kv.snapshot_begin();
         let step = Step::Writing { writer, more: true };

@@ -83,6 +83,27 @@ fn a_file_is_one_subject() {
     }
 }
 
+/// Bugs are planted by a simulator that was built for it and by nothing else: the feature is there
+/// in two crates, off by default, and no dependency turns it on. (`sampan-server` does not compile
+/// with it.)
+#[test]
+fn only_the_simulator_can_plant_bugs() {
+    for (name, manifest) in crates() {
+        let allowed = match &*name {
+            "base" => "plants = []",
+            "sim" => "plants = ['sampan-base/plants']",
+            _ => "",
+        };
+        let features = manifest.get("features").and_then(toml::Value::as_table).cloned();
+        let allowed: toml::Table = allowed.parse().expect("valid TOML");
+        assert_eq!(features.unwrap_or_default(), allowed, "the features of {name}");
+        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let table = format!("{:?}", manifest.get(section));
+            assert!(!table.contains("plants"), "{name} has bugs planted in its {section}");
+        }
+    }
+}
+
 #[test]
 fn the_architecture_names_every_crate_and_dependency() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");

@@ -25,6 +25,8 @@ mod nemesis;
 pub mod network;
 pub mod node;
 mod operator;
+#[cfg(feature = "plants")]
+pub mod plants;
 pub mod queue;
 pub mod run;
 pub mod runner;

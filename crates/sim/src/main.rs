@@ -103,6 +103,23 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         threads: usize,
     },
+    /// Plant bugs one by one and see each caught. Needs a build that can: `docs/plants.md`.
+    Plants {
+        /// Which; all if none is named.
+        names: Vec<String>,
+        /// Independent searches for each.
+        #[arg(long, default_value_t = 5)]
+        searches: u64,
+        /// Seeds that one search tries at most.
+        #[arg(long, default_value_t = 300)]
+        seeds: u64,
+        /// How long faults strike in each run, in virtual seconds.
+        #[arg(long, default_value_t = 20)]
+        seconds_simulated: u64,
+        /// On how many threads.
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+    },
     /// Check a recorded history: is it linearizable?
     Check {
         /// JSON lines, one operation each.
@@ -144,6 +161,9 @@ fn main() -> ExitCode {
         } => {
             let safety = Duration::from_secs_f64(seconds_simulated);
             run_crashes(CrashSweep { from, seeds, safety, exhaustive_ways, continued, threads })
+        }
+        Command::Plants { names, searches, seeds, seconds_simulated, threads } => {
+            plants(&names, searches, seeds, Duration::from_secs(seconds_simulated), threads)
         }
         Command::Check { history, html, threads } => check(&history, html.as_deref(), threads),
     }
@@ -247,4 +267,53 @@ fn check(history: &Path, html: Option<&Path>, threads: usize) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[cfg(not(all(feature = "plants", panic = "unwind")))]
+fn plants(_: &[String], _: u64, _: u64, _: Duration, _: usize) -> ExitCode {
+    eprintln!(
+        "this build cannot plant bugs, nor go on after the assertions they break; use\n  \
+         cargo run --profile plants -p sampan-sim --features plants -- plants"
+    );
+    ExitCode::FAILURE
+}
+
+#[cfg(all(feature = "plants", panic = "unwind"))]
+fn plants(
+    names: &[String],
+    count: u64,
+    seeds_max: u64,
+    safety: Duration,
+    threads: usize,
+) -> ExitCode {
+    use sampan_base::plant::Plant;
+    use sampan_sim::plants::{HEADING, Searches, hush_panics, search};
+
+    let is_named = |plant: &Plant| names.is_empty() || names.iter().any(|n| n == plant.name());
+    let plants: Vec<Plant> = Plant::ALL.into_iter().filter(is_named).collect();
+    if let Some(name) = names.iter().find(|n| plants.iter().all(|plant| plant.name() != *n)) {
+        let all: Vec<&str> = Plant::ALL.into_iter().map(Plant::name).collect();
+        eprintln!("no bug is called {name}; there are {}", all.join(", "));
+        return ExitCode::FAILURE;
+    }
+    hush_panics();
+    println!("{HEADING}");
+    let mut survivors = Vec::new();
+    let began = std::time::Instant::now();
+    search(&plants, Searches { count: count.max(1), seeds_max, safety, threads }, |ledger| {
+        println!("{ledger}");
+        for (seed, violation) in ledger.found.iter().flat_map(|found| &found.bad_seeds) {
+            eprintln!("seed {seed} fails without a bug: {violation}");
+        }
+        if !ledger.is_caught() {
+            survivors.push(ledger.plant.name());
+        }
+    });
+    let (all, seconds) = (plants.len(), began.elapsed().as_secs_f64());
+    println!("\n{} of {all} caught in {seconds:.0} s", all - survivors.len());
+    if survivors.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("survived: {}", survivors.join(", "));
+    ExitCode::FAILURE
 }

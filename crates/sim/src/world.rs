@@ -582,6 +582,9 @@ impl<N: Network> World<N> {
             let at = self.rng.below(bytes.len() as u64) as usize;
             bytes[at] ^= self.rng.between(1, 255) as u8;
         }
+        if bytes == *frame {
+            bytes[0] ^= 1; // one change had undone another
+        }
         Bytes::from(bytes)
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sampan_base::codec::{DecodeError, Reader, Writer};
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
-use sampan_base::{HardState, LogIndex, NodeId, Term};
+use sampan_base::{HardState, LogIndex, NodeId, Term, planted};
 
 use crate::page::{self, Magic, PAGE_BYTES, PageFault};
 use crate::{Identity, OpenError};
@@ -98,6 +98,9 @@ impl Record {
 
     /// Writes and syncs both copies, A first.
     pub(crate) fn write(&self, ops: &mut Vec<DiskOp>) {
+        if planted!(HardStatePingPong) {
+            return self.write_in_order([FILES[self.sequence as usize % 2]; 2], ops);
+        }
         self.write_in_order(FILES, ops);
     }
 
@@ -107,7 +110,9 @@ impl Record {
         for file in files {
             let file: FileName = Arc::from(file);
             ops.push(DiskOp::Write { file: file.clone(), offset: 0, bytes: page.clone() });
-            ops.push(DiskOp::Sync { file });
+            if !planted!(HardStateNotSynced) {
+                ops.push(DiskOp::Sync { file });
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use sampan_base::disk::{DiskError, DiskOp, FileName};
-use sampan_base::{Entry, LogIndex, LogPosition};
+use sampan_base::{Entry, LogIndex, LogPosition, planted};
 
 use crate::batch::{self, Change, Link, batch_bytes};
 use crate::page::PAGE_BYTES;
@@ -209,10 +209,14 @@ impl Log {
         assert!(current.used_bytes <= current.len_bytes, "a batch crosses its segment's end");
         let file = current.staged.as_ref().unwrap_or(&current.file).clone();
         ops.push(DiskOp::Write { file: file.clone(), offset, bytes });
-        ops.push(DiskOp::Sync { file });
+        if !planted!(AppendNotSynced) {
+            ops.push(DiskOp::Sync { file });
+        }
         if let Some(from) = current.staged.take() {
             ops.push(DiskOp::Rename { from, to: current.file.clone() });
-            ops.push(DiskOp::SyncDirectory { directory: WAL_DIRECTORY.into() });
+            if !planted!(SegmentNameNotSynced) {
+                ops.push(DiskOp::SyncDirectory { directory: WAL_DIRECTORY.into() });
+            }
         }
         self.next = Link { sequence: link.sequence + 1, chain };
         self.last_index = match change.entries.last() {
@@ -241,7 +245,9 @@ impl Log {
     fn release(&mut self) {
         let serves = |segment: &Segment| segment.durable && segment.serves_from <= self.trimmed;
         let needed_from = self.segments.iter().rposition(serves);
-        for segment in self.segments.drain(..needed_from.unwrap_or(0)) {
+        let too_many =
+            planted!(TrimmedTooFar) && needed_from.is_some_and(|i| i + 1 < self.segments.len());
+        for segment in self.segments.drain(..needed_from.unwrap_or(0) + usize::from(too_many)) {
             self.released.push_back(Spare { file: segment.file, len_bytes: segment.len_bytes });
         }
     }
@@ -274,7 +280,9 @@ impl Log {
             ops.push(DiskOp::Rename { from: released.file, to: staged.clone() });
             // Only when the old name is gone for good may the contents go.
             ops.push(wal());
-            zero(&staged, len_bytes, &mut ops);
+            if !planted!(SpareNotZeroed) {
+                zero(&staged, len_bytes, &mut ops);
+            }
         } else {
             ops.push(DiskOp::Create { file: staged.clone(), zero_bytes: len_bytes });
             ops.push(DiskOp::Sync { file: staged.clone() });

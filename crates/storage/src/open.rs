@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
-use sampan_base::{LogIndex, LogPosition};
+use sampan_base::{LogIndex, LogPosition, planted};
 
 use crate::batch::Link;
 use crate::create::check_identity;
@@ -93,7 +93,8 @@ fn judge(
             log.read.first().map_or_else(|| segment::file_name(1), |&i| files[i].file.clone());
         Damage { segment: first, offset: FIRST_BATCH_OFFSET, batch: 0, reason: DamageReason::Gap }
     };
-    let damage = log.damage.clone().or_else(|| (join == Join::Gap).then(gap));
+    let is_gap = join == Join::Gap && !planted!(GapStartsAnew);
+    let damage = log.damage.clone().or_else(|| is_gap.then(gap));
     if let (Some(damage), OnDamage::Refuse) = (&damage, on_damage) {
         return Err(snapshots.refuse(damage.clone()));
     }

@@ -1,7 +1,7 @@
 //! [`Storage`]: the running half of the crate, as the replica sees it.
 
 use sampan_base::disk::{DiskError, DiskOp, FileName};
-use sampan_base::{Entry, HardState, LogIndex, LogPosition, SnapshotMeta};
+use sampan_base::{Entry, HardState, LogIndex, LogPosition, SnapshotMeta, planted};
 
 use crate::hard_state::Record;
 use crate::log::Log;
@@ -51,6 +51,9 @@ impl Storage {
             // So that the loss of the new segment, or of the end of the old one, shows.
             self.write_hard_state(&mut ops);
         }
+        if planted!(EntriesBeforeTerm) && hard_state.is_some() {
+            ops.rotate_left(4);
+        }
         ops
     }
 
@@ -98,7 +101,10 @@ impl Storage {
     pub fn trim(&mut self, index: LogIndex) {
         let covered =
             self.snapshots.first().map_or(LogIndex::ZERO, |newest| newest.meta.position.index);
-        assert!(index <= covered, "trim to {index}, the newest snapshot covers {covered}");
+        assert!(
+            index <= covered || planted!(TrimBeforeSnapshot),
+            "trim to {index}, the newest snapshot covers {covered}"
+        );
         self.log.trim(index);
     }
 
@@ -182,9 +188,15 @@ impl Storage {
             DiskOp::Rename { from: staged.clone(), to: file.clone() },
             DiskOp::SyncDirectory { directory: SNAPSHOT_DIRECTORY.into() },
         ];
+        if planted!(SnapshotNameNotSynced) {
+            ops.pop();
+        }
         self.snapshots.retain(|old| old.file != file);
         for old in self.snapshots.drain((self.snapshots_kept - 1).min(self.snapshots.len())..) {
             ops.push(DiskOp::Remove { file: old.file });
+        }
+        if planted!(OldSnapshotRemovedFirst) {
+            ops.rotate_left(2);
         }
         self.committing = Some(StoredSnapshot { meta: meta.clone(), file });
         ops

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use sampan_base::disk::{DiskOp, FileName};
-use sampan_base::{Configuration, LogPosition, SnapshotMeta};
+use sampan_base::{Configuration, LogPosition, SnapshotMeta, planted};
 
 use super::format::{
     CHUNK_BYTES_MAX, CHUNK_HEADER_BYTES, ChunkHeader, ChunkInfo, DIGEST_BYTES_MAX,
@@ -73,7 +73,9 @@ impl SnapshotWriter {
         let footer = Footer { subject: self.subject.clone(), digest: digest.to_vec(), chunks };
         let mut ops = Vec::with_capacity(2);
         self.write(footer.encode(), &mut ops);
-        ops.push(DiskOp::Sync { file: self.file.clone() });
+        if !planted!(SnapshotNotSynced) {
+            ops.push(DiskOp::Sync { file: self.file.clone() });
+        }
         (self.subject.meta(self.offset), self.file, ops)
     }
 

@@ -1,0 +1,189 @@
+//! Every bug that can be planted: where it was seen, what should catch it, and how it is searched
+//! for.
+
+use std::fmt;
+
+use sampan_base::plant::Plant;
+
+use crate::swarm::Plan;
+
+/// What a bug is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[expect(missing_docs, reason = "the words are the issue's")]
+pub enum Area {
+    Election,
+    Replication,
+    Reads,
+    Snapshots,
+    Membership,
+    Clients,
+    Sessions,
+    Storage,
+}
+
+/// How a bug is searched for.
+#[derive(Clone, Copy)]
+pub enum Hunt {
+    /// By the plans of seeds, as they are.
+    Swarm,
+    /// By plans that are bent towards where the bug lives.
+    Aimed(fn(&mut Plan)),
+}
+
+impl fmt::Display for Hunt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Swarm => "swarm",
+            Self::Aimed(_) => "aimed",
+        })
+    }
+}
+
+/// What is known of a bug before it is searched for.
+#[derive(Clone, Copy)]
+pub struct Row {
+    /// What it is about.
+    pub area: Area,
+    /// A system that had it, or the rule it breaks.
+    pub source: &'static str,
+    /// The oracle that should see it.
+    pub expected: &'static str,
+    /// How it is searched for.
+    pub hunt: Hunt,
+}
+
+/// What is known of a bug.
+pub fn row(plant: Plant) -> Row {
+    use Area::{Clients, Election, Membership, Reads, Replication, Sessions, Snapshots, Storage};
+    let (area, source, expected, hunt) = match plant {
+        Plant::VoteBeforeSync => (Election, "sofa-jraft #1241", "election-safety", Hunt::Swarm),
+        Plant::HardStateNotSynced => (Election, "sofa-jraft #1243", "recovery", Hunt::Swarm),
+        Plant::VoteClearedInTerm => {
+            (Election, "CCF #8094, camunda #5356", "assertion", Hunt::Swarm)
+        }
+        Plant::PreVoteCountsAsVote => {
+            (Election, "canonical/raft #196", "election-safety", Hunt::Swarm)
+        }
+        Plant::VotesCountedNotVoters => (Election, "xraft #27", "election-safety", Hunt::Swarm),
+        Plant::LastTermIgnored => {
+            (Election, "hashicorp/raft #94", "leader-completeness", Hunt::Swarm)
+        }
+        Plant::LeaderAfterRestart => (Election, "KAFKA-10527", "election-safety", Hunt::Swarm),
+        Plant::StaleTermSilent => {
+            (Election, "etcd 3c7359d, openraft #1796", "liveness", Hunt::Swarm)
+        }
+        Plant::TermNotWritten => (Election, "NATS PR #5975", "recovery", Hunt::Swarm),
+        Plant::NewerTermGranted => {
+            (Election, "databend #16175", "leader-completeness", Hunt::Swarm)
+        }
+        Plant::OldTermCounted => {
+            (Replication, "logcabin #44, async-raft #108", "leader-completeness", Hunt::Swarm)
+        }
+        Plant::CutWithoutConflict => {
+            (Replication, "raftos #26, CCF #5991", "assertion", Hunt::Swarm)
+        }
+        Plant::TailKept => (Replication, "mofa #1151", "log-matching", Hunt::Swarm),
+        Plant::UnverifiedCommitted => {
+            (Replication, "copycat #265, NuRaft #57", "committed-immutable", Hunt::Swarm)
+        }
+        Plant::MatchGoesBack => {
+            (Replication, "raftos #25, PySyncObj #167", "match-index", Hunt::Swarm)
+        }
+        Plant::LastIndexAcknowledged => (Replication, "CCF #6016", "durable-quorum", Hunt::Swarm),
+        Plant::MissingPreviousMatches => {
+            (Replication, "etcd 76f1249, openraft #1795", "assertion", Hunt::Swarm)
+        }
+        Plant::AckBeforeSync => (Replication, "NATS #7564", "durable-quorum", Hunt::Swarm),
+        Plant::OwnUnsyncedCounted => {
+            (Replication, "openraft a9f696a9, etcd #14370", "durable-quorum", Hunt::Swarm)
+        }
+        Plant::CutEntryProven => {
+            (Replication, "etcd 897e1cf, CRDB #127424", "durable-quorum", Hunt::Swarm)
+        }
+        Plant::CutStaysDurable => (Replication, "CRDB #36353, #63302", "assertion", Hunt::Swarm),
+        Plant::EntriesBeforeTerm => {
+            (Replication, "openraft io_ordering.md", "recovery", Hunt::Swarm)
+        }
+        Plant::FailedSyncRetried => {
+            (Replication, "CRDB #37102, PostgreSQL 2018", "recovery", Hunt::Swarm)
+        }
+        Plant::RejectionMatches => (Replication, "etcd 91ff7cd", "match-index", Hunt::Swarm),
+        Plant::StaleLeaderObeyed => {
+            (Replication, "paper, Figure 2, rule 1", "committed-immutable", Hunt::Swarm)
+        }
+        Plant::ReadBeforeTermCommit => {
+            (Reads, "etcd #7331, tikv #6340", "linearizability", Hunt::Swarm)
+        }
+        Plant::AnyHeartbeatConfirms => (Reads, "etcd #20418", "linearizability", Hunt::Swarm),
+        Plant::ReadUnconfirmed => (Reads, "RedisRaft #18, #19", "linearizability", Hunt::Swarm),
+        Plant::FollowerCommitRead => (Reads, "tikv #9208, #9239", "linearizability", Hunt::Swarm),
+        Plant::ReadBeforeApply => (Reads, "redisraft 340df36", "linearizability", Hunt::Swarm),
+        Plant::OlderSnapshotInstalled => {
+            (Snapshots, "openraft #531, etcd #1763", "assertion", Hunt::Swarm)
+        }
+        Plant::SnapshotIndexAhead => {
+            (Snapshots, "dragonboat 7d5dc73, etcd #8091", "state-machine-safety", Hunt::Swarm)
+        }
+        Plant::TrimBeforeSnapshot => (Snapshots, "arcadedb #4829", "recovery", Hunt::Swarm),
+        Plant::SnapshotLatestConfiguration => {
+            (Snapshots, "etcd e515a67, hashicorp #617", "snapshot-configuration", Hunt::Swarm)
+        }
+        Plant::FirstEntrySkipped => {
+            (Snapshots, "etcd 3.5 post-mortem #13766", "state-machine-safety", Hunt::Swarm)
+        }
+        Plant::SnapshotNeedOffByOne => (Snapshots, "redisraft #47", "liveness", Hunt::Swarm),
+        Plant::SnapshotNotSynced => (Snapshots, "RedisRaft #654", "recovery", Hunt::Swarm),
+        Plant::SnapshotNameNotSynced => (Snapshots, "ALICE, rule 15", "recovery", Hunt::Swarm),
+        Plant::OldSnapshotRemovedFirst => {
+            (Snapshots, "NATS #7556, rule 15", "recovery", Hunt::Swarm)
+        }
+        Plant::SingleStepChange => {
+            (Membership, "raft-dev 2015, copycat #23", "election-safety", Hunt::Swarm)
+        }
+        Plant::TwoChangesPending => {
+            (Membership, "etcd pendingConfIndex, NuRaft #67", "durable-quorum", Hunt::Swarm)
+        }
+        Plant::JointCommitsByOneHalf => {
+            (Membership, "async-raft #62", "durable-quorum", Hunt::Swarm)
+        }
+        Plant::JointElectsByOneHalf => {
+            (Membership, "openraft beb0302b, camunda #57387", "election-safety", Hunt::Swarm)
+        }
+        Plant::ConfigurationNotRolledBack => {
+            (Membership, "canonical/raft #323", "assertion", Hunt::Swarm)
+        }
+        Plant::WaiterByIndexOnly => (Clients, "redpanda #3003", "linearizability", Hunt::Swarm),
+        Plant::GivenUpFails => (Clients, "consul #2893, libraft #5", "exactly-once", Hunt::Swarm),
+        Plant::UnknownSentAgain => {
+            (Clients, "fluree #1839, openraft PR #2096", "exactly-once", Hunt::Swarm)
+        }
+        Plant::ForwardTakenTwice => (Clients, "RedisRaft #13", "exactly-once", Hunt::Swarm),
+        Plant::TakenForwardRefused => (Clients, "RedisRaft #23", "exactly-once", Hunt::Swarm),
+        Plant::LifeNotNumbered => {
+            (Clients, "etcd #20418 (id used again)", "linearizability", Hunt::Swarm)
+        }
+        Plant::SessionsNotRestored => {
+            (Sessions, "redisraft #568, atomix #1101", "recovery", Hunt::Swarm)
+        }
+        Plant::DuplicateExecuted => {
+            (Sessions, "curvine #676, etcd #18424", "exactly-once", Hunt::Swarm)
+        }
+        Plant::OnlyLastReplyKept => (Sessions, "durability M50", "exactly-once", Hunt::Swarm),
+        Plant::AckDropsOneMore => (Sessions, "dragonboat RespondedUpTo", "client", Hunt::Swarm),
+        Plant::ExpiredSessionReopened => (Sessions, "durability M49", "exactly-once", Hunt::Swarm),
+        Plant::LocalTimeApplied => {
+            (Sessions, "nomad #13725, databend #7325", "state-machine-safety", Hunt::Swarm)
+        }
+        Plant::AppendNotSynced => (Storage, "NATS #7564", "recovery", Hunt::Swarm),
+        Plant::SegmentNameNotSynced => (Storage, "ALICE, rule 4", "recovery", Hunt::Swarm),
+        Plant::HardStatePingPong => (Storage, "dqlite M42, rule 13", "recovery", Hunt::Swarm),
+        Plant::DamagedTailCut => {
+            (Storage, "RedisRaft log.c (M15), NATS #7549", "recovery", Hunt::Swarm)
+        }
+        Plant::GapStartsAnew => (Storage, "hashicorp CTRL (M46)", "recovery", Hunt::Swarm),
+        Plant::SpareNotZeroed => (Storage, "etcd #6378", "recovery", Hunt::Swarm),
+        Plant::CutNotReplayed => (Storage, "qdrant #2508", "recovery", Hunt::Swarm),
+        Plant::TrimmedTooFar => (Storage, "RedisRaft #43", "recovery", Hunt::Swarm),
+    };
+    Row { area, source, expected, hunt }
+}
