@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod backup;
+mod bench;
 mod clerk;
 mod cluster;
 mod exit;
@@ -54,6 +55,7 @@ enum Command {
     Status,
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
+    Bench(Box<bench::BenchArgs>),
     #[command(flatten)]
     Data(clerk::DataCommand),
 }
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Command::Status => status::run(&servers()),
         Command::Backup(args) => backup::run(&servers(), args),
         Command::Restore(args) => restore::run(args),
+        Command::Bench(args) => bench::run(&servers(), args),
         Command::Data(command) => clerk::run(&servers(), command),
     };
     ended.unwrap_or_else(|failure| {

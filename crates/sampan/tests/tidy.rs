@@ -18,9 +18,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("resp", &[]),
     ("server", &["base", "kv", "raft", "replica", "resp", "storage"]),
     ("client", &["base", "resp"]),
+    ("bench", &["base", "client", "resp"]),
     ("lincheck", &[]),
     ("sim", &["base", "kv", "lincheck", "raft", "replica", "storage"]),
-    ("sampan", &["base", "client", "kv", "resp", "server", "storage"]),
+    ("sampan", &["base", "bench", "client", "kv", "resp", "server", "storage"]),
 ];
 
 fn root() -> PathBuf {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod backups;
+mod bench;
 mod clients;
 mod faults;
 mod harness;

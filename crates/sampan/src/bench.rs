@@ -1,0 +1,206 @@
+//! `sampan bench`: the command line of the load generator, its progress line, and where its results
+//! go. What it does is in `sampan-bench`.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use sampan_bench::{Distribution, End, Mix, Moment, Plan, PlanError, Protocol, Report, RunError};
+
+use crate::clerk::Servers;
+use crate::exit::{self, Ended, Failure};
+use crate::terminal::{complain, say};
+
+/// Measures a cluster, or any server that speaks the Redis protocol
+///
+/// Connections go to the servers in turn. Without --rate each connection sends the next commands
+/// when those before are answered (closed loop). With it, commands are due at that rate whatever the
+/// server does, and a latency counts from when a command was due (open loop).
+///
+/// Exit codes: 0 all was answered; 1 something failed, was never sent, or the run was interrupted;
+/// 2 bad arguments; 3 no connection.
+#[derive(Args, Debug)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct BenchArgs {
+    /// Commands and their shares: get, set, incr, del, exists, ping
+    #[arg(long, value_name = "NAME[:SHARE],...", default_value = "set")]
+    mix: Mix,
+    /// How many keys
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    keys: u64,
+    /// How keys are chosen: uniform, zipf, zipf:EXPONENT or sequential
+    #[arg(long, value_name = "HOW", default_value = "uniform")]
+    distribution: Distribution,
+    /// Length of the values that set writes
+    #[arg(long, value_name = "BYTES", default_value_t = 64)]
+    value_bytes: usize,
+    /// Connections, or Clerks
+    #[arg(long, short, value_name = "N", default_value_t = 64)]
+    connections: usize,
+    /// Commands in flight on each connection
+    #[arg(long, short = 'P', value_name = "N", default_value_t = 1)]
+    pipeline: usize,
+    /// Commands due per second, of all connections together: an open loop
+    #[arg(long, value_name = "N")]
+    rate: Option<u64>,
+    /// Stop after this time, warm-up not included
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, conflicts_with = "count")]
+    seconds: f64,
+    /// Stop after this many commands, those of the warm-up included
+    #[arg(long, short = 'n', value_name = "N")]
+    count: Option<u64>,
+    /// Send for this long before measuring
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    warm_up_seconds: f64,
+    /// Write every key once before the run
+    #[arg(long)]
+    fill: bool,
+    /// Through Clerks, with exactly-once writes, in place of bare connections
+    #[arg(long)]
+    clerk: bool,
+    /// Threads that the connections are spread over, at most one a core
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    threads: usize,
+    /// Length of one point of the plots over time
+    #[arg(long, value_name = "MS", default_value_t = 500)]
+    interval_ms: u64,
+    /// Decides all that is random
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Write the result as JSON to a file, or to standard output (-) in place of the text
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
+    /// Draw throughput and latencies to a file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+/// Measures, prints and writes what was asked for.
+pub(crate) fn run(servers: &Servers, args: &BenchArgs) -> Ended {
+    let plan = plan(servers, args)?;
+    // Before minutes are spent on a result that cannot be kept.
+    let json = args.json.as_deref().filter(|path| *path != Path::new("-"));
+    for path in [json, args.svg.as_deref()].into_iter().flatten() {
+        write(path, "")?;
+    }
+    let mut line = ProgressLine::new();
+    let report = sampan_bench::run(&plan, &mut |moment, done| line.show(moment, done));
+    line.clear();
+    let report = report.map_err(|error| failure(&error))?;
+    keep(&report, args)?;
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { exit::NOT_MET.into() })
+}
+
+fn plan(servers: &Servers, args: &BenchArgs) -> Result<Plan, Failure> {
+    let end = match args.count {
+        Some(count) => End::Count(count),
+        None => End::After(seconds("seconds", args.seconds)?),
+    };
+    let plan = Plan {
+        servers: servers.addresses()?.to_vec(),
+        protocol: if args.clerk { Protocol::Clerk } else { Protocol::Resp },
+        mix: args.mix.clone(),
+        keys: args.keys,
+        distribution: args.distribution,
+        value_bytes: args.value_bytes,
+        connections: args.connections,
+        pipeline: args.pipeline,
+        threads: args.threads,
+        rate: args.rate,
+        warm_up: seconds("warm-up-seconds", args.warm_up_seconds)?,
+        end,
+        timeout: Duration::from_millis(servers.timeout_ms),
+        interval: Duration::from_millis(args.interval_ms),
+        fill: args.fill,
+        seed: args.seed,
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if plan.threads > cores {
+        return Err(Failure::usage(format!("threads: this machine has {cores} cores")));
+    }
+    plan.check().map_err(|error| bad_plan(&error))?;
+    Ok(plan)
+}
+
+fn seconds(setting: &str, seconds: f64) -> Result<Duration, Failure> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| Failure::usage(format!("{setting}: '{seconds}' is no time")))
+}
+
+/// The fault by the name of its flag.
+fn bad_plan(error: &PlanError) -> Failure {
+    let flag = match error.setting {
+        "timeout" => "timeout-ms".to_owned(),
+        "interval" => "interval-ms".to_owned(),
+        other => other.replace('_', "-"),
+    };
+    Failure::usage(format!("{flag}: {}", error.why))
+}
+
+fn failure(error: &RunError) -> Failure {
+    match error {
+        RunError::Plan(error) => bad_plan(error),
+        RunError::Files(_) | RunError::Start(_) => Failure::usage(error.to_string()),
+        RunError::Connect(_) => Failure::new(exit::UNAVAILABLE, error.to_string()),
+        RunError::Fill(..) => Failure::new(exit::NOT_MET, error.to_string()),
+    }
+}
+
+fn keep(report: &Report, args: &BenchArgs) -> Result<(), Failure> {
+    if let Some(path) = &args.svg {
+        write(path, &sampan_bench::plot(report))?;
+    }
+    match &args.json {
+        Some(path) if path == Path::new("-") => say(report.to_json()),
+        Some(path) => {
+            write(path, &report.to_json())?;
+            say(report.to_string().trim_end());
+        }
+        None => say(report.to_string().trim_end()),
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(path, text)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
+/// One line on a terminal that is written over and over; nothing elsewhere.
+struct ProgressLine {
+    is_terminal: bool,
+    failed: u64,
+}
+
+impl ProgressLine {
+    fn new() -> Self {
+        Self { is_terminal: std::io::stderr().is_terminal(), failed: 0 }
+    }
+
+    fn show(&mut self, moment: &Moment, done: f64) {
+        self.failed += moment.failed;
+        if self.is_terminal {
+            let Self { failed, .. } = self;
+            let Moment { at_seconds, answered_per_second, p50_ms, p99_ms, max_ms, .. } = moment;
+            let percent = 100.0 * done;
+            let mut stderr = std::io::stderr().lock();
+            _ = write!(
+                stderr,
+                "\r\x1b[K{percent:3.0} %  {at_seconds:6.1} s  {answered_per_second:9.0}/s  \
+                 p50 {p50_ms:.3} ms  p99 {p99_ms:.3} ms  longest {max_ms:.3} ms  {failed} failed"
+            );
+            _ = stderr.flush();
+        }
+    }
+
+    fn clear(&self) {
+        if self.is_terminal {
+            _ = write!(std::io::stderr().lock(), "\r\x1b[K");
+        }
+        if self.failed > 0 {
+            complain(format_args!("sampan: {} commands failed", self.failed));
+        }
+    }
+}
