@@ -56,6 +56,9 @@ counter! {
 }
 
 impl LogIndex {
+    /// Behind every index that a log ever reaches.
+    pub const MAX: Self = Self(u64::MAX);
+
     /// The index `count` places further on.
     #[must_use]
     pub const fn plus(self, count: u64) -> Self {

@@ -53,8 +53,8 @@ impl Display for Body {
             }
             Self::TimeoutNow => f.write_str("TimeoutNow"),
             Self::ReadIndex { sequence, .. } => write!(f, "ReadIndex #{sequence}"),
-            Self::ReadIndexReply { sequence, index, .. } => {
-                write!(f, "ReadIndexReply #{sequence} index={index}")
+            Self::ReadIndexReply { sequence, index, last, .. } => {
+                write!(f, "ReadIndexReply #{sequence} index={index} last={last}")
             }
         }
     }

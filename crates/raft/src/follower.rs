@@ -31,13 +31,13 @@ pub(crate) struct Incoming {
 }
 
 impl Following {
-    pub(crate) fn new(commit: LogIndex, nonce: u64) -> Self {
+    pub(crate) fn new(commit: LogIndex, reads: FollowerReads) -> Self {
         Self {
             verified: commit,
             commit_hint: commit,
             heard_at: None,
             incoming: None,
-            reads: FollowerReads::new(nonce),
+            reads,
         }
     }
 
@@ -150,6 +150,7 @@ impl Raft {
     pub(crate) fn verify(&mut self, index: LogIndex) {
         self.following.verified = self.following.verified.max(index);
         self.learn_commit(self.following.commit_hint);
+        self.check_recovered();
     }
 
     /// Rule 5: commit index = min(leaderCommit, index of last *verified* entry).

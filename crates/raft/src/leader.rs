@@ -294,24 +294,31 @@ impl Raft {
             _ => return Err(DropReason::WrongRole),
         };
         let read = if let Body::HeartbeatReply { read, .. } = *body { read } else { 0 };
+        let recovering = match *body {
+            Body::AppendReply { recovering, .. } | Body::HeartbeatReply { recovering, .. } => {
+                Some(recovering)
+            }
+            _ => None,
+        };
         let of_the_future = sequence > leader.sequence || read > leader.reads.round();
         if of_the_future || reached > self.log.last_index() {
             return Err(DropReason::Malformed);
         }
         peer.heard_at = now;
         peer.messages_received += 1;
+        let was_recovering = peer.recovering;
+        if !peer.is_of_this_life(sequence, recovering, leader.sequence) {
+            return Err(DropReason::StaleReply);
+        }
+        let counts_again = was_recovering && !peer.recovering;
         match *body {
-            Body::AppendReply { sequence, recovering, result } => {
-                peer.set_recovering(recovering);
-                match result {
-                    AppendResult::Accepted { matched } => self.on_accepted(now, from, matched),
-                    AppendResult::Rejected { previous, hint } => {
-                        return self.on_rejected(from, sequence, previous, hint);
-                    }
+            Body::AppendReply { sequence, result, .. } => match result {
+                AppendResult::Accepted { matched } => self.on_accepted(now, from, matched),
+                AppendResult::Rejected { previous, hint } => {
+                    return self.on_rejected(from, sequence, previous, hint);
                 }
-            }
-            Body::HeartbeatReply { sequence, recovering, read, received, matched } => {
-                peer.set_recovering(recovering);
+            },
+            Body::HeartbeatReply { sequence, read, received, matched, .. } => {
                 peer.read = peer.read.max(read);
                 if planted!(AnyHeartbeatConfirms) {
                     peer.read = leader.reads.round();
@@ -328,6 +335,10 @@ impl Raft {
                 self.on_accepted(now, from, matched);
             }
             _ => {}
+        }
+        if counts_again {
+            // What it acknowledged on the way is no news any more.
+            self.advance_commit(now);
         }
         Ok(())
     }

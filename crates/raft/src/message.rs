@@ -139,6 +139,8 @@ pub enum Body {
         sequence: u64,
         /// The read index.
         index: LogIndex,
+        /// The leader's last entry: whatever it ever sent in its term is in the log before it.
+        last: LogIndex,
     },
 }
 
@@ -235,7 +237,9 @@ impl Message {
                         && end.is_some_and(|end| end <= meta.size_bytes)
                 }
                 Body::InstallSnapshotReply { matched, .. } => numbers_are_sane(&[matched.0]),
-                Body::ReadIndexReply { index, .. } => numbers_are_sane(&[index.0]),
+                Body::ReadIndexReply { index, last, .. } => {
+                    index <= last && numbers_are_sane(&[last.0])
+                }
                 Body::PreVoteReply { .. }
                 | Body::VoteReply { .. }
                 | Body::TimeoutNow

@@ -17,6 +17,7 @@ use crate::leader::Leader;
 use crate::log::Log;
 use crate::membership::Configurations;
 use crate::persist::Persistence;
+use crate::read::FollowerReads;
 use crate::{
     Body, Config, DropCounts, DropReason, Message, Outputs, Persist, Persisted, Role, RoleChange,
 };
@@ -35,7 +36,7 @@ pub struct Restored {
     /// starting at 1.
     pub entries: Vec<Entry>,
     /// The log may have lost its end, anywhere before this index: the node neither votes nor
-    /// counts until it is durable through it.
+    /// counts until it is durable through it. [`LogIndex::MAX`]: it asks the leader for the index.
     pub non_voting_until: Option<LogIndex>,
 }
 
@@ -113,7 +114,10 @@ impl Raft {
         let HardState { term, vote } = hard_state;
         assert!(log.last().term <= term, "entries of term {} in term {term}", log.last().term);
         let mut node = Self {
-            following: Following::new(start.index, rng.next_u64()),
+            following: Following::new(
+                start.index,
+                FollowerReads::new(rng.next_u64(), restored.non_voting_until == Some(LogIndex::MAX)),
+            ),
             election_timeout: config.election_timeout_max,
             election_deadline: now,
             config,
@@ -359,8 +363,8 @@ impl Raft {
             }
             Body::TimeoutNow => self.on_timeout_now(now),
             Body::ReadIndex { nonce, sequence } => self.on_read_index(now, from, nonce, sequence),
-            Body::ReadIndexReply { nonce, sequence, index } => {
-                self.on_read_index_reply(from, nonce, sequence, index)
+            Body::ReadIndexReply { nonce, sequence, index, last } => {
+                self.on_read_index_reply(from, nonce, sequence, index, last)
             }
             Body::AppendReply { .. }
             | Body::HeartbeatReply { .. }
@@ -424,7 +428,7 @@ impl Raft {
     }
 
     /// Ends the non-voting state once the log is whole again.
-    fn check_recovered(&mut self) {
+    pub(crate) fn check_recovered(&mut self) {
         let whole = self.following.verified.min(self.persistence.durable_index());
         if self.non_voting_until.is_some_and(|until| whole >= until) {
             self.non_voting_until = None;

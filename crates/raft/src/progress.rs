@@ -102,6 +102,8 @@ pub(crate) struct Progress {
     pub(crate) heartbeat_due: Time,
     /// The peer lost part of its log: it does not count.
     pub(crate) recovering: bool,
+    /// Since the peer reported its loss: the first request that only its new life can have seen.
+    new_life_from: u64,
     pub(crate) messages_sent: u64,
     pub(crate) messages_received: u64,
 }
@@ -122,6 +124,7 @@ impl Progress {
             append_sent_at: Time::ZERO,
             heartbeat_due: now,
             recovering: false,
+            new_life_from: 0,
             messages_sent: 0,
             messages_received: 0,
         }
@@ -175,13 +178,27 @@ impl Progress {
         }
     }
 
-    /// The peer reports that it lost, or has regained, part of its log. What it acknowledged before
-    /// a loss it holds no longer: the one way in which `matched` goes back.
-    pub(crate) fn set_recovering(&mut self, recovering: bool) {
-        if recovering && !self.recovering {
+    /// An answer to request `sequence`, of `last_sequence` so far, says whether the peer lost part
+    /// of its log. What it acknowledged before a loss it holds no longer: the one way in which
+    /// `matched` goes back. False if the answer is, or may be, of the life before the loss: what it
+    /// acknowledges is gone.
+    pub(crate) fn is_of_this_life(
+        &mut self,
+        sequence: u64,
+        recovering: Option<bool>,
+        last_sequence: u64,
+    ) -> bool {
+        let reports_loss = recovering == Some(true);
+        if reports_loss && !self.recovering {
             self.matched = LogIndex::ZERO;
+            self.new_life_from = last_sequence + 1;
+            self.recovering = true;
         }
-        self.recovering = recovering;
+        if self.recovering && !reports_loss && sequence < self.new_life_from {
+            return false;
+        }
+        self.recovering = recovering.unwrap_or(self.recovering);
+        true
     }
 
     /// The peer's log is durable and equal through `matched`. Older acknowledgements change
@@ -298,6 +315,22 @@ mod tests {
         assert!(!peer.rejection_counts(3, at(4)), "of what is acknowledged");
         assert!(!peer.rejection_counts(3, at(10)), "of what was never sent");
         assert!(peer.rejection_counts(3, at(7)));
+    }
+
+    #[test]
+    fn what_an_earlier_life_acknowledged_counts_no_more_once_a_loss_is_known() {
+        let mut peer = Progress::new(at(9), 1, Time::ZERO);
+        peer.acked(at(8));
+        assert!(peer.is_of_this_life(3, Some(true), 5));
+        assert_eq!((peer.matched, peer.counted()), (at(0), at(0)));
+        peer.acked(at(2));
+        assert_eq!((peer.matched, peer.counted()), (at(2), at(0)), "it is on its way");
+        assert!(!peer.is_of_this_life(4, Some(false), 6), "sent before the loss was known");
+        assert!(!peer.is_of_this_life(5, None, 6));
+        assert!(peer.is_of_this_life(4, Some(true), 6));
+        assert!(peer.is_of_this_life(6, None, 6) && peer.recovering);
+        assert!(peer.is_of_this_life(6, Some(false), 7), "it has it all again");
+        assert_eq!(peer.counted(), at(2));
     }
 
     #[test]

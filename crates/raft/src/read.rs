@@ -60,15 +60,29 @@ pub(crate) struct FollowerReads {
     /// Reads came since the last request.
     unasked: bool,
     retry_at: Time,
+    /// The node lost the end of its log and wants to know where the leader's ends: an answer to a
+    /// request of this life covers all that an earlier life may have acknowledged.
+    wants_last: bool,
 }
 
 impl FollowerReads {
-    pub(crate) fn new(nonce: u64) -> Self {
-        Self { waiting: VecDeque::new(), nonce, sequence: 0, unasked: false, retry_at: Time::NEVER }
+    pub(crate) fn new(nonce: u64, wants_last: bool) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            nonce,
+            sequence: 0,
+            unasked: wants_last,
+            retry_at: Time::NEVER,
+            wants_last,
+        }
+    }
+
+    fn has_reason(&self) -> bool {
+        self.wants_last || !self.waiting.is_empty()
     }
 
     pub(crate) fn retry_at(&self) -> Time {
-        if self.waiting.is_empty() { Time::NEVER } else { self.retry_at }
+        if self.has_reason() { self.retry_at } else { Time::NEVER }
     }
 }
 
@@ -152,13 +166,14 @@ impl Raft {
             return;
         }
         let (id, own, peers) = (self.config.id, leader.reads.round, &leader.peers);
+        // A voter that lost part of its log confirms too: its term and vote are whole.
         let confirmed = agreed(self.configurations.latest(), |voter| {
             if voter == id || planted!(ReadUnconfirmed) {
                 return own;
             }
             peers.get(&voter).map_or(0, |peer| peer.read)
         });
-        let mut answers = Vec::new();
+        let (mut answers, last) = (Vec::new(), self.log.last_index());
         while let Some(round) = leader.reads.rounds.front()
             && round.number <= confirmed
         {
@@ -171,7 +186,7 @@ impl Raft {
                         self.pending.reads.push(ReadOutcome { id, result: Ok(index) });
                     }
                     Reader::Follower { from, nonce, sequence } => {
-                        answers.push((from, Body::ReadIndexReply { nonce, sequence, index }));
+                        answers.push((from, Body::ReadIndexReply { nonce, sequence, index, last }));
                     }
                 }
             }
@@ -187,7 +202,7 @@ impl Raft {
     pub(crate) fn flush_reads_of_follower(&mut self, now: Time) {
         let Some(leader) = self.leader else { return };
         let reads = &mut self.following.reads;
-        if reads.waiting.is_empty() || !(reads.unasked || now >= reads.retry_at) {
+        if !(reads.has_reason() && (reads.unasked || now >= reads.retry_at)) {
             return;
         }
         reads.unasked = false;
@@ -198,13 +213,16 @@ impl Raft {
     }
 
     /// The answer covers every read that waited when the request was sent. It also says what is
-    /// committed.
+    /// committed, and through where a node that lost the end of its log must have it again: what it
+    /// ever acknowledged is of this term and in this leader's log, or of an earlier one and, if it
+    /// was committed, there too (paper 5.4.3), because no node that lost anything elected it.
     pub(crate) fn on_read_index_reply(
         &mut self,
         from: NodeId,
         nonce: u64,
         sequence: u64,
         index: LogIndex,
+        last: LogIndex,
     ) -> Result<(), DropReason> {
         let reads = &mut self.following.reads;
         if self.leader != Some(from) || nonce != reads.nonce || sequence > reads.sequence {
@@ -216,7 +234,11 @@ impl Raft {
             reads.waiting.pop_front();
             self.pending.reads.push(ReadOutcome { id, result: Ok(index) });
         }
+        if std::mem::take(&mut reads.wants_last) {
+            self.non_voting_until = Some(last);
+        }
         self.learn_commit(index);
+        self.check_recovered();
         Ok(())
     }
 
@@ -237,6 +259,6 @@ impl Raft {
         for (id, _) in self.following.reads.waiting.drain(..) {
             void(id);
         }
-        self.following.reads.unasked = false;
+        self.following.reads.unasked = self.following.reads.wants_last;
     }
 }

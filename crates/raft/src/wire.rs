@@ -107,8 +107,8 @@ impl Message {
             }
             Body::TimeoutNow => {}
             Body::ReadIndex { nonce, sequence } => put_numbers(out, &[*nonce, *sequence]),
-            Body::ReadIndexReply { nonce, sequence, index } => {
-                put_numbers(out, &[*nonce, *sequence, index.0]);
+            Body::ReadIndexReply { nonce, sequence, index, last } => {
+                put_numbers(out, &[*nonce, *sequence, index.0, last.0]);
             }
         }
     }
@@ -193,7 +193,8 @@ fn decode_body(kind: u8, r: &mut Reader<'_>, bytes: &Bytes) -> Result<Body, Deco
         READ_INDEX => Body::ReadIndex { nonce: r.u64()?, sequence: r.u64()? },
         READ_INDEX_REPLY => {
             let (nonce, sequence) = (r.u64()?, r.u64()?);
-            Body::ReadIndexReply { nonce, sequence, index: LogIndex(r.u64()?) }
+            let (index, last) = (LogIndex(r.u64()?), LogIndex(r.u64()?));
+            Body::ReadIndexReply { nonce, sequence, index, last }
         }
         _ => return Err(DecodeError::Invalid("message kind")),
     })

@@ -83,7 +83,10 @@ fn samples() -> Vec<(Message, &'static str)> {
         ),
         (message(Body::TimeoutNow), ""),
         (message(Body::ReadIndex { nonce: 5, sequence: 6 }), "05*7 06*7"),
-        (message(Body::ReadIndexReply { nonce: 5, sequence: 6, index }), "05*7 06*7 07*7"),
+        (
+            message(Body::ReadIndexReply { nonce: 5, sequence: 6, index, last: LogIndex(8) }),
+            "05*7 06*7 07*7 08*7",
+        ),
     ]
 }
 

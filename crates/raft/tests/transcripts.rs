@@ -103,7 +103,12 @@ enum Step {
     ),
     /// Stops a node; what was not synced is lost.
     Crash(u64),
-    Restart(u64, #[arg(key = "non_voting_until")] Option<u64>),
+    /// The log may have lost its end: through an index, or through one that the leader will name.
+    Restart(
+        u64,
+        #[arg(key = "non_voting_until")] Option<u64>,
+        #[arg(key = "non_voting")] Option<bool>,
+    ),
     /// The disk of a node that is down loses its log behind an index, although it was synced.
     Damage(u64, #[arg(key = "keep")] u64),
     /// A node that is down holds these entries, `index@term`, when it starts, in this term.
@@ -239,9 +244,10 @@ impl Transcript {
                 }
             }
             Step::Crash(id) => cluster.crash(node(*id), 0),
-            Step::Restart(id, until) => {
+            Step::Restart(id, until, unknown) => {
                 let host = cluster.hosts.get_mut(&node(*id)).expect("a known node");
-                host.disk.non_voting_until = until.map(LogIndex);
+                let unknown = unknown.unwrap_or(false).then_some(LogIndex::MAX);
+                host.disk.non_voting_until = until.map(LogIndex).or(unknown);
                 cluster.restart(node(*id));
             }
             Step::Store(id, entries, term) => {

@@ -58,6 +58,7 @@ scripts! {
     new_member_is_brought_up_at_once
     newer_term_makes_a_follower
     node_that_forgot_what_it_acknowledged_stops
+    node_without_its_log_asks_how_much_it_lacks
     node_without_its_log_does_not_count
     node_without_its_log_does_not_vote
     older_file_is_not_installed
