@@ -457,7 +457,12 @@ impl Sender<'_> {
     }
 
     fn post(&mut self, to: NodeId, peer: &mut Progress, body: Body) {
-        peer.heartbeat_due = self.now + self.config.heartbeat_interval;
+        // Appends do for heartbeats while they are answered. A peer whose disk is slow acknowledges
+        // none, and answers only heartbeats: without them it would seem gone.
+        let interval = self.config.heartbeat_interval;
+        if !matches!(body, Body::Append { .. }) || self.now < peer.heard_at + interval {
+            peer.heartbeat_due = self.now + interval;
+        }
         peer.messages_sent += 1;
         let message = Message { from: self.id, to, term: self.term, body };
         // Entries may leave before they are durable here (thesis 10.2.1); the term may not, but a

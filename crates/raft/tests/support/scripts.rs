@@ -82,6 +82,7 @@ scripts! {
     restart_begins_at_the_snapshot
     restarted_follower_is_not_sent_everything
     single_node_cluster
+    slow_disks_depose_no_leader
     snapshot_holds_its_configuration
     snapshot_is_installed
     snapshot_is_sent_again_after_a_pause
