@@ -140,11 +140,20 @@ impl Replica {
 
     fn snapshot_is_due(&self) -> bool {
         let snapshots = &self.snapshots;
-        let newer = self.newest_snapshot().is_none_or(|(index, _)| self.applied.index > index);
+        let newest = self.newest_snapshot().map_or(LogIndex::ZERO, |(index, _)| index);
+        let newer = self.applied.index > newest;
         if snapshots.taking.is_some() || self.now.mono < snapshots.not_before || !newer {
             return false;
         }
-        snapshots.wanted || self.log_bytes_max().is_some_and(|max| self.log_has_grown_past(max))
+        let outgrown = |max| self.log_has_grown_past(max) && self.log_is_mostly_applied();
+        snapshots.wanted || self.log_bytes_max().is_some_and(outgrown)
+    }
+
+    /// Would a snapshot now let go of half of the log at least? After a restart little of a long log
+    /// is known to be committed at first, and a snapshot of that little would be in vain.
+    fn log_is_mostly_applied(&self) -> bool {
+        let start = self.raft.first_index().prev().0;
+        2 * (self.applied.index.0 - start) >= self.raft.last_index().0 - start
     }
 
     /// Has the log grown by more than `bytes_max` since it was last trimmed: its entries, or, where
