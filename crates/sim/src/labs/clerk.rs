@@ -74,6 +74,8 @@ pub(crate) struct Clerk {
     place: usize,
     /// The server that it stays with.
     current: Option<usize>,
+    /// The last one that it gave up: others may reach it and hand commands on.
+    given_up: Option<usize>,
     calls_since_asked: u32,
     /// Calls in a row that failed.
     failures: u32,
@@ -105,6 +107,7 @@ impl Clerk {
             order,
             place: 0,
             current: None,
+            given_up: None,
             calls_since_asked: 0,
             failures: 0,
             backoff_ms: BACKOFF_MS.0,
@@ -240,6 +243,7 @@ impl Clerk {
                 Ok(reply) => match judge(&reply) {
                     Verdict::Final => {
                         self.failures = 0;
+                        self.given_up = None;
                         self.backoff_ms = BACKOFF_MS.0;
                         return Ok(reply);
                     }
@@ -265,8 +269,9 @@ impl Clerk {
             match self.ask_who_leads(asked).await? {
                 Ok(leader) => {
                     self.calls_since_asked = 0;
-                    self.current = Some(leader.unwrap_or(asked));
-                    return Ok(leader.unwrap_or(asked));
+                    let server = leader.filter(|_| leader != self.given_up).unwrap_or(asked);
+                    self.current = Some(server);
+                    return Ok(server);
                 }
                 Err(Failed) => self.failed(),
             }
@@ -286,7 +291,7 @@ impl Clerk {
     fn next_server(&mut self) {
         self.failures += 1;
         self.place = (self.place + 1) % self.order.len();
-        self.current = None;
+        self.given_up = self.current.take();
     }
 
     /// Waits after each round of servers that failed.

@@ -7,7 +7,7 @@ use super::lab::{Lab, Outcome, Setup};
 use super::suite_2d::Harm;
 use super::suite_3a::Stage;
 use super::suite_3b::RAFT_STATE_BYTES_MAX;
-use super::{suite_2a, suite_2b, suite_2c, suite_2d, suite_3a, suite_3b};
+use super::{difficulties, suite_2a, suite_2b, suite_2c, suite_2d, suite_3a, suite_3b};
 
 /// A script of one row, under way.
 type Script = Pin<Box<dyn Future<Output = Outcome>>>;
@@ -178,5 +178,28 @@ fn rows_3b() -> Vec<Row> {
 }
 
 fn rows_of_difficulties() -> Vec<Row> {
-    Vec::new()
+    use difficulties as d;
+    const SUITE: &str = "difficulties";
+    let plain = Setup::of(3);
+    let (bad, snapshots) = (plain.unreliable(), plain.max_raft_state(d::STATE_BYTES_MAX));
+    vec![
+        row(SUITE, "1 a failed call is tried again", bad, |lab, _| d::failed_calls(lab)),
+        row(SUITE, "2 a retried command is applied once", bad, |lab, _| d::retried_commands(lab)),
+        row(SUITE, "3 a restored state is the state it was", plain, |lab, _| {
+            d::restored_state(lab)
+        }),
+        row(SUITE, "4 receiving a snapshot blocks nothing", plain, |lab, _| d::busy_receiver(lab)),
+        row(SUITE, "5 a log is trimmed to its snapshot", snapshots, |lab, _| d::trimmed_log(lab)),
+        row(SUITE, "6 applied and commit go to the snapshot", snapshots, |lab, _| {
+            d::installed_snapshot(lab)
+        }),
+        row(SUITE, "7 a restart begins at the snapshot", snapshots, |lab, _| {
+            d::restart_at_snapshot(lab)
+        }),
+        row(SUITE, "8 a snapshot is taken at its size", plain, |lab, _| d::size_threshold(lab)),
+        row(SUITE, "9 a failed snapshot loses nothing", plain, |lab, _| d::failed_snapshot(lab)),
+        row(SUITE, "10 log, snapshot and state agree", snapshots.unreliable(), |lab, _| {
+            d::agreement_after_restart(lab)
+        }),
+    ]
 }
