@@ -32,13 +32,7 @@ pub(crate) struct Incoming {
 
 impl Following {
     pub(crate) fn new(commit: LogIndex, reads: FollowerReads) -> Self {
-        Self {
-            verified: commit,
-            commit_hint: commit,
-            heard_at: None,
-            incoming: None,
-            reads,
-        }
+        Self { verified: commit, commit_hint: commit, heard_at: None, incoming: None, reads }
     }
 
     /// Of the leader of a new term only this is known: it has all that is committed (paper 5.4.3).

@@ -116,7 +116,10 @@ impl Raft {
         let mut node = Self {
             following: Following::new(
                 start.index,
-                FollowerReads::new(rng.next_u64(), restored.non_voting_until == Some(LogIndex::MAX)),
+                FollowerReads::new(
+                    rng.next_u64(),
+                    restored.non_voting_until == Some(LogIndex::MAX),
+                ),
             ),
             election_timeout: config.election_timeout_max,
             election_deadline: now,

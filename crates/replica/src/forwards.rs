@@ -44,6 +44,7 @@ pub(crate) struct ForwardsOut {
     pub(crate) incarnation: u64,
     /// By attempt.
     pub(crate) under_way: BTreeMap<u64, Forwarded>,
+    under_way_bytes: usize,
     next: Vec<ForwardedRequest>,
     next_bytes: usize,
     last_id: u64,
@@ -55,6 +56,7 @@ impl ForwardsOut {
         Self {
             incarnation,
             under_way: BTreeMap::new(),
+            under_way_bytes: 0,
             next: Vec::new(),
             next_bytes: 0,
             last_id: 0,
@@ -85,7 +87,20 @@ impl ForwardsOut {
             class: forwarded.request.class,
             command: forwarded.request.command.clone(),
         });
+        self.under_way_bytes += forwarded.request.command.len();
         self.under_way.insert(self.last_id, forwarded);
+    }
+
+    /// The bytes of the commands under way.
+    pub(crate) fn under_way_bytes(&self) -> usize {
+        self.under_way_bytes
+    }
+
+    /// Takes an attempt.
+    pub(crate) fn remove(&mut self, id: u64) -> Option<Forwarded> {
+        let forwarded = self.under_way.remove(&id)?;
+        self.under_way_bytes -= forwarded.request.command.len();
+        Some(forwarded)
     }
 
     /// The frame of this turn, if there is one. A command whose leader was replaced since it was
@@ -102,7 +117,10 @@ impl ForwardsOut {
 
     /// Takes the attempts that `which` picks, oldest first.
     pub(crate) fn take(&mut self, mut which: impl FnMut(&Forwarded) -> bool) -> Vec<Forwarded> {
-        self.under_way.extract_if(.., |_, forwarded| which(forwarded)).map(|(_, f)| f).collect()
+        let taken = self.under_way.extract_if(.., |_, forwarded| which(forwarded));
+        let taken: Vec<Forwarded> = taken.map(|(_, forwarded)| forwarded).collect();
+        self.under_way_bytes -= taken.iter().map(|f| f.request.command.len()).sum::<usize>();
+        taken
     }
 }
 

@@ -90,19 +90,25 @@ impl Line {
 /// All lines, and how many requests wait in them.
 #[derive(Default, Debug)]
 pub(crate) struct Lines {
-    lines: BTreeMap<Origin, Line>,
+    by_origin: BTreeMap<Origin, Line>,
     waiting: usize,
+    waiting_bytes: usize,
 }
 
 impl Lines {
     /// The line of a connection; made if there is none.
     pub(crate) fn line(&mut self, origin: Origin) -> &mut Line {
-        self.lines.entry(origin).or_default()
+        self.by_origin.entry(origin).or_default()
     }
 
     /// Requests that wait, over all lines.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// The bytes of their commands.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
     }
 
     /// Puts a request at its place in its line: at the end if it is new, further ahead if it was
@@ -118,24 +124,27 @@ impl Lines {
             }
             _ => line.waiting.len(),
         };
+        let bytes = waiting.command.len();
         line.waiting.insert(place, waiting);
         self.waiting += 1;
+        self.waiting_bytes += bytes;
     }
 
     /// The line of a connection, if there is one.
     pub(crate) fn get(&mut self, origin: Origin) -> Option<&mut Line> {
-        self.lines.get_mut(&origin)
+        self.by_origin.get_mut(&origin)
     }
 
     /// Is a connection gone, or was never there?
     pub(crate) fn is_closed(&self, origin: Origin) -> bool {
-        self.lines.get(&origin).is_none_or(|line| line.closed)
+        self.by_origin.get(&origin).is_none_or(|line| line.closed)
     }
 
     /// Takes the first waiting request of a line.
     pub(crate) fn pop(&mut self, origin: Origin) -> Option<Waiting> {
-        let waiting = self.lines.get_mut(&origin)?.waiting.pop_front()?;
+        let waiting = self.by_origin.get_mut(&origin)?.waiting.pop_front()?;
         self.waiting -= 1;
+        self.waiting_bytes -= waiting.command.len();
         Some(waiting)
     }
 
@@ -145,7 +154,7 @@ impl Lines {
         mut which: impl FnMut(&Origin, &Waiting) -> bool,
     ) -> Vec<(Origin, Waiting)> {
         let mut taken = Vec::new();
-        for (origin, line) in &mut self.lines {
+        for (origin, line) in &mut self.by_origin {
             let mut index = 0;
             while let Some(waiting) = line.waiting.get(index) {
                 if which(origin, waiting) {
@@ -156,6 +165,7 @@ impl Lines {
             }
         }
         self.waiting -= taken.len();
+        self.waiting_bytes -= bytes_of(taken.iter().map(|(_, waiting)| waiting));
         taken
     }
 
@@ -164,14 +174,15 @@ impl Lines {
         if self.waiting == 0 {
             return Vec::new();
         }
-        let waiting = self.lines.iter().filter(|(_, line)| !line.waiting.is_empty());
+        let waiting = self.by_origin.iter().filter(|(_, line)| !line.waiting.is_empty());
         waiting.map(|(origin, _)| *origin).collect()
     }
 
     /// Marks a connection as gone: what waits is dropped, what is under way runs on unanswered.
     pub(crate) fn close(&mut self, origin: Origin) {
-        if let Some(line) = self.lines.get_mut(&origin) {
+        if let Some(line) = self.by_origin.get_mut(&origin) {
             self.waiting -= line.waiting.len();
+            self.waiting_bytes -= bytes_of(line.waiting.iter());
             line.waiting.clear();
             line.closed = true;
         }
@@ -180,11 +191,15 @@ impl Lines {
 
     /// Drops a line that nothing can refer to any more.
     pub(crate) fn forget_if_done(&mut self, origin: Origin) {
-        if let Some(line) = self.lines.get(&origin)
+        if let Some(line) = self.by_origin.get(&origin)
             && line.is_idle()
             && (line.closed || origin.home != Home::Here)
         {
-            self.lines.remove(&origin);
+            self.by_origin.remove(&origin);
         }
     }
+}
+
+fn bytes_of<'a>(requests: impl Iterator<Item = &'a Waiting>) -> usize {
+    requests.map(|waiting| waiting.command.len()).sum()
 }

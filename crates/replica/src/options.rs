@@ -32,6 +32,9 @@ pub struct Options {
     /// Requests under way (waiting, proposed, reading) beyond which the host should stop reading
     /// from clients ([`crate::Replica::is_congested`]).
     pub requests_under_way_max: usize,
+    /// The same for bytes of commands that wait here or were forwarded. (What is in the log counts
+    /// against `raft.uncommitted_bytes_max`.)
+    pub requests_held_bytes_max: usize,
     /// While keys with a TTL are due and nothing is written, the leader appends the time this often.
     pub clock_entry_interval: Duration,
     /// A read or session command whose forward was not answered is sent again after this, then
@@ -56,6 +59,7 @@ impl Options {
             apply_bytes_max: 1 << 20,
             snapshot_chunk_bytes: 256 << 10,
             requests_under_way_max: 65_536,
+            requests_held_bytes_max: 256 << 20,
             clock_entry_interval: Duration::from_millis(100),
             forward_retry: Duration::from_millis(1_000),
             shutdown_wait: Duration::from_millis(3_000),
@@ -73,6 +77,7 @@ impl Options {
             apply_bytes_max: 128,
             snapshot_chunk_bytes: 32,
             requests_under_way_max: 64,
+            requests_held_bytes_max: 4 << 10,
             ..Self::new(id)
         }
     }

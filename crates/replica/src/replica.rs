@@ -331,7 +331,9 @@ impl Replica {
 
     /// Is so much under way that the host should stop reading from clients?
     pub fn is_congested(&self) -> bool {
+        let held_bytes = self.lines.waiting_bytes() + self.forwards.under_way_bytes();
         self.requests_under_way() >= self.options.requests_under_way_max
+            || held_bytes >= self.options.requests_held_bytes_max
     }
 
     /// This node's id.

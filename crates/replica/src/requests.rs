@@ -129,7 +129,7 @@ impl Replica {
         }
         for ForwardOutcome { id, outcome } in reply.outcomes {
             // A late or doubled outcome finds nothing: attempts are numbered once.
-            let Some(forwarded) = self.forwards.under_way.remove(&id) else { continue };
+            let Some(forwarded) = self.forwards.remove(id) else { continue };
             match outcome {
                 Outcome::Refused => {
                     // Hold what would go the same way, until there is a new term.

@@ -231,6 +231,8 @@ settings! {
     forward_retry_ms "SAMPAN_FORWARD_RETRY_MS" Millis => replica.forward_retry;
     /// Commands under way at a time; beyond it clients are not read from
     requests_under_way_max "SAMPAN_REQUESTS_UNDER_WAY_MAX" usize => replica.requests_under_way_max;
+    /// Bytes of commands that wait or were forwarded; beyond it clients are not read from
+    requests_held_bytes_max "SAMPAN_REQUESTS_HELD_BYTES_MAX" usize => replica.requests_held_bytes_max;
     /// The leader's clock is logged this often while keys are due to expire
     clock_entry_ms "SAMPAN_CLOCK_ENTRY_MS" Millis => replica.clock_entry_interval;
     /// A stop waits this long for the hand-over of leadership and for commands under way

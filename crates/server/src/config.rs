@@ -420,6 +420,7 @@ impl Config {
             ),
             ("apply_bytes_max", self.replica.apply_bytes_max, usize::MAX, "memory"),
             ("requests_under_way_max", self.replica.requests_under_way_max, usize::MAX, "memory"),
+            ("requests_held_bytes_max", self.replica.requests_held_bytes_max, usize::MAX, "memory"),
         ];
         for (setting, value, most, whole) in within {
             if value == 0 || value > most {

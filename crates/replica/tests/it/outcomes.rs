@@ -147,6 +147,39 @@ fn a_forward_without_an_answer_is_sent_again_after_twice_the_time() {
 }
 
 #[test]
+fn too_many_bytes_that_wait_or_were_forwarded_are_congestion() {
+    let mut cluster = Cluster::new(3, |id| {
+        let mut options = Options::new(id);
+        options.requests_held_bytes_max = 1_000;
+        options.no_leader_wait = std::time::Duration::from_secs(4);
+        options
+    });
+    let set = format!("SET k {}", "v".repeat(300));
+    let set = set.as_str();
+    cluster.send(1, 1, &[set; 3]);
+    assert!(!cluster.node(1).is_congested());
+    cluster.send(1, 2, &[set]);
+    assert!(cluster.node(1).is_congested(), "four wait for a leader");
+    let leader = cluster.wait_for_leader();
+    cluster.run_ms(100);
+    assert!(!cluster.node(1).is_congested(), "all are done");
+    let follower = cluster.follower_of(leader);
+    cluster.hold = |message| matches!(message, PeerMessage::ForwardReply(_));
+    cluster.send(follower, 3, &[set; 4]);
+    assert!(cluster.node(follower).is_congested(), "four were forwarded");
+    cluster.hold = |_| false;
+    cluster.run_ms(100);
+    assert!(!cluster.node(follower).is_congested());
+    cluster.isolate(follower);
+    cluster.send(follower, 4, &[set; 4]);
+    cluster.run_ms(5_600);
+    assert!(!cluster.node(follower).is_congested(), "all are given up");
+    cluster.send(follower, 5, &[set; 4]);
+    cluster.input(follower, Input::ConnectionClosed(ConnectionId(5)));
+    assert!(!cluster.node(follower).is_congested(), "nobody waits");
+}
+
+#[test]
 fn clock_entries_never_add_to_a_backlog() {
     let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
     assert_eq!(cluster.ask(leader, 1, "SET k v PX 50"), "OK");
