@@ -1,7 +1,7 @@
 //! Elections: timeouts, pre-vote, votes, and when to ignore a candidate (paper 5.2, 5.4.1; thesis
 //! 3.4, 4.2.3, 9.6).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sampan_base::{LogPosition, NodeId, Term, Time, planted};
@@ -33,9 +33,10 @@ impl Raft {
         if !self.may_lead() {
             self.lose_leader();
             self.draw_election_deadline(now);
-        } else if self.config.pre_vote {
+        } else if self.config.pre_vote && self.term > Term::ZERO {
             self.start_pre_vote(now);
         } else {
+            // In term 0 nobody ever led or voted here: a candidate of term 1 disturbs nobody.
             self.start_election(now, false);
         }
     }
@@ -65,6 +66,10 @@ impl Raft {
     /// lost it too.
     pub(crate) fn leader_connection_closed(&mut self, now: Time) {
         self.lose_leader();
+        self.stand_soon(now);
+    }
+
+    fn stand_soon(&mut self, now: Time) {
         let delay = self.rng.duration_between(Duration::ZERO, self.config.retry_jitter());
         self.election_deadline = self.election_deadline.min(now + delay);
     }
@@ -95,9 +100,7 @@ impl Raft {
 
     fn start_pre_vote(&mut self, now: Time) {
         self.lose_leader();
-        self.ask(now, true);
-        let last = self.log.last();
-        self.send_to_voters(&Body::PreVote { last });
+        self.ask(now, true, Body::PreVote { last: self.log.last() });
         self.count_vote(now, self.config.id, true);
     }
 
@@ -107,26 +110,34 @@ impl Raft {
         assert!(self.may_lead(), "a node that may not lead starts no election");
         self.enter_term(self.term.next(), Some(self.config.id));
         self.lose_leader();
-        self.ask(now, false);
-        let last = self.log.last();
-        self.send_to_voters(&Body::Vote { last, transfer });
+        self.ask(now, false, Body::Vote { last: self.log.last(), transfer });
         // Its own vote, too, counts when it is durable.
         self.send(self.config.id, Body::VoteReply { granted: true });
     }
 
-    fn ask(&mut self, now: Time, pre: bool) {
+    fn ask(&mut self, now: Time, pre: bool, question: Body) {
+        let others = self.other_voters();
+        for &id in &others {
+            self.send(id, question.clone());
+        }
         let votes = BTreeMap::new();
-        self.role = RoleState::Candidate(Candidate { pre, votes, asked_at: now });
+        self.role = RoleState::Candidate(Candidate { pre, question, votes, asked_at: now });
         self.draw_election_deadline(now);
     }
 
-    fn send_to_voters(&mut self, body: &Body) {
+    /// The connection to a peer is a new one: the question, or the answer, may be lost with the old
+    /// one (paper 5.1: requests are tried again).
+    pub(crate) fn ask_again(&mut self, peer: NodeId) {
+        let RoleState::Candidate(candidate) = &self.role else { return };
+        if !candidate.votes.contains_key(&peer) && self.other_voters().contains(&peer) {
+            self.send(peer, candidate.question.clone());
+        }
+    }
+
+    fn other_voters(&self) -> BTreeSet<NodeId> {
         let configuration = self.configuration();
         let voters = configuration.voters.union(&configuration.voters_outgoing);
-        let others: Vec<_> = voters.copied().filter(|&id| id != self.config.id).collect();
-        for id in others {
-            self.send(id, body.clone());
-        }
+        voters.copied().filter(|&id| id != self.config.id).collect()
     }
 
     // ------------------------------------------------------------------------- answering
@@ -134,10 +145,14 @@ impl Raft {
     /// Would this node vote for `from` in the term after `term`? (Thesis 9.6.) No if it has a live
     /// leader, or a term or log that is ahead.
     pub(crate) fn on_pre_vote(&mut self, now: Time, from: NodeId, term: Term, last: LogPosition) {
-        let granted = term >= self.term
-            && !self.has_live_leader(now, from)
-            && self.non_voting_until.is_none()
-            && self.is_up_to_date(last);
+        let leaderless = !self.has_live_leader(now, from);
+        let is_behind = !self.is_up_to_date(last);
+        let granted =
+            term >= self.term && leaderless && self.non_voting_until.is_none() && !is_behind;
+        if leaderless && is_behind && matches!(self.role, RoleState::Follower) {
+            // Who asks lacks what this node has, and may need its vote: better stand oneself.
+            self.stand_soon(now);
+        }
         self.send(from, Body::PreVoteReply { asked: term.next(), granted });
     }
 

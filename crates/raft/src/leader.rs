@@ -49,10 +49,10 @@ impl Leader {
         due
     }
 
-    /// Asks the peer at once how far it is.
+    /// Finds out at once how far the peer is.
     pub(crate) fn peer_connected(&mut self, now: Time, peer: NodeId) {
         let Some(peer) = self.peers.get_mut(&peer) else { return };
-        peer.connected(now);
+        peer.connected(now, self.sequence);
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Restored {
 pub(crate) struct Candidate {
     /// Only asks whether it could win.
     pub(crate) pre: bool,
+    /// What it asks every voter.
+    pub(crate) question: Body,
     /// When it asked.
     pub(crate) asked_at: Time,
     /// The first answer of each node.
@@ -153,6 +155,7 @@ impl Raft {
         if planted!(LeaderAfterRestart) && node.vote == Some(node.config.id) {
             node.role = RoleState::Candidate(Candidate {
                 pre: false,
+                question: Body::Vote { last: node.log.last(), transfer: false },
                 asked_at: now,
                 votes: BTreeMap::new(),
             });
@@ -210,8 +213,10 @@ impl Raft {
 
     /// A hint that a connection to a peer is open (again): what was on the way before is lost.
     pub fn peer_connected(&mut self, now: Time, peer: NodeId) {
-        if let RoleState::Leader(leader) = &mut self.role {
-            leader.peer_connected(now, peer);
+        match &mut self.role {
+            RoleState::Leader(leader) => leader.peer_connected(now, peer),
+            RoleState::Candidate(_) => self.ask_again(peer),
+            RoleState::Follower => {}
         }
         invariants::check(self);
     }

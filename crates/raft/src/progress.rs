@@ -244,12 +244,16 @@ impl Progress {
         }
     }
 
-    /// A new connection: whatever was on the way is lost. The next heartbeat, at once, finds out.
-    pub(crate) fn connected(&mut self, now: Time) {
+    /// A new connection: whatever was on the way is lost. A single Append goes out again, which
+    /// costs no more than to ask; of more the next heartbeat, at once, finds out.
+    pub(crate) fn connected(&mut self, now: Time, sequence: u64) {
         self.append_sent_at = Time::ZERO;
         self.heartbeat_due = now;
         match &mut self.state {
             State::Probe { waiting } => *waiting = false,
+            State::Replicate if self.inflight.len() == 1 => {
+                self.become_replicate(self.matched, sequence);
+            }
             State::Replicate => {}
             State::Snapshot(send) => send.retry_at = now,
         }

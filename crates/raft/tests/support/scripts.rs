@@ -31,6 +31,7 @@ scripts! {
     election_is_won_by_a_majority
     figure_7
     figure_8
+    first_election_asks_nobody_first
     follower_asks_again_for_a_lost_answer
     follower_commits_what_it_has_verified
     follower_times_out_and_asks_first
@@ -52,8 +53,11 @@ scripts! {
     learner_is_promoted
     learner_never_counts
     learner_starts_no_election
+    longer_log_stands_itself
     lost_ack_is_made_good_by_a_heartbeat
+    lost_append_goes_again_on_a_new_connection
     lost_append_is_found_by_a_heartbeat
+    lost_question_is_asked_again
     match_never_goes_back
     new_member_is_brought_up_at_once
     newer_term_makes_a_follower
