@@ -12,7 +12,7 @@ use crate::create::check_identity;
 use crate::fresh::FreshSegment;
 use crate::hard_state::{self, Record};
 use crate::log::{Found, Log, Segment, Spare};
-use crate::page::PAGE_BYTES;
+use crate::page::{PAGE_BYTES, is_zero};
 use crate::replay::{self, Join, Known, Replayed, SegmentFile};
 use crate::segment::{self, FIRST_BATCH_OFFSET, SegmentHeader, WAL_DIRECTORY};
 use crate::snapshot::SNAPSHOT_DIRECTORY;
@@ -220,7 +220,7 @@ impl Opening<'_> {
                 continue;
             }
             let zero = match self.disk.read(&info.file, 0, wanted) {
-                Ok(bytes) => bytes.len() as u64 == wanted && bytes.iter().all(|&byte| byte == 0),
+                Ok(bytes) => bytes.len() as u64 == wanted && is_zero(&bytes),
                 Err(DiskError::Io(..)) => false,
                 Err(error) => return Err(error.into()),
             };

@@ -28,6 +28,13 @@ pub(crate) enum PageFault {
     Version(u32),
 }
 
+/// Are these bytes all zero? Compared page by page, at memory speed: recovery asks this of whole
+/// segments.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+    bytes.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
+}
+
 /// The page of a body: magic, version, checksum over everything else, body, zeros.
 /// Panics if the body is longer than a page holds.
 pub(crate) fn seal(magic: Magic, body: &[u8]) -> Vec<u8> {

@@ -9,7 +9,7 @@
 use sampan_base::codec::Writer;
 use sampan_base::rng::mix;
 
-use crate::page::PAGE_BYTES;
+use crate::page::{PAGE_BYTES, is_zero};
 
 /// What the medium writes or does not write as a whole, in bytes.
 pub const SECTOR_BYTES: u64 = 512;
@@ -102,7 +102,7 @@ pub(crate) fn sound(salt: u32, number: u32, sector: &[u8]) -> Option<u32> {
 
 /// What a sector is.
 pub(crate) fn classify(salt: u32, number: u32, sector: &[u8]) -> Sector {
-    if sector.iter().all(|&byte| byte == 0) {
+    if is_zero(sector) {
         return Sector::Zero;
     }
     sound(salt, number, sector).map_or(Sector::Damaged, Sector::Sound)
