@@ -414,7 +414,8 @@ impl<N: Network> World<N> {
         if node.paused || node.turn_queued {
             return Ok(());
         }
-        if node.busy_until > now {
+        if node.busy_until > now || node.setup.turn_us > 0 {
+            // A turn that takes time takes all that has come by the moment it begins.
             self.schedule_turn(id);
             return Ok(());
         }

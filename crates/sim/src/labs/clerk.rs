@@ -268,7 +268,8 @@ impl Clerk {
             let asked = self.current.unwrap_or(self.order[self.place]);
             match self.ask_who_leads(asked).await? {
                 Ok(leader) => {
-                    self.calls_since_asked = 0;
+                    // If nobody is known to lead it holds a command until it knows: ask after that.
+                    self.calls_since_asked = if leader.is_some() { 0 } else { ASK_AGAIN_AFTER };
                     let server = leader.filter(|_| leader != self.given_up).unwrap_or(asked);
                     self.current = Some(server);
                     return Ok(server);

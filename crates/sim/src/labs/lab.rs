@@ -35,12 +35,14 @@ pub(super) const TURN_US: u64 = 10;
 /// Every row must be done in this time, in milliseconds of virtual time.
 const LIMIT_MS: u64 = 120_000;
 /// The longest silence of a leader, in milliseconds.
-pub(super) const HEARTBEAT_MS: u64 = 200;
+pub(super) const HEARTBEAT_MS: u64 = 250;
 /// The shortest and the longest election timeout, in milliseconds.
 pub(super) const ELECTION_MS: (u64, u64) = (500, 1_000);
 
 /// After one group commit in so many a power loss is rehearsed, which reads a whole log.
-const REHEARSE_ONE_IN: u64 = 50_000;
+const REHEARSE_ONE_IN: u64 = 500;
+/// Log segments are short: recovery reads the last one, and the spare one, whole.
+const SEGMENT_BYTES: u64 = 1 << 20;
 
 /// Why a row failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -101,13 +103,9 @@ impl Setup {
         options.raft_state_bytes_max = self.raft_state_bytes_max;
         options.raft_state_snapshot_percent = 0;
         options.kv.shards = 16;
-        let env = |name: &str, default: u64| {
-            std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-        };
-        options.raft.heartbeat_interval = Duration::from_millis(env("LAB_HB", HEARTBEAT_MS));
-        options.raft.election_timeout_min = Duration::from_millis(env("LAB_EMIN", ELECTION_MS.0));
-        options.raft.election_timeout_max = Duration::from_millis(env("LAB_EMAX", ELECTION_MS.1));
-        options.raft.inflight_messages_max = env("LAB_IN", 1) as usize;
+        options.storage.segment_bytes = SEGMENT_BYTES;
+        options.storage.entry_bytes_max = SEGMENT_BYTES as usize / 2;
+        options.raft.inflight_messages_max = 1;
         options
     }
 }

@@ -11,9 +11,10 @@
 //!   unreliable network it is lost once in ten; with long reordering two in three are delayed by 200
 //!   to 2 200 ms.
 //! - Every message takes [`HOP_US`] besides. Nothing keeps messages in order.
-//! - `labrpc` tells the caller of a call that it failed. Here a leader is told of an append or a part
-//!   of a snapshot, or its answer, that an unreliable network lost, when the call would have failed:
-//!   as a connection that opened anew. Nobody is told of other losses, nor that a link was cut.
+//! - `labrpc` tells the caller of a call that it failed. Here a candidate is told of a question, and a
+//!   leader of an append or a part of a snapshot, that an unreliable network lost, or whose answer it
+//!   lost, when the call would have failed: as a connection that opened anew. Nobody is told of other
+//!   losses, nor that a link was cut.
 
 use sampan_base::{NodeId, Rng};
 use sampan_raft::Body;
@@ -154,8 +155,14 @@ pub(super) fn is_request(message: &PeerMessage) -> bool {
 fn loss_notice(sending: &Sending<'_>, after_us: u64) -> Option<LossNotice> {
     let PeerMessage::Raft(message) = sending.message else { return None };
     let (to, peer) = match message.body {
-        Body::Append { .. } | Body::InstallSnapshot { .. } => (sending.from, sending.to),
-        Body::AppendReply { .. } | Body::InstallSnapshotReply { .. } => (sending.to, sending.from),
+        Body::PreVote { .. }
+        | Body::Vote { .. }
+        | Body::Append { .. }
+        | Body::InstallSnapshot { .. } => (sending.from, sending.to),
+        Body::PreVoteReply { .. }
+        | Body::VoteReply { .. }
+        | Body::AppendReply { .. }
+        | Body::InstallSnapshotReply { .. } => (sending.to, sending.from),
         _ => return None,
     };
     Some(LossNotice { to, peer, after_us })
