@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 
 use sampan_base::{Entry, EntryKind, LogPosition};
 
-use crate::{AppendResult, Body, Message};
+use crate::{AppendResult, Body, Health, Message};
 
 impl Display for Message {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -40,8 +40,11 @@ impl Display for Body {
             Self::Heartbeat { commit, matched, read, .. } => {
                 write!(f, "Heartbeat commit={commit} match={matched} read={read}")
             }
-            Self::HeartbeatReply { recovering, read, received, matched, .. } => {
+            Self::HeartbeatReply { recovering, health, read, received, matched, .. } => {
                 write!(f, "HeartbeatReply read={read} received={received} match={matched}")?;
+                if *health != Health::Well {
+                    write!(f, " {}", health.label())?;
+                }
                 f.write_str(if *recovering { " recovering" } else { "" })
             }
             Self::InstallSnapshot { meta, offset, data, .. } => {

@@ -175,7 +175,9 @@ impl Raft {
         let received = self.following.verified;
         let matched = received.min(self.persistence.durable_index());
         let recovering = self.is_recovering();
-        let reply = Body::HeartbeatReply { sequence, recovering, read, received, matched };
+        let health = self.health;
+        let reply =
+            Body::HeartbeatReply { sequence, recovering, health, read, received, matched };
         self.send_after(from, reply, matched);
         Ok(())
     }

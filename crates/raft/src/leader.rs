@@ -32,6 +32,8 @@ pub(crate) struct Leader {
     /// Bytes of entries of this term that are not committed.
     pub(crate) uncommitted_bytes: usize,
     quorum_check_due: Time,
+    /// Not before this does it hand leadership over for being unwell.
+    pub(crate) yield_at: Time,
 }
 
 impl Leader {
@@ -152,6 +154,7 @@ impl Raft {
             transfer: None,
             uncommitted_bytes: 0,
             quorum_check_due: now + self.config.heartbeat_interval,
+            yield_at: now,
         }));
         // A no-op opens the term, so that what earlier terms left can be committed (5.4.2, 8).
         self.append_own(EntryKind::Noop, Bytes::new());
@@ -181,6 +184,7 @@ impl Raft {
         if self.config.check_quorum && !self.hears_quorum(now) {
             self.become_follower(now, self.term, None);
         }
+        self.yield_if_unwell(now);
     }
 
     /// Has a quorum been heard within the election timeout? (Thesis 6.2.)
@@ -318,7 +322,8 @@ impl Raft {
                     return self.on_rejected(from, sequence, previous, hint);
                 }
             },
-            Body::HeartbeatReply { sequence, read, received, matched, .. } => {
+            Body::HeartbeatReply { sequence, health, read, received, matched, .. } => {
+                peer.health = Some(health);
                 peer.read = peer.read.max(read);
                 if planted!(AnyHeartbeatConfirms) {
                     peer.read = leader.reads.round();

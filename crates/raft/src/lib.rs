@@ -116,6 +116,7 @@ mod config;
 mod display;
 mod election;
 mod follower;
+mod health;
 mod invariants;
 mod leader;
 mod log;
@@ -132,6 +133,7 @@ mod transfer;
 mod wire;
 
 pub use config::Config;
+pub use health::Health;
 pub use message::{AppendResult, Body, Message};
 pub use node::{Raft, Restored};
 pub use outputs::{

@@ -10,6 +10,8 @@ use sampan_base::{
     Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, SnapshotMeta, Term,
 };
 
+use crate::Health;
+
 /// One message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
@@ -92,6 +94,8 @@ pub enum Body {
         sequence: u64,
         /// The sender lost part of its log and does not count for any quorum yet.
         recovering: bool,
+        /// How the sender's disk is.
+        health: Health,
         /// The round of reads the request named.
         read: u64,
         /// Through here the sender's log is known to equal the leader's.

@@ -19,7 +19,7 @@ use crate::membership::Configurations;
 use crate::persist::Persistence;
 use crate::read::FollowerReads;
 use crate::{
-    Body, Config, DropCounts, DropReason, Message, Outputs, Persist, Persisted, Role, RoleChange,
+    Body, Config, DropCounts, DropReason, Health, Message, Outputs, Persist, Persisted, Role, RoleChange,
 };
 
 /// What a node starts from: what its disk held (the course's `Persister`).
@@ -82,6 +82,7 @@ pub struct Raft {
     /// Quick retries of elections since a leader was last heard; spaces the next one.
     pub(crate) retries: u32,
     pub(crate) non_voting_until: Option<LogIndex>,
+    pub(crate) health: Health,
     pub(crate) lost_acknowledged: bool,
     pub(crate) pending: Outputs,
     pub(crate) reported: (Term, Role, Option<NodeId>),
@@ -139,6 +140,7 @@ impl Raft {
             log,
             retries: 0,
             non_voting_until: restored.non_voting_until,
+            health: Health::default(),
             lost_acknowledged: false,
             pending: Outputs::default(),
             reported: (term, Role::Follower, None),
@@ -225,12 +227,33 @@ impl Raft {
 
     /// Everything that became unstable since the last call, as one batch, or `None`.
     pub fn take_persist(&mut self) -> Option<Persist> {
-        let last = self.log.last_index();
+        self.take_persist_within(Some(usize::MAX))
+    }
+
+    /// The same with no more than these bytes of entries ([`Entry::size_bytes`]), for a log without
+    /// room for more; with `None` the hard state alone, for a log without room for anything. What is
+    /// left stays unstable, and what acknowledges it waits.
+    pub fn take_persist_within(&mut self, bytes_max: Option<usize>) -> Option<Persist> {
+        let Some(bytes_max) = bytes_max else { return self.take_persist_through(None) };
+        let from = self.persistence.unstable_from();
+        let mut bytes = 0;
+        let unstable = self.log.range(from, self.log.last_index().next());
+        let fitting = unstable.take_while(|entry| {
+            bytes += entry.size_bytes();
+            bytes <= bytes_max
+        });
+        let count = fitting.count() as u64;
+        self.take_persist_through(Some(from.prev().plus(count)))
+    }
+
+    /// The hard state and, if given, the log through `last`, as far as they are unstable.
+    fn take_persist_through(&mut self, last: Option<LogIndex>) -> Option<Persist> {
         if !self.persistence.is_dirty(last) {
             return None;
         }
         let (hard_state, log_reset, from, token) = self.persistence.take(self.term, last);
-        let entries = self.log.range(from, last.next()).cloned().collect();
+        let to = last.map_or(from, LogIndex::next);
+        let entries = self.log.range(from, to).cloned().collect();
         let hard_state = hard_state.then_some(HardState { term: self.term, vote: self.vote });
         Some(Persist { hard_state, log_reset, entries, token })
     }

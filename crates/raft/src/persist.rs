@@ -72,13 +72,16 @@ impl Persisted {
     }
 }
 
-/// The proof that all batches through some number are durable. Grows only by a [`Persisted`].
+/// The proof that all batches through some number are durable, and the log, as it is now, through
+/// some index. Grows only by a [`Persisted`].
 #[derive(PartialEq, Eq, Debug)]
 pub struct Durable {
     sequence: u64,
+    index: LogIndex,
 }
 
-/// Something that may be known to others only after a batch is durable.
+/// Something that may be known to others only after a batch, and the log through an index, are
+/// durable.
 ///
 /// There is no way to its content but [`AfterPersist::open`]: an acknowledgement before the sync
 /// does not compile.
@@ -92,12 +95,14 @@ pub struct Durable {
 pub struct AfterPersist<T> {
     value: T,
     sequence: u64,
+    index: LogIndex,
 }
 
 impl<T> AfterPersist<T> {
-    /// The content, if `durable` reaches the batch it waits for; else itself again.
+    /// The content, if `durable` reaches the batch and the index it waits for; else itself again.
     pub fn open(self, durable: &Durable) -> Result<T, Self> {
-        if self.sequence <= durable.sequence { Ok(self.value) } else { Err(self) }
+        let reached = self.sequence <= durable.sequence && self.index <= durable.index;
+        if reached { Ok(self.value) } else { Err(self) }
     }
 
     /// The number of the batch it waits for.
@@ -123,8 +128,6 @@ pub(crate) struct Persistence {
     on_the_way: VecDeque<Batch>,
     /// The first entry not yet in any batch.
     unstable_from: LogIndex,
-    /// Through here the log, as it is now, is durable.
-    durable_index: LogIndex,
     hard_state_dirty: bool,
     /// The batch that carries the latest hard state.
     hard_state_in: u64,
@@ -136,11 +139,10 @@ impl Persistence {
     /// Everything through `last` was read from the disk.
     pub(crate) fn new(last: LogIndex) -> Self {
         Self {
-            durable: Durable { sequence: 0 },
+            durable: Durable { sequence: 0, index: last },
             taken: 0,
             on_the_way: VecDeque::new(),
             unstable_from: last.next(),
-            durable_index: last,
             hard_state_dirty: false,
             hard_state_in: 0,
             log_reset: None,
@@ -149,7 +151,7 @@ impl Persistence {
     }
 
     pub(crate) fn durable_index(&self) -> LogIndex {
-        self.durable_index
+        self.durable.index
     }
 
     pub(crate) fn unstable_from(&self) -> LogIndex {
@@ -170,7 +172,7 @@ impl Persistence {
             }
         }
         if !planted!(CutStaysDurable) {
-            self.durable_index = self.durable_index.min(kept);
+            self.durable.index = self.durable.index.min(kept);
         }
         self.unstable_from = self.unstable_from.min(from);
     }
@@ -183,28 +185,34 @@ impl Persistence {
         self.unstable_from = start.index.next();
     }
 
-    /// Is there anything to persist?
-    pub(crate) fn is_dirty(&self, last: LogIndex) -> bool {
-        self.hard_state_dirty || self.log_reset.is_some() || self.unstable_from <= last
+    /// Is there anything to persist: of the hard state or, if given, of the log through `last`?
+    pub(crate) fn is_dirty(&self, last: Option<LogIndex>) -> bool {
+        let log = last.is_some_and(|last| self.log_reset.is_some() || self.unstable_from <= last);
+        self.hard_state_dirty || log
     }
 
-    /// Makes everything unstable a batch. The caller adds hard state (if the flag is set) and the
-    /// entries from the index on.
+    /// Makes the hard state, if it is unstable, and the unstable log through `last` a batch; without
+    /// it nothing of the log, not even that it starts anew. The caller adds hard state (if the flag
+    /// is set) and the entries from the index on.
     pub(crate) fn take(
         &mut self,
         term: Term,
-        last: LogIndex,
+        last: Option<LogIndex>,
     ) -> (bool, Option<LogPosition>, LogIndex, PersistToken) {
         self.taken += 1;
-        self.on_the_way.push_back(Batch { sequence: self.taken, proves: last });
         let hard_state = std::mem::take(&mut self.hard_state_dirty);
         if hard_state {
             self.hard_state_in = self.taken;
         }
-        let from = std::mem::replace(&mut self.unstable_from, last.next());
-        let token =
-            PersistToken { sequence: self.taken, accepted: LogPosition { term, index: last } };
-        (hard_state, self.log_reset.take(), from, token)
+        let from = self.unstable_from;
+        let log_reset = last.and_then(|_| self.log_reset.take());
+        // A batch without the log proves no more of it than the one before.
+        let before = self.on_the_way.back().map_or(self.durable.index, |batch| batch.proves);
+        let index = last.unwrap_or(before);
+        self.on_the_way.push_back(Batch { sequence: self.taken, proves: index });
+        self.unstable_from = last.map_or(from, LogIndex::next);
+        let token = PersistToken { sequence: self.taken, accepted: LogPosition { term, index } };
+        (hard_state, log_reset, from, token)
     }
 
     /// A sync completed. Calls `release` with each message that it opens, oldest first.
@@ -215,7 +223,7 @@ impl Persistence {
         while let Some(batch) = self.on_the_way.front()
             && batch.sequence <= sequence
         {
-            self.durable_index = self.durable_index.max(batch.proves);
+            self.durable.index = self.durable.index.max(batch.proves);
             self.on_the_way.pop_front();
         }
         for _ in 0..self.waiting.len() {
@@ -234,16 +242,18 @@ impl Persistence {
         if planted!(VoteBeforeSync) && to_another && matches!(body, Body::VoteReply { .. })
             || planted!(AckBeforeSync) && matches!(body, Body::AppendReply { .. })
         {
-            return AfterPersist { value: message, sequence: 0 };
+            return AfterPersist { value: message, sequence: 0, index: LogIndex::ZERO };
         }
         let hard_state = if self.hard_state_dirty { self.taken + 1 } else { self.hard_state_in };
         let entries = index.map_or(0, |index| self.batch_of(index));
-        AfterPersist { value: message, sequence: hard_state.max(entries) }
+        let index = index.unwrap_or(LogIndex::ZERO);
+        AfterPersist { value: message, sequence: hard_state.max(entries), index }
     }
 
-    /// The batch whose completion makes the log durable through `index`.
+    /// The batch whose completion makes the log durable through `index`, as far as is known: the next
+    /// one may hold less of the log than that.
     fn batch_of(&self, index: LogIndex) -> u64 {
-        if index <= self.durable_index {
+        if index <= self.durable.index {
             return 0;
         }
         let on_the_way = self.on_the_way.iter().find(|batch| batch.proves >= index);
@@ -270,14 +280,13 @@ impl Persistence {
     /// Queues a held message, merging an acknowledgement into an older one that waits for the
     /// same batch.
     fn hold(&mut self, held: AfterPersist<Message>) {
-        let merged = self
-            .waiting
-            .iter_mut()
-            .rev()
-            .any(|other| other.sequence == held.sequence && other.value.absorb(&held.value));
-        if !merged {
-            self.waiting.push_back(held);
+        for other in self.waiting.iter_mut().rev() {
+            if other.sequence == held.sequence && other.value.absorb(&held.value) {
+                other.index = other.index.max(held.index);
+                return;
+            }
         }
+        self.waiting.push_back(held);
     }
 
     /// A new term began: what was to be said in an older one is no longer worth saying.

@@ -17,6 +17,8 @@ use std::collections::VecDeque;
 
 use sampan_base::{LogIndex, SnapshotMeta, Time, planted};
 
+use crate::Health;
+
 /// What the leader is doing for the peer.
 #[derive(Debug)]
 pub(crate) enum State {
@@ -104,6 +106,8 @@ pub(crate) struct Progress {
     pub(crate) recovering: bool,
     /// Since the peer reported its loss: the first request that only its new life can have seen.
     new_life_from: u64,
+    /// What it last said of its disk, if it has been heard in this term.
+    pub(crate) health: Option<Health>,
     pub(crate) messages_sent: u64,
     pub(crate) messages_received: u64,
 }
@@ -125,6 +129,7 @@ impl Progress {
             heartbeat_due: now,
             recovering: false,
             new_life_from: 0,
+            health: None,
             messages_sent: 0,
             messages_received: 0,
         }

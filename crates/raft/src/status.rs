@@ -2,7 +2,7 @@
 
 use sampan_base::{Configuration, LogIndex, NodeId, SnapshotMeta, Term, Time};
 
-use crate::Raft;
+use crate::{Health, Raft};
 use crate::node::RoleState;
 use crate::progress::{Progress, State};
 
@@ -63,6 +63,8 @@ pub struct Status {
     /// A leader knew of entries as durable here that are not here: the disk lied, or somebody
     /// replaced it. The node takes no further part; its host must stop it.
     pub lost_acknowledged: bool,
+    /// How this node's disk is.
+    pub health: Health,
     /// The leader's view of each peer, by id; empty unless this node leads.
     pub peers: Vec<PeerStatus>,
     /// Bytes of entries in the log in memory ([`sampan_base::Entry::size_bytes`]).
@@ -100,6 +102,8 @@ pub struct PeerStatus {
     pub heard_at: Time,
     /// It lost part of its log and does not count.
     pub recovering: bool,
+    /// What it last said of its disk, if it was heard in this term.
+    pub health: Option<Health>,
 }
 
 /// What a leader does for a peer.
@@ -214,6 +218,7 @@ impl Raft {
             configuration: self.configuration().clone(),
             non_voting_until: self.non_voting_until,
             lost_acknowledged: self.lost_acknowledged,
+            health: self.health,
             peers,
             live_log_bytes: self.live_log_bytes(),
             uncommitted_bytes,
@@ -244,6 +249,7 @@ impl Raft {
             messages_received: peer.messages_received,
             heard_at: peer.heard_at,
             recovering: peer.recovering,
+            health: peer.health,
         }
     }
 }

@@ -7,7 +7,7 @@
 use sampan_base::{NodeId, Time};
 
 use crate::node::{Raft, RoleState};
-use crate::{Body, DropReason, Refused};
+use crate::{Body, DropReason, Health, Refused};
 
 /// A transfer under way.
 #[derive(Debug)]
@@ -54,8 +54,8 @@ impl Raft {
         Ok(to)
     }
 
-    /// Of the voters that were heard lately, if any, the one with the most of the log; of several,
-    /// the one heard last.
+    /// Of the voters that were heard lately and whose disks are well, if any, the one with the most of
+    /// the log; of several, the one heard last.
     fn best_successor(&self, now: Time) -> Option<NodeId> {
         let RoleState::Leader(leader) = &self.role else { return None };
         let configuration = self.configuration();
@@ -65,7 +65,10 @@ impl Raft {
             .filter(|(id, peer)| configuration.is_voter(**id) && !peer.recovering);
         let timeout = self.config.election_timeout_min;
         voters
-            .max_by_key(|(_, peer)| (now < peer.heard_at + timeout, peer.matched, peer.heard_at))
+            .max_by_key(|(_, peer)| {
+                let is_there = now < peer.heard_at + timeout;
+                (is_there, peer.health == Some(Health::Well), peer.matched, peer.heard_at)
+            })
             .map(|(id, _)| *id)
     }
 

@@ -13,7 +13,7 @@ use sampan_base::{
     Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, SnapshotMeta, Term,
 };
 
-use crate::{AppendResult, Body, Message};
+use crate::{AppendResult, Body, Health, Message};
 
 /// Bytes of an entry beside its payload: term, kind, length. Its index follows from its place.
 const ENTRY_HEADER_BYTES: usize = 8 + 1 + 4;
@@ -93,8 +93,8 @@ impl Message {
             Body::Heartbeat { sequence, commit, matched, read } => {
                 put_numbers(out, &[*sequence, commit.0, matched.0, *read]);
             }
-            Body::HeartbeatReply { sequence, recovering, read, received, matched } => {
-                out.put_bool(*recovering);
+            Body::HeartbeatReply { sequence, recovering, health, read, received, matched } => {
+                out.put_u8(u8::from(*recovering) | health.as_byte() << 1);
                 put_numbers(out, &[*sequence, *read, received.0, matched.0]);
             }
             Body::InstallSnapshot { sequence, meta, offset, data } => {
@@ -173,10 +173,12 @@ fn decode_body(kind: u8, r: &mut Reader<'_>, bytes: &Bytes) -> Result<Body, Deco
             Body::Heartbeat { sequence, commit, matched: LogIndex(r.u64()?), read: r.u64()? }
         }
         HEARTBEAT_REPLY => {
-            let recovering = r.bool()?;
+            let state = r.u8()?;
+            let recovering = state & 1 == 1;
+            let health = Health::from_byte(state >> 1).ok_or(DecodeError::Invalid("health"))?;
             let (sequence, read) = (r.u64()?, r.u64()?);
             let (received, matched) = (LogIndex(r.u64()?), LogIndex(r.u64()?));
-            Body::HeartbeatReply { sequence, recovering, read, received, matched }
+            Body::HeartbeatReply { sequence, recovering, health, read, received, matched }
         }
         INSTALL_SNAPSHOT => {
             let (sequence, offset) = (r.u64()?, r.u64()?);

@@ -7,7 +7,7 @@ use sampan_base::{
     Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, Rng, SnapshotMeta, Term,
 };
 
-use crate::{AppendResult, Body, Message};
+use crate::{AppendResult, Body, Health, Message};
 
 fn message(body: Body) -> Message {
     Message { from: NodeId::of(1), to: NodeId::of(2), term: Term(3), body }
@@ -56,12 +56,13 @@ fn samples() -> Vec<(Message, &'static str)> {
         (
             message(Body::HeartbeatReply {
                 sequence: 7,
-                recovering: false,
+                recovering: true,
+                health: Health::Full,
                 read: 9,
                 received: LogIndex(8),
                 matched: index,
             }),
-            "00 07*7 09*7 08*7 07*7",
+            "05 07*7 09*7 08*7 07*7",
         ),
         (
             message(Body::InstallSnapshot {

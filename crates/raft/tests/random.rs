@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sampan_base::{Configuration, EntryKind, LogIndex, NodeId, Rng};
-use sampan_raft::{Config, DropReason, Raft};
+use sampan_raft::{Config, DropReason, Health, Raft};
 
 use support::cluster::Cluster;
 
@@ -21,6 +21,8 @@ struct Run {
     crashes: bool,
     snapshots: bool,
     changes: bool,
+    /// Disks often lack room, and are not well.
+    full_disks: bool,
     command: u64,
 }
 
@@ -45,6 +47,7 @@ impl Run {
             crashes: !rng.one_in(4),
             snapshots: !rng.one_in(3),
             changes: rng.one_in(2),
+            full_disks: rng.one_in(2),
             command: 0,
             rng,
             cluster,
@@ -59,6 +62,10 @@ impl Run {
                 self.cluster.restart(id);
             }
             return;
+        }
+        if self.full_disks {
+            let rooms = [None, Some(0), Some(60), Some(200), Some(usize::MAX)];
+            self.cluster.room = *self.rng.pick(&rooms);
         }
         match self.rng.below(1_000) {
             0..480 => self.deliver(),
@@ -89,6 +96,10 @@ impl Run {
                 }
             }
             958..970 => self.hint(id),
+            970..975 if self.full_disks => {
+                let health = *self.rng.pick(&[Health::Well, Health::Slow, Health::Full]);
+                self.cluster.input(id, |raft, _| raft.set_health(health));
+            }
             _ => {}
         }
     }
@@ -182,6 +193,7 @@ impl Run {
     /// all, a read answered.
     fn heal(&mut self) {
         self.cluster.cut.clear();
+        self.cluster.room = Some(usize::MAX);
         for id in self.cluster.hosts.keys().copied().collect::<Vec<_>>() {
             if !self.cluster.is_up(id) {
                 self.cluster.restart(id);

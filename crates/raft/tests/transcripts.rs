@@ -27,7 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use goldenscript::{Command, Context};
 use sampan_base::{Configuration, Entry, EntryKind, LogIndex, NodeId, Term};
-use sampan_raft::{Config, Message, PeerState, Raft};
+use sampan_raft::{Config, Health, Message, PeerState, Raft};
 
 use support::cluster::{Cluster, entry_text};
 
@@ -133,6 +133,10 @@ enum Step {
     /// Received snapshot files are held back until `install`.
     HoldInstalls,
     Install(u64),
+    /// Disks take only so many bytes of entries in a batch; `none`: only hard state.
+    Room(String),
+    /// How the disk of a node is.
+    Health(u64, String),
     /// A connection closed, or opened.
     Disconnect(u64, #[arg(key = "peer")] u64),
     Connect(u64, #[arg(key = "peer")] u64),
@@ -298,6 +302,14 @@ impl Transcript {
             Step::Install(id) => {
                 cluster.install(node(*id));
                 cluster.turn(node(*id));
+            }
+            Step::Room(bytes) => cluster.room = bytes.parse().ok(),
+            Step::Health(id, health) => {
+                let all = [Health::Well, Health::Slow, Health::Full];
+                let health = all.into_iter().find(|known| known.label() == health);
+                cluster.input(node(*id), |raft, _| {
+                    raft.set_health(health.expect("well, slow or full"));
+                });
             }
             Step::Disconnect(id, peer) => {
                 cluster.input(node(*id), |raft, now| raft.peer_disconnected(now, node(*peer)));

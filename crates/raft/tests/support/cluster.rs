@@ -24,6 +24,8 @@ pub struct Cluster {
     pub cut: BTreeSet<(NodeId, NodeId)>,
     /// Snapshot chunks are stored, and files installed, at once.
     pub auto_snapshots: bool,
+    /// Bytes of entries that a disk takes in a batch; `None`: only hard state.
+    pub room: Option<usize>,
     /// How often something of note happened, by name.
     pub counts: BTreeMap<&'static str, u64>,
     seed: u64,
@@ -40,6 +42,7 @@ impl Cluster {
             trace: false,
             cut: BTreeSet::new(),
             auto_snapshots: true,
+            room: Some(usize::MAX),
             counts: BTreeMap::new(),
             seed,
             next_id: 0,
@@ -198,7 +201,7 @@ impl Cluster {
         loop {
             let host = self.hosts.get_mut(&id).expect("a known node");
             let Some(raft) = &mut host.raft else { return };
-            let persist = raft.take_persist();
+            let persist = raft.take_persist_within(self.room);
             let mut out = std::mem::take(&mut host.out);
             raft.flush(host.now, &mut out);
             if let Some(persist) = persist {

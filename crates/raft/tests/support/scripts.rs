@@ -1,6 +1,7 @@
 // One test a script: the test's name is the rule.
 scripts! {
     a_term_opens_with_a_no_op
+    ack_waits_for_room
     ack_waits_for_sync
     acknowledgement_names_what_was_verified
     all_apply_what_is_committed
@@ -106,6 +107,8 @@ scripts! {
     transfer_prefers_a_live_successor
     transfer_waits_for_the_target
     truncation_only_on_conflict
+    unwell_leader_hands_over
+    unwell_leader_without_a_well_quorum_leads_on
     vote_ends_a_pre_candidacy
     vote_needs_an_up_to_date_log
     vote_of_an_older_term_is_refused
