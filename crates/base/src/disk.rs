@@ -28,6 +28,15 @@ pub enum DiskOp {
         /// Its length afterwards.
         zero_bytes: u64,
     },
+    /// Makes the file exactly this long, creating it if need be, with room on the disk for all of it.
+    /// What it holds is of no interest, and neither is whether it survives a crash. Without room for
+    /// it the file stays as it was.
+    Reserve {
+        /// The file.
+        file: FileName,
+        /// Its length afterwards.
+        len_bytes: u64,
+    },
     /// Writes at an offset; extends the file if it must.
     Write {
         /// The file; it exists.

@@ -28,12 +28,15 @@ impl Display for Body {
             Self::Append { previous, commit, entries, .. } => {
                 write!(f, "Append base={} {} commit={commit}", At(*previous), Entries(entries))
             }
-            Self::AppendReply { recovering, result, .. } => {
+            Self::AppendReply { recovering, health, result, .. } => {
                 match result {
                     AppendResult::Accepted { matched } => write!(f, "AppendAck match={matched}")?,
                     AppendResult::Rejected { previous, hint } => {
                         write!(f, "AppendReject base={previous} hint={}", At(*hint))?;
                     }
+                }
+                if *health != Health::Well {
+                    write!(f, " {}", health.label())?;
                 }
                 f.write_str(if *recovering { " recovering" } else { "" })
             }

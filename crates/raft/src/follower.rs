@@ -81,7 +81,8 @@ impl Raft {
             let hint = self.log.last_within(previous);
             AppendResult::Rejected { previous: previous.index, hint }
         };
-        let reply = Body::AppendReply { sequence, recovering: self.is_recovering(), result };
+        let (recovering, health) = (self.is_recovering(), self.health);
+        let reply = Body::AppendReply { sequence, recovering, health, result };
         match result {
             // The acknowledgement waits for the disk; a rejection has nothing to wait for.
             AppendResult::Accepted { matched } => self.send_after(from, reply, matched),
@@ -176,8 +177,7 @@ impl Raft {
         let matched = received.min(self.persistence.durable_index());
         let recovering = self.is_recovering();
         let health = self.health;
-        let reply =
-            Body::HeartbeatReply { sequence, recovering, health, read, received, matched };
+        let reply = Body::HeartbeatReply { sequence, recovering, health, read, received, matched };
         self.send_after(from, reply, matched);
         Ok(())
     }
@@ -189,7 +189,7 @@ impl Raft {
     /// Tells a leader of an older term that its time is over (stuck-node reply): the term says all.
     pub(crate) fn send_term(&mut self, to: NodeId) {
         let result = AppendResult::Accepted { matched: LogIndex::ZERO };
-        let recovering = self.is_recovering();
-        self.send(to, Body::AppendReply { sequence: 0, recovering, result });
+        let (recovering, health) = (self.is_recovering(), self.health);
+        self.send(to, Body::AppendReply { sequence: 0, recovering, health, result });
     }
 }

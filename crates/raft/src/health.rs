@@ -1,7 +1,7 @@
 //! What consensus is told of a node's disk, and what a leader makes of it (thesis 3.10: leadership
 //! goes to whom it suits better).
 //!
-//! A node says with each heartbeat's answer how its disk is. A leader whose own is not well hands
+//! A node says with each answer to its leader how its disk is. A leader whose own is not well hands
 //! leadership to a voter that is, if the nodes that are well make a quorum without it: to change the
 //! leader of a cluster that lacks disks all over helps nobody.
 //!
@@ -79,13 +79,17 @@ impl Raft {
         fitting > 0
     }
 
+    /// Is this a leader that is about to hand over for not being well, or is doing so?
+    pub fn is_yielding(&self, now: Time) -> bool {
+        let RoleState::Leader(leader) = &self.role else { return false };
+        self.health != Health::Well
+            && (leader.transfer.is_some() || now >= leader.yield_at)
+            && self.agrees(|health| health == Some(Health::Well), Some(self.health))
+    }
+
     /// A leader that is not well looks for a better one.
     pub(crate) fn yield_if_unwell(&mut self, now: Time) {
-        let RoleState::Leader(leader) = &self.role else { return };
-        if self.health == Health::Well || leader.transfer.is_some() || now < leader.yield_at {
-            return;
-        }
-        if !self.agrees(|health| health == Some(Health::Well), Some(self.health)) {
+        if !self.is_yielding(now) {
             return;
         }
         let pause = self.config.election_timeout_max * YIELD_PAUSE_TIMEOUTS;

@@ -316,12 +316,15 @@ impl Raft {
         }
         let counts_again = was_recovering && !peer.recovering;
         match *body {
-            Body::AppendReply { sequence, result, .. } => match result {
-                AppendResult::Accepted { matched } => self.on_accepted(now, from, matched),
-                AppendResult::Rejected { previous, hint } => {
-                    return self.on_rejected(from, sequence, previous, hint);
+            Body::AppendReply { sequence, health, result, .. } => {
+                peer.health = Some(health);
+                match result {
+                    AppendResult::Accepted { matched } => self.on_accepted(now, from, matched),
+                    AppendResult::Rejected { previous, hint } => {
+                        return self.on_rejected(from, sequence, previous, hint);
+                    }
                 }
-            },
+            }
             Body::HeartbeatReply { sequence, health, read, received, matched, .. } => {
                 peer.health = Some(health);
                 peer.read = peer.read.max(read);

@@ -73,6 +73,8 @@ pub enum Body {
         sequence: u64,
         /// The sender lost part of its log and does not count for any quorum yet.
         recovering: bool,
+        /// How the sender's disk is.
+        health: Health,
         /// What became of it.
         result: AppendResult,
     },
@@ -192,16 +194,19 @@ impl Message {
                 Body::AppendReply {
                     sequence,
                     recovering,
+                    health,
                     result: AppendResult::Accepted { matched },
                 },
                 Body::AppendReply {
                     sequence: later_sequence,
                     recovering: later_recovering,
+                    health: later_health,
                     result: AppendResult::Accepted { matched: later_matched },
                 },
             ) if recovering == later_recovering => {
                 *sequence = (*sequence).max(*later_sequence);
                 *matched = (*matched).max(*later_matched);
+                *health = *later_health;
                 true
             }
             _ => false,

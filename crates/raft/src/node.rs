@@ -19,7 +19,8 @@ use crate::membership::Configurations;
 use crate::persist::Persistence;
 use crate::read::FollowerReads;
 use crate::{
-    Body, Config, DropCounts, DropReason, Health, Message, Outputs, Persist, Persisted, Role, RoleChange,
+    Body, Config, DropCounts, DropReason, Health, Message, Outputs, Persist, Persisted, Role,
+    RoleChange,
 };
 
 /// What a node starts from: what its disk held (the course's `Persister`).
@@ -561,6 +562,20 @@ impl Raft {
     /// Through here the log is durable on this node.
     pub fn durable_index(&self) -> LogIndex {
         self.persistence.durable_index()
+    }
+
+    /// Through here the log was handed out to be persisted.
+    pub fn handed_out_through(&self) -> LogIndex {
+        self.persistence.unstable_from().prev()
+    }
+
+    /// Bytes of the entries after `index` in the log in memory. O(their number) unless that is all.
+    pub fn log_bytes_after(&self, index: LogIndex) -> usize {
+        if index <= self.log.start().index {
+            return self.log.bytes();
+        }
+        let from = index.next().min(self.log.last_index().next());
+        self.log.range(from, self.log.last_index().next()).map(Entry::size_bytes).sum()
     }
 
     /// Bytes of entries in the log in memory (what the course's `maxraftstate` bounds).

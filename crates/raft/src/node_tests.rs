@@ -112,6 +112,7 @@ fn a_leader_drops_replies_from_strangers_and_about_the_future() {
     let reply = |sequence, matched| Body::AppendReply {
         sequence,
         recovering: false,
+        health: crate::Health::Well,
         result: crate::AppendResult::Accepted { matched: LogIndex(matched) },
     };
     node.flush(Time::ZERO, &mut Outputs::default());

@@ -2,9 +2,9 @@
 
 use sampan_base::{Configuration, LogIndex, NodeId, SnapshotMeta, Term, Time};
 
-use crate::{Health, Raft};
 use crate::node::RoleState;
 use crate::progress::{Progress, State};
+use crate::{Health, Raft};
 
 /// The part a node plays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -79,9 +79,9 @@ impl Message {
                 put_position(out, *previous);
                 put_entries(out, entries);
             }
-            Body::AppendReply { sequence, recovering, result } => {
+            Body::AppendReply { sequence, recovering, health, result } => {
                 out.put_u64(*sequence);
-                out.put_bool(*recovering);
+                put_state(out, *recovering, *health);
                 match *result {
                     AppendResult::Accepted { matched } => out.put_u64(matched.0),
                     AppendResult::Rejected { previous, hint } => {
@@ -94,7 +94,7 @@ impl Message {
                 put_numbers(out, &[*sequence, commit.0, matched.0, *read]);
             }
             Body::HeartbeatReply { sequence, recovering, health, read, received, matched } => {
-                out.put_u8(u8::from(*recovering) | health.as_byte() << 1);
+                put_state(out, *recovering, *health);
                 put_numbers(out, &[*sequence, *read, received.0, matched.0]);
             }
             Body::InstallSnapshot { sequence, meta, offset, data } => {
@@ -159,23 +159,22 @@ fn decode_body(kind: u8, r: &mut Reader<'_>, bytes: &Bytes) -> Result<Body, Deco
             Body::Append { sequence, previous, commit, entries }
         }
         APPEND_ACCEPTED | APPEND_REJECTED => {
-            let (sequence, recovering) = (r.u64()?, r.bool()?);
+            let sequence = r.u64()?;
+            let (recovering, health) = state(r)?;
             let index = LogIndex(r.u64()?);
             let result = if kind == APPEND_ACCEPTED {
                 AppendResult::Accepted { matched: index }
             } else {
                 AppendResult::Rejected { previous: index, hint: position(r)? }
             };
-            Body::AppendReply { sequence, recovering, result }
+            Body::AppendReply { sequence, recovering, health, result }
         }
         HEARTBEAT => {
             let (sequence, commit) = (r.u64()?, LogIndex(r.u64()?));
             Body::Heartbeat { sequence, commit, matched: LogIndex(r.u64()?), read: r.u64()? }
         }
         HEARTBEAT_REPLY => {
-            let state = r.u8()?;
-            let recovering = state & 1 == 1;
-            let health = Health::from_byte(state >> 1).ok_or(DecodeError::Invalid("health"))?;
+            let (recovering, health) = state(r)?;
             let (sequence, read) = (r.u64()?, r.u64()?);
             let (received, matched) = (LogIndex(r.u64()?), LogIndex(r.u64()?));
             Body::HeartbeatReply { sequence, recovering, health, read, received, matched }
@@ -208,6 +207,11 @@ fn put_numbers(out: &mut Vec<u8>, numbers: &[u64]) {
     }
 }
 
+/// What a node says of itself with its answers: one byte, zero if all is well.
+fn put_state(out: &mut Vec<u8>, recovering: bool, health: Health) {
+    out.put_u8(u8::from(recovering) | health.as_byte() << 1);
+}
+
 fn put_position(out: &mut Vec<u8>, position: LogPosition) {
     put_numbers(out, &[position.term.0, position.index.0]);
 }
@@ -229,6 +233,12 @@ fn put_meta(out: &mut Vec<u8>, meta: &SnapshotMeta) {
 
 fn node_id(reader: &mut Reader<'_>) -> Result<NodeId, DecodeError> {
     NodeId::new(reader.u64()?).ok_or(DecodeError::Invalid("node id"))
+}
+
+fn state(reader: &mut Reader<'_>) -> Result<(bool, Health), DecodeError> {
+    let byte = reader.u8()?;
+    let health = Health::from_byte(byte >> 1).ok_or(DecodeError::Invalid("health"))?;
+    Ok((byte & 1 == 1, health))
 }
 
 fn position(reader: &mut Reader<'_>) -> Result<LogPosition, DecodeError> {

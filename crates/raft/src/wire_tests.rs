@@ -31,7 +31,7 @@ fn samples() -> Vec<(Message, &'static str)> {
     let entries = vec![entry(5, EntryKind::Noop, b""), entry(6, EntryKind::Command, b"hi")];
     let accepted = AppendResult::Accepted { matched: LogIndex(6) };
     let rejected = AppendResult::Rejected { previous: LogIndex(6), hint: at(4, 2) };
-    let index = LogIndex(7);
+    let (index, health) = (LogIndex(7), Health::Well);
     vec![
         (message(Body::PreVote { last: at(4, 2) }), "02*7 04*7"),
         (message(Body::PreVoteReply { asked: Term(4), granted: true }), "04*7 01"),
@@ -42,11 +42,11 @@ fn samples() -> Vec<(Message, &'static str)> {
             "07*7 07*7 02*7 04*7 02*3 03*7 00 00*3 03*7 01 02*3 6869",
         ),
         (
-            message(Body::AppendReply { sequence: 7, recovering: false, result: accepted }),
+            message(Body::AppendReply { sequence: 7, recovering: false, health, result: accepted }),
             "07*7 00 06*7",
         ),
         (
-            message(Body::AppendReply { sequence: 7, recovering: true, result: rejected }),
+            message(Body::AppendReply { sequence: 7, recovering: true, health, result: rejected }),
             "07*7 01 06*7 02*7 04*7",
         ),
         (

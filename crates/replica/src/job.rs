@@ -1,7 +1,8 @@
 //! Work for disks, as values: what the disk threads of a server and the simulator run alike.
 //!
-//! Two lanes. The log lane has one job at a time, each one group commit. The background lane writes
-//! and reads snapshots and prepares log segments.
+//! Three lanes. The log lane has one job at a time, each one group commit. The segment lane prepares
+//! log segments, for which a group commit may wait; the background lane writes and reads snapshots,
+//! which may take long.
 
 use bytes::Bytes;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
@@ -13,7 +14,9 @@ use sampan_storage::snapshot;
 pub enum Lane {
     /// Log and hard state: an acknowledgement waits for it.
     Log,
-    /// Everything else.
+    /// Segments of the log, made ready and removed.
+    Segments,
+    /// Snapshots.
     Background,
 }
 
@@ -24,7 +27,7 @@ pub enum DiskJob {
     Append(Vec<DiskOp>),
     /// Hard state alone: the watermark, or the end of a recovery.
     LogControl(Vec<DiskOp>),
-    /// Prepare or remove log segments.
+    /// Prepare or remove log segments, or the reserve.
     Maintain(Vec<DiskOp>),
     /// A step in writing or receiving a snapshot.
     SnapshotWrite(Vec<DiskOp>),
@@ -59,6 +62,7 @@ impl DiskJob {
     pub const fn lane(&self) -> Lane {
         match self {
             Self::Append(_) | Self::LogControl(_) => Lane::Log,
+            Self::Maintain(_) => Lane::Segments,
             _ => Lane::Background,
         }
     }

@@ -18,6 +18,7 @@
 
 mod apply;
 mod backups;
+mod disk_health;
 mod forwards;
 pub mod input;
 pub mod job;

@@ -23,6 +23,12 @@ pub struct Options {
     /// The limit above grows to this percentage of the last snapshot's size, so that the bytes
     /// written for snapshots stay in proportion to the bytes written for the log. Zero: it stays.
     pub raft_state_snapshot_percent: u64,
+    /// Room kept on the disk for the next snapshot, as a percentage of what it will take about; zero:
+    /// none. With it a full disk never keeps the log from being compacted.
+    pub snapshot_reserve_percent: u64,
+    /// A group commit that takes longer than this counts as stalled, and a leader whose disk stalls
+    /// while others commit hands over; `None`: never.
+    pub disk_stall: Option<Duration>,
     /// Bytes of commands in one log entry, at most (one command may exceed it).
     pub batch_bytes_max: usize,
     /// Bytes of entries applied in one turn, so that a turn stays short.
@@ -55,6 +61,8 @@ impl Options {
             client_timeout: Duration::from_millis(5_000),
             raft_state_bytes_max: Some(128 << 20),
             raft_state_snapshot_percent: 100,
+            snapshot_reserve_percent: 100,
+            disk_stall: Some(Duration::from_millis(1_000)),
             batch_bytes_max: 256 << 10,
             apply_bytes_max: 1 << 20,
             snapshot_chunk_bytes: 256 << 10,

@@ -2,7 +2,7 @@
 
 use sampan_base::{LogIndex, NodeId, Term};
 use sampan_kv::Reply;
-use sampan_raft::Role;
+use sampan_raft::{Health, Role};
 
 use crate::backups::BackupReady;
 use crate::input::ConnectionId;
@@ -73,8 +73,13 @@ pub enum Event {
     SnapshotFailed(String),
     /// An operator's wish was not taken: why.
     Refused(String),
-    /// No room for log segments: writes are refused until there is (`true`), or there is again.
-    NoSpace(bool),
+    /// The disk is not what it was. While it is [`Health::Full`] writes are refused.
+    Disk {
+        /// As it was.
+        before: Health,
+        /// As it is.
+        now: Health,
+    },
 }
 
 /// Why a node must stop at once (design rules 10 and 15). Nothing after it may be sent.

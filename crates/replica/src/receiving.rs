@@ -33,6 +33,8 @@ pub(crate) struct Receiving {
     begin: Vec<DiskOp>,
     /// Tells the jobs of this attempt from those of an earlier one at the same snapshot.
     attempt: u64,
+    /// It has met a full disk.
+    starved: bool,
     step: Step,
 }
 
@@ -73,6 +75,27 @@ impl Replica {
         all.extend(ops);
         let owner = Owner::Receiving(receiving.attempt);
         self.snapshot_job(owner, DiskJob::SnapshotWrite(all));
+        self.extend_loan();
+    }
+
+    /// A piece met a full disk. What is here stays; the leader sends again what it was not told to be
+    /// here, on and on, and the room may come from the reserve: installing lets go of the whole log.
+    pub(crate) fn starve_receiving(&mut self, attempt: u64) {
+        let is_current = |receiving: &&mut Receiving| receiving.attempt == attempt;
+        let Some(receiving) = self.snapshots.receiving.as_mut().filter(is_current) else { return };
+        let Step::Writing(receiver) = &mut receiving.step else { return };
+        // Later pieces may be on their way to the disk: none of them counts any more.
+        self.snapshots.attempts += 1;
+        receiving.attempt = self.snapshots.attempts;
+        receiving.accepted = receiving.stored;
+        receiving.writing.clear();
+        receiving.begin = receiver.rewind(receiving.stored);
+        let is_news = !std::mem::replace(&mut receiving.starved, true);
+        if is_news {
+            let why = format!("{}: no space, waiting for room", receiving.file);
+            self.events.push(Event::SnapshotFailed(why));
+        }
+        self.lend_reserve();
     }
 
     fn begin_receiving(&mut self, meta: SnapshotMeta) {
@@ -106,6 +129,7 @@ impl Replica {
             stored,
             begin: ops,
             attempt: self.snapshots.attempts,
+            starved: false,
             step: Step::Writing(receiver),
         });
     }
@@ -232,6 +256,7 @@ impl Replica {
         self.applied = position;
         self.forget_proposals_through(position.index);
         self.storage.trim(position.index);
+        self.room_was_made();
         self.events.push(Event::SnapshotInstalled { index: position.index, size_bytes });
     }
 

@@ -14,6 +14,7 @@ use sampan_raft::{PersistToken, Raft, Refused, Restored};
 use sampan_storage::{Identity, Storage};
 
 use crate::backups::Backups;
+use crate::disk_health::DiskHealth;
 use crate::forwards::{FORWARD_FRAME_BYTES_MAX, ForwardWindow, ForwardsOut};
 use crate::input::{ConnectionId, Input, Now};
 use crate::job::{DiskDone, DiskJob};
@@ -29,9 +30,6 @@ use crate::writes::Writes;
 /// After this long without a write, the disk is told how far its log is durable
 /// (`docs/format.md`, the watermark): off the commit path, and never twice for one write.
 const WATERMARK_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// A disk without room for another log segment is asked again after this.
-const MAINTAIN_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -105,9 +103,7 @@ pub struct Replica {
     persisting: Option<PersistToken>,
     /// When the watermark is to be refreshed; unset while it is up to date.
     watermark_at: Option<Time>,
-    maintaining: bool,
-    /// Not before this: a full disk is asked again at leisure.
-    maintain_at: Time,
+    pub(crate) disk: DiskHealth,
     /// The disk says that this node does not vote; cleared when consensus says that it may.
     non_voting: bool,
     pub(crate) lines: Lines,
@@ -151,7 +147,6 @@ pub struct Replica {
     fatal: Option<Fatal>,
     raft_outputs: sampan_raft::Outputs,
     pub(crate) counters: Counters,
-    pub(crate) no_space: bool,
 }
 
 impl Replica {
@@ -207,8 +202,7 @@ impl Replica {
             applied,
             persisting: None,
             watermark_at: Some(now.mono + WATERMARK_AFTER),
-            maintaining: false,
-            maintain_at: now.mono,
+            disk: DiskHealth::new(now.mono),
             non_voting,
             lines: Lines::default(),
             writes: Writes::new(),
@@ -238,7 +232,6 @@ impl Replica {
             fatal: None,
             raft_outputs: sampan_raft::Outputs::default(),
             counters: Counters::default(),
-            no_space: false,
             options,
         };
         Ok((replica, report))
@@ -268,7 +261,7 @@ impl Replica {
                 let refused = self.raft.propose_configuration(mono, target).err();
                 self.report_refusal(refused);
             }
-            Input::TakeSnapshot => self.snapshots.wanted = true,
+            Input::TakeSnapshot => self.snapshots.wanted = self.is_ahead_of_snapshots(),
             Input::Backup { connection, seq } => self.on_backup(connection, seq),
         }
     }
@@ -303,6 +296,7 @@ impl Replica {
         self.maintain_storage();
         self.serve_backups();
         self.drive_snapshots();
+        self.observe_disk();
         self.send_outcomes();
         self.hand_out(out);
         out.shutdown_complete = shutdown_complete;
@@ -318,13 +312,12 @@ impl Replica {
         let watermark = self.watermark_at.filter(|_| self.persisting.is_none());
         let refusing = self.refusing_until > self.now.mono;
         let stop = self.shutdown_by.map(|by| if refusing { self.refusing_until } else { by });
-        let maintain = (self.no_space && !self.maintaining).then_some(self.maintain_at);
         self.raft
             .next_deadline()
             .min(self.requests_deadline())
             .min(self.clock_entry_at())
             .min(watermark.unwrap_or(Time::NEVER))
-            .min(maintain.unwrap_or(Time::NEVER))
+            .min(self.disk_deadline())
             .min(stop.unwrap_or(Time::NEVER))
             .min(self.backups_deadline())
     }
@@ -377,7 +370,8 @@ impl Replica {
             reads: self.counters.reads,
             forwarded: self.counters.forwarded,
             requests_under_way: self.requests_under_way(),
-            out_of_space: self.storage.out_of_space(),
+            reserve_bytes: self.storage.reserve_bytes(),
+            log_bytes_max: self.log_bytes_max(),
         }
     }
 
@@ -404,6 +398,7 @@ impl Replica {
             DiskDone::Append(Ok(())) => {
                 let token = self.persisting.take().expect("one group commit at a time");
                 self.counters.syncs += 1;
+                self.group_commit_ended();
                 self.storage.append_synced();
                 self.raft.persisted(self.now.mono, token.synced());
             }
@@ -412,16 +407,14 @@ impl Replica {
             }
             DiskDone::LogControl(Ok(())) => {}
             DiskDone::Maintain(result) => {
-                self.maintaining = false;
-                if result.is_err() {
-                    self.maintain_at = self.now.mono + MAINTAIN_RETRY;
+                if let Err(error) = &result
+                    && !matches!(error, DiskError::NoSpace(_))
+                {
+                    return self.stop(Fatal::Disk(error.to_string()));
                 }
-                match &result {
-                    Err(error) if !matches!(error, DiskError::NoSpace(_)) => {
-                        self.stop(Fatal::Disk(error.to_string()));
-                    }
-                    _ => self.storage.maintained(result),
-                }
+                let no_space = result.is_err();
+                self.storage.maintained(result);
+                self.maintenance_ended(no_space);
             }
             DiskDone::SnapshotWrite(_)
             | DiskDone::SnapshotVerify(_)
@@ -490,7 +483,8 @@ impl Replica {
 
     fn pump_marked(&mut self) {
         let has_drained = self.raft.uncommitted_bytes() < self.held_for_log;
-        if self.held_for_log > 0 && has_drained && self.raft.accepts_proposals() {
+        let accepts = self.raft.accepts_proposals() && !self.holds_writes();
+        if self.held_for_log > 0 && has_drained && accepts {
             self.held_for_log = 0;
             self.pump_all();
         }
@@ -553,14 +547,10 @@ impl Replica {
             self.non_voting = false;
             self.jobs.push(DiskJob::LogControl(self.storage.set_non_voting(None)));
         }
-        // Without room for another segment nothing more is taken, and so nothing acknowledged, until
-        // there is: a full disk must not end the process.
-        let margin = self.options.storage.entry_bytes_max as u64;
-        let starved = self.storage.out_of_space() && self.storage.append_needs_space(margin);
-        let persist = if starved { None } else { self.raft.take_persist() };
-        if let Some(persist) = persist {
+        if let Some(persist) = self.raft.take_persist_within(self.persist_bytes_max()) {
             let ops = self.storage.append(persist.hard_state, persist.log_reset, &persist.entries);
             self.persisting = Some(persist.token);
+            self.disk.persisting_since = self.now.mono;
             self.jobs.push(DiskJob::Append(ops));
             self.watermark_at = Some(self.now.mono + WATERMARK_AFTER);
         } else if self.watermark_at.is_some_and(|at| at <= self.now.mono) {
@@ -576,19 +566,9 @@ impl Replica {
         }
     }
 
-    fn maintain_storage(&mut self) {
-        if !self.maintaining
-            && self.maintain_at <= self.now.mono
-            && let Some(ops) = self.storage.maintain()
-        {
-            self.maintaining = true;
-            self.jobs.push(DiskJob::Maintain(ops));
-        }
-        let no_space = self.storage.out_of_space();
-        if no_space != self.no_space {
-            self.no_space = no_space;
-            self.events.push(Event::NoSpace(no_space));
-        }
+    /// Is a group commit on its way to the disk?
+    pub(crate) const fn is_persisting(&self) -> bool {
+        self.persisting.is_some()
     }
 
     fn send_outcomes(&mut self) {

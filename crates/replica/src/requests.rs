@@ -65,7 +65,7 @@ fn malformed() -> Reply {
 }
 
 fn no_space() -> Reply {
-    Reply::error("NOSPACE no room for the log on the leader's disk, nothing was written")
+    Reply::error("NOSPACE no room for the log on the disks of a quorum, nothing was written")
 }
 
 impl Replica {
@@ -207,14 +207,14 @@ impl Replica {
     fn route(&mut self, origin: Origin) -> Route {
         let (leads, leader, term) = (self.raft.is_leader(), self.leader(), self.raft.term());
         let (me, batch, frame) = (self.id(), self.writes.open.id, self.forwards.open_frame());
-        let batch_bytes = self.writes.open_bytes();
+        let (batch_bytes, holds_writes) = (self.writes.open_bytes(), self.holds_writes());
         let Some(line) = self.lines.get(origin) else { return Route::Hold };
         let Some(request) = line.waiting.front() else { return Route::Hold };
         let through_log = request.class != Class::Read;
         if leads {
             let ordered = line.reads == 0 && line.forwards == 0;
             let more = BatchBuilder::COMMAND_OVERHEAD_BYTES + request.command.len();
-            let accepts = self.raft.has_room_for(batch_bytes + more);
+            let accepts = self.raft.has_room_for(batch_bytes + more) && !holds_writes;
             return match request.class {
                 Class::Write | Class::TimedRead if ordered && !accepts => Route::HoldForLog,
                 Class::Write if ordered => Route::Propose,
@@ -247,7 +247,7 @@ impl Replica {
             self.answer(ticket, reply, self.raft.applied());
             return;
         }
-        if self.is_out_of_space(&request) {
+        if self.is_out_of_space() {
             self.end(ticket.origin, &request, no_space(), LogIndex::ZERO);
             return;
         }
@@ -258,14 +258,6 @@ impl Replica {
         if self.writes.open_bytes() >= self.options.batch_bytes_max {
             self.propose_open_batch();
         }
-    }
-
-    /// Would this command, with what gathers already and a margin for what is not on its way to the
-    /// disk yet, not fit the room that the log has left?
-    fn is_out_of_space(&self, request: &Waiting) -> bool {
-        let margin = self.options.storage.entry_bytes_max;
-        let bytes = self.writes.open_bytes() + request.command.len() + margin;
-        self.storage.out_of_space() && self.storage.append_needs_space(bytes as u64)
     }
 
     /// The reply to a session command that was executed before. Only what the applied state knows

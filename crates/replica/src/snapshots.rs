@@ -11,7 +11,7 @@ use std::time::Duration;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
 use sampan_base::{LogIndex, SnapshotMeta, Time, planted};
 use sampan_kv::{Digest, Kv, Restore};
-use sampan_raft::SnapshotRead;
+use sampan_raft::{PeerState, PeerStatus, SnapshotRead};
 use sampan_storage::snapshot::{self, SnapshotWriter};
 use sampan_storage::{PartialSnapshot, StoredSnapshot};
 
@@ -24,6 +24,8 @@ use crate::replica::{OpenError, Replica};
 
 /// After a snapshot failed (no room, or it did not verify), the next try waits this long.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// A snapshot is taken this much earlier while less room is kept for it than it may need.
+const RESERVE_SHORT_DIVISOR: u64 = 4;
 /// How often it is looked whether a follower still needs the log that is kept for it.
 const RETAIN_CHECK: Duration = Duration::from_millis(200);
 
@@ -41,6 +43,8 @@ struct Taking {
     id: u64,
     digest: Digest,
     step: Step,
+    /// The last steps for the disk that may meet a lack of room, to be tried once more.
+    written: Vec<DiskOp>,
 }
 
 enum Step {
@@ -68,6 +72,8 @@ pub(crate) struct Snapshots {
     /// Asked for by an operator.
     pub(crate) wanted: bool,
     taking: Option<Taking>,
+    /// It met a full disk, and waits for the room of the reserve.
+    taking_starves: bool,
     pub(crate) receiving: Option<Receiving>,
     /// Counts the snapshots that began to arrive.
     pub(crate) attempts: u64,
@@ -83,6 +89,7 @@ impl Snapshots {
             partial,
             wanted: false,
             taking: None,
+            taking_starves: false,
             receiving: None,
             attempts: 0,
             owners: VecDeque::new(),
@@ -121,6 +128,14 @@ pub(crate) fn load(
     restore.finish().map_err(|error| damaged(error.to_string()))
 }
 
+/// A peer needs the log after this: after the snapshot that it is getting, if it is.
+fn needed_from(peer: &PeerStatus) -> LogIndex {
+    match peer.state {
+        PeerState::Snapshot { index, .. } => index.max(peer.matched),
+        PeerState::Probe | PeerState::Replicate => peer.matched,
+    }
+}
+
 impl Replica {
     /// Index and file size of the newest durable snapshot.
     pub(crate) fn newest_snapshot(&self) -> Option<(LogIndex, u64)> {
@@ -138,15 +153,25 @@ impl Replica {
         }
     }
 
+    /// Is there anything that no snapshot holds?
+    pub(crate) fn is_ahead_of_snapshots(&self) -> bool {
+        let newest = self.newest_snapshot().map_or(LogIndex::ZERO, |(index, _)| index);
+        self.applied.index > newest
+    }
+
     fn snapshot_is_due(&self) -> bool {
         let snapshots = &self.snapshots;
-        let newest = self.newest_snapshot().map_or(LogIndex::ZERO, |(index, _)| index);
-        let newer = self.applied.index > newest;
-        if snapshots.taking.is_some() || self.now.mono < snapshots.not_before || !newer {
+        if snapshots.taking.is_some() || self.now.mono < snapshots.not_before {
             return false;
         }
-        let outgrown = |max| self.log_has_grown_past(max) && self.log_is_mostly_applied();
-        snapshots.wanted || self.log_bytes_max().is_some_and(outgrown)
+        if self.is_compaction_pressing() {
+            return true;
+        }
+        // While the disk has no room to keep more for it, the log may not outgrow what there is.
+        let divisor = if self.storage.reserve_is_short() { RESERVE_SHORT_DIVISOR } else { 1 };
+        let outgrown = |max| self.log_has_grown_past(max / divisor) && self.log_is_mostly_applied();
+        let due = snapshots.wanted || self.log_bytes_max().is_some_and(outgrown);
+        due && self.is_ahead_of_snapshots()
     }
 
     /// Would a snapshot now let go of half of the log at least? After a restart little of a long log
@@ -167,12 +192,23 @@ impl Replica {
             || self.storage.log_bytes_live().saturating_sub(retained.on_disk_bytes) > on_disk_max
     }
 
+    /// While a snapshot is written the log on disk stays below twice the limit (or eight segments, if
+    /// that is more): what is beyond waits for the snapshot, and so do clients.
+    pub(crate) fn is_log_at_bound(&self) -> bool {
+        let Some(limit) = self.log_bytes_max().filter(|_| self.snapshots.is_taking()) else {
+            return false;
+        };
+        let segment_bytes = self.options.storage.segment_bytes;
+        let bound = (2 * limit).max(8 * segment_bytes);
+        self.storage.log_bytes_live() + segment_bytes > bound
+    }
+
     fn log_entries_bytes(&self) -> u64 {
         self.raft.live_log_bytes() as u64
     }
 
     /// The size of log at which a snapshot is due: the limit, or its share of the last snapshot.
-    fn log_bytes_max(&self) -> Option<u64> {
+    pub(crate) fn log_bytes_max(&self) -> Option<u64> {
         let limit = self.options.raft_state_bytes_max?;
         let snapshot_bytes = self.newest_snapshot().map_or(0, |(_, bytes)| bytes);
         Some(limit.max(snapshot_bytes / 100 * self.options.raft_state_snapshot_percent))
@@ -196,13 +232,25 @@ impl Replica {
         let digest = self.kv.digest();
         self.kv.snapshot_begin();
         let step = Step::Writing { writer, more: true };
-        self.snapshots.taking = Some(Taking { id, digest, step });
+        let written = ops.clone();
+        self.snapshots.taking = Some(Taking { id, digest, step, written });
         self.snapshot_job(Owner::Taking(id), DiskJob::SnapshotWrite(ops));
+    }
+
+    /// The reserve was given up for a snapshot that met a full disk: its last write once more.
+    pub(crate) fn resume_starved_snapshot(&mut self) {
+        if let Some(taking) = &mut self.snapshots.taking
+            && std::mem::take(&mut self.snapshots.taking_starves)
+        {
+            let job = DiskJob::SnapshotWrite(taking.written.clone());
+            let owner = Owner::Taking(taking.id);
+            self.snapshot_job(owner, job);
+        }
     }
 
     /// One step of the own snapshot is done: the next one.
     fn continue_taking(&mut self, taking: Taking) {
-        let Taking { id, digest, step } = taking;
+        let Taking { id, digest, step, .. } = taking;
         let (step, job) = match step {
             Step::Writing { mut writer, more: true } => {
                 let bytes_max = self.options.snapshot_chunk_bytes;
@@ -219,8 +267,8 @@ impl Replica {
                 (Step::Verifying { meta, file: file.clone() }, DiskJob::SnapshotVerify(file))
             }
             Step::Verifying { meta, file } if self.is_committing_received() => {
-                self.snapshots.taking =
-                    Some(Taking { id, digest, step: Step::Verifying { meta, file } });
+                let (step, written) = (Step::Verifying { meta, file }, Vec::new());
+                self.snapshots.taking = Some(Taking { id, digest, step, written });
                 return self.give_up_taking("a newer snapshot came from the leader".into());
             }
             Step::Verifying { meta, file } => {
@@ -229,7 +277,11 @@ impl Replica {
             }
             Step::Committing { meta } => return self.on_snapshot_taken(&meta),
         };
-        self.snapshots.taking = Some(Taking { id, digest, step });
+        let written = match &job {
+            DiskJob::SnapshotWrite(ops) => ops.clone(),
+            _ => Vec::new(),
+        };
+        self.snapshots.taking = Some(Taking { id, digest, step, written });
         self.snapshot_job(Owner::Taking(id), job);
     }
 
@@ -238,12 +290,14 @@ impl Replica {
         self.events.push(Event::SnapshotTaken { index, size_bytes });
         self.storage.snapshot_committed();
         self.trim_log();
+        self.room_was_made();
         self.resume_receiving();
     }
 
     /// A snapshot could not be written or did not verify: the log and the older ones stay.
     pub(crate) fn give_up_taking(&mut self, why: String) {
         let Some(taking) = self.snapshots.taking.take() else { return };
+        self.snapshots.taking_starves = false;
         let file = match taking.step {
             Step::Writing { writer, .. } => Err(writer),
             Step::Sealing { file, .. } | Step::Verifying { file, .. } => Ok(file),
@@ -266,40 +320,50 @@ impl Replica {
         let Some(newest) = self.storage.snapshots().iter().find(usable) else { return };
         let meta = newest.meta.clone();
         let covered = meta.position.index;
-        let limit = self.log_bytes_max().unwrap_or(u64::MAX);
-        let needed = self.lowest_live_match().filter(|&index| index < covered);
-        let keep = needed.filter(|_| self.log_entries_bytes() <= limit.saturating_mul(2));
-        let trim_to = keep.unwrap_or(covered);
-        self.raft.compact(meta, trim_to);
+        let keep_from = self.kept_for_followers(covered);
+        self.raft.compact(meta, keep_from);
         if let Some(oldest) = self.oldest_fallback() {
-            // Consensus keeps what is not on its way to the disk yet: the log must, too.
-            self.storage.trim(self.raft.first_index().prev().min(oldest));
+            // What is kept for followers is sent from memory. What is not on its way to the disk yet
+            // is still to be appended there.
+            self.storage.trim(self.raft.handed_out_through().min(oldest));
         }
         self.snapshots.retained = Retained {
             entries_bytes: self.log_entries_bytes(),
             on_disk_bytes: self.storage.log_bytes_live(),
         };
-        if keep.is_some() {
+        if keep_from < covered {
             self.snapshots.retain_check_at = Some(self.now.mono + RETAIN_CHECK);
         }
     }
 
     /// The oldest snapshot that a restart may fall back to, if there are as many as are kept: the log
-    /// on disk reaches back to it, so that a damaged newest one costs nothing (`docs/format.md`).
-    fn oldest_fallback(&self) -> Option<LogIndex> {
+    /// on disk reaches back to it, so that a damaged newest one costs nothing (`docs/format.md`). A
+    /// full disk cannot afford the log from its beginning on.
+    pub(crate) fn oldest_fallback(&self) -> Option<LogIndex> {
         let stored = self.storage.snapshots();
-        let oldest = stored.get(self.options.storage.snapshots_kept - 1)?;
+        let only = stored.first().filter(|_| self.storage.out_of_space());
+        let oldest = stored.get(self.options.storage.snapshots_kept - 1).or(only)?;
         Some(oldest.meta.position.index)
     }
 
-    /// The lowest match index of the followers that were heard lately.
-    fn lowest_live_match(&self) -> Option<LogIndex> {
-        if !self.raft.is_leader() {
-            return None;
-        }
+    /// Through where the log in memory may go, for a snapshot that covers this much: what live
+    /// followers need next stays, as far as it is within the cap. Whoever needs more than that needs a
+    /// snapshot anyway.
+    fn kept_for_followers(&self, covered: LogIndex) -> LogIndex {
+        let limit = self.log_bytes_max().unwrap_or(u64::MAX);
+        let cap = usize::try_from(limit.saturating_mul(2)).unwrap_or(usize::MAX);
+        let mut needed: Vec<LogIndex> =
+            self.live_peers().map(|peer| needed_from(&peer)).filter(|&at| at < covered).collect();
+        needed.sort_unstable();
+        let affordable = |at: &LogIndex| self.raft.log_bytes_after(*at) <= cap;
+        needed.into_iter().find(affordable).unwrap_or(covered)
+    }
+
+    /// The followers that this leader heard lately.
+    fn live_peers(&self) -> impl Iterator<Item = PeerStatus> {
         let live_since = self.now.mono - self.options.raft.election_timeout_max * 2;
-        let peers = self.raft.status().peers;
-        peers.iter().filter(|peer| peer.heard_at >= live_since).map(|peer| peer.matched).min()
+        let peers = if self.raft.is_leader() { self.raft.status().peers } else { Vec::new() };
+        peers.into_iter().filter(move |peer| peer.heard_at >= live_since)
     }
 
     /// A peer needs a part of a snapshot.
@@ -331,6 +395,9 @@ impl Replica {
         }
         let owner = self.snapshots.owners.pop_front().expect("a job has an owner");
         let failed = match &done {
+            DiskDone::SnapshotWrite(Err(DiskError::NoSpace(_))) if self.awaits_reserve(owner) => {
+                return;
+            }
             DiskDone::SnapshotWrite(Err(DiskError::NoSpace(file))) => {
                 Some(format!("{file}: no space"))
             }
@@ -347,6 +414,22 @@ impl Replica {
             (Owner::Taking(id), failed) => self.on_taking_job(id, failed),
             (Owner::Receiving(attempt), failed) => self.on_receiving_job(attempt, done, failed),
             (Owner::Nobody, _) => {}
+        }
+    }
+
+    /// A snapshot met a full disk. True if it waits for the room of the reserve.
+    fn awaits_reserve(&mut self, owner: Owner) -> bool {
+        match owner {
+            Owner::Taking(id) if self.snapshots.taking.as_ref().is_some_and(|t| t.id == id) => {
+                let waits = self.lend_reserve();
+                self.snapshots.taking_starves |= waits;
+                waits
+            }
+            Owner::Receiving(attempt) => {
+                self.starve_receiving(attempt);
+                true
+            }
+            Owner::Taking(_) | Owner::Nobody => false,
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Status {
     pub forwarded: u64,
     /// Requests under way.
     pub requests_under_way: usize,
-    /// Are writes refused because the disk is full?
-    pub out_of_space: bool,
+    /// Bytes on the disk that are kept for the next snapshot.
+    pub reserve_bytes: u64,
+    /// The size of log at which a snapshot is taken; `None`: never.
+    pub log_bytes_max: Option<u64>,
 }

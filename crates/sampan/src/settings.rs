@@ -209,6 +209,10 @@ settings! {
     raft_state_max_bytes "SAMPAN_RAFT_STATE_MAX_BYTES" i64 => replica.raft_state_bytes_max;
     /// The threshold grows to this percentage of the last snapshot's size; 0: it stays
     raft_state_snapshot_percent "SAMPAN_RAFT_STATE_SNAPSHOT_PERCENT" u64 => replica.raft_state_snapshot_percent;
+    /// Room kept on the disk for the next snapshot, in percent of what it will take; 0: none
+    snapshot_reserve_percent "SAMPAN_SNAPSHOT_RESERVE_PERCENT" u64 => replica.snapshot_reserve_percent;
+    /// A group commit that takes longer counts as stalled: the leader hands over; 0: never
+    disk_stall_ms "SAMPAN_DISK_STALL_MS" Millis => replica.disk_stall;
     /// Bytes of commands that share one log entry
     batch_bytes_max "SAMPAN_BATCH_BYTES_MAX" usize => replica.batch_bytes_max;
     /// Bytes of entries applied in one turn

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use sampan_base::{Time, WallTime};
+use sampan_raft::Health;
 use sampan_replica::{DiskDone, Event, Fatal, Input, Outputs};
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
@@ -183,17 +184,24 @@ fn note(node: &Node, event: &Event, now: WallTime) {
             log.line(format_args!("{role} of term {term}, no leader"));
         }
         Event::SnapshotTaken { index, size_bytes } => {
-            node.snapshot_at.set(now);
+            node.snapshot_is_durable(now);
             log.line(format_args!("snapshot through {index} taken, {size_bytes} bytes"));
         }
         Event::SnapshotInstalled { index, size_bytes } => {
-            node.snapshot_at.set(now);
+            node.snapshot_is_durable(now);
             log.line(format_args!("snapshot through {index} installed, {size_bytes} bytes"));
         }
-        Event::SnapshotFailed(text) => log.warn(format_args!("snapshot failed: {text}")),
+        Event::SnapshotFailed(text) => {
+            node.snapshot_failed.set(true);
+            log.warn(format_args!("snapshot failed: {text}"));
+        }
         Event::Refused(text) => log.warn(text),
-        Event::NoSpace(true) => log.warn("disk full: writes are refused"),
-        Event::NoSpace(false) => log.line("room on the disk again: writes are taken"),
+        Event::Disk { now: Health::Full, .. } => log.warn("disk full: writes are refused"),
+        Event::Disk { now: Health::Slow, .. } => log.warn("the disk of the log stalls"),
+        Event::Disk { before: Health::Full, .. } => {
+            log.line("room on the disk again: writes are taken");
+        }
+        Event::Disk { .. } => log.line("the disk of the log keeps up again"),
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use rustix::fs::FallocateFlags;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
 
 /// Open files kept, at most, besides those with unsynced writes.
@@ -111,6 +112,29 @@ impl RealDisk {
         Ok(())
     }
 
+    fn reserve(&self, file: &FileName, len_bytes: u64) -> Result<(), DiskError> {
+        let failed = |error: io::Error| disk_error(file, &error);
+        let opened = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.path(file))
+            .map_err(failed)?;
+        let held_bytes = opened.metadata().map_err(failed)?.len();
+        opened.set_len(len_bytes).map_err(failed)?;
+        let allocated = rustix::fs::fallocate(&opened, FallocateFlags::empty(), 0, len_bytes);
+        let filled = match allocated {
+            // Not every file system can: then zeros take the room.
+            Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(&opened, len_bytes),
+            allocated => allocated.map_err(Into::into),
+        };
+        filled.map_err(|error| {
+            // Give the room back; the error is reported whether or not that works.
+            _ = opened.set_len(held_bytes.min(len_bytes));
+            failed(error)
+        })
+    }
+
     fn write(&self, file: &FileName, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let handle = self.handle(file)?;
         handle.dirty.store(true, Ordering::Relaxed);
@@ -176,6 +200,7 @@ impl Disk for RealDisk {
         }
         match op {
             DiskOp::Create { file, zero_bytes } => self.create(file, *zero_bytes),
+            DiskOp::Reserve { file, len_bytes } => self.reserve(file, *len_bytes),
             DiskOp::Write { file, offset, bytes } => self.write(file, *offset, bytes),
             DiskOp::Sync { file } => self.sync(file),
             DiskOp::Rename { from, to } => self.rename(from, to),

@@ -13,9 +13,10 @@ use sampan_replica::{DiskDone, DiskJob, Lane, job};
 use crate::disk::RealDisk;
 use crate::error::ServerError;
 
-/// Both lanes. Dropping it ends the threads after the jobs they have.
+/// All lanes. Dropping it ends the threads after the jobs they have.
 pub(crate) struct DiskThreads {
     log: Sender<DiskJob>,
+    segments: Sender<DiskJob>,
     background: Sender<DiskJob>,
     done: Arc<Done>,
 }
@@ -39,14 +40,16 @@ impl DiskThreads {
     pub(crate) fn start(disk: &RealDisk) -> Result<Self, ServerError> {
         let done = Arc::new(Done::default());
         let log = spawn("disk-log", disk.clone(), &done)?;
+        let segments = spawn("disk-segments", disk.clone(), &done)?;
         let background = spawn("disk-background", disk.clone(), &done)?;
-        Ok(Self { log, background, done })
+        Ok(Self { log, segments, background, done })
     }
 
     /// Queues a job in its lane.
     pub(crate) fn submit(&self, job: DiskJob) {
         let lane = match job.lane() {
             Lane::Log => &self.log,
+            Lane::Segments => &self.segments,
             Lane::Background => &self.background,
         };
         // A lane that is gone has reported itself as lost.
@@ -169,8 +172,8 @@ mod tests {
         let results = results_of(&threads, 3);
         assert!(matches!(results[0], DiskDone::Append(Err(_))), "{results:?}");
         assert_eq!(results[1..], [DiskDone::Append(Ok(())), DiskDone::Append(Ok(()))]);
-        threads.submit(DiskJob::Maintain(vec![DiskOp::Remove { file: "f".into() }]));
-        assert_eq!(results_of(&threads, 1), [DiskDone::Maintain(Ok(()))]);
+        threads.submit(DiskJob::Append(vec![DiskOp::Remove { file: "f".into() }]));
+        assert_eq!(results_of(&threads, 1), [DiskDone::Append(Ok(()))]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::config::{Config, HostPort};
 use crate::inbox::Inbox;
 use crate::log::Log;
 use crate::peer::Peers;
-use crate::stats::Stats;
+use crate::stats::{Stats, count_up};
 use crate::time::Clock;
 
 /// Everything there is one of. On one thread: each `RefCell` is borrowed for the length of one call
@@ -37,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) coarse_time: Cell<Time>,
     /// When the newest snapshot became durable; the start, if there was none since.
     pub(crate) snapshot_at: Cell<WallTime>,
+    /// The last attempt at one failed.
+    pub(crate) snapshot_failed: Cell<bool>,
     /// Buffers that are used again and again, by one call at a time.
     pub(crate) read_scratch: RefCell<Vec<u8>>,
     pub(crate) reply_scratch: RefCell<Vec<u8>>,
@@ -62,6 +64,13 @@ impl Node {
     /// A node's name as Redis clusters have it: 40 hex digits.
     pub(crate) fn cluster_name(&self, id: NodeId) -> String {
         format!("{}{:024x}", self.config.cluster, id.get())
+    }
+
+    /// A snapshot became durable.
+    pub(crate) fn snapshot_is_durable(&self, now: WallTime) {
+        self.snapshot_at.set(now);
+        self.snapshot_failed.set(false);
+        count_up(&self.stats.snapshots, 1);
     }
 
     /// The leader, if this node knows one.

@@ -233,6 +233,7 @@ fn assemble(
         stats: Stats::default(),
         coarse_time: Cell::new(clock.mono()),
         snapshot_at: Cell::new(wall()),
+        snapshot_failed: Cell::new(false),
         read_scratch: RefCell::default(),
         reply_scratch: RefCell::default(),
         batch: RefCell::new(Batch::default()),

@@ -18,6 +18,8 @@ pub(crate) struct Stats {
     pub(crate) input_bytes: Cell<u64>,
     /// Connections turned away because there were too many.
     pub(crate) rejected_connections: Cell<u64>,
+    /// Snapshots taken and installed.
+    pub(crate) snapshots: Cell<u64>,
     /// Turns of the event loop.
     pub(crate) turns: Cell<u64>,
 }
@@ -25,8 +27,8 @@ pub(crate) struct Stats {
 impl Stats {
     /// Starts over.
     pub(crate) fn reset(&self) {
-        let Self { commands, errors, input_bytes, rejected_connections, turns } = self;
-        for counter in [commands, errors, input_bytes, rejected_connections, turns] {
+        let Self { commands, errors, input_bytes, rejected_connections, snapshots, turns } = self;
+        for counter in [commands, errors, input_bytes, rejected_connections, snapshots, turns] {
             counter.set(0);
         }
     }

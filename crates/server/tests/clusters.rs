@@ -219,6 +219,11 @@ fn a_snapshot_is_taken_when_asked_for_and_a_node_starts_from_it() {
     }
     assert_eq!(client.call("SNAPSHOT NOW"), "+OK\r\n");
     assert!(client.call("SNAPSHOT LATER").starts_with("-ERR unknown subcommand 'LATER'"));
+    // What users of Redis would try.
+    assert_eq!(client.call("SAVE"), "+OK\r\n");
+    assert_eq!(client.call("BGSAVE SCHEDULE").split(' ').next(), Some("+Background"));
+    assert_eq!(client.call("BGSAVE NOW"), "-ERR syntax error\r\n");
+    assert!(client.call("BGREWRITEAOF").starts_with("+Background append only file rewriting"));
     until("the snapshot is there", || client.info("raft")["snapshot_index"] != "0");
     let (config, ended) = nodes.remove(leader).stop(Stop::AtOnce);
     ended.unwrap();

@@ -68,7 +68,7 @@ pub struct Node {
     /// Counts its lives, from 1 at the first start: what was scheduled for an older one is void.
     pub(crate) life: u64,
     pub(crate) inbox: Vec<Input>,
-    pub(crate) lanes: [LaneState; 2],
+    pub(crate) lanes: [LaneState; 3],
     pub(crate) busy_until: SimTime,
     pub(crate) turn_queued: bool,
     pub(crate) paused: bool,
@@ -87,7 +87,7 @@ impl Node {
             disk_slowness: 1,
             life: 0,
             inbox: Vec::new(),
-            lanes: <[LaneState; 2]>::default(),
+            lanes: <[LaneState; 3]>::default(),
             busy_until: SimTime::ZERO,
             turn_queued: false,
             paused: false,
@@ -188,6 +188,7 @@ pub(crate) const fn lane_number(lane: Lane) -> usize {
     match lane {
         Lane::Log => 0,
         Lane::Background => 1,
+        Lane::Segments => 2,
     }
 }
 
@@ -219,9 +220,10 @@ pub(crate) fn duration_us(job: &DiskJob, profile: DiskProfile, rng: &mut sampan_
             DiskOp::Create { zero_bytes, .. } => {
                 profile.page_us * zero_bytes.div_ceil(PAGE_BYTES).max(1)
             }
-            DiskOp::Rename { .. } | DiskOp::Remove { .. } | DiskOp::CreateDirectory { .. } => {
-                profile.page_us
-            }
+            DiskOp::Reserve { .. }
+            | DiskOp::Rename { .. }
+            | DiskOp::Remove { .. }
+            | DiskOp::CreateDirectory { .. } => profile.page_us,
         })
         .sum()
 }

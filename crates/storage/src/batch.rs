@@ -25,6 +25,11 @@ pub(crate) const fn batch_bytes(count: u64, data_bytes: u64) -> u64 {
     sector::bytes_on_disk(HEADER_BYTES + count * ENTRY_HEADER_BYTES + data_bytes)
 }
 
+/// Bytes of entries, headers included, that fit a batch of so many bytes on disk: the inverse.
+pub(crate) const fn content_bytes(bytes_on_disk: u64) -> u64 {
+    (bytes_on_disk / SECTOR_BYTES * CONTENT_BYTES as u64).saturating_sub(HEADER_BYTES)
+}
+
 /// The place of a batch in the sequence of all batches of a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Link {

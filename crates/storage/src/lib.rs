@@ -2,13 +2,17 @@
 //! write in which order, and how a node finds its state again after a crash.
 //!
 //! While running, [`Storage`] only *describes* work, as lists of [`sampan_base::disk::DiskOp`]; the
-//! host executes them and reports. Two lanes:
+//! host executes them and reports. Three lanes:
 //!
 //! - the **log lane**: what [`Storage::append`], [`Storage::set_non_voting`] and
 //!   [`Storage::refresh_watermark`] return. Lists run one after another in the order in which they
 //!   were made, each to its end; nothing is acknowledged before its list has ended.
-//! - the **background lane**: what [`Storage::maintain`] and the snapshot functions return. Lists
-//!   run in order among themselves, and beside the log lane: no file is touched by both.
+//! - the **background lane**: what the snapshot functions return.
+//! - the **segment lane**: what [`Storage::maintain`] and [`Storage::release_reserve`] return. A log
+//!   that is out of prepared segments waits for it, so it must not wait behind a long snapshot.
+//!
+//! Lists of a lane run in order among themselves, and beside the other lanes: no file is touched by
+//! two of them, but for a spare that the segment lane has handed over.
 //!
 //! While starting, [`Storage::open`] reads and repairs through [`sampan_base::disk::Disk`] directly.
 //!
@@ -53,6 +57,7 @@ mod options;
 mod page;
 mod recovered;
 mod replay;
+mod reserve;
 mod sector;
 mod segment;
 pub mod snapshot;

@@ -257,7 +257,10 @@ impl Log {
         if !matches!(self.background, Background::Idle) {
             return None;
         }
-        if self.spare.is_none() {
+        let makes_room = self.out_of_space && !self.released.is_empty();
+        let recycles =
+            self.released.iter().any(|released| released.len_bytes == self.segment_bytes);
+        if self.spare.is_none() && (recycles || !makes_room) {
             return Some(self.prepare_spare());
         }
         if self.released.is_empty() {
@@ -274,8 +277,8 @@ impl Log {
         let wal = || DiskOp::SyncDirectory { directory: WAL_DIRECTORY.into() };
         let mut ops = Vec::new();
         let fits = |released: &Spare| released.len_bytes == len_bytes;
-        // After a lack of space the file is begun anew under the name it had: no leftovers.
-        let released = self.released.iter().position(fits).filter(|_| !self.out_of_space);
+        let released = self.released.iter().position(fits);
+        // After a lack of space there may be a beginning of this file: it is replaced, or begun anew.
         if let Some(released) = released.and_then(|i| self.released.remove(i)) {
             ops.push(DiskOp::Rename { from: released.file, to: staged.clone() });
             // Only when the old name is gone for good may the contents go.
@@ -308,9 +311,23 @@ impl Log {
         }
     }
 
+    /// Is there no spare, and was no full disk in the way of one?
+    pub(crate) const fn wants_spare(&self) -> bool {
+        self.spare.is_none() && !self.out_of_space
+    }
+
     /// The last attempt to prepare a spare met a full disk.
     pub(crate) const fn out_of_space(&self) -> bool {
         self.out_of_space
+    }
+
+    /// Bytes of entries that fit for sure.
+    pub(crate) fn append_room_bytes(&self) -> Option<u64> {
+        let spare_room =
+            self.spare.as_ref().map_or(0, |spare| spare.len_bytes - FIRST_BATCH_OFFSET);
+        let room = self.room_bytes().max(spare_room);
+        // `Entry::OVERHEAD_BYTES` per entry, counted by the caller, is more than an entry's header.
+        (room >= PAGE_BYTES).then(|| batch::content_bytes(room))
     }
 
     /// Could an append of entries of this size need a file that is not there yet?

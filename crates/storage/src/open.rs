@@ -14,6 +14,7 @@ use crate::hard_state::{self, Record};
 use crate::log::{Found, Log, Segment, Spare};
 use crate::page::{PAGE_BYTES, is_zero};
 use crate::replay::{self, Join, Known, Replayed, SegmentFile};
+use crate::reserve::{self, Reserve};
 use crate::segment::{self, FIRST_BATCH_OFFSET, SegmentHeader, WAL_DIRECTORY};
 use crate::snapshot::SNAPSHOT_DIRECTORY;
 use crate::survey::{Directory, Snapshots, best_partial};
@@ -143,11 +144,15 @@ impl Opening<'_> {
             None => log.into_entries_after(position.index),
         };
         self.report.entries = entries.len();
+        let held_bytes = self.disk.len_bytes(&reserve::file_name())?.unwrap_or(0);
+        let reserve = Reserve::found(held_bytes, self.options.segment_bytes);
         let storage = Storage {
             log: Log::new(self.identity, record.incarnation, self.options, found),
             hard_state: record,
             snapshots: snapshots.sound.clone(),
             snapshots_kept: self.options.snapshots_kept,
+            reserve,
+            maintaining: None,
             committing: None,
         };
         let recovered = Recovered {
@@ -338,12 +343,23 @@ impl Opening<'_> {
         ops.push(DiskOp::Sync { file: staged.clone() });
         ops.push(DiskOp::Rename { from: staged, to: header.file() });
         ops.push(DiskOp::SyncDirectory { directory: WAL_DIRECTORY.into() });
-        self.disk.execute_all(&ops)?;
+        self.execute_with_reserve(&ops)?;
         self.report.copied_forward_bytes = fresh.copied_bytes();
         let last_index = fresh.reset.map_or(log.next_index.prev(), |position| position.index);
         let mut found = self.found(log, fresh.first.sequence, next, last_index, kept);
         found.segments.push_back(Segment::standing(&header, used_bytes));
         Ok(found)
+    }
+
+    /// A start must not fail for want of room while there is a reserve: it is for this, too.
+    fn execute_with_reserve(&mut self, ops: &[DiskOp]) -> Result<(), DiskError> {
+        match self.disk.execute_all(ops) {
+            Err(DiskError::NoSpace(_)) => {
+                self.disk.execute(&DiskOp::Remove { file: reserve::file_name() })?;
+                self.disk.execute_all(ops)
+            }
+            result => result,
+        }
     }
 
     /// The running log's view of the files: those whose batches begin at `void_from` or later, and

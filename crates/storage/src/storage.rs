@@ -5,6 +5,7 @@ use sampan_base::{Entry, HardState, LogIndex, LogPosition, SnapshotMeta, planted
 
 use crate::hard_state::Record;
 use crate::log::Log;
+use crate::reserve::Reserve;
 use crate::snapshot::SNAPSHOT_DIRECTORY;
 use crate::{Identity, StoredSnapshot, snapshot};
 
@@ -16,8 +17,21 @@ pub struct Storage {
     /// Committed snapshots, newest first.
     pub(crate) snapshots: Vec<StoredSnapshot>,
     pub(crate) snapshots_kept: usize,
+    /// Room that is kept for the next one.
+    pub(crate) reserve: Reserve,
+    /// What the segment lane is doing.
+    pub(crate) maintaining: Option<Maintenance>,
     /// A snapshot whose commit is under way.
     pub(crate) committing: Option<StoredSnapshot>,
+}
+
+/// Work of the segment lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Maintenance {
+    /// On segments of the log.
+    Log,
+    /// On the reserve, which then has this length.
+    Reserve(u64),
 }
 
 impl Storage {
@@ -108,24 +122,92 @@ impl Storage {
         self.log.trim(index);
     }
 
-    /// The next work to keep a spare segment ready and to remove what was released: at most one
-    /// list at a time; `None` if there is nothing to do or a list is under way. **Background lane.**
-    /// After a lack of space call it again at leisure, not at once.
+    /// The next work to keep a spare segment and the reserve ready and to remove what was released:
+    /// at most one list at a time; `None` if there is nothing to do or a list is under way.
+    /// **Segment lane.** After a lack of space call it again at leisure, not at once.
     #[must_use = "these steps are to be run, and reported with `maintained`"]
     pub fn maintain(&mut self) -> Option<Vec<DiskOp>> {
-        self.log.maintain()
+        if self.maintaining.is_some() {
+            return None;
+        }
+        // What is released first: it makes room.
+        if let Some(ops) = self.log.maintain() {
+            self.maintaining = Some(Maintenance::Log);
+            return Some(ops);
+        }
+        let (len_bytes, op) = self.reserve.change()?;
+        self.maintaining = Some(Maintenance::Reserve(len_bytes));
+        Some(vec![op])
     }
 
-    /// The list of [`Storage::maintain`] ended. Any error but [`DiskError::NoSpace`] is fatal: the
-    /// caller stops the process instead of going on. Panics if no list is under way.
+    /// The list of [`Storage::maintain`] or [`Storage::release_reserve`] ended. Any error but
+    /// [`DiskError::NoSpace`] is fatal: the caller stops the process instead of going on. Panics if no
+    /// list is under way.
     pub fn maintained(&mut self, result: Result<(), DiskError>) {
-        self.log.maintained(result);
+        match self.maintaining.take().expect("no maintenance is under way") {
+            Maintenance::Log => self.log.maintained(result),
+            Maintenance::Reserve(len_bytes) => {
+                self.reserve.changed(result.map(|()| len_bytes).map_err(|_| ()));
+            }
+        }
+    }
+
+    /// How much room [`Storage::maintain`] is to keep for the next snapshot: about what that will
+    /// take. Zero, which it is at first: none.
+    pub fn want_reserve(&mut self, bytes: u64) {
+        self.reserve.want(bytes);
+    }
+
+    /// Gives up the reserve for a snapshot that met a full disk. Until that has ended the caller
+    /// leaves [`Storage::maintain`] alone, which would take the room back. `None` if there is no
+    /// reserve, or a list is under way that must end first ([`Storage::is_maintaining`]).
+    /// **Segment lane.**
+    #[must_use = "these steps are to be run, and reported with `maintained`"]
+    pub fn release_reserve(&mut self) -> Option<Vec<DiskOp>> {
+        if self.maintaining.is_some() {
+            return None;
+        }
+        let (len_bytes, op) = self.reserve.release()?;
+        self.maintaining = Some(Maintenance::Reserve(len_bytes));
+        Some(vec![op])
+    }
+
+    /// Would [`Storage::release_reserve`] give room to a snapshot?
+    pub const fn has_reserve(&self) -> bool {
+        self.reserve.has_room_for_a_snapshot()
+    }
+
+    /// Is there no spare segment, and nothing known that speaks against having one at once?
+    pub fn wants_spare(&self) -> bool {
+        self.log.wants_spare()
+    }
+
+    /// Is a list of the segment lane under way?
+    pub const fn is_maintaining(&self) -> bool {
+        self.maintaining.is_some()
+    }
+
+    /// Bytes that are kept for the next snapshot.
+    pub const fn reserve_bytes(&self) -> u64 {
+        self.reserve.held_bytes()
+    }
+
+    /// Is less room kept for the next snapshot than is wanted, because the disk is full?
+    pub const fn reserve_is_short(&self) -> bool {
+        self.reserve.is_short()
     }
 
     /// The last attempt to prepare a segment met a full disk. Appends go on while
     /// [`Storage::append_needs_space`] says no.
     pub const fn out_of_space(&self) -> bool {
         self.log.out_of_space()
+    }
+
+    /// How many bytes of entries (sum of [`Entry::size_bytes`]) fit the log for sure without a file
+    /// that is not there yet; `None` if not even a new start of the log does. A host that appends no
+    /// more than this never meets a full disk in the log lane.
+    pub fn append_room_bytes(&self) -> Option<u64> {
+        self.log.append_room_bytes()
     }
 
     /// Could an append of entries of this size (sum of [`Entry::size_bytes`]) need a file that is

@@ -369,6 +369,15 @@ impl MemDisk {
         Ok(())
     }
 
+    fn reserve(&mut self, file: &FileName, len_bytes: u64) -> Result<(), DiskError> {
+        let held = self.inode(file).map_or(0, |inode| self.inodes[inode].content.len() as u64);
+        self.check_room(file, len_bytes.saturating_sub(held))?;
+        self.create(file, 0)?;
+        let inode = self.inode(file)?;
+        self.inodes[inode].truncate(len_bytes as usize);
+        Ok(())
+    }
+
     fn sync(&mut self, file: &FileName) -> Result<(), DiskError> {
         let inode = self.inode(file)?;
         if self.syncs_left == Some(0) {
@@ -407,6 +416,7 @@ impl Disk for MemDisk {
         }
         match op {
             DiskOp::Create { file, zero_bytes } => self.create(file, *zero_bytes)?,
+            DiskOp::Reserve { file, len_bytes } => self.reserve(file, *len_bytes)?,
             DiskOp::Write { file, offset, bytes } => {
                 let inode = self.inode(file)?;
                 let end = offset + bytes.len() as u64;

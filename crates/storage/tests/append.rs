@@ -22,6 +22,7 @@ fn shape(ops: &[DiskOp]) -> String {
         DiskOp::Write { .. } => 'w',
         DiskOp::Sync { .. } => 's',
         DiskOp::Create { .. } => 'c',
+        DiskOp::Reserve { .. } => 'v',
         DiskOp::Rename { .. } => 'r',
         DiskOp::SyncDirectory { .. } => 'd',
         DiskOp::Remove { .. } => 'x',
@@ -296,4 +297,102 @@ fn a_term_never_decreases() {
 fn nothing_is_trimmed_without_a_snapshot() {
     let (_, mut storage) = fresh(&Options::tiny());
     storage.trim(LogIndex(1));
+}
+
+#[test]
+fn the_reserve_grows_in_steps_is_given_up_but_for_a_start_and_is_found_again() {
+    let options = Options::tiny();
+    let (mut disk, mut storage) = fresh(&options);
+    let step = options.segment_bytes;
+    let held = |disk: &mut MemDisk| disk.len_bytes("reserve").unwrap();
+    maintain(&mut disk, &mut storage);
+    assert_eq!(held(&mut disk), None, "none is wanted at first");
+    for (wanted, expected) in [(1, step), (step - 1, step), (step + 1, 2 * step), (1, 2 * step)] {
+        storage.want_reserve(wanted);
+        maintain(&mut disk, &mut storage);
+        // Two segments besides, for starts.
+        assert_eq!(held(&mut disk), Some(expected + 2 * step), "{wanted} bytes are wanted");
+    }
+    let (mut storage, _) = open(&mut disk, &options);
+    assert_eq!(storage.reserve_bytes(), 4 * step, "a start finds it");
+
+    // A full disk: it can be given up, and no longer be had.
+    maintain(&mut disk, &mut storage);
+    let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
+    disk.capacity_bytes = Some(used as u64);
+    disk.execute_all(&storage.release_reserve().unwrap()).unwrap();
+    assert_eq!(storage.release_reserve(), None, "it is under way");
+    storage.maintained(Ok(()));
+    assert!(!storage.has_reserve());
+    assert_eq!(held(&mut disk), Some(2 * step));
+    storage.want_reserve(3 * step);
+    let ops = storage.maintain().unwrap();
+    storage.maintained(disk.execute_all(&ops));
+    assert!(storage.reserve_is_short() && !storage.out_of_space());
+    assert_eq!(held(&mut disk), Some(2 * step), "it stays as it was");
+    storage.want_reserve(0);
+    maintain(&mut disk, &mut storage);
+    assert_eq!((held(&mut disk), storage.reserve_is_short()), (None, false));
+}
+
+#[test]
+fn a_start_on_a_full_disk_uses_the_reserve() {
+    let options = Options::tiny();
+    let (mut disk, mut storage) = fresh(&options);
+    storage.want_reserve(1);
+    maintain(&mut disk, &mut storage);
+    append(&mut disk, &mut storage, &[entry(1, 0, "one")]);
+    // No spare to start with, and no room for a segment.
+    let mut names = disk.files().map(|(name, _)| name.to_string());
+    let spare = names.find(|name| name.contains(".spare"));
+    drop(names);
+    disk.lose(&spare.unwrap(), None);
+    let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
+    disk.capacity_bytes = Some(used as u64);
+    let (_, found) = open(&mut disk, &options);
+    assert_eq!(found.entries.len(), 1);
+    assert_eq!(disk.len_bytes("reserve").unwrap(), None);
+}
+
+#[test]
+fn a_full_disk_makes_a_segment_of_one_that_was_released_meanwhile() {
+    let options = Options::tiny();
+    let (mut disk, mut storage) = fresh(&options);
+    maintain(&mut disk, &mut storage);
+    for index in 1..=5 {
+        append(&mut disk, &mut storage, &[entry(index, 0, vec![0; 3000])]);
+    }
+    // The second segment was the spare. The disk is full when a third is wanted.
+    let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
+    disk.capacity_bytes = Some(used as u64 + 2 * PAGE_BYTES);
+    let ops = storage.maintain().unwrap();
+    storage.maintained(disk.execute_all(&ops));
+    assert!(storage.out_of_space());
+    take_snapshot(&mut disk, &mut storage, 1, position(5, 0));
+    storage.trim(LogIndex(5));
+    maintain(&mut disk, &mut storage);
+    assert!(!storage.out_of_space(), "the first segment is the next one");
+}
+
+#[test]
+fn what_is_said_to_fit_needs_no_new_file() {
+    let options = Options::tiny();
+    for spare in [false, true] {
+        let (mut disk, mut storage) = fresh(&options);
+        for index in 1.. {
+            if spare {
+                maintain(&mut disk, &mut storage);
+            }
+            let Some(room) = storage.append_room_bytes() else { break };
+            let data = (room as usize).saturating_sub(sampan_base::Entry::OVERHEAD_BYTES);
+            let ops = storage.append(None, None, &[entry(index, 0, vec![0; data.min(6000)])]);
+            let creates = ops.iter().any(|op| matches!(op, DiskOp::Create { .. }));
+            assert!(!creates, "entry {index} with {room} bytes of room");
+            disk.execute_all(&ops).unwrap();
+            storage.append_synced();
+            if index > 20 {
+                break;
+            }
+        }
+    }
 }

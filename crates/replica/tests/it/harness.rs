@@ -25,15 +25,44 @@ pub(crate) const BACKUPS: ConnectionId = ConnectionId(999);
 #[derive(Default)]
 pub(crate) struct MemoryDisk {
     files: BTreeMap<String, Vec<u8>>,
+    /// What all files together may hold.
+    pub(crate) capacity_bytes: Option<usize>,
+}
+
+impl MemoryDisk {
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.files.values().map(Vec::len).sum()
+    }
+
+    pub(crate) fn len_of(&self, file: &str) -> usize {
+        self.files.get(file).map_or(0, Vec::len)
+    }
+
+    /// Refuses what would make a file longer than there is room for.
+    fn check_room(&self, file: &str, len_bytes: usize) -> Result<(), DiskError> {
+        let more = len_bytes.saturating_sub(self.len_of(file));
+        match self.capacity_bytes {
+            Some(capacity) if more > 0 && self.used_bytes() + more > capacity => {
+                Err(DiskError::NoSpace(file.into()))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Disk for MemoryDisk {
     fn execute(&mut self, op: &DiskOp) -> Result<(), DiskError> {
         match op {
+            DiskOp::Reserve { file, len_bytes } => {
+                self.check_room(file, *len_bytes as usize)?;
+                self.files.insert(file.to_string(), vec![0; *len_bytes as usize]);
+            }
             DiskOp::Create { file, zero_bytes } => {
+                self.check_room(file, *zero_bytes as usize)?;
                 self.files.insert(file.to_string(), vec![0; *zero_bytes as usize]);
             }
             DiskOp::Write { file, offset, bytes } => {
+                self.check_room(file, *offset as usize + bytes.len())?;
                 let data = self.files.get_mut(&**file).expect("the file exists");
                 let (start, end) = (*offset as usize, *offset as usize + bytes.len());
                 data.resize(data.len().max(end), 0);
@@ -195,6 +224,10 @@ impl Cluster {
         restore.finish().expect("a whole state")
     }
 
+    pub(crate) fn disk(&mut self, id: u64) -> &mut MemoryDisk {
+        self.disks.get_mut(&id).expect("a disk per node")
+    }
+
     pub(crate) fn node(&self, id: u64) -> &Replica {
         &self.nodes[&id]
     }
@@ -239,6 +272,7 @@ impl Cluster {
                 .extract_if(.., |(id, job)| match job.lane() {
                     Lane::Log => !hanging_disks.contains(id),
                     Lane::Background => !self.hanging_background,
+                    Lane::Segments => true,
                 })
                 .collect::<Vec<_>>()
             {
@@ -270,6 +304,7 @@ impl Cluster {
                 let hangs = match job.lane() {
                     Lane::Log => self.hanging_disks.contains(&id),
                     Lane::Background => self.hanging_background,
+                    Lane::Segments => false,
                 };
                 if hangs {
                     self.hanging.push((id, job));

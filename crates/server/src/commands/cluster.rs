@@ -193,17 +193,6 @@ fn transfer(call: &mut Call<'_>) {
     }
 }
 
-/// `SNAPSHOT NOW`: `+OK` means that it has begun; `INFO raft` shows when it is done.
-pub(super) fn snapshot(call: &mut Call<'_>) {
-    if call.is(1, "now") {
-        call.node.inbox.push(Input::TakeSnapshot);
-        call.ok();
-    } else {
-        let name = call.shown(1);
-        call.error(&format!("ERR unknown subcommand '{name}'. Try SNAPSHOT NOW."));
-    }
-}
-
 /// CRC-16 (XMODEM) of the key, or of the part between the first braces, over the slots.
 fn key_slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|&byte| byte == b'{').and_then(|open| {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use sampan_base::NodeId;
-use sampan_raft::{DropReason, PeerState, PeerStatus};
+use sampan_raft::{DropReason, Health, PeerState, PeerStatus};
 use sampan_replica::Status;
 
 use super::{Call, REDIS_VERSION};
@@ -123,13 +123,26 @@ fn memory(status: &Status, lines: &mut Lines<'_>) {
 fn persistence(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.title("Persistence");
     lines.put("loading", 0);
+    let node = call.node;
+    let (snapshot_index, snapshot_bytes) = status.snapshot.unwrap_or_default();
+    let ok_or_err = |is_ok| if is_ok { "ok" } else { "err" };
+    lines.put("rdb_changes_since_last_save", status.applied.0.saturating_sub(snapshot_index.0));
     lines.put("rdb_bgsave_in_progress", u8::from(status.snapshot_in_progress));
-    lines.put("rdb_last_save_time", call.node.snapshot_at.get().unix_ms / 1_000);
-    lines.put("rdb_last_bgsave_status", "ok");
+    lines.put("rdb_last_save_time", node.snapshot_at.get().unix_ms / 1_000);
+    lines.put("rdb_last_bgsave_status", ok_or_err(!node.snapshot_failed.get()));
+    lines.put("rdb_saves", node.stats.snapshots.get());
+    lines.put("rdb_last_save_size", snapshot_bytes);
     lines.put("aof_enabled", 1);
-    lines.put("aof_last_write_status", if status.out_of_space { "err" } else { "ok" });
+    lines.put("aof_rewrite_in_progress", u8::from(status.snapshot_in_progress));
+    lines.put("aof_last_write_status", ok_or_err(status.raft.health != Health::Full));
     lines.put("aof_current_size", status.log_bytes_on_disk);
     lines.put("syncs", status.syncs);
+    lines.put("log_bytes_live", status.log_bytes_live);
+    lines.put("log_bytes_memory", status.raft.live_log_bytes);
+    let limit = status.log_bytes_max.map_or("-1".to_owned(), |bytes| bytes.to_string());
+    lines.put("log_bytes_snapshot_at", limit);
+    lines.put("snapshot_reserve_bytes", status.reserve_bytes);
+    lines.put("disk_health", status.raft.health.label());
 }
 
 fn stats(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
@@ -204,13 +217,15 @@ fn peer_line(call: &Call<'_>, peer: &PeerStatus) -> String {
     };
     let heard_ms = call.node.clock.mono().since(peer.heard_at).as_millis();
     format!(
-        "match={},next={},state={state},voter={},inflight={},sent={},received={},heard_ms={heard_ms}",
+        "match={},next={},state={state},voter={},inflight={},sent={},received={},\
+         heard_ms={heard_ms},disk={}",
         peer.matched,
         peer.next,
         u8::from(peer.is_voter),
         peer.inflight_messages,
         peer.messages_sent,
         peer.messages_received,
+        peer.health.map_or("unknown", Health::label),
     )
 }
 

@@ -11,6 +11,7 @@ mod config;
 mod connection;
 mod glob;
 mod info;
+mod snapshot;
 mod table;
 
 use sampan_kv::Reply;

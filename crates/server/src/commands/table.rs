@@ -1,6 +1,6 @@
 //! The commands of this crate by name, and what `COMMAND` says of them.
 
-use super::{Call, backup, client, cluster, command, config, connection, info};
+use super::{Call, backup, client, cluster, command, config, connection, info, snapshot};
 
 /// One command.
 pub(crate) struct Command {
@@ -24,7 +24,7 @@ impl Command {
 }
 
 /// No name is longer.
-const NAME_BYTES_MAX: usize = 9;
+const NAME_BYTES_MAX: usize = 12;
 
 macro_rules! commands {
     ($($id:ident $name:literal $arity:literal [$($flag:literal)*] [$($category:literal)*]
@@ -68,7 +68,10 @@ commands! {
     Role      "role"       1 ["noscript" "loading" "stale" "fast"] ["@admin" "@fast" "@dangerous"] info::role;
     Cluster   "cluster"   -2 ["admin" "stale"] ["@slow"] cluster::cluster;
     Backup    "backup"    -2 ["admin" "noscript"] ["@admin" "@slow" "@dangerous"] backup::backup;
-    Snapshot  "snapshot"   2 ["admin" "noscript"] ["@admin" "@slow"] cluster::snapshot;
+    Save      "save"       1 ["admin" "noscript"] ["@admin" "@slow" "@dangerous"] snapshot::save;
+    BgSave    "bgsave"    -1 ["admin" "noscript"] ["@admin" "@slow" "@dangerous"] snapshot::bgsave;
+    Rewrite   "bgrewriteaof" 1 ["admin" "noscript"] ["@admin" "@slow" "@dangerous"] snapshot::bgrewriteaof;
+    Snapshot  "snapshot"   2 ["admin" "noscript"] ["@admin" "@slow"] snapshot::snapshot;
 }
 
 /// The command of this name, in any case. A match and not a search: it is on the way of every

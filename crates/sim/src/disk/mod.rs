@@ -149,8 +149,9 @@ pub struct SimDisk {
     inodes: Vec<Arc<Inode>>,
     free: Vec<usize>,
     mishaps: Vec<(Mishap, FileClass)>,
-    /// Creating and extending files is refused.
+    /// Creating and extending files is refused, but for the room that removed files gave back since.
     pub full: bool,
+    given_back_bytes: u64,
     /// It stopped holding what was stored: no oracle may count on this disk any more.
     pub damaged: bool,
     /// After this many more steps every step fails: the power goes during a start.
@@ -171,6 +172,7 @@ impl SimDisk {
             free: Vec::new(),
             mishaps: Vec::new(),
             full: false,
+            given_back_bytes: 0,
             damaged: false,
             steps_left: None,
             rng,
@@ -354,14 +356,16 @@ impl SimDisk {
     }
 
     fn create(&mut self, file: &FileName, zero_bytes: u64) -> Result<(), DiskError> {
-        if self.full && zero_bytes > 0 {
-            self.counts.no_space += 1;
-            return Err(DiskError::NoSpace(file.clone()));
-        }
+        self.take_room(file, zero_bytes)?;
         if let Some(&inode) = self.names.get(file) {
             Arc::make_mut(&mut self.inodes[inode]).refill(zero_bytes);
-            return Ok(());
+        } else {
+            self.make(file, zero_bytes);
         }
+        Ok(())
+    }
+
+    fn make(&mut self, file: &FileName, zero_bytes: u64) {
         let inode = if let Some(free) = self.free.pop() {
             self.inodes[free] = Arc::new(Inode::zeros(zero_bytes));
             free
@@ -374,14 +378,11 @@ impl SimDisk {
             link: Some((file.clone(), inode)),
             unlink: None,
         });
-        Ok(())
     }
 
     fn write(&mut self, file: &FileName, offset: u64, bytes: &Bytes) -> Result<(), DiskError> {
-        if self.full && offset + bytes.len() as u64 > self.inodes[self.place(file)?].len() {
-            self.counts.no_space += 1;
-            return Err(DiskError::NoSpace(file.clone()));
-        }
+        let held_bytes = self.inodes[self.place(file)?].len();
+        self.take_room(file, (offset + bytes.len() as u64).saturating_sub(held_bytes))?;
         let unfit = |mishap| matches!(mishap, Mishap::WriteFails | Mishap::WriteMisdirected);
         match self.take_mishap(file, unfit) {
             None => self.inode(file)?.write(offset, bytes),
@@ -394,6 +395,37 @@ impl SimDisk {
             }
         }
         Ok(())
+    }
+
+    /// Room for a file to become longer: a full disk has what it was given back.
+    fn take_room(&mut self, file: &FileName, more_bytes: u64) -> Result<(), DiskError> {
+        if !self.full {
+            self.given_back_bytes = 0;
+            return Ok(());
+        }
+        let Some(left) = self.given_back_bytes.checked_sub(more_bytes) else {
+            self.counts.no_space += 1;
+            return Err(DiskError::NoSpace(file.clone()));
+        };
+        self.given_back_bytes = left;
+        Ok(())
+    }
+
+    fn reserve(&mut self, file: &FileName, len_bytes: u64) -> Result<(), DiskError> {
+        let held_bytes = self.place(file).map_or(0, |place| self.inodes[place].len());
+        self.take_room(file, len_bytes.saturating_sub(held_bytes))?;
+        self.give_back(held_bytes.saturating_sub(len_bytes));
+        if self.place(file).is_err() {
+            self.make(file, 0);
+        }
+        self.inode(file)?.refill(len_bytes);
+        Ok(())
+    }
+
+    const fn give_back(&mut self, bytes: u64) {
+        if self.full {
+            self.given_back_bytes += bytes;
+        }
     }
 
     /// Writes to another page of the file, within its length.
@@ -445,6 +477,7 @@ impl SimDisk {
 
     fn remove(&mut self, file: &FileName) {
         if let Some(&inode) = self.names.get(file) {
+            self.give_back(self.inodes[inode].len());
             self.change(NameChange {
                 directory: directory_of(file),
                 link: None,
@@ -511,6 +544,7 @@ impl Disk for SimDisk {
         self.counts.steps += 1;
         match op {
             DiskOp::Create { file, zero_bytes } => self.create(file, *zero_bytes),
+            DiskOp::Reserve { file, len_bytes } => self.reserve(file, *len_bytes),
             DiskOp::Write { file, offset, bytes } => self.write(file, *offset, bytes),
             DiskOp::Sync { file } => self.sync(file),
             DiskOp::Rename { from, to } => self.rename(from, to),

@@ -75,6 +75,17 @@ impl SnapshotReceiver {
         Ok(ops)
     }
 
+    /// Goes back to where bytes are known to be here, after a write beyond it found no room. Before
+    /// the next bytes: makes the file, if nothing is known to be in it.
+    pub fn rewind(&mut self, offset: u64) -> Vec<DiskOp> {
+        assert!(offset <= self.next_offset, "{offset} is ahead of {}", self.next_offset);
+        self.next_offset = offset;
+        self.synced_offset = self.synced_offset.min(offset);
+        let missing = offset == 0;
+        let make = DiskOp::Create { file: self.file.clone(), zero_bytes: 0 };
+        missing.then_some(make).into_iter().collect()
+    }
+
     /// The unfinished file.
     pub const fn file(&self) -> &FileName {
         &self.file

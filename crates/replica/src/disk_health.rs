@@ -1,0 +1,224 @@
+//! How this node's disk is (full, slow, or well), and what follows from it (design rule 10;
+//! `docs/operations.md`, "A full disk" and "A slow disk").
+//!
+//! Nothing in the log lane ever makes a file: a batch takes only what fits the segments that are
+//! there, and waits otherwise. So a full disk is met by the segment lane, which may fail, long before
+//! an acknowledged write is at risk:
+//!
+//! 1. no further segment can be had: the log is compacted, whatever its size;
+//! 2. a snapshot that meets the full disk gets the room of the reserve;
+//! 3. what is left of the last segment runs out: writes are refused (`-NOSPACE`), the peers are told,
+//!    and a leader hands over if the others have room;
+//! 4. the disk is asked again and again; once it has room, all of this ends by itself.
+
+use std::time::Duration;
+
+use sampan_base::{LogIndex, Time};
+use sampan_raft::Health;
+
+use crate::job::DiskJob;
+use crate::output::Event;
+use crate::replica::Replica;
+
+/// A disk without room for another log segment is asked again after this.
+const MAINTAIN_RETRY: Duration = Duration::from_secs(1);
+
+/// After it was given up for a snapshot that arrives, the reserve's room is left to that for so long
+/// without another piece.
+const ARRIVING_GRACE: Duration = Duration::from_secs(10);
+
+/// What a replica knows of its disk.
+pub(crate) struct DiskHealth {
+    /// Not before this: a full disk is asked again at leisure.
+    maintain_at: Time,
+    /// A snapshot has met the full disk: the reserve is to be given up for it.
+    wants_reserve: bool,
+    /// The reserve was given up: its room belongs to the snapshot under way, if that arrives from the
+    /// leader until this time.
+    reserve_lent_until: Option<Time>,
+    /// Since when a group commit has been on its way.
+    pub(crate) persisting_since: Time,
+    /// Since when this node's disk has kept others waiting, or would if it mattered.
+    waits_since: Option<Time>,
+    /// A group commit stalled, and none has been quick since.
+    is_slow: bool,
+    /// As it was last told.
+    health: Health,
+}
+
+impl DiskHealth {
+    pub(crate) fn new(now: Time) -> Self {
+        Self {
+            maintain_at: now,
+            wants_reserve: false,
+            reserve_lent_until: None,
+            persisting_since: now,
+            waits_since: None,
+            is_slow: false,
+            health: Health::Well,
+        }
+    }
+}
+
+impl Replica {
+    // -------------------------------------------------------------------------- a full disk
+
+    /// Prepares segments, removes what was released, keeps the reserve.
+    pub(crate) fn maintain_storage(&mut self) {
+        if self.disk.wants_reserve && !self.storage.is_maintaining() {
+            self.disk.wants_reserve = false;
+            if let Some(ops) = self.storage.release_reserve() {
+                self.disk.reserve_lent_until = Some(self.now.mono + ARRIVING_GRACE);
+                return self.jobs.push(DiskJob::Maintain(ops));
+            }
+            self.resume_starved_snapshot();
+        }
+        let asked_lately = self.disk.maintain_at > self.now.mono && !self.storage.wants_spare();
+        if asked_lately || self.is_reserve_lent() {
+            return;
+        }
+        self.storage.want_reserve(self.reserve_bytes_wanted());
+        if let Some(ops) = self.storage.maintain() {
+            self.jobs.push(DiskJob::Maintain(ops));
+        }
+    }
+
+    /// A list of the segment lane has ended: for want of room, if `no_space`.
+    pub(crate) fn maintenance_ended(&mut self, no_space: bool) {
+        if no_space {
+            self.disk.maintain_at = self.now.mono + MAINTAIN_RETRY;
+        }
+        if self.is_reserve_lent() {
+            self.resume_starved_snapshot();
+        }
+    }
+
+    /// A snapshot has met a full disk. True if it may try once more, on the room of the reserve.
+    pub(crate) fn lend_reserve(&mut self) -> bool {
+        let has_reserve = self.storage.has_reserve();
+        self.disk.wants_reserve |= has_reserve;
+        has_reserve
+    }
+
+    /// The reserve stays lent while a snapshot arrives.
+    pub(crate) fn extend_loan(&mut self) {
+        let until = self.now.mono + ARRIVING_GRACE;
+        self.disk.reserve_lent_until = self.disk.reserve_lent_until.map(|_| until);
+    }
+
+    /// Does the room of the reserve belong to a snapshot? Then nothing else may take it.
+    fn is_reserve_lent(&mut self) -> bool {
+        let now = self.now.mono;
+        let arrives = self.snapshots.receiving.is_some();
+        let taking = self.snapshots.is_taking();
+        let lent = &mut self.disk.reserve_lent_until;
+        *lent = lent.filter(|&until| taking || (arrives && now < until));
+        lent.is_some()
+    }
+
+    /// About what the next snapshot will take: as much as the last one, and what the log has since.
+    fn reserve_bytes_wanted(&self) -> u64 {
+        if self.options.raft_state_bytes_max.is_none() {
+            return 0;
+        }
+        let snapshot_bytes = self.newest_snapshot().map_or(0, |(_, bytes)| bytes);
+        let next_bytes = snapshot_bytes + self.raft.live_log_bytes() as u64;
+        next_bytes.div_ceil(100) * self.options.snapshot_reserve_percent
+    }
+
+    /// Would compacting the log, whatever its size, give a full disk room back?
+    pub(crate) fn is_compaction_pressing(&self) -> bool {
+        let begins_at = self.oldest_fallback().unwrap_or(LogIndex::ZERO);
+        self.storage.out_of_space() && begins_at < self.applied.index
+    }
+
+    /// Is there no room for another entry of the largest size, and none to be had? Then nothing more
+    /// is taken from clients.
+    fn is_starved(&self) -> bool {
+        let margin = self.options.storage.entry_bytes_max as u64;
+        let no_more = self.storage.out_of_space() || self.disk.reserve_lent_until.is_some();
+        no_more && self.storage.append_needs_space(margin)
+    }
+
+    /// Would what a client writes now find no room, in the log of this leader or of a quorum?
+    pub(crate) fn is_out_of_space(&self) -> bool {
+        self.is_starved() || !self.raft.quorum_has_room()
+    }
+
+    /// Is what clients write to wait: for the end of a snapshot, or for a leader whose disk is better?
+    pub(crate) fn holds_writes(&self) -> bool {
+        self.is_log_at_bound() || self.is_starved() && self.raft.is_yielding(self.now.mono)
+    }
+
+    /// A snapshot let go of parts of the log: a full disk may be asked again.
+    pub(crate) fn room_was_made(&mut self) {
+        self.disk.maintain_at = self.now.mono;
+    }
+
+    /// Bytes of entries that the next batch may hold: what fits the segments that are there.
+    pub(crate) fn persist_bytes_max(&self) -> Option<usize> {
+        if self.is_log_at_bound() {
+            return None;
+        }
+        self.storage.append_room_bytes().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
+    // -------------------------------------------------------------------------- a slow disk
+
+    /// A group commit has ended.
+    pub(crate) fn group_commit_ended(&mut self) {
+        self.disk.waits_since = None;
+        let took = self.now.mono.since(self.disk.persisting_since);
+        self.disk.is_slow &= self.options.disk_stall.is_none_or(|stall| took >= stall);
+    }
+
+    /// When a group commit that is on its way begins to count as stalled.
+    fn stall_due(&self) -> Time {
+        match (self.options.disk_stall, self.disk.waits_since) {
+            (Some(stall), Some(since)) if !self.disk.is_slow => since + stall,
+            _ => Time::NEVER,
+        }
+    }
+
+    /// Since when this node's disk has been behind the others. A leader's is only while they have
+    /// committed what it has not: where all disks are slow no other leader would help.
+    fn waits_since(&self) -> Option<Time> {
+        if !self.is_persisting() {
+            return None;
+        }
+        if !self.raft.is_leader() {
+            return Some(self.disk.persisting_since);
+        }
+        let is_behind = self.raft.durable_index() < self.raft.commit();
+        is_behind.then(|| self.disk.waits_since.unwrap_or(self.now.mono))
+    }
+
+    /// Finds out how the disk is and tells consensus, which tells the others.
+    pub(crate) fn observe_disk(&mut self) {
+        self.disk.waits_since = self.waits_since();
+        self.disk.is_slow |= self.stall_due() <= self.now.mono;
+        let health = match (self.is_starved(), self.disk.is_slow) {
+            (true, _) => Health::Full,
+            (false, true) => Health::Slow,
+            (false, false) => Health::Well,
+        };
+        if health == self.disk.health {
+            return;
+        }
+        let before = std::mem::replace(&mut self.disk.health, health);
+        self.raft.set_health(health);
+        self.events.push(Event::Disk { before, now: health });
+    }
+
+    /// When the disk wants attention next.
+    pub(crate) fn disk_deadline(&self) -> Time {
+        let stall = self.stall_due();
+        if let Some(until) = self.disk.reserve_lent_until {
+            // One that is taken says itself when it has ended.
+            return if self.snapshots.is_taking() { stall } else { stall.min(until) };
+        }
+        let lacks_room = self.storage.out_of_space() || self.storage.reserve_is_short();
+        let asks_again = lacks_room && !self.storage.is_maintaining();
+        if asks_again { stall.min(self.disk.maintain_at) } else { stall }
+    }
+}

@@ -1,0 +1,268 @@
+//! Disks that are full or slow (`src/disk_health.rs`): what clients see, who leads, what is kept.
+
+use sampan_raft::Health;
+use sampan_replica::{Event, Input, Options};
+
+use crate::harness::Cluster;
+
+/// Segments of 16 KiB, and a limit that only a lack of room makes a node stay below.
+fn roomy(id: sampan_base::NodeId) -> Options {
+    let mut options = Options::new(id);
+    options.storage = sampan_storage::Options::tiny();
+    options.batch_bytes_max = 1 << 10;
+    options.raft_state_bytes_max = Some(1 << 20);
+    options.snapshot_chunk_bytes = 256;
+    options
+}
+
+/// A snapshot every few batches.
+fn compacting(id: sampan_base::NodeId) -> Options {
+    Options { raft_state_bytes_max: Some(64 << 10), raft_state_snapshot_percent: 0, ..roomy(id) }
+}
+
+fn fill_up(cluster: &mut Cluster, id: u64) {
+    let disk = cluster.disk(id);
+    disk.capacity_bytes = Some(disk.used_bytes());
+}
+
+/// Writes until one is refused; how many were not. They make the state larger, so that no
+/// compaction helps.
+fn write_until_refused(cluster: &mut Cluster, id: u64, count_max: usize) -> usize {
+    let keys = cluster.node(id).kv().stats().keys;
+    for n in 0..count_max {
+        let reply = cluster.ask(id, 1, &format!("SET key{keys}-{n} {}", "x".repeat(500)));
+        if reply.starts_with("-NOSPACE") {
+            return n;
+        }
+        assert_eq!(reply, "OK");
+    }
+    count_max
+}
+
+#[test]
+fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
+    let (mut cluster, leader) = Cluster::with_leader(3, roomy);
+    assert_eq!(cluster.ask(leader, 1, "SET before it"), "OK");
+    (1..=3).for_each(|id| fill_up(&mut cluster, id));
+    // Each compaction makes a little room, until there is nothing to compact.
+    let full = (0..50).any(|_| {
+        let written = write_until_refused(&mut cluster, leader, 400);
+        cluster.run_ms(6_000);
+        written == 0
+    });
+    assert!(full, "the disks are full");
+    assert_eq!(cluster.ask(leader, 1, "GET before"), "it");
+    for id in 1..=3 {
+        assert!(cluster.ask(id, 2, "SET another one").starts_with("-NOSPACE"), "node {id}");
+    }
+    for id in 1..=3 {
+        cluster.disk(id).capacity_bytes = None;
+    }
+    cluster.run_ms(2_000);
+    assert_eq!(cluster.ask(leader, 1, "SET after it"), "OK");
+    for id in 1..=3 {
+        assert_eq!(cluster.node(id).status().raft.health, Health::Well);
+    }
+}
+
+#[test]
+fn a_full_disk_does_not_keep_a_cluster_from_electing_a_leader_that_serves_reads() {
+    let (mut cluster, leader) = Cluster::with_leader(3, roomy);
+    assert_eq!(cluster.ask(leader, 1, "SET before it"), "OK");
+    (1..=3).for_each(|id| fill_up(&mut cluster, id));
+    write_until_refused(&mut cluster, leader, 400);
+    cluster.run_ms(2_000);
+    cluster.kill(leader);
+    let next = cluster.wait_for_leader();
+    assert_eq!(cluster.ask(next, 2, "GET before"), "it");
+}
+
+#[test]
+fn a_leader_without_room_hands_over_to_one_that_has_it() {
+    let (mut cluster, leader) = Cluster::with_leader(3, roomy);
+    fill_up(&mut cluster, leader);
+    let written = write_until_refused(&mut cluster, leader, 200);
+    assert!(!cluster.node(leader).is_leader(), "{written} writes were taken");
+    assert_eq!(written, 200, "no client noticed");
+    cluster.run_ms(1_000);
+    assert_eq!(cluster.node(leader).status().raft.health, Health::Full);
+}
+
+#[test]
+fn writes_that_no_quorum_has_room_for_are_refused_by_a_leader_that_has() {
+    let (mut cluster, leader) = Cluster::with_leader(3, roomy);
+    for id in (1..=3).filter(|&id| id != leader) {
+        fill_up(&mut cluster, id);
+    }
+    let written = write_until_refused(&mut cluster, leader, 400);
+    assert!(written < 400, "two of three disks are full");
+    assert_eq!(cluster.node(leader).status().raft.health, Health::Well);
+}
+
+#[test]
+fn a_full_disk_is_compacted_on_the_room_of_the_reserve() {
+    let (mut cluster, leader) = Cluster::with_leader(1, compacting);
+    let write = |cluster: &mut Cluster, from: usize, to: usize| {
+        for n in from..to {
+            let value = format!("{n}").repeat(100);
+            let reply = cluster.ask(leader, 1, &format!("SET key{} {value}", n % 100));
+            assert_eq!(reply, "OK", "write {n}");
+        }
+    };
+    write(&mut cluster, 0, 200);
+    cluster.run_ms(100);
+    let snapshots = cluster.node(leader).status().snapshot.expect("it has been compacted").0;
+    assert!(cluster.disk(leader).len_of("reserve") > 0);
+    // The state stays as large as it is, so the log can be compacted for ever.
+    fill_up(&mut cluster, leader);
+    write(&mut cluster, 200, 1_000);
+    let status = cluster.node(leader).status();
+    assert!(status.snapshot.expect("another one").0 > snapshots);
+    assert!(!cluster.events.iter().any(|(_, event)| matches!(event, Event::SnapshotFailed(_))));
+}
+
+#[test]
+fn without_a_reserve_a_full_disk_cannot_be_compacted() {
+    let (mut cluster, leader) =
+        Cluster::with_leader(1, |id| Options { snapshot_reserve_percent: 0, ..compacting(id) });
+    fill_up(&mut cluster, leader);
+    for n in 0..200 {
+        let reply = cluster.ask(leader, 1, &format!("SET key{} {}", n % 10, "x".repeat(300)));
+        if reply.starts_with("-NOSPACE") {
+            return;
+        }
+    }
+    panic!("the disk is full");
+}
+
+#[test]
+fn a_node_on_a_full_disk_starts_again() {
+    let (mut cluster, leader) = Cluster::with_leader(1, compacting);
+    for n in 0..100 {
+        assert_eq!(cluster.ask(leader, 1, &format!("SET key{n} {}", "x".repeat(300))), "OK");
+    }
+    fill_up(&mut cluster, leader);
+    let written = write_until_refused(&mut cluster, leader, 1_000);
+    assert!(written < 1_000);
+    for _ in 0..3 {
+        cluster.kill(leader);
+        cluster.start(leader);
+        cluster.run_ms(1_000);
+        assert_eq!(cluster.ask(leader, 7, "EXISTS key1"), "1");
+    }
+}
+
+#[test]
+fn a_snapshot_that_finds_no_room_to_arrive_goes_on_when_there_is() {
+    let (mut cluster, leader) = Cluster::with_leader(3, |id| {
+        let mut options = compacting(id);
+        options.raft.snapshot_chunk_bytes_max = 1_000;
+        options
+    });
+    let follower = cluster.follower_of(leader);
+    cluster.kill(follower);
+    cluster.run_ms(3_000); // it no longer counts as live, so no log is kept for it
+    for n in 0..300 {
+        let command = format!("SET key{} {}", n % 100, "x".repeat(400));
+        assert_eq!(cluster.ask(leader, 1, &command), "OK");
+    }
+    fill_up(&mut cluster, follower);
+    cluster.start(follower);
+    cluster.run_ms(5_000);
+    let installed = |cluster: &Cluster| {
+        let installs = |(_, event): &(u64, Event)| matches!(event, Event::SnapshotInstalled { .. });
+        cluster.events.iter().any(installs)
+    };
+    assert!(!installed(&cluster), "there is no room for it");
+    cluster.disk(follower).capacity_bytes = None;
+    cluster.run_ms(3_000);
+    assert!(installed(&cluster));
+    let complaints = cluster.events.iter().filter(|(_, e)| matches!(e, Event::SnapshotFailed(_)));
+    assert_eq!(complaints.count(), 1, "it said so once: {:?}", cluster.events);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+}
+
+// ------------------------------------------------------------------------------- slow disks
+
+#[test]
+fn a_leader_whose_disk_stalls_hands_over_to_one_whose_does_not() {
+    let (mut cluster, leader) = Cluster::with_leader(3, roomy);
+    cluster.hanging_disks.insert(leader);
+    // The others have it: the client waits for no disk of the leader's.
+    assert_eq!(cluster.ask(leader, 1, "SET a 1"), "OK");
+    cluster.run_ms(500);
+    assert!(cluster.node(leader).is_leader(), "half a second is no stall");
+    cluster.run_ms(1_500);
+    assert!(!cluster.node(leader).is_leader());
+    let next = (1..=3).find(|&id| cluster.node(id).is_leader()).expect("another leads");
+    assert_eq!(cluster.ask(next, 1, "SET b 2"), "OK");
+    cluster.hanging_disks.clear();
+    cluster.run_ms(500);
+    assert_eq!(cluster.ask(next, 1, "SET c 3"), "OK");
+    cluster.run_ms(500);
+    assert_eq!(cluster.node(leader).status().raft.health, Health::Well);
+    assert!(cluster.node(next).is_leader(), "leadership does not wander");
+}
+
+#[test]
+fn a_stall_of_all_disks_makes_nobody_hand_over() {
+    let (mut cluster, leader) = Cluster::with_leader(3, roomy);
+    let term = cluster.node(leader).raft().term();
+    cluster.hanging_disks.extend(1..=3);
+    cluster.send(leader, 1, &["SET a 1"]);
+    cluster.run_ms(3_000);
+    cluster.hanging_disks.clear();
+    cluster.run_ms(500);
+    assert!(cluster.node(leader).is_leader());
+    assert_eq!(cluster.node(leader).raft().term(), term);
+    assert_eq!(cluster.ask(leader, 1, "GET a"), "1");
+}
+
+#[test]
+fn a_stall_is_borne_if_the_operator_says_so() {
+    let (mut cluster, leader) =
+        Cluster::with_leader(3, |id| Options { disk_stall: None, ..roomy(id) });
+    cluster.hanging_disks.insert(leader);
+    assert_eq!(cluster.ask(leader, 1, "SET a 1"), "OK");
+    cluster.run_ms(5_000);
+    assert!(cluster.node(leader).is_leader());
+}
+
+// ---------------------------------------------------------------------------- a slow snapshot
+
+#[test]
+fn while_a_snapshot_is_written_the_log_stays_below_twice_the_limit() {
+    let limit = 256 << 10;
+    let (mut cluster, leader) = Cluster::with_leader(3, |id| {
+        let mut options = Options { raft_state_bytes_max: Some(256 << 10), ..roomy(id) };
+        // What is not committed cannot be compacted.
+        options.raft.uncommitted_bytes_max = 32 << 10;
+        options
+    });
+    cluster.hanging_background = true;
+    for id in 1..=3 {
+        cluster.input(id, Input::TakeSnapshot);
+    }
+    let mut numbers = Vec::new();
+    for n in 0..300 {
+        numbers.extend(cluster.send(leader, 1, &[&format!("SET key{n} {}", "x".repeat(4_000))]));
+        cluster.run_ms(2);
+    }
+    for id in 1..=3 {
+        let status = cluster.node(id).status();
+        assert!(status.snapshot_in_progress);
+        let bytes = status.log_bytes_live;
+        assert!((limit..2 * limit).contains(&bytes), "node {id} has {bytes} bytes of log");
+    }
+    let waits = |cluster: &Cluster| {
+        numbers.iter().filter(|&&seq| cluster.answer(leader, 1, seq).is_none()).count()
+    };
+    assert!(waits(&cluster) > 0, "what has no room in it waits");
+    cluster.hanging_background = false;
+    cluster.run_ms(2_000);
+    assert_eq!(waits(&cluster), 0, "and goes on when the snapshot is there");
+    for id in 1..=3 {
+        let status = cluster.node(id).status();
+        assert!(status.log_bytes_live < 2 * status.log_bytes_max.expect("there is a limit"));
+    }
+}

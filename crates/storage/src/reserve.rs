@@ -1,0 +1,87 @@
+//! The reserve: room on the disk that is kept for the next snapshot, so that a full disk never keeps
+//! the log from being compacted (rule 10).
+//!
+//! A file of no content. It is as long as the host thinks the next snapshot to be, grows with the log,
+//! and is given up, but for what a start needs, when a snapshot meets a full disk. To hold one is a
+//! precaution and no duty: where it cannot be had, the log goes on, and
+//! [`crate::Storage::reserve_is_short`] tells.
+
+use std::sync::Arc;
+
+use sampan_base::disk::{DiskOp, FileName};
+
+/// The state of the reserve.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    /// As far as is known; zero if there is no file.
+    held_bytes: u64,
+    /// What the host wants, in whole steps.
+    wanted_bytes: u64,
+    step_bytes: u64,
+    /// The last attempt to make it longer met a full disk.
+    short: bool,
+}
+
+/// The name of the file.
+pub(crate) fn file_name() -> FileName {
+    Arc::from("reserve")
+}
+
+impl Reserve {
+    /// The reserve as a start finds it. It changes in steps of so many bytes.
+    pub(crate) const fn found(held_bytes: u64, step_bytes: u64) -> Self {
+        Self { held_bytes, wanted_bytes: held_bytes, step_bytes, short: false }
+    }
+
+    /// How much is to be held from now on: nothing for zero, else whole steps, and what a start takes.
+    pub(crate) fn want(&mut self, bytes: u64) {
+        let start_bytes = if bytes == 0 { 0 } else { self.start_bytes() };
+        self.wanted_bytes = bytes.next_multiple_of(self.step_bytes) + start_bytes;
+    }
+
+    /// What is never given up for a snapshot: a start makes a segment, and another one if it comes
+    /// before the first is of use.
+    const fn start_bytes(&self) -> u64 {
+        2 * self.step_bytes
+    }
+
+    /// Gives up what is there for a snapshot, if anything is. The length it then has.
+    pub(crate) fn release(&self) -> Option<(u64, DiskOp)> {
+        let len_bytes = self.start_bytes();
+        let op = DiskOp::Reserve { file: file_name(), len_bytes };
+        self.has_room_for_a_snapshot().then_some((len_bytes, op))
+    }
+
+    pub(crate) const fn has_room_for_a_snapshot(&self) -> bool {
+        self.held_bytes > self.start_bytes()
+    }
+
+    pub(crate) const fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
+    pub(crate) const fn is_short(&self) -> bool {
+        self.short && self.held_bytes < self.wanted_bytes
+    }
+
+    /// The next change to it, and the length it then has. One that is somewhat too long stays so.
+    pub(crate) fn change(&self) -> Option<(u64, DiskOp)> {
+        let wanted_bytes = self.wanted_bytes;
+        let fits = wanted_bytes <= self.held_bytes && self.held_bytes / 2 <= wanted_bytes;
+        if fits {
+            return None;
+        }
+        let file = file_name();
+        let op = match wanted_bytes {
+            0 => DiskOp::Remove { file },
+            len_bytes => DiskOp::Reserve { file, len_bytes },
+        };
+        Some((wanted_bytes, op))
+    }
+
+    /// A change ended; `Err` for want of room.
+    pub(crate) fn changed(&mut self, result: Result<u64, ()>) {
+        self.short = result.is_err();
+        self.held_bytes = result.unwrap_or(self.held_bytes);
+    }
+}
