@@ -1,0 +1,212 @@
+"""The servers that are compared: started on 127.0.0.1 with their data under one folder, stopped by
+their process ids. Whatever ends the comparison ends them."""
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+PATIENCE_SECONDS = 20
+PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent():
+    # kill -9 of the comparison must not leave servers behind either.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def start(args, log):
+    """A process of its own session, so that a Ctrl-C on the terminal is ours to handle."""
+    with open(log, "ab") as out:
+        return subprocess.Popen(
+            args, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            start_new_session=True, preexec_fn=_end_with_parent)
+
+
+def stop(processes):
+    """SIGTERM to all, then SIGKILL to those that stay."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        try:
+            process.wait(12)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def within(what, poll):
+    """Polls until there is an answer."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        answer = poll()
+        if answer:
+            return answer
+        time.sleep(0.05)
+    raise RuntimeError(f"not within {PATIENCE_SECONDS} s: {what}")
+
+
+def resident_bytes(pid):
+    with open(f"/proc/{pid}/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_seconds(pids):
+    """Processor time of processes so far, user and system together."""
+    ticks = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/stat") as stat:
+            ticks += sum(map(int, stat.read().rsplit(")", 1)[1].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+class Server:
+    """What all have: a folder, processes, and an end."""
+
+    def __init__(self, folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        self.folder = folder
+        self.processes = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        stop(self.processes)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Sampan(Server):
+    """`sampan cluster`, with its default settings."""
+
+    fsync = "every write, on a quorum of {nodes}, before its reply"
+
+    def __init__(self, binary, folder, port, nodes):
+        super().__init__(folder)
+        self.binary = binary
+        self.fsync = self.fsync.format(nodes=nodes)
+        self.addresses = [f"127.0.0.1:{port + node}" for node in range(nodes)]
+        self.processes = [start(
+            [binary, "cluster", "--nodes", str(nodes), "--dir", f"{folder}/data",
+             "--port", str(port)], f"{folder}/log")]
+        try:
+            within("a leader of Sampan", self._is_up)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _status(self):
+        return subprocess.run(
+            [self.binary, "status", "--servers", ",".join(self.addresses), "--timeout-ms", "1000"],
+            capture_output=True, text=True)
+
+    def _is_up(self):
+        return self._status().returncode == 0
+
+    def _nodes(self, role):
+        lines = [line.split() for line in self._status().stdout.splitlines()[1:]]
+        return [line[1] for line in lines if len(line) > 2 and line[2] == role]
+
+    def leader(self):
+        return within("a leader of Sampan", lambda: self._nodes("leader"))[0]
+
+    def followers(self):
+        return within("a follower of Sampan", lambda: self._nodes("follower"))
+
+    def pids(self):
+        """Of the nodes, in the order of their addresses."""
+        parent = self.processes[0].pid
+        with open(f"/proc/{parent}/task/{parent}/children") as children:
+            pids = [int(pid) for pid in children.read().split()]
+        by_port = {}
+        for pid in pids:
+            with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+                args = cmdline.read().decode().split("\0")
+            for at, arg in enumerate(args):
+                if arg in self.addresses and args[at - 1] == "--listen":
+                    by_port[arg] = pid
+        return [by_port[address] for address in self.addresses if address in by_port]
+
+    def pid_of(self, address):
+        return self.pids()[self.addresses.index(address)]
+
+
+class Redis(Server):
+    """One `redis-server` with an append-only file."""
+
+    def __init__(self, folder, port, fsync="always"):
+        super().__init__(folder)
+        self.addresses = [f"127.0.0.1:{port}"]
+        self.port = port
+        self.processes = [start(
+            ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", folder,
+             "--save", "", "--appendonly", "yes", "--appendfsync", fsync,
+             "--maxclients", "10000"], f"{folder}/log")]
+        try:
+            within("an answer of Redis", lambda: b"PONG" in self._say(b"PING\r\n"))
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _say(self, line):
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                connection.sendall(line)
+                return connection.recv(1024)
+        except OSError:
+            return b""
+
+    def set_fsync(self, policy):
+        assert b"OK" in self._say(b"CONFIG SET appendfsync " + policy.encode() + b"\r\n")
+
+    def empty(self):
+        self._say(b"FLUSHALL\r\n")
+
+    def leader(self):
+        return self.addresses[0]
+
+    def pids(self):
+        return [self.processes[0].pid]
+
+
+class Etcd(Server):
+    """Three members, with their default settings."""
+
+    fsync = "every write, on a quorum of 3, before its reply"
+
+    def __init__(self, folder, port):
+        super().__init__(folder)
+        clients = [f"http://127.0.0.1:{port + node}" for node in range(3)]
+        peers = [f"http://127.0.0.1:{port + 10 + node}" for node in range(3)]
+        cluster = ",".join(f"n{node}={peer}" for node, peer in enumerate(peers))
+        self.addresses = [client.removeprefix("http://") for client in clients]
+        self.processes = [start(
+            ["etcd", "--name", f"n{node}", "--data-dir", f"{folder}/n{node}",
+             "--listen-client-urls", clients[node], "--advertise-client-urls", clients[node],
+             "--listen-peer-urls", peers[node], "--initial-advertise-peer-urls", peers[node],
+             "--initial-cluster", cluster, "--initial-cluster-state", "new"],
+            f"{folder}/log") for node in range(3)]
+        try:
+            self._leader = within("a leader of etcd", self._find_leader)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _find_leader(self):
+        found = subprocess.run(
+            ["etcdctl", "--endpoints", ",".join(self.addresses), "endpoint", "status"],
+            capture_output=True, text=True, env={**os.environ, "ETCDCTL_API": "3"})
+        lines = [line.split(", ") for line in found.stdout.splitlines()]
+        leaders = [line[0] for line in lines if len(line) > 4 and line[4] == "true"]
+        return leaders[0] if len(lines) == 3 and leaders else None
+
+    def leader(self):
+        return self._leader
+
+    def pids(self):
+        return [process.pid for process in self.processes]
