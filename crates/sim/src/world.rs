@@ -73,7 +73,7 @@ pub struct WorldCounts {
     pub jobs: u64,
 }
 
-/// More happenings in one virtual second are a storm: somebody talks without need, or for ever.
+/// See [`World::happenings_a_second_max`].
 const HAPPENINGS_A_SECOND_MAX: u64 = 200_000;
 
 /// How much happens in the virtual second that runs.
@@ -84,13 +84,13 @@ struct Pace {
 }
 
 impl Pace {
-    fn is_a_storm(&mut self, at: SimTime) -> bool {
+    fn is_a_storm(&mut self, at: SimTime, happenings_max: u64) -> bool {
         let second = at.0 / 1_000_000;
         if second != self.second {
             *self = Self { second, happenings: 0 };
         }
         self.happenings += 1;
-        self.happenings > HAPPENINGS_A_SECOND_MAX
+        self.happenings > happenings_max
     }
 }
 
@@ -106,6 +106,8 @@ pub struct World<N> {
     pub counts: WorldCounts,
     /// After one group commit in so many a power loss is rehearsed on a copy of the disk.
     pub rehearse_one_in: u64,
+    /// More happenings in one virtual second are a storm: somebody talks without need, or for ever.
+    pub happenings_a_second_max: u64,
     /// Is shown every disk just before each sync.
     pub watch: Option<Box<dyn SyncWatch>>,
     pub(crate) cluster: ClusterId,
@@ -129,6 +131,7 @@ impl<N: Network> World<N> {
             oracles: Oracles::default(),
             counts: WorldCounts::default(),
             rehearse_one_in: REHEARSE_ONE_IN,
+            happenings_a_second_max: HAPPENINGS_A_SECOND_MAX,
             watch: None,
             cluster,
             now: SimTime::ZERO,
@@ -337,7 +340,7 @@ impl<N: Network> World<N> {
             }
             let Some((at, happening)) = self.queue.pop() else { continue };
             self.now = at;
-            if self.pace.is_a_storm(at) {
+            if self.pace.is_a_storm(at, self.happenings_a_second_max) {
                 return Err(self.storm());
             }
             self.happen(happening)?;
@@ -389,8 +392,8 @@ impl<N: Network> World<N> {
         });
         let overdue: Vec<NodeId> = overdue.map(Node::id).collect();
         let detail = format!(
-            "more than {HAPPENINGS_A_SECOND_MAX} happenings in second {}; always due: {overdue:?}",
-            self.pace.second
+            "more than {} happenings in second {}; always due: {overdue:?}",
+            self.happenings_a_second_max, self.pace.second
         );
         Violation::new("storm", detail)
     }

@@ -1,8 +1,9 @@
 //! One file's bytes, twice: as a running process sees them, and as they are on the medium.
 //!
-//! Pages are shared slices: a page that was never written takes no memory, a whole page that is
-//! written keeps a slice of the writer's buffer, and a sync moves references. The unit that a crash
-//! keeps or loses is the sector.
+//! Pages are shared slices without the zero sectors at their end: a page that was never written takes
+//! no memory, and a sync moves references. The unit that a crash keeps or loses is the sector.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use sampan_base::Rng;
@@ -16,7 +17,7 @@ const SECTORS_PER_PAGE: u64 = PAGE_BYTES / SECTOR_BYTES;
 
 static ZERO_PAGE: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
 
-/// One page. An empty slice stands for zeros. Bit `i` of a mask is sector `i`.
+/// One page. What a slice is short of is zeros. Bit `i` of a mask is sector `i`.
 #[derive(Clone, Default, Debug)]
 struct Page {
     now: Bytes,
@@ -34,7 +35,7 @@ struct Page {
 impl Page {
     /// The sectors that a power loss may keep or lose, and that differ by it.
     fn open_sectors(&self) -> u8 {
-        let (now, durable) = (page_or_zeros(&self.now), page_or_zeros(&self.durable));
+        let (now, durable) = (whole(&self.now), whole(&self.durable));
         let differs = |sector: &u64| {
             let range = (sector * SECTOR_BYTES) as usize..((sector + 1) * SECTOR_BYTES) as usize;
             self.unsynced >> sector & 1 == 1 && now[range.clone()] != durable[range]
@@ -77,8 +78,26 @@ impl Survival {
     }
 }
 
-fn page_or_zeros(page: &Bytes) -> &[u8] {
-    if page.is_empty() { &ZERO_PAGE } else { page }
+/// A page with the zeros at its end.
+fn whole(page: &Bytes) -> Cow<'_, [u8]> {
+    if page.is_empty() {
+        return Cow::Borrowed(&ZERO_PAGE);
+    }
+    let mut page = Cow::Borrowed(&**page);
+    if (page.len() as u64) < PAGE_BYTES {
+        page.to_mut().resize(PAGE_BYTES as usize, 0);
+    }
+    page
+}
+
+/// A whole page without the zero sectors at its end, but for the first one. A copy if that saves memory: most batches fill
+/// little of their last page, and a run writes many.
+fn short(page: Bytes) -> Bytes {
+    let is_zero = |sector: &&[u8]| **sector == ZERO_PAGE[..sector.len()];
+    let sectors = page.rchunks(SECTOR_BYTES as usize).take(SECTORS_PER_PAGE as usize - 1);
+    let zeros = sectors.take_while(is_zero).count();
+    let used = page.len() - zeros * SECTOR_BYTES as usize;
+    if zeros == 0 { page } else { Bytes::copy_from_slice(&page[..used]) }
 }
 
 /// The sectors of one page that `[from, to)` touches, as a mask. Offsets within the page.
@@ -95,10 +114,10 @@ fn merge(base: &Bytes, other: &Bytes, mask: u8) -> Bytes {
     if mask == u8::MAX {
         return other.clone();
     }
-    let mut page = page_or_zeros(base).to_vec();
+    let (mut page, other) = (whole(base).into_owned(), whole(other));
     for sector in (0..SECTORS_PER_PAGE).filter(|sector| mask >> sector & 1 == 1) {
         let range = (sector * SECTOR_BYTES) as usize..((sector + 1) * SECTOR_BYTES) as usize;
-        page[range.clone()].copy_from_slice(&page_or_zeros(other)[range]);
+        page[range.clone()].copy_from_slice(&other[range]);
     }
     Bytes::from(page)
 }
@@ -125,9 +144,9 @@ impl Inode {
             let page = self.page_to_change(number as u32, sectors(from, to));
             page.unreadable &= !sectors(from, to);
             if to - from == PAGE_BYTES {
-                page.now = part;
+                page.now = short(part);
             } else {
-                let mut content = page_or_zeros(&page.now).to_vec();
+                let mut content = whole(&page.now).into_owned();
                 content[from as usize..to as usize].copy_from_slice(&part);
                 page.now = Bytes::from(content);
             }
@@ -177,22 +196,27 @@ impl Inode {
             if page.unreadable & sectors(from, to) != 0 {
                 return None;
             }
+            let range = from as usize..to as usize;
             return Some(if page.now.is_empty() {
-                Bytes::from_static(&ZERO_PAGE[from as usize..to as usize])
+                Bytes::from_static(&ZERO_PAGE[range])
+            } else if range.end <= page.now.len() {
+                page.now.slice(range)
             } else {
-                page.now.slice(from as usize..to as usize)
+                Bytes::copy_from_slice(&whole(&page.now)[range])
             });
         }
         let mut out = Vec::with_capacity((end - offset) as usize);
         for number in first..=last {
             let base = number * PAGE_BYTES;
             let (from, to) = (offset.max(base) - base, (end - base).min(PAGE_BYTES));
-            let content = match self.pages.get(number as usize) {
-                Some(page) if page.unreadable & sectors(from, to) != 0 => return None,
-                Some(page) => page_or_zeros(&page.now),
-                None => &ZERO_PAGE,
-            };
-            out.extend_from_slice(&content[from as usize..to as usize]);
+            let page = self.pages.get(number as usize);
+            if page.is_some_and(|page| page.unreadable & sectors(from, to) != 0) {
+                return None;
+            }
+            let content = page.map(|page| &*page.now).unwrap_or_default();
+            let (from, to) = (from as usize, to as usize);
+            out.extend_from_slice(content.get(from..content.len().min(to)).unwrap_or_default());
+            out.resize((base + to as u64 - offset) as usize, 0);
         }
         Some(Bytes::from(out))
     }
@@ -317,7 +341,7 @@ impl Inode {
             && inside != 0
             && !page.now.is_empty()
         {
-            let mut content = page.now.to_vec();
+            let mut content = whole(&page.now).into_owned();
             content[inside as usize..].fill(0);
             page.now = Bytes::from(content);
             page.durable = page.now.clone();
@@ -340,7 +364,7 @@ impl Inode {
         }
         let page = &mut self.pages[number];
         for image in [&mut page.now, &mut page.durable] {
-            let mut content = page_or_zeros(image).to_vec();
+            let mut content = whole(image).into_owned();
             content[at] ^= 1 << bit;
             *image = Bytes::from(content);
         }

@@ -29,6 +29,8 @@ const BACKOFF_MS: (u64, u64) = (10, 160);
 const TRIES: u32 = 3;
 /// After so many calls it asks again who leads.
 const ASK_AGAIN_AFTER: u32 = 200;
+/// And after so many if it does not call the leader.
+const FEW: u32 = 4;
 /// Bytes of a call beside its command, and of a reply beside its value: their frames.
 const FRAME_BYTES: u64 = 36;
 
@@ -268,10 +270,11 @@ impl Clerk {
             let asked = self.current.unwrap_or(self.order[self.place]);
             match self.ask_who_leads(asked).await? {
                 Ok(leader) => {
-                    // If nobody is known to lead it holds a command until it knows: ask after that.
-                    self.calls_since_asked = if leader.is_some() { 0 } else { ASK_AGAIN_AFTER };
                     let server = leader.filter(|_| leader != self.given_up).unwrap_or(asked);
                     self.current = Some(server);
+                    // Who hands commands on costs a call more each time.
+                    let few_calls = leader != self.current;
+                    self.calls_since_asked = if few_calls { ASK_AGAIN_AFTER - FEW } else { 0 };
                     return Ok(server);
                 }
                 Err(Failed) => self.failed(),

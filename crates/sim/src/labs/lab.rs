@@ -41,6 +41,8 @@ pub(super) const ELECTION_MS: (u64, u64) = (500, 1_000);
 
 /// After one group commit in so many a power loss is rehearsed, which reads a whole log.
 const REHEARSE_ONE_IN: u64 = 500;
+/// Twenty clerks without a pause make some 200 000; a busy loop makes many times more.
+const HAPPENINGS_A_SECOND_MAX: u64 = 500_000;
 /// Log segments are short: recovery reads the last one, and the spare one, whole.
 const SEGMENT_BYTES: u64 = 1 << 20;
 
@@ -222,6 +224,7 @@ impl Lab {
         let network = LabNetwork::new(setup.servers, setup.reliable, rng.fork());
         let mut world = World::new(ClusterId(seed), rng.next_u64(), network, trace);
         world.rehearse_one_in = REHEARSE_ONE_IN;
+        world.happenings_a_second_max = HAPPENINGS_A_SECOND_MAX;
         let ids: Vec<NodeId> = (0..setup.servers).map(node_of).collect();
         for &id in &ids {
             let node = NodeSetup {
