@@ -64,6 +64,18 @@ def cpu_seconds(pids):
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def children_of(parent):
+    children = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                if int(stat.read().rsplit(")", 1)[1].split()[1]) == parent:
+                    children.append(int(pid))
+        except OSError:
+            pass  # It has ended meanwhile.
+    return children
+
+
 class Server:
     """What all have: a folder, processes, and an end."""
 
@@ -120,17 +132,13 @@ class Sampan(Server):
 
     def pids(self):
         """Of the nodes, in the order of their addresses."""
-        parent = self.processes[0].pid
-        with open(f"/proc/{parent}/task/{parent}/children") as children:
-            pids = [int(pid) for pid in children.read().split()]
-        by_port = {}
-        for pid in pids:
+        by_address = {}
+        for pid in children_of(self.processes[0].pid):
             with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
                 args = cmdline.read().decode().split("\0")
-            for at, arg in enumerate(args):
-                if arg in self.addresses and args[at - 1] == "--listen":
-                    by_port[arg] = pid
-        return [by_port[address] for address in self.addresses if address in by_port]
+            if "--listen" in args:
+                by_address[args[args.index("--listen") + 1]] = pid
+        return [by_address[address] for address in self.addresses]
 
     def pid_of(self, address):
         return self.pids()[self.addresses.index(address)]
