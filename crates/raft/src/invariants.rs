@@ -13,6 +13,8 @@ pub(crate) struct Seen {
     commit: LogIndex,
     applied: LogIndex,
     start: LogIndex,
+    /// The term that it led, and the last index of its log.
+    led: Option<(Term, LogIndex)>,
 }
 
 /// Panics if the node contradicts itself.
@@ -26,6 +28,7 @@ pub(crate) fn check(node: &mut Raft) {
         commit: node.commit,
         applied: node.applied,
         start: node.log.start().index,
+        led: node.is_leader().then(|| (node.term, node.log.last_index())),
     };
 }
 
@@ -77,6 +80,11 @@ fn check_role(node: &Raft) {
             let last = node.log.last();
             assert!(last.term == node.term, "a leader of term {} ends in {last:?}", node.term);
             assert!(leader.term_start <= last.index, "no entry opens term {}", node.term);
+            // Leader Append-Only (paper, Figure 3).
+            let before = node.seen.led.filter(|(term, _)| *term == node.term);
+            let before = before.map_or(LogIndex::ZERO, |(_, last)| last);
+            assert!(last.index >= before, "a leader cut its log from {before} to {}", last.index);
+            leader.reads.check(node.commit);
             for (id, peer) in &leader.peers {
                 let (matched, next) = (peer.matched, peer.next);
                 assert!(matched < next, "{id}: matched {matched}, next {next}");

@@ -47,6 +47,15 @@ impl LeaderReads {
     pub(crate) fn round(&self) -> u64 {
         self.round
     }
+
+    /// No read has an index that was not committed when its round began, and none is counted twice.
+    pub(crate) fn check(&self, commit: LogIndex) {
+        assert!(self.in_rounds <= self.readers.len(), "{} reads in rounds", self.in_rounds);
+        if let Some(Round { number, index, .. }) = self.rounds.back() {
+            assert!(*index <= commit, "a read at {index}, commit {commit}");
+            assert!(*number == self.round, "round {number} is not the latest, {}", self.round);
+        }
+    }
 }
 
 /// The reads of a follower.

@@ -10,6 +10,7 @@ pub mod cursor_order;
 pub mod durable_quorum;
 pub mod election_safety;
 pub mod exactly_once;
+pub mod leader_append_only;
 pub mod leader_completeness;
 pub mod linearizability;
 pub mod log_matching;
@@ -195,6 +196,7 @@ impl Oracles {
 
     fn check_turn(&mut self, turn: &Turn<'_>) -> Result<(), Violation> {
         let Turn { id, replica, before, now, log, .. } = *turn;
+        leader_append_only::check(id, &before, &now, turn.kept)?;
         if now.leads && !(before.leads && before.term == now.term) {
             self.election_safety.check(id, now.term)?;
             leader_completeness::check(id, now.term, log, &self.registry)?;
@@ -261,6 +263,8 @@ impl Oracles {
         let old = self.nodes[slot].take();
         let seen = recovery::check(node, replica, old, identity, &mut self.registry)?;
         self.match_index.forget(id);
+        // What a snapshot holds is the state that it was taken of, also before anything is applied.
+        self.state_machine.check(id, seen.cursors.applied, replica.kv().digest())?;
         self.nodes[slot] = Some(seen);
         Ok(())
     }
