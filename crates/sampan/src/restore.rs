@@ -22,7 +22,7 @@ use sampan_server::disk::RealDisk;
 use sampan_storage::snapshot::{self, SnapshotHeader, SnapshotPart, SnapshotWriter};
 use sampan_storage::{Identity, Options, Storage};
 
-use crate::backup::{self, Check, Checked, Place, Reader};
+use crate::backup::{self, Check, Checked, Interrupt, Place, Reader};
 use crate::cluster::layout::{self, Layout, node_dir};
 use crate::exit::{self, Ended, Failure};
 use crate::settings::cluster_id;
@@ -55,11 +55,16 @@ pub(crate) fn run(args: &RestoreArgs) -> Ended {
     layout.check()?;
     let started = Instant::now();
     backup::block_on(async {
+        let mut interrupt = Interrupt::listen()?;
         let staging = Staging::create(&args.dir)?;
         let mut reader = args.from.read().await?;
         let nodes: Vec<NodeId> = layout.ids().map(NodeId::of).collect();
         let nodes = Nodes::create(&staging.path, cluster, &nodes)?;
-        let checked = build(nodes, &mut reader, &args.from.to_string()).await?;
+        let name = args.from.to_string();
+        let checked = tokio::select! {
+            built = build(nodes, &mut reader, &name) => built?,
+            interrupted = interrupt.received() => return Err(interrupted),
+        };
         layout.write_in(&staging.path)?;
         staging.finish()?;
         say(summary(args, &layout, &checked, started));

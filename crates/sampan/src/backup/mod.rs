@@ -9,13 +9,15 @@ mod check;
 mod file;
 mod node;
 mod place;
+#[cfg(feature = "s3")]
+mod s3;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use node::{Lost, Remote};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clerk::Servers;
 use crate::exit::{self, Ended, Failure};
@@ -57,10 +59,14 @@ pub(crate) fn run(servers: &Servers, args: &BackupArgs) -> Ended {
     let addresses = servers.addresses()?;
     let time = Duration::from_millis(servers.timeout_ms);
     block_on(async {
-        args.to.check_free(args.force).await?;
+        let mut interrupt = Interrupt::listen()?;
+        tokio::select! {
+            free = args.to.check_free(args.force) => free?,
+            interrupted = interrupt.received() => return Err(interrupted),
+        }
         let (mut reasons, mut code) = (Vec::new(), exit::UNAVAILABLE);
         for address in addresses {
-            match attempt(address, time, args).await {
+            match attempt(address, time, args, &mut interrupt).await {
                 Ok(line) => {
                     say(line);
                     return Ok(ExitCode::SUCCESS);
@@ -77,27 +83,54 @@ pub(crate) fn run(servers: &Servers, args: &BackupArgs) -> Ended {
     })
 }
 
-/// Runs it to its end, or to a signal that asks for one.
+/// Runs it to its end.
 pub(crate) fn block_on(work: impl Future<Output = Ended>) -> Ended {
-    let cannot = |error: std::io::Error| Failure::new(1, format!("cannot start: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(cannot)?.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
-        tokio::select! {
-            ended = work => ended,
-            _ = interrupt.recv() => Err(Failure::new(1, "interrupted; nothing was kept")),
-            _ = terminate.recv() => Err(Failure::new(1, "interrupted; nothing was kept")),
-        }
-    })
+    runtime.map_err(|error| cannot_start(&error))?.block_on(work)
+}
+
+fn cannot_start(error: &std::io::Error) -> Failure {
+    Failure::new(1, format!("cannot start: {error}"))
+}
+
+/// A person's, or a machine's, wish for an early end.
+pub(crate) struct Interrupt([Signal; 2]);
+
+impl Interrupt {
+    /// From now on a signal is a wish, and not the end.
+    pub(crate) fn listen() -> Result<Self, Failure> {
+        let [a, b] = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+        Ok(Self([
+            a.map_err(|error| cannot_start(&error))?,
+            b.map_err(|error| cannot_start(&error))?,
+        ]))
+    }
+
+    /// Waits for it.
+    pub(crate) async fn received(&mut self) -> Failure {
+        let Self([a, b]) = self;
+        tokio::select! { _ = a.recv() => {}, _ = b.recv() => {} }
+        Failure::new(1, "interrupted; nothing was kept")
+    }
 }
 
 /// A backup from one node; what to say of it.
-async fn attempt(address: &str, time: Duration, args: &BackupArgs) -> Result<String, Failed> {
-    let mut remote = Remote::begin(address, time).await?;
+async fn attempt(
+    address: &str,
+    time: Duration,
+    args: &BackupArgs,
+    interrupt: &mut Interrupt,
+) -> Result<String, Failed> {
+    let mut remote = tokio::select! {
+        begun = Remote::begin(address, time) => begun?,
+        interrupted = interrupt.received() => return Err(Failed::Here(interrupted)),
+    };
     let started = Instant::now();
     let mut writer = args.to.write(remote.bytes).await.map_err(Failed::Here)?;
-    let copied = copy(&mut remote, &mut writer).await;
+    let copied = tokio::select! {
+        copied = copy(&mut remote, &mut writer) => copied,
+        interrupted = interrupt.received() => Err(Failed::Here(interrupted)),
+    };
     remote.end().await;
     let checked = match copied {
         Ok(checked) => checked,

@@ -1,5 +1,5 @@
 //! Where backups are kept: files, and what is built in beside them.
-#![allow(clippy::unused_async)] // files do not wait, what is reached by a network does
+#![cfg_attr(not(feature = "s3"), allow(clippy::unused_async))] // files do not wait
 
 use std::fmt;
 use std::fs::File;
@@ -10,6 +10,8 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 use super::file::{self, FileWriter};
+#[cfg(feature = "s3")]
+use super::s3::{Object, ObjectReader, ObjectWriter};
 use crate::exit::Failure;
 
 /// Bytes of a file read at once.
@@ -20,6 +22,9 @@ const READ_BYTES: usize = 1 << 20;
 pub(crate) enum Place {
     /// A path.
     File(PathBuf),
+    /// An object.
+    #[cfg(feature = "s3")]
+    S3(Object),
 }
 
 impl FromStr for Place {
@@ -30,6 +35,10 @@ impl FromStr for Place {
             None if text.is_empty() => Err(want()),
             None => Ok(Self::File(text.into())),
             Some(("file", path)) if path.starts_with('/') => Ok(Self::File(path.into())),
+            #[cfg(feature = "s3")]
+            Some(("s3", name)) => name.parse().map(Self::S3).map_err(|()| want()),
+            #[cfg(not(feature = "s3"))]
+            Some(("s3", _)) => Err("this program was built without s3: want FILE".to_owned()),
             Some(_) => Err(want()),
         }
     }
@@ -43,6 +52,8 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
+            #[cfg(feature = "s3")]
+            Self::S3(object) => write!(f, "{object}"),
         }
     }
 }
@@ -52,13 +63,18 @@ impl Place {
     pub(super) async fn check_free(&self, replace: bool) -> Result<(), Failure> {
         match self {
             Self::File(path) => file::check_free(path, replace),
+            #[cfg(feature = "s3")]
+            Self::S3(object) => object.check_free(replace).await,
         }
     }
 
     /// Begins to write a backup of this many bytes.
-    pub(super) async fn write(&self, _bytes: u64) -> Result<Writer, Failure> {
+    #[cfg_attr(not(feature = "s3"), allow(unused_variables))]
+    pub(super) async fn write(&self, bytes: u64) -> Result<Writer, Failure> {
         match self {
             Self::File(path) => FileWriter::create(path).map(Writer::File),
+            #[cfg(feature = "s3")]
+            Self::S3(object) => object.write(bytes).await.map(Writer::S3),
         }
     }
 
@@ -69,6 +85,8 @@ impl Place {
                 Ok(file) => Ok(Reader::File { file, path: path.clone() }),
                 Err(error) => Err(file::failed(path, &error)),
             },
+            #[cfg(feature = "s3")]
+            Self::S3(object) => object.read().await.map(Reader::S3),
         }
     }
 }
@@ -76,6 +94,8 @@ impl Place {
 /// A backup being written.
 pub(super) enum Writer {
     File(FileWriter),
+    #[cfg(feature = "s3")]
+    S3(ObjectWriter),
 }
 
 impl Writer {
@@ -83,6 +103,8 @@ impl Writer {
     pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), Failure> {
         match self {
             Self::File(writer) => writer.write(&bytes),
+            #[cfg(feature = "s3")]
+            Self::S3(writer) => writer.write(bytes).await,
         }
     }
 
@@ -90,6 +112,8 @@ impl Writer {
     pub(super) async fn finish(self, replace: bool) -> Result<(), Failure> {
         match self {
             Self::File(writer) => writer.finish(replace),
+            #[cfg(feature = "s3")]
+            Self::S3(writer) => writer.finish(replace).await,
         }
     }
 
@@ -97,6 +121,8 @@ impl Writer {
     pub(super) async fn abandon(self) {
         match self {
             Self::File(writer) => drop(writer),
+            #[cfg(feature = "s3")]
+            Self::S3(writer) => writer.abandon().await,
         }
     }
 }
@@ -104,6 +130,8 @@ impl Writer {
 /// A backup being read.
 pub(crate) enum Reader {
     File { file: File, path: PathBuf },
+    #[cfg(feature = "s3")]
+    S3(ObjectReader),
 }
 
 impl Reader {
@@ -111,11 +139,15 @@ impl Reader {
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         match self {
             Self::File { file, path } => {
+                // Files do not wait: let whoever wants an end of this have its say.
+                tokio::task::yield_now().await;
                 let mut bytes = Vec::with_capacity(READ_BYTES);
                 let read = file.take(READ_BYTES as u64).read_to_end(&mut bytes);
                 read.map_err(|error| file::failed(path, &error))?;
                 Ok((!bytes.is_empty()).then(|| bytes.into()))
             }
+            #[cfg(feature = "s3")]
+            Self::S3(reader) => reader.next().await,
         }
     }
 }
