@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 use sampan_base::{Configuration, NodeId, Time};
 use sampan_raft::{Config, Message, Outputs, Raft, Restored};
 
-const COMMITS: u64 = 1_000_000;
+const COMMITS: u64 = 400_000;
 const RUNS: usize = 5;
 /// Proposals in flight, and the commits per second to be reached with them: twice what openraft's
 /// own benchmark gives on the machine of `docs/benchmarks.md`.
