@@ -9,6 +9,7 @@ mod bench;
 mod clerk;
 mod cluster;
 mod exit;
+mod inspect;
 mod probe;
 mod restore;
 mod server;
@@ -34,7 +35,7 @@ Exit codes of get, set, append, del, incr, exists, ttl, expire and command:
   0 done; 1 no such key, or the condition was not met; 2 bad arguments;
   3 no node answered, certainly not applied; 4 outcome not known, may be applied;
   5 refused by the cluster, which changed nothing
-Exit codes of backup and restore: 0 done; 1 interrupted; 2 bad arguments, or something is there already;
+Exit codes of backup, restore and inspect: 0 done; 1 interrupted; 2 bad arguments, or something is there already;
   3 no node gave a backup; 5 damaged; 6 a file or object could not be read or written.
 Exit codes of status: 0 all nodes are up and one leads; 1 a node is down; 3 there is no leader.
 For those of server and cluster see `sampan server --help`.";
@@ -55,6 +56,7 @@ enum Command {
     Status,
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
+    Inspect(inspect::InspectArgs),
     Bench(Box<bench::BenchArgs>),
     #[command(flatten)]
     Data(clerk::DataCommand),
@@ -64,7 +66,7 @@ enum Command {
 fn command() -> clap::Command {
     Cli::command().mut_subcommands(|command| match command.get_name() {
         "server" => server::with_help(command),
-        "cluster" | "restore" => command,
+        "cluster" | "restore" | "inspect" => command,
         _ => Servers::augment_args(command),
     })
 }
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         Command::Status => status::run(&servers()),
         Command::Backup(args) => backup::run(&servers(), args),
         Command::Restore(args) => restore::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Bench(args) => bench::run(&servers(), args),
         Command::Data(command) => clerk::run(&servers(), command),
     };

@@ -29,6 +29,8 @@ const ZEROS_BYTES: usize = 256 << 10;
 pub struct RealDisk {
     root: Arc<Path>,
     shared: Arc<Shared>,
+    /// Files are opened for reading, and every change is refused.
+    read_only: bool,
 }
 
 #[derive(Default, Debug)]
@@ -52,7 +54,12 @@ struct Handle {
 impl RealDisk {
     /// The files beneath `root`, which exists.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into().into(), shared: Arc::default() }
+        Self { root: root.into().into(), shared: Arc::default(), read_only: false }
+    }
+
+    /// The same, to look at and not to change.
+    pub fn read_only(root: impl Into<PathBuf>) -> Self {
+        Self { read_only: true, ..Self::new(root) }
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -71,7 +78,7 @@ impl RealDisk {
         if let Some(handle) = self.handles().get(file) {
             return Ok(handle.clone());
         }
-        let opened = OpenOptions::new().read(true).write(true).open(self.path(file));
+        let opened = OpenOptions::new().read(true).write(!self.read_only).open(self.path(file));
         let opened = opened.map_err(|error| disk_error(file, &error))?;
         let len_bytes = opened.metadata().map_err(|error| disk_error(file, &error))?.len();
         Ok(self.keep(file, opened, len_bytes, false))
@@ -195,6 +202,9 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn execute(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        if self.read_only {
+            return Err(DiskError::Io("".into(), "opened for reading only".into()));
+        }
         if self.shared.failed.load(Ordering::SeqCst) {
             return Err(DiskError::Io("".into(), "an earlier sync failed".into()));
         }

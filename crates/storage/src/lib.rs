@@ -51,6 +51,7 @@ mod error;
 mod fresh;
 mod hard_state;
 mod identity;
+pub mod inspect;
 mod log;
 mod open;
 mod options;

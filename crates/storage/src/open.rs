@@ -11,7 +11,7 @@ use crate::batch::Link;
 use crate::create::check_identity;
 use crate::fresh::FreshSegment;
 use crate::hard_state::{self, Record};
-use crate::log::{Found, Log, Segment, Spare};
+use crate::log::{self, Log, Segment, Spare};
 use crate::page::{PAGE_BYTES, is_zero};
 use crate::replay::{self, Join, Known, Replayed, SegmentFile};
 use crate::reserve::{self, Reserve};
@@ -55,8 +55,42 @@ impl Storage {
         options.check().map_err(OpenError::BadOptions)?;
         check_identity(disk, identity)?;
         let directory = Directory::survey(disk)?;
+        let Found { hard_state, snapshots, files, log, verdict, partial } =
+            Found::read(disk, &directory, identity, on_damage)?;
+        let mut opening =
+            Opening { disk, identity, options, directory, files, report: Report::default() };
+        opening.finish(hard_state, snapshots, log, verdict, partial)
+    }
+
+    /// What [`Storage::open`] would find, or refuse, in the directory of whatever node it is of.
+    /// Changes nothing, not even by a sync; what it says of a node that runs may be over already.
+    pub fn examine(disk: &mut dyn Disk) -> Result<(Identity, Recovered), OpenError> {
+        let identity = Self::read_identity(disk)?;
+        let directory = Directory::list(disk)?;
+        let found = Found::read(disk, &directory, identity, OnDamage::Refuse)?;
+        Ok((identity, found.into_recovered()))
+    }
+}
+
+/// All that reading finds: recovery but for its writing.
+struct Found {
+    hard_state: hard_state::Loaded,
+    snapshots: Snapshots,
+    files: Vec<SegmentFile>,
+    log: Replayed,
+    verdict: Verdict,
+    partial: Option<PartialSnapshot>,
+}
+
+impl Found {
+    fn read(
+        disk: &mut dyn Disk,
+        directory: &Directory,
+        identity: Identity,
+        on_damage: OnDamage,
+    ) -> Result<Self, OpenError> {
         let hard_state = hard_state::load(disk, identity)?;
-        let snapshots = Snapshots::read(disk, &directory, identity)?;
+        let snapshots = Snapshots::read(disk, directory, identity)?;
         let position = snapshots.position();
         let known = Known {
             snapshot: position,
@@ -66,10 +100,33 @@ impl Storage {
         let files = replay::read_headers(disk, directory.segments(), identity)?;
         let log = replay::replay(disk, &files, known);
         let verdict = judge(&log, &files, &snapshots, &hard_state.record, on_damage)?;
-        let partial = best_partial(disk, &directory)?;
-        let mut opening =
-            Opening { disk, identity, options, directory, files, report: Report::default() };
-        opening.finish(hard_state, snapshots, log, verdict, partial)
+        let partial = best_partial(disk, directory)?;
+        Ok(Self { hard_state, snapshots, files, log, verdict, partial })
+    }
+
+    fn into_recovered(self) -> Recovered {
+        let Self { hard_state, snapshots, files, log, verdict, partial } = self;
+        let mut report = Report::default();
+        report_reading(&mut report, &files, &log, &verdict);
+        let position = snapshots.position();
+        let entries = match verdict.discard {
+            Some(_) => Vec::new(),
+            None => log.into_entries_after(position.index),
+        };
+        report.entries = entries.len();
+        report.hard_state_repaired = hard_state.repair.then(|| hard_state.write_order[0].into());
+        report.snapshots_damaged = snapshots.damaged.into_iter().map(|(file, _)| file).collect();
+        let record = hard_state.record;
+        Recovered {
+            hard_state: record.hard_state,
+            snapshot: snapshots.sound.into_iter().next(),
+            entries,
+            non_voting_until: record.non_voting_until,
+            faulty: verdict.faulty,
+            partial_snapshot: partial,
+            incarnation: record.incarnation,
+            report,
+        }
     }
 }
 
@@ -110,6 +167,17 @@ fn judge(
     Ok(Verdict { discard, faulty: damage })
 }
 
+fn report_reading(report: &mut Report, files: &[SegmentFile], log: &Replayed, verdict: &Verdict) {
+    report.segments_read = log.read.len();
+    report.log_bytes_read = log.bytes_read;
+    report.batches_read = log.batches_read;
+    report.log_discarded = verdict.discard;
+    if let (true, Some(&last)) = (log.torn, log.read.last()) {
+        let offset = log.used_bytes.last().copied().unwrap_or_default();
+        report.torn_tail = Some((files[last].file.clone(), offset));
+    }
+}
+
 /// The writing half of opening.
 struct Opening<'a> {
     disk: &'a mut dyn Disk,
@@ -130,7 +198,7 @@ impl Opening<'_> {
         partial: Option<PartialSnapshot>,
     ) -> Result<(Storage, Recovered), OpenError> {
         let position = snapshots.position();
-        self.report_reading(&log, &verdict);
+        report_reading(&mut self.report, &self.files, &log, &verdict);
         let mut record = self.renew_hard_state(&loaded, position, verdict.faulty.is_some())?;
         let spare = self.adopt_spare()?;
         self.remove_leftovers(spare.as_ref(), partial.as_ref())?;
@@ -166,17 +234,6 @@ impl Opening<'_> {
             report: std::mem::take(&mut self.report),
         };
         Ok((storage, recovered))
-    }
-
-    fn report_reading(&mut self, log: &Replayed, verdict: &Verdict) {
-        self.report.segments_read = log.read.len();
-        self.report.log_bytes_read = log.bytes_read;
-        self.report.batches_read = log.batches_read;
-        self.report.log_discarded = verdict.discard;
-        if let (true, Some(&last)) = (log.torn, log.read.last()) {
-            let offset = log.used_bytes.last().copied().unwrap_or_default();
-            self.report.torn_tail = Some((self.files[last].file.clone(), offset));
-        }
     }
 
     /// Counts this opening in both copies of the hard state, the one to be repaired first; with it
@@ -293,7 +350,7 @@ impl Opening<'_> {
         faulty: bool,
         record: &mut Record,
         spare: Option<Spare>,
-    ) -> Result<Found, OpenError> {
+    ) -> Result<log::Found, OpenError> {
         let last = log.read.last().and_then(|&place| self.files[place].header);
         let Some(fresh) = FreshSegment::plan(log, last.as_ref(), start_anew_after, faulty) else {
             return Ok(self.found(log, u64::MAX, log.next, log.next_index.prev(), spare));
@@ -315,7 +372,7 @@ impl Opening<'_> {
         log: &Replayed,
         record: &Record,
         spare: Option<Spare>,
-    ) -> Result<Found, OpenError> {
+    ) -> Result<log::Found, OpenError> {
         let newest = self.files.last().map_or(0, |file| file.sequence).max(record.segment);
         let sequence = newest + 1;
         let len_bytes = self.options.segment_bytes.max(FIRST_BATCH_OFFSET + fresh.bytes_on_disk());
@@ -371,7 +428,7 @@ impl Opening<'_> {
         next: Link,
         last_index: LogIndex,
         spare: Option<Spare>,
-    ) -> Found {
+    ) -> log::Found {
         let first_read = log.read.first().copied().unwrap_or(usize::MAX);
         let mut segments = VecDeque::new();
         let mut released = VecDeque::new();
@@ -396,6 +453,6 @@ impl Opening<'_> {
             segment::number_in(file, ".spare").or_else(|| segment::number_in(file, ".spare.tmp"))
         });
         let spare_number = numbers.max().unwrap_or(0) + 1;
-        Found { segments, released, spare, spare_number, next, last_index }
+        log::Found { segments, released, spare, spare_number, next, last_index }
     }
 }

@@ -333,13 +333,13 @@ impl Replayed {
 }
 
 /// What stands where the next batch should be, to the end of the last segment.
-struct Tail<'a> {
-    salt: u32,
+pub(crate) struct Tail<'a> {
+    pub(crate) salt: u32,
     /// The number of the first sector of `rest`.
-    first_sector: u32,
-    rest: &'a [u8],
+    pub(crate) first_sector: u32,
+    pub(crate) rest: &'a [u8],
     /// Why it is not a valid batch.
-    fault: BatchFault,
+    pub(crate) fault: BatchFault,
 }
 
 /// The end of the log, a batch that a crash cut short (true: such a batch was never acknowledged),
@@ -347,7 +347,11 @@ struct Tail<'a> {
 ///
 /// Cut short means: nothing says that this batch was synced, and every sector from here on is either
 /// still zero or exactly what this batch wrote there.
-fn judge_tail(tail: &Tail<'_>, expected: u64, synced_batch: u64) -> Result<bool, DamageReason> {
+pub(crate) fn judge_tail(
+    tail: &Tail<'_>,
+    expected: u64,
+    synced_batch: u64,
+) -> Result<bool, DamageReason> {
     if planted!(DamagedTailCut) {
         return Ok(true);
     }

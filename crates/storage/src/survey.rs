@@ -29,14 +29,18 @@ impl Directory {
         for directory in ["", WAL_DIRECTORY, SNAPSHOT_DIRECTORY] {
             disk.execute(&DiskOp::SyncDirectory { directory: directory.into() })?;
         }
-        let listed =
-            Self { wal: disk.list(WAL_DIRECTORY)?, snapshots: disk.list(SNAPSHOT_DIRECTORY)? };
+        let listed = Self::list(disk)?;
         let read = |info: &&FileInfo| READ_ENDINGS.iter().any(|ending| info.file.ends_with(ending));
         let roots = disk.list("")?;
         for info in roots.iter().chain(&listed.wal).chain(&listed.snapshots).filter(read) {
             disk.execute(&DiskOp::Sync { file: info.file.clone() })?;
         }
         Ok(listed)
+    }
+
+    /// Lists the directory as it is.
+    pub(crate) fn list(disk: &mut dyn Disk) -> Result<Self, OpenError> {
+        Ok(Self { wal: disk.list(WAL_DIRECTORY)?, snapshots: disk.list(SNAPSHOT_DIRECTORY)? })
     }
 
     pub(crate) fn segments(&self) -> Vec<(u64, FileName, u64)> {

@@ -42,11 +42,7 @@ impl Layout {
         port: Option<u16>,
     ) -> Result<Self, Failure> {
         let file = dir.join(LAYOUT_FILE);
-        let remembered = match fs::read_to_string(&file) {
-            Ok(text) => Some(Self::read(&file, &text)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(disk(&file, &error)),
-        };
+        let remembered = Self::remembered(dir)?;
         let layout = match &remembered {
             Some(layout) => {
                 if let Some(nodes) = nodes.filter(|&nodes| nodes != layout.nodes) {
@@ -66,6 +62,16 @@ impl Layout {
             layout.write(&file)?;
         }
         Ok(layout)
+    }
+
+    /// What a directory remembers.
+    pub(crate) fn remembered(dir: &Path) -> Result<Option<Self>, Failure> {
+        let file = dir.join(LAYOUT_FILE);
+        match fs::read_to_string(&file) {
+            Ok(text) => Self::read(&file, &text).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(disk(&file, &error)),
+        }
     }
 
     fn new(dir: &Path, nodes: Option<u64>, port: Option<u16>) -> Result<Self, Failure> {

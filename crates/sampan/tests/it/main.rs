@@ -6,5 +6,6 @@ mod bench;
 mod clients;
 mod faults;
 mod harness;
+mod inspect;
 mod local_cluster;
 mod refusals;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use sampan_base::SnapshotMeta;
 use sampan_base::disk::{DiskError, FileName};
 
+pub(crate) use format::SNAPSHOT_MAGIC;
 pub use format::{CHUNK_BYTES_MAX, DIGEST_BYTES_MAX, FIRST_CHUNK_OFFSET};
 pub(crate) use reader::scan_partial;
 pub use reader::{SnapshotReader, read_chunk, verify};
@@ -26,7 +27,7 @@ pub use writer::SnapshotWriter;
 
 #[cfg(test)]
 pub(crate) use format::{
-    CHUNK_HEADER_BYTES, CHUNK_MAGIC, FOOTER_MAGIC, SNAPSHOT_MAGIC, TRAILER_BYTES, TRAILER_MAGIC,
+    CHUNK_HEADER_BYTES, CHUNK_MAGIC, FOOTER_MAGIC, TRAILER_BYTES, TRAILER_MAGIC,
 };
 
 /// The directory of snapshots.

@@ -1,0 +1,238 @@
+//! One file, by its first bytes: the name it has does not matter.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::Path;
+
+use sampan_base::{Configuration, Entry, EntryKind, LogPosition, codec};
+use sampan_kv::BatchReader;
+use sampan_server::Utc;
+use sampan_storage::Identity;
+use sampan_storage::inspect::{self, BatchContent, FileKind, SegmentContent, SegmentEnd};
+use sampan_storage::snapshot::SnapshotPart;
+
+use super::facts::Facts;
+use super::unreadable;
+use crate::backup::{Check, Checked, Place};
+use crate::exit::{self, Failure};
+
+/// What is in a file.
+pub(super) async fn facts(path: &Path, entries: bool) -> Result<Facts, Failure> {
+    let mut first = Vec::new();
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    file.take(8).read_to_end(&mut first).map_err(|error| unreadable(path, &error))?;
+    let read = || fs::read(path).map_err(|error| unreadable(path, &error));
+    match FileKind::of(&first) {
+        FileKind::Identity => Ok(identity(path, &read()?)),
+        FileKind::HardState => Ok(hard_state(path, &read()?)),
+        FileKind::Segment => Ok(segment(path, &read()?, entries)),
+        FileKind::Zeros => Ok(zeros(path, &read()?)),
+        FileKind::Snapshot => snapshot(&Place::File(path.to_owned())).await,
+        FileKind::Unknown if has_our_name(path) => {
+            let why = "it does not begin as a file of this name does";
+            Ok(of("unknown", path).with_damage(why))
+        }
+        FileKind::Unknown => Err(Failure::usage(format!(
+            "{}: not a file that Sampan wrote, or its first bytes are damaged",
+            path.display()
+        ))),
+    }
+}
+
+/// Is it called as the files are that matter in a data directory?
+fn has_our_name(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let numbered = name.strip_suffix(".log").is_some_and(|number| {
+        number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    numbered || name.ends_with(".snap") || name.starts_with("hard_state.") || name == "identity"
+}
+
+fn of(kind: &str, path: &Path) -> Facts {
+    Facts::of(kind).with("file", path.display().to_string())
+}
+
+fn with_owner(facts: Facts, owner: Identity) -> Facts {
+    facts.with("cluster", owner.cluster.to_string()).with("node", owner.node.get())
+}
+
+fn identity(path: &Path, bytes: &[u8]) -> Facts {
+    let facts = of("identity", path);
+    match inspect::identity(bytes) {
+        Ok(owner) => with_owner(facts, owner),
+        Err(fault) => facts.with_damage(fault),
+    }
+}
+
+fn hard_state(path: &Path, bytes: &[u8]) -> Facts {
+    let facts = of("hard state", path);
+    let copy = match inspect::hard_state(bytes) {
+        Ok(copy) => copy,
+        Err(fault) => return facts.with_damage(fault),
+    };
+    with_owner(facts, copy.identity)
+        .with("sequence", copy.sequence)
+        .with("incarnation", copy.incarnation)
+        .with("term", copy.hard_state.term.0)
+        .with("vote", copy.hard_state.vote.map(sampan_base::NodeId::get))
+        .with("synced_batch", copy.synced_batch)
+        .with("newest_segment", copy.segment)
+        .with("non_voting_until", copy.non_voting_until.map(|index| index.0))
+}
+
+fn zeros(path: &Path, bytes: &[u8]) -> Facts {
+    let facts = of("zeros", path).with("bytes", bytes.len());
+    match bytes.iter().position(|&byte| byte != 0) {
+        None => facts,
+        Some(offset) => facts.with("first_byte_that_is_not_zero", offset),
+    }
+}
+
+fn segment(path: &Path, bytes: &[u8], entries: bool) -> Facts {
+    let facts = of("log segment", path);
+    let content = match inspect::segment(bytes) {
+        Ok(content) => content,
+        Err(fault) => return facts.with_damage(fault),
+    };
+    let indices = content.batches.iter().flat_map(|batch| &batch.entries).map(|entry| entry.index);
+    let (first, last) = (indices.clone().min(), indices.clone().max());
+    let facts = with_owner(facts, content.identity)
+        .with("number", content.number)
+        .with("generation", content.generation)
+        .with("bytes", content.len_bytes)
+        .with("bytes_used", content.end_offset)
+        .with("serves_from", content.serves_from.0)
+        .with("first_batch", content.first_batch)
+        .with("batches", content.batches.len())
+        .with("entries", indices.count())
+        .with("first_index", first.map(|index| index.0))
+        .with("last_index", last.map(|index| index.0))
+        .with("ends", end(&content));
+    let facts = match content.end {
+        SegmentEnd::Damaged(why) => {
+            let (offset, batch) = (content.end_offset, next_batch(&content));
+            facts.with_damage(format!("at offset {offset}, batch {batch}: {why}"))
+        }
+        _ => facts,
+    };
+    if !entries {
+        return facts;
+    }
+    facts.with("log", content.batches.iter().map(batch).collect::<Vec<_>>())
+}
+
+fn next_batch(content: &SegmentContent) -> u64 {
+    content.first_batch + content.batches.len() as u64
+}
+
+fn end(content: &SegmentContent) -> String {
+    match content.end {
+        SegmentEnd::Clean => "with zeros".to_owned(),
+        SegmentEnd::Unfinished => format!(
+            "with a part of batch {}, cut short by a crash or being written",
+            next_batch(content)
+        ),
+        SegmentEnd::Damaged(_) => "before damage".to_owned(),
+    }
+}
+
+fn position(position: LogPosition) -> String {
+    format!("index {} of term {}", position.index, position.term)
+}
+
+fn batch(batch: &BatchContent) -> Facts {
+    Facts::default()
+        .with("batch", batch.number)
+        .with("offset", batch.offset)
+        .with("bytes", batch.len_bytes)
+        .with_any("log_starts_anew_after", batch.reset.map(position))
+        .with("entries", batch.entries.iter().map(entry).collect::<Vec<_>>())
+}
+
+fn entry(entry: &Entry) -> Facts {
+    let facts = Facts::default().with("index", entry.index.0).with("term", entry.term.0);
+    let bytes = entry.data.len();
+    match entry.kind {
+        EntryKind::Noop => facts.with("content", "no-op"),
+        EntryKind::Configuration => {
+            let members = Configuration::decode(&mut codec::Reader::new(&entry.data));
+            let facts = facts.with("content", "members");
+            facts.with("members", members.map_or_else(|e| e.to_string(), |m| m.to_string()))
+        }
+        EntryKind::Command => {
+            let facts = facts.with("content", "commands").with("bytes", bytes);
+            match commands(&entry.data) {
+                Ok((count, time)) => facts.with("commands", count).with("time", time),
+                Err(error) => facts.with("unreadable", error.to_string()),
+            }
+        }
+    }
+}
+
+/// How many commands an entry holds, and the time stamped into it.
+fn commands(data: &[u8]) -> Result<(usize, String), codec::DecodeError> {
+    let mut reader = BatchReader::new(data)?;
+    let mut count = 0;
+    while reader.next_command()?.is_some() {
+        count += 1;
+    }
+    Ok((count, Utc(reader.time()).to_string()))
+}
+
+/// A snapshot or a backup, wherever it is.
+pub(super) async fn snapshot(place: &Place) -> Result<Facts, Failure> {
+    let facts = Facts::of("snapshot").with("file", place.to_string());
+    let mut reader = place.read().await?;
+    let mut check = Check::new(&place.to_string());
+    let (mut header, mut chunks, mut bytes) = (None, 0_u64, 0);
+    let ended = loop {
+        let Some(piece) = reader.next().await? else { break check.finish() };
+        bytes += piece.len();
+        let fed = check.feed(&piece, |part| {
+            match part {
+                SnapshotPart::Header(found) => header = Some(found.clone()),
+                SnapshotPart::Chunk(_) => chunks += 1,
+            }
+            Ok(())
+        });
+        if let Err(failure) = fed {
+            break Err(failure);
+        }
+    };
+    match ended {
+        Ok(checked) => Ok(sound(facts, &checked)),
+        Err(Failure { text, code: exit::DATA_DAMAGED }) => {
+            let claims = header.map(|header| {
+                let meta = &header.meta;
+                with_owner(Facts::default(), header.maker)
+                    .with("index", meta.position.index.0)
+                    .with("term", meta.position.term.0)
+                    .with("members", meta.configuration.to_string())
+            });
+            let facts = facts.with_any("header_says", claims).with("sound_chunks", chunks);
+            Ok(facts.with("bytes_read", bytes).with_damage(text))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+fn sound(facts: Facts, checked: &Checked) -> Facts {
+    let (header, found) = (&checked.end.header, &checked.findings);
+    let meta = &header.meta;
+    with_owner(facts, header.maker)
+        .with("id", format!("{:016x}", meta.id))
+        .with("index", meta.position.index.0)
+        .with("term", meta.position.term.0)
+        .with("members", meta.configuration.to_string())
+        .with("bytes", meta.size_bytes)
+        .with("chunks", checked.end.chunks)
+        .with("digest", found.digest.to_string())
+        .with("log_time", Utc(found.time).to_string())
+        .with("keys", found.keys)
+        .with("keys_with_time_to_live", found.expires)
+        .with("keys_whose_time_is_over", found.expired)
+        .with("record_bytes", found.record_bytes)
+        .with("sessions", found.sessions)
+        .with("session_replies", found.session_replies)
+        .with("next_session", found.next_session)
+}

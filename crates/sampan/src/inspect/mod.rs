@@ -1,0 +1,65 @@
+//! `sampan inspect`: what is in a file that Sampan wrote, or in a whole directory of them.
+//!
+//! What it is: reading, and words; `--json` says the same to programs. Every checksum there is gets
+//! checked. What it is not: a repair. It opens files for reading only and changes nothing, not even on
+//! a node that runs; what it says of the end of such a node's log may be over already.
+
+mod directory;
+mod facts;
+mod files;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use facts::Facts;
+
+use crate::backup::{Interrupt, Place, block_on};
+use crate::exit::{self, Ended, Failure};
+use crate::terminal::say;
+
+/// Says what is in a file that Sampan wrote, or in a directory of a node or cluster
+#[derive(Args, Debug)]
+pub(crate) struct InspectArgs {
+    /// A segment, hard state, snapshot or other file; a data directory; a directory of
+    /// `sampan cluster`; a backup, also as s3://BUCKET/KEY
+    #[arg(value_name = "PATH|URL")]
+    path: Place,
+    /// As one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Each batch and each entry of the log as well
+    #[arg(long)]
+    entries: bool,
+}
+
+/// Prints what there is; a failure names the first damage.
+pub(crate) fn run(args: &InspectArgs) -> Ended {
+    block_on(async {
+        let mut interrupt = Interrupt::listen()?;
+        let facts = tokio::select! {
+            found = inspect(args) => found?,
+            interrupted = interrupt.received() => return Err(interrupted),
+        };
+        say(if args.json { facts.json() } else { facts.text() });
+        match facts.damage() {
+            None => Ok(ExitCode::SUCCESS),
+            Some(why) => {
+                Err(Failure::new(exit::DATA_DAMAGED, format!("{}: damaged: {why}", args.path)))
+            }
+        }
+    })
+}
+
+async fn inspect(args: &InspectArgs) -> Result<Facts, Failure> {
+    match &args.path {
+        Place::File(path) if path.is_dir() => directory::facts(path, args.entries).await,
+        Place::File(path) => files::facts(path, args.entries).await,
+        #[cfg(feature = "s3")]
+        place @ Place::S3(_) => files::snapshot(place).await,
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(exit::DISK_FAILED, format!("{}: {error}", path.display()))
+}
