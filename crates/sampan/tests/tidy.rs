@@ -93,6 +93,7 @@ fn only_the_simulator_can_plant_bugs() {
         let allowed = match &*name {
             "base" => "plants = []",
             "sim" => "plants = ['sampan-base/plants']",
+            "sampan" => "s3 = ['dep:object_store', 'dep:reqwest', 'dep:rustls']",
             _ => "",
         };
         let features = manifest.get("features").and_then(toml::Value::as_table).cloned();

@@ -38,14 +38,16 @@ impl FromStr for Place {
             #[cfg(feature = "s3")]
             Some(("s3", name)) => name.parse().map(Self::S3).map_err(|()| want()),
             #[cfg(not(feature = "s3"))]
-            Some(("s3", _)) => Err("this program was built without s3: want FILE".to_owned()),
+            Some(("s3", _)) => {
+                Err("this program was built without --features s3: want FILE".to_owned())
+            }
             Some(_) => Err(want()),
         }
     }
 }
 
 fn want() -> String {
-    "want FILE, or s3://BUCKET/KEY".to_owned()
+    if cfg!(feature = "s3") { "want FILE, or s3://BUCKET/KEY" } else { "want FILE" }.to_owned()
 }
 
 impl fmt::Display for Place {
@@ -129,7 +131,10 @@ impl Writer {
 
 /// A backup being read.
 pub(crate) enum Reader {
-    File { file: File, path: PathBuf },
+    File {
+        file: File,
+        path: PathBuf,
+    },
     #[cfg(feature = "s3")]
     S3(ObjectReader),
 }

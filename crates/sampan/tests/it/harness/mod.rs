@@ -8,12 +8,16 @@ mod load;
 mod ports;
 mod process;
 mod resp;
+#[cfg(feature = "s3")]
+mod s3;
 
 pub(crate) use cluster::{Cluster, Options};
 pub(crate) use load::{Load, LoadOptions};
 pub(crate) use ports::free_ports;
 pub(crate) use process::{Ended, Process, TempDir, run, sampan};
 pub(crate) use resp::Connection;
+#[cfg(feature = "s3")]
+pub(crate) use s3::S3;
 
 use std::time::{Duration, Instant};
 

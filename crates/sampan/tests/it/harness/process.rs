@@ -45,7 +45,7 @@ pub(crate) fn sampan<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S
     let mut command = Command::new(env!("CARGO_BIN_EXE_sampan"));
     command.args(args).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("SAMPAN_") {
+        if ["SAMPAN_", "AWS_"].iter().any(|ours| name.to_string_lossy().starts_with(ours)) {
             command.env_remove(name);
         }
     }
