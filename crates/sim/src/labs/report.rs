@@ -1,7 +1,7 @@
 //! The table of rows for people, beside the figures of others, and one JSON object a row for
 //! programs.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 use super::lab::{ELECTION_MS, HEARTBEAT_MS, SYNC_US, TURN_US};
@@ -17,7 +17,9 @@ pub fn preface() -> String {
          {HEARTBEAT_MS} ms, election timeouts {shortest} to {longest} ms.\nAn RPC is a request, of a \
          server or a clerk, lost or not; bytes are of requests sent and replies delivered.\nWith \
          several seeds the figures are medians. \"ref\" is the same design in Go, one run in real \
-         time (key/value rows: release build); \"report\" is what its authors printed.\n",
+         time (key/value rows: release build); \"rep\" is what its authors reported. A row is worse \
+         in RPCs if it needs more of them an operation, and in ops if it has fewer although its \
+         network is unreliable.\n",
         HOP_US as f64 / 1e3,
         SYNC_US as f64 / 1e3,
         TURN_US as f64 / 1e3,
@@ -27,10 +29,10 @@ pub fn preface() -> String {
 /// The table of all reports, which are in the order of rows.
 pub fn table(reports: &[RowReport]) -> String {
     let mut out = String::new();
-    let _ = writeln!(out, "{:>84} | {:>36} | {:>20} | {:>19}", "", "ref", "report", "RPCs an op");
     let _ = writeln!(
         out,
-        "{:5} {:39.39} {:>7} {:>6} {:>3} {:>7} {:>10} {:>7} | {:>6} {:>7} {:>9} {:>6} {:>4} | {:>5} {:>7} {:>6} | {:>8} {:>8}",
+        "{:5} {:63} {:>7} {:>6} {:>3} {:>7} {:>10} {:>7} | {:>6} {:>7} {:>9} {:>6} | {:>5} {:>7} {:>6} | \
+         {:>8} {:>8} worse in",
         "suite",
         "test",
         "result",
@@ -39,56 +41,104 @@ pub fn table(reports: &[RowReport]) -> String {
         "RPCs",
         "bytes",
         "ops",
-        "s",
+        "ref: s",
         "RPCs",
         "bytes",
         "ops",
-        "",
-        "s",
+        "rep s",
         "RPCs",
         "ops",
-        "ours",
-        "ref"
+        "RPCs/op",
+        "ref's"
     );
-    for row in reports.chunk_by(|a, b| (a.suite, a.test) == (b.suite, b.test)) {
-        let _ = writeln!(out, "{}", line(row));
+    for runs in by_row(reports) {
+        let _ = writeln!(out, "{}", Line::of(runs));
     }
     out
 }
 
-fn line(row: &[RowReport]) -> String {
-    let first = &row[0];
-    let passed = row.iter().filter(|report| report.failure.is_none()).count();
-    let result = match (passed, row.len()) {
-        (1, 1) => "pass".to_owned(),
-        (0, 1) => "FAIL".to_owned(),
-        (passed, all) => format!("{passed}/{all}"),
-    };
-    let median = |of: fn(&RowReport) -> u64| {
-        let mut values: Vec<u64> = row.iter().map(of).collect();
-        values.sort_unstable();
-        values[values.len() / 2]
-    };
-    let seconds = median(|report| report.costs.virtual_us) as f64 / 1e6;
-    let rpcs = median(|report| report.costs.traffic.rpcs);
-    let bytes = median(|report| report.costs.traffic.bytes);
-    let ops = median(|report| report.costs.ops);
-    let reference = Reference::of(first.suite, first.test);
-    let here = reference.and_then(|reference| reference.here);
-    let report = reference.and_then(|reference| reference.report);
-    let ours_an_op = rpcs as f64 / ops.max(1) as f64;
-    let ref_an_op = here.and_then(|f| f.rpcs.map(|rpcs| rpcs as f64 / f.ops.max(1) as f64));
-    let more = if ref_an_op.is_some_and(|theirs| ours_an_op > theirs) { " more" } else { "" };
-    format!(
-        "{:5} {:39.39} {result:>7} {seconds:>6.1} {:>3} {rpcs:>7} {bytes:>10} {ops:>7} | {} {:>4} | {} | {ours_an_op:>8.2} {}{more}",
-        first.suite.get(..5).unwrap_or(first.suite),
-        first.test,
-        first.servers,
-        columns(here, true),
-        "",
-        columns(report, false),
-        ref_an_op.map_or_else(|| format!("{:>8}", "-"), |theirs| format!("{theirs:>8.2}")),
-    )
+fn by_row(reports: &[RowReport]) -> impl Iterator<Item = &[RowReport]> {
+    reports.chunk_by(|a, b| (a.suite, a.test) == (b.suite, b.test))
+}
+
+/// One row of the table: the medians of all seeds, beside the figures of others.
+struct Line<'a> {
+    runs: &'a [RowReport],
+    reference: Option<&'static Reference>,
+    seconds: f64,
+    rpcs: u64,
+    bytes: u64,
+    ops: u64,
+}
+
+impl<'a> Line<'a> {
+    fn of(runs: &'a [RowReport]) -> Self {
+        let median = |of: fn(&RowReport) -> u64| {
+            let mut values: Vec<u64> = runs.iter().map(of).collect();
+            values.sort_unstable();
+            values[values.len() / 2]
+        };
+        Self {
+            runs,
+            reference: Reference::of(runs[0].suite, runs[0].test),
+            seconds: median(|report| report.costs.virtual_us) as f64 / 1e6,
+            rpcs: median(|report| report.costs.traffic.rpcs),
+            bytes: median(|report| report.costs.traffic.bytes),
+            ops: median(|report| report.costs.ops),
+        }
+    }
+
+    fn rpcs_an_op(&self) -> f64 {
+        self.rpcs as f64 / self.ops.max(1) as f64
+    }
+
+    fn here(&self) -> Option<Figures> {
+        self.reference.and_then(|reference| reference.here)
+    }
+
+    fn rpcs_an_op_here(&self) -> Option<f64> {
+        let here = self.here()?;
+        here.rpcs.map(|rpcs| rpcs as f64 / here.ops.max(1) as f64)
+    }
+
+    /// In what the reference is better: RPCs an operation, and on an unreliable network, where
+    /// protocols wait and processors do not, operations.
+    fn worse_in(&self) -> Vec<&'static str> {
+        let unreliable = self.runs[0].test.contains("unreliable");
+        let more_rpcs = self.rpcs_an_op_here().is_some_and(|theirs| self.rpcs_an_op() > theirs);
+        let fewer_ops = unreliable && self.here().is_some_and(|here| self.ops < here.ops);
+        let marks = [(more_rpcs, "RPCs"), (fewer_ops, "ops")];
+        marks.into_iter().filter(|(worse, _)| *worse).map(|(_, name)| name).collect()
+    }
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = &self.runs[0];
+        let passed = self.runs.iter().filter(|report| report.failure.is_none()).count();
+        let result = match (passed, self.runs.len()) {
+            (1, 1) => "pass".to_owned(),
+            (0, 1) => "FAIL".to_owned(),
+            (passed, all) => format!("{passed}/{all}"),
+        };
+        let theirs = self.rpcs_an_op_here();
+        write!(
+            f,
+            "{:5.5} {:63.63} {result:>7} {:>6.1} {:>3} {:>7} {:>10} {:>7} | {} | {} | {:>8.2} {:>8} {}",
+            first.suite,
+            first.test,
+            self.seconds,
+            first.servers,
+            self.rpcs,
+            self.bytes,
+            self.ops,
+            columns(self.here(), true),
+            columns(self.reference.and_then(|reference| reference.report), false),
+            self.rpcs_an_op(),
+            theirs.map_or_else(|| "-".to_owned(), |theirs| format!("{theirs:.2}")),
+            self.worse_in().join(", "),
+        )
+    }
 }
 
 fn columns(figures: Option<Figures>, with_bytes: bool) -> String {
@@ -120,13 +170,15 @@ pub fn summary(reports: &[RowReport], wall: Duration) -> String {
         let _ = writeln!(out, "FAIL {suite} {test}, seed {seed}: {why}");
         let _ = writeln!(out, "  sampan-sim labs {suite} --test '{test}' --from {seed} --trace");
     }
-    let rows = reports.chunk_by(|a, b| (a.suite, a.test) == (b.suite, b.test)).count();
+    let rows = by_row(reports).count();
+    let worse = by_row(reports).filter(|runs| !Line::of(runs).worse_in().is_empty()).count();
     let virtual_s: f64 = reports.iter().map(|r| r.costs.virtual_us as f64 / 1e6).sum();
     let ops: u64 = reports.iter().map(|r| r.costs.ops).sum();
     let runs = reports.len();
     let _ = write!(
         out,
-        "{} of {runs} runs passed ({rows} rows); {virtual_s:.0} virtual s, {ops} operations, {:.1} s",
+        "{} of {runs} runs passed ({rows} rows, {worse} worse than the reference); {virtual_s:.0} \
+         virtual s, {ops} operations, {:.1} s",
         runs - failed.len(),
         wall.as_secs_f64()
     );
