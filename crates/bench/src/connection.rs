@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sampan_resp::{ReplyLimits, ReplyParser, Value};
@@ -15,9 +15,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::mix::Op;
 use crate::pace::Flow;
+use crate::plan::Plan;
 use crate::request::Requests;
-use crate::tally::{Sent, kind_of};
-use crate::worker::{Desk, nanos};
+use crate::tally::{Sent, Tally, kind_of};
+use crate::worker::{Desk, Shared, lock, nanos};
 
 /// Bytes read by one system call.
 const READ_BYTES: usize = 64 << 10;
@@ -44,16 +45,21 @@ pub(crate) struct Connection {
 }
 
 /// A connection for the start of the run: to the server whose turn it is, or the next that answers.
+/// Those that do not are counted.
 pub(crate) async fn first(
-    servers: Vec<String>,
+    shared: Arc<Shared>,
+    tally: Arc<Mutex<Tally>>,
     number: u64,
-    time: Duration,
 ) -> Result<TcpStream, String> {
+    let Plan { servers, timeout, .. } = &shared.plan;
     let mut why = String::new();
     for server in (0..servers.len()).map(|at| &servers[(number as usize + at) % servers.len()]) {
-        match dial(server, time).await {
+        match dial(server, *timeout).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => why = format!("{server}: {error}"),
+            Err(error) => {
+                lock(&tally).connection_lost(&error);
+                why = format!("{server}: {error}");
+            }
         }
     }
     Err(why)

@@ -68,7 +68,7 @@ pub struct Latency {
 /// One interval of a run.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Moment {
-    /// When it ended, in seconds since the start; negative is no case, the warm-up counts.
+    /// When it ended, in seconds since the start of the warm-up.
     pub at_seconds: f64,
     /// Answered without an error, per second.
     pub answered_per_second: f64,

@@ -135,7 +135,7 @@ impl Worker {
         let lines = match plan.protocol {
             Protocol::Resp => Lines::Resp(
                 dial(&self.numbers, |number| {
-                    connection::first(plan.servers.clone(), number, plan.timeout)
+                    connection::first(Arc::clone(&self.shared), Arc::clone(&self.tally), number)
                 })
                 .await?,
             ),

@@ -169,6 +169,16 @@ fn nobody_there_is_an_error_before_the_start() {
 }
 
 #[test]
+fn one_server_of_two_that_is_not_there_is_said() {
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let there = server(|_| OK);
+    let report = measure(&Plan { servers: vec![gone, there.clone()], ..plan(there) });
+    assert_eq!((report.answered, report.failed), (100, 0));
+    assert_eq!(report.connections_lost["connection refused"], 1);
+    assert!(!report.is_clean());
+}
+
+#[test]
 fn a_server_that_cannot_be_filled_is_not_measured() {
     let server = server(|number| if number == 5 { Answer::Reply(b"-OOM x\r\n") } else { OK });
     let error = run(&Plan { fill: true, ..plan(server) }, &mut |_, _| {}).unwrap_err();
