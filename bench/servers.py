@@ -107,7 +107,7 @@ class Sampan(Server):
             [binary, "cluster", "--nodes", str(nodes), "--dir", f"{folder}/data",
              "--port", str(port)], f"{folder}/log")]
         try:
-            within("a leader of Sampan", self._is_up)
+            within("a leader of Sampan", self.is_up)
         except BaseException:
             self.__exit__()
             raise
@@ -117,7 +117,7 @@ class Sampan(Server):
             [self.binary, "status", "--servers", ",".join(self.addresses), "--timeout-ms", "1000"],
             capture_output=True, text=True)
 
-    def _is_up(self):
+    def is_up(self):
         return self._status().returncode == 0
 
     def _nodes(self, role):
