@@ -195,13 +195,9 @@ impl Raft {
     /// Everything an operator or an oracle asks of a node (the course's `GetState`). Allocates: for
     /// the hot path there are getters.
     pub fn status(&self) -> Status {
-        let (peers, uncommitted_bytes, transfer_target) = match &self.role {
-            RoleState::Leader(leader) => (
-                leader.peers.iter().map(|(&id, peer)| self.peer_status(id, peer)).collect(),
-                leader.uncommitted_bytes,
-                leader.transfer.as_ref().map(|transfer| transfer.to),
-            ),
-            _ => (Vec::new(), 0, None),
+        let transfer = match &self.role {
+            RoleState::Leader(leader) => leader.transfer.as_ref(),
+            _ => None,
         };
         Status {
             id: self.id(),
@@ -219,12 +215,21 @@ impl Raft {
             non_voting_until: self.non_voting_until,
             lost_acknowledged: self.lost_acknowledged,
             health: self.health,
-            peers,
+            peers: self.peers().collect(),
             live_log_bytes: self.live_log_bytes(),
-            uncommitted_bytes,
-            transfer_target,
+            uncommitted_bytes: self.uncommitted_bytes(),
+            transfer_target: transfer.map(|transfer| transfer.to),
             dropped: self.dropped,
         }
+    }
+
+    /// The leader's view of each peer, by id; empty unless this node leads. Does not allocate.
+    pub fn peers(&self) -> impl Iterator<Item = PeerStatus> {
+        let peers = match &self.role {
+            RoleState::Leader(leader) => Some(leader.peers.iter()),
+            _ => None,
+        };
+        peers.into_iter().flatten().map(|(&id, peer)| self.peer_status(id, peer))
     }
 
     fn peer_status(&self, id: NodeId, peer: &Progress) -> PeerStatus {

@@ -107,8 +107,6 @@ pub struct Seen {
     pub in_flight: std::collections::VecDeque<(LogShape, (Term, Option<NodeId>))>,
     /// It runs.
     pub alive: bool,
-    /// Turns taken.
-    pub turns: u64,
 }
 
 /// One turn of one node, as the checkers see it.
@@ -126,8 +124,6 @@ pub struct Turn<'a> {
     pub kept: LogIndex,
     /// Its log now.
     pub log: &'a LogShape,
-    /// The number of this turn.
-    pub number: u64,
 }
 
 /// All oracles.
@@ -173,7 +169,6 @@ impl Oracles {
         };
         let now = Cursors::of(raft);
         let before = std::mem::replace(&mut seen.cursors, now);
-        seen.turns += 1;
         self.checks += 1;
         monotone::check(id, &before, &now)?;
         cursor_order::check(id, &now)?;
@@ -182,11 +177,11 @@ impl Oracles {
         } else {
             log_matching::follow(id, &mut seen.log, raft, &mut self.registry)?
         };
-        if before == now && kept == now.last && seen.turns % match_index::EVERY_TURNS != 0 {
+        if before == now && kept == now.last && !now.leads {
             return Ok(());
         }
-        let (log, number) = (std::mem::take(&mut seen.log), seen.turns);
-        let turn = Turn { id, replica, before, now, kept, log: &log, number };
+        let log = std::mem::take(&mut seen.log);
+        let turn = Turn { id, replica, before, now, kept, log: &log };
         let result = self.check_turn(&turn);
         if let Some(seen) = self.seen_mut(id) {
             seen.log = log;
@@ -213,7 +208,7 @@ impl Oracles {
         if now.applied > before.applied {
             self.state_machine.check(id, now.applied, replica.kv().digest())?;
         }
-        if now.leads && turn.number.is_multiple_of(match_index::EVERY_TURNS) {
+        if now.leads {
             self.match_index.check(turn, &self.nodes)?;
         }
         Ok(())

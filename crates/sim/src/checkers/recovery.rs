@@ -46,7 +46,6 @@ pub fn check(
         log,
         in_flight: VecDeque::new(),
         alive: true,
-        turns: old.map_or(0, |old| old.turns),
     })
 }
 
