@@ -98,6 +98,10 @@ impl Client {
         format!("client {}: {}", self.number, pending.collect::<Vec<_>>().join("; "))
     }
 
+    pub(crate) fn has_session(&self) -> bool {
+        self.session.is_some()
+    }
+
     pub(crate) fn node(&self) -> Option<NodeId> {
         self.connection.map(|(node, ..)| node)
     }

@@ -91,6 +91,8 @@ faults! {
     TornWrite Disk "torn write",
     /// A disk becomes slow.
     SlowDisk Disk "slow disk",
+    /// News of a job that was done comes late, after news of a later one.
+    Completions Disk "late completions",
     /// A read fails.
     ReadError Disk "read error",
     /// A write fails.

@@ -20,6 +20,7 @@ pub mod crashes;
 pub mod disk;
 pub mod faults;
 pub mod history;
+mod insistence;
 pub mod labs;
 mod nemesis;
 pub mod network;

@@ -9,7 +9,8 @@ use sampan_lincheck::{Options, check as decide, html, run_file};
 use sampan_sim::crashes::{CrashSweep, crashes, explain as explain_crash};
 use sampan_sim::labs;
 use sampan_sim::run::RunReport;
-use sampan_sim::runner::{Sweep, name_seeds_of_panics, run_seed, sweep};
+use sampan_sim::runner::{ALL_STRIKE_WITHIN, Sweep, name_seeds_of_panics, run_seed, sweep};
+use sampan_sim::swarm::Plan;
 use sampan_sim::trace::Trace;
 
 /// The same as the server's: a run is many small allocations.
@@ -43,6 +44,9 @@ enum Command {
         /// Stop after so many runs that failed.
         #[arg(long, default_value_t = 10)]
         failures_max: usize,
+        /// Print one line a seed, as it ends.
+        #[arg(long)]
+        list: bool,
     },
     /// Run the course's suites, and the ten difficulties.
     Labs {
@@ -81,6 +85,9 @@ enum Command {
         /// Draw what clients saw in this file, if the run fails.
         #[arg(long)]
         html: Option<PathBuf>,
+        /// First print what the seed decides in advance.
+        #[arg(long)]
+        plan: bool,
     },
     /// Let the power go at every sync of reference runs, and start from every disk that may be left.
     Crashes {
@@ -140,15 +147,18 @@ fn main() -> ExitCode {
     name_seeds_of_panics();
     labs::name_rows_of_panics();
     match Arguments::parse().command {
-        Command::Run { seeds, from, minutes_simulated, threads, failures_max } => {
+        Command::Run { seeds, from, minutes_simulated, threads, failures_max, list } => {
             let safety = Duration::from_secs_f64(minutes_simulated * 60.0);
-            run(Sweep { from, seeds, safety, threads }, failures_max)
+            run(Sweep { from, seeds, safety, threads }, failures_max, list)
         }
         Command::Labs { suites, seeds, from, test, threads, json, trace } => {
             run_labs(&labs::Selection { suites, test, from, seeds, threads, trace }, json)
         }
-        Command::Replay { seed, minutes_simulated, last, html } => {
+        Command::Replay { seed, minutes_simulated, last, html, plan } => {
             let safety = Duration::from_secs_f64(minutes_simulated * 60.0);
+            if plan {
+                println!("{:#?}", Plan::of_seed(seed, safety));
+            }
             replay(seed, safety, last, html.as_deref())
         }
         Command::Crashes {
@@ -169,8 +179,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(what: Sweep, failures_max: usize) -> ExitCode {
+fn run(what: Sweep, failures_max: usize, list: bool) -> ExitCode {
     let summary = sweep(what, failures_max, |report| {
+        if list {
+            println!("{}", report.line());
+        }
         if let Some(violation) = &report.violation {
             println!("seed {}: {violation}", report.seed);
         }
@@ -179,11 +192,12 @@ fn run(what: Sweep, failures_max: usize) -> ExitCode {
     for failure in summary.failures.iter().take(3) {
         explain(failure, what.safety);
     }
-    let silent = summary.silent_faults();
-    if !silent.is_empty() {
-        println!("never struck: {silent:?}");
+    let silent = if what.safety < ALL_STRIKE_WITHIN { &[] } else { &*summary.silent_runs };
+    for (seed, faults) in silent {
+        let faults: Vec<&str> = faults.iter().map(|fault| fault.label()).collect();
+        println!("seed {seed}: enabled, and never struck: {}", faults.join(", "));
     }
-    println!("{} of {} seeds failed", summary.failures.len(), summary.runs);
+    println!("{} of {} seeds failed", summary.failures.len() + silent.len(), summary.runs);
     if summary.failures.is_empty() && silent.is_empty() {
         ExitCode::SUCCESS
     } else {

@@ -20,6 +20,8 @@ pub(crate) enum Undo {
     Resume(NodeId),
     /// A disk is fast again.
     FastDisk(NodeId),
+    /// News of a disk's jobs comes at once again.
+    PromptDisk(NodeId),
     /// A disk has room again.
     Space(NodeId),
     /// A write that was to go astray and has not is forgiven.
@@ -27,7 +29,7 @@ pub(crate) enum Undo {
 }
 
 /// Kinds that a schedule brings about; the others follow from rates or from these.
-const SCHEDULED: [Fault; 28] = [
+const SCHEDULED: [Fault; 29] = [
     Fault::Partition,
     Fault::OneWayCut,
     Fault::SlowLink,
@@ -41,6 +43,7 @@ const SCHEDULED: [Fault; 28] = [
     Fault::ClockSkew,
     Fault::ClockDrift,
     Fault::SlowDisk,
+    Fault::Completions,
     Fault::ReadError,
     Fault::WriteError,
     Fault::SyncError,
@@ -61,7 +64,7 @@ const SCHEDULED: [Fault; 28] = [
 /// A fault that could not strike is tried again after this, in microseconds.
 const TRY_AGAIN_US: u64 = 700_000;
 /// So many times.
-const TRIES_MAX: u32 = 60;
+pub(crate) const TRIES_MAX: u32 = 60;
 
 /// When what strikes: each enabled kind at least once, and then at random.
 pub(crate) fn schedule(
@@ -126,7 +129,7 @@ impl Simulation {
             Fault::ClusterPowerCut => Ok(self.cluster_power_cut()),
             Fault::CrashInStart => Ok(self.crash_in_start()),
             Fault::ClockJump | Fault::ClockSkew | Fault::ClockDrift => Ok(self.upset_clock(fault)),
-            Fault::SlowDisk | Fault::NoSpace => Ok(self.trouble_disk(fault)),
+            Fault::SlowDisk | Fault::Completions | Fault::NoSpace => Ok(self.trouble_disk(fault)),
             Fault::ReadError => Ok(self.fail_read()),
             Fault::WriteError => Ok(self.arm(Mishap::WriteFails)),
             Fault::SyncError => Ok(self.arm(Mishap::SyncFails { drop_pages: false })),
@@ -146,7 +149,7 @@ impl Simulation {
     // ------------------------------------------------------------------------------- whom
 
     /// A machine that runs: the leader, a third of the time.
-    fn pick_up(&mut self) -> Option<NodeId> {
+    pub(crate) fn pick_up(&mut self) -> Option<NodeId> {
         if self.rng.one_in(3)
             && let Some(leader) = self.world.leader()
         {
@@ -235,6 +238,13 @@ impl Simulation {
         self.world.kill(id);
         let down = self.draw_us(longest_us);
         self.after(down, Todo::Restart(id));
+    }
+
+    /// A process is killed and stays away for a while.
+    pub(crate) fn take_away(&mut self, id: NodeId, away_us: u64) {
+        self.reset_clients_of(id);
+        self.world.kill(id);
+        self.after(away_us, Todo::Restart(id));
     }
 
     fn cut_power_and_restart(&mut self, id: NodeId, longest_us: u64) {
@@ -326,12 +336,19 @@ impl Simulation {
         let lasts = self.draw_us(10_000_000);
         let times = self.rng.between(3, 60);
         let node = self.world.node_mut(id);
-        if fault == Fault::SlowDisk {
-            node.set_disk_slowness(times);
-            self.after(lasts, Todo::Undo(Undo::FastDisk(id)));
-        } else {
-            node.disk_mut().full = true;
-            self.after(lasts + 1_000_000, Todo::Undo(Undo::Space(id)));
+        match fault {
+            Fault::SlowDisk => {
+                node.set_disk_slowness(times);
+                self.after(lasts, Todo::Undo(Undo::FastDisk(id)));
+            }
+            Fault::Completions => {
+                node.set_completion_delay_us(times * 1_000);
+                self.after(lasts, Todo::Undo(Undo::PromptDisk(id)));
+            }
+            _ => {
+                node.disk_mut().full = true;
+                self.after(lasts + 1_000_000, Todo::Undo(Undo::Space(id)));
+            }
         }
         true
     }
@@ -424,8 +441,8 @@ impl Simulation {
                     self.operator.wish(Wish::Promote(id));
                 }
             }
-            1 if voters.len() > 1 => self.operator.wish(Wish::Leave(victim)),
-            2 if voters.len() > 1 => {
+            1 if voters.len() > self.voters_min() => self.operator.wish(Wish::Leave(victim)),
+            2 if voters.len() > self.voters_min() => {
                 self.operator.wish(Wish::Demote(victim));
                 self.operator.wish(Wish::Promote(victim));
             }
@@ -438,6 +455,13 @@ impl Simulation {
             }
         }
         Ok(true)
+    }
+
+    /// The members are never made fewer than these: what a disk may lose for good must stay within
+    /// what a quorum can bear.
+    fn voters_min(&self) -> usize {
+        let losses = [Fault::BitFlip, Fault::BadSector, Fault::Misdirected, Fault::DiskLost];
+        if losses.into_iter().any(|fault| self.plan.faults.has(fault)) { 3 } else { 1 }
     }
 
     fn add_learner(&mut self) -> Result<bool, Violation> {
@@ -469,15 +493,22 @@ impl Simulation {
 
     // ------------------------------------------------------------------------------- clients
 
+    /// A client with a session falls silent for longer than that lives.
     fn idle_client(&mut self) -> bool {
-        let client = self.rng.below(self.clients.len() as u64) as usize;
+        let clients = 0..self.clients.len();
+        let holders: Vec<usize> =
+            clients.filter(|client| self.clients[*client].has_session()).collect();
+        if holders.is_empty() {
+            return false;
+        }
+        let client = *self.rng.pick(&holders);
         let ttl_us = self.plan.options.kv.session_ttl_ms.min(10_000) * 1_000;
         let until = self.world.now().plus_us(ttl_us + self.rng.between(100_000, 2_000_000));
         self.clients[client].idle_until(until);
         true
     }
 
-    fn disconnect_client(&mut self) -> bool {
+    pub(crate) fn disconnect_client(&mut self) -> bool {
         let waiting: Vec<usize> =
             (0..self.clients.len()).filter(|client| self.clients[*client].is_waiting()).collect();
         if waiting.is_empty() {
@@ -510,6 +541,9 @@ impl Simulation {
             Undo::FastDisk(id) if self.world.get(id).is_some() => {
                 self.world.node_mut(id).set_disk_slowness(1);
             }
+            Undo::PromptDisk(id) if self.world.get(id).is_some() => {
+                self.world.node_mut(id).set_completion_delay_us(0);
+            }
             Undo::Space(id) if self.world.get(id).is_some() => {
                 self.world.node_mut(id).disk_mut().full = false;
             }
@@ -517,7 +551,11 @@ impl Simulation {
                 let disk = self.world.node_mut(id).disk_mut();
                 disk.damaged &= !disk.disarm(Mishap::WriteMisdirected);
             }
-            Undo::Resume(_) | Undo::FastDisk(_) | Undo::Space(_) | Undo::Forgive(_) => {}
+            Undo::Resume(_)
+            | Undo::FastDisk(_)
+            | Undo::PromptDisk(_)
+            | Undo::Space(_)
+            | Undo::Forgive(_) => {}
         }
     }
 
@@ -561,6 +599,7 @@ impl Simulation {
             let node = self.world.node_mut(id);
             node.disk_mut().heal();
             node.set_disk_slowness(1);
+            node.set_completion_delay_us(0);
             self.world.change_clock(id, |clock| {
                 clock.set_drift(now, 0);
                 clock.set_skew(now, 0);
@@ -578,6 +617,7 @@ fn is_counted_here(fault: Fault) -> bool {
     !matches!(
         fault,
         Fault::CrashInStart
+            | Fault::Completions
             | Fault::ReadError
             | Fault::WriteError
             | Fault::SyncError

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use sampan_base::{Configuration, NodeId};
-use sampan_replica::{DiskJob, Input, Lane, Options, Replica};
+use sampan_replica::{DiskDone, DiskJob, Input, Lane, Options, Replica};
 
 use crate::clock::NodeClock;
 use crate::disk::{Disk, DiskOp, PAGE_BYTES, SimDisk};
@@ -54,6 +54,10 @@ pub(crate) struct Running {
 pub(crate) struct LaneState {
     pub(crate) waiting: VecDeque<DiskJob>,
     pub(crate) running: Option<Running>,
+    /// Done, and the replica does not know yet: when each ended, and how.
+    pub(crate) done: VecDeque<(SimTime, DiskDone)>,
+    /// When the last of those is told. News of one lane comes in the order of its jobs.
+    pub(crate) told_by: SimTime,
 }
 
 /// One machine.
@@ -65,6 +69,8 @@ pub struct Node {
     pub(crate) clock: NodeClock,
     /// Disk operations take this many times as long.
     pub(crate) disk_slowness: u64,
+    /// News of a job that was done comes this much later at most, in microseconds.
+    pub(crate) completion_delay_us: u64,
     /// Counts its lives, from 1 at the first start: what was scheduled for an older one is void.
     pub(crate) life: u64,
     pub(crate) inbox: Vec<Input>,
@@ -85,6 +91,7 @@ impl Node {
             replica: None,
             disk,
             disk_slowness: 1,
+            completion_delay_us: 0,
             life: 0,
             inbox: Vec::new(),
             lanes: <[LaneState; 3]>::default(),
@@ -155,6 +162,11 @@ impl Node {
         self.disk_slowness = times.max(1);
     }
 
+    /// Makes news of disk jobs come up to this much late; 0 is normal.
+    pub fn set_completion_delay_us(&mut self, us: u64) {
+        self.completion_delay_us = us;
+    }
+
     pub(crate) fn lane(&mut self, lane: Lane) -> &mut LaneState {
         &mut self.lanes[lane_number(lane)]
     }
@@ -168,6 +180,8 @@ impl Node {
         self.wake_at = SimTime::NEVER;
         for lane in &mut self.lanes {
             lane.waiting.clear();
+            lane.done.clear();
+            lane.told_by = SimTime::ZERO;
             if let Some(running) = lane.running.take()
                 && let Some(ops) = steps(&running.job)
             {

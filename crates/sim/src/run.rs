@@ -43,6 +43,7 @@ pub(crate) enum Todo {
     Close { node: NodeId, connection: ConnectionId },
     Fault { fault: Fault, tries: u32 },
     Undo(Undo),
+    Insist,
     Operator,
     Restart(NodeId),
     Shutdown(NodeId),
@@ -88,6 +89,32 @@ pub struct RunReport {
     pub lines: Vec<String>,
     /// The history, for a picture of it.
     pub record: Option<Box<sampan_lincheck::History>>,
+}
+
+impl RunReport {
+    /// Kinds of faults that could have struck and never did. A run that was stopped by a violation
+    /// had no time for them.
+    pub fn silent_faults(&self) -> impl Iterator<Item = Fault> {
+        let silent = |fault: &Fault| self.violation.is_none() && self.faults.of(*fault) == 0;
+        self.enabled.iter().filter(silent)
+    }
+
+    /// The run in one line.
+    pub fn line(&self) -> String {
+        let Self { seed, events, virtual_time, recovery_time, hash, .. } = self;
+        let (virtual_s, recovery_s) = (virtual_time.as_secs_f64(), recovery_time.as_secs_f64());
+        let silent: Vec<&str> = self.silent_faults().map(Fault::label).collect();
+        format!(
+            "seed {seed}: {virtual_s:.0} virtual s, recovered in {recovery_s:.1} s, {events} events, \
+             {:.1} operations a second, trace hash {hash:016x}, silent: {silent:?}",
+            self.operations_a_second()
+        )
+    }
+
+    /// Operations of clients that ended, a virtual second.
+    pub fn operations_a_second(&self) -> f64 {
+        self.operations.iter().sum::<u64>() as f64 / self.virtual_time.as_secs_f64().max(1e-9)
+    }
 }
 
 /// One run.
@@ -225,6 +252,7 @@ impl Simulation {
             self.after(wait, Todo::Think(client));
         }
         self.after(0, Todo::Operator);
+        self.after(self.plan.safety_us / 2, Todo::Insist);
         let Plan { faults, fault_every_us, safety_us, .. } = self.plan;
         for (at, fault) in schedule(&mut self.rng, faults, fault_every_us, safety_us) {
             self.after(at, Todo::Fault { fault, tries: 0 });
@@ -306,6 +334,7 @@ impl Simulation {
             }
             Todo::Fault { fault, tries } => return self.fault_strikes(fault, tries),
             Todo::Undo(undo) => self.undo(undo),
+            Todo::Insist => return self.insist(),
             Todo::Operator => return self.operator_looks(),
             Todo::Restart(id) => return self.start_node(id),
             Todo::Shutdown(id) => {
@@ -431,12 +460,10 @@ impl Simulation {
         }
     }
 
-    fn into_report(
-        mut self,
-        seed: u64,
-        enabled: crate::faults::FaultSet,
-        violation: Option<Violation>,
-    ) -> RunReport {
+    /// How often each kind has struck: what strikes is counted where it does, the rest where it is
+    /// felt.
+    pub(crate) fn counts_so_far(&self) -> FaultCounts {
+        let mut counts = self.counts;
         let mut disks = self.disk_counts;
         for node in self.world.nodes() {
             disks.merge(&node.disk().counts);
@@ -448,6 +475,7 @@ impl Simulation {
             (Fault::Reorder, network.reordered),
             (Fault::Delay, network.delayed),
             (Fault::Corrupt, self.world.counts.corrupt_caught),
+            (Fault::Completions, self.world.counts.overtaken),
             (Fault::LostSectors, disks.sectors_lost),
             (Fault::LostNames, disks.names_lost),
             (Fault::TornWrite, disks.torn),
@@ -458,8 +486,18 @@ impl Simulation {
             (Fault::NoSpace, disks.no_space),
             (Fault::Misdirected, disks.misdirected),
         ] {
-            self.counts.add(fault, times);
+            counts.add(fault, times);
         }
+        counts
+    }
+
+    fn into_report(
+        mut self,
+        seed: u64,
+        enabled: crate::faults::FaultSet,
+        violation: Option<Violation>,
+    ) -> RunReport {
+        self.counts = self.counts_so_far();
         let failed = violation.is_some();
         self.record.history.notes.push(format!("sampan-sim replay {seed}"));
         RunReport {

@@ -15,6 +15,10 @@ use crate::swarm::Plan;
 use crate::sync_points::SyncWatch;
 use crate::trace::Trace;
 
+/// A run of this length or more has time to bring about every kind of fault that its seed enables,
+/// and fails if it does not (`insistence.rs`). In shorter ones silent kinds are only counted.
+pub const ALL_STRIKE_WITHIN: Duration = Duration::from_secs(120);
+
 /// Which seeds to run, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Sweep {
@@ -51,10 +55,16 @@ pub struct Summary {
     pub faults: FaultCounts,
     /// In how many runs each kind could have struck.
     pub enabled: FaultCounts,
+    /// In how many of those it never did.
+    pub silent: FaultCounts,
+    /// The fewest operations a virtual second in any run, and its seed.
+    pub slowest: Option<(f64, u64)>,
     /// The hashes of all traces, folded in the order of seeds.
     pub hash: u64,
     /// The runs that failed, in the order of seeds.
     pub failures: Vec<RunReport>,
+    /// Runs in which an enabled kind never struck, with those kinds, in the order of seeds.
+    pub silent_runs: Vec<(u64, Vec<Fault>)>,
 }
 
 thread_local! {
@@ -161,6 +171,15 @@ fn summarize(reports: Vec<RunReport>, wall: Duration) -> Summary {
         for fault in report.enabled.iter() {
             summary.enabled.add(fault, 1);
         }
+        let silent: Vec<Fault> = report.silent_faults().collect();
+        if !silent.is_empty() {
+            silent.iter().for_each(|fault| summary.silent.add(*fault, 1));
+            summary.silent_runs.push((report.seed, silent));
+        }
+        let pace = (report.operations_a_second(), report.seed);
+        if summary.slowest.is_none_or(|slowest| pace < slowest) {
+            summary.slowest = Some(pace);
+        }
         summary.hash = sampan_base::rng::mix(summary.hash ^ report.hash);
         if report.violation.is_some() {
             summary.failures.push(report);
@@ -170,12 +189,6 @@ fn summarize(reports: Vec<RunReport>, wall: Duration) -> Summary {
 }
 
 impl Summary {
-    /// Kinds of faults that could have struck and never did.
-    pub fn silent_faults(&self) -> Vec<Fault> {
-        let silent = |fault: &Fault| self.enabled.of(*fault) > 0 && self.faults.of(*fault) == 0;
-        Fault::ALL.into_iter().filter(silent).collect()
-    }
-
     /// Cluster-hours simulated in a minute of wall time.
     pub fn cluster_hours_per_minute(&self) -> f64 {
         self.virtual_time.as_secs_f64() / 60.0 / self.wall.as_secs_f64().max(1e-9)
@@ -184,10 +197,11 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "faults                  struck   in runs")?;
+        writeln!(f, "faults                  struck   in runs    silent")?;
         for fault in Fault::ALL {
             let (struck, runs) = (self.faults.of(fault), self.enabled.of(fault));
-            writeln!(f, "  {fault:20} {struck:>9} {runs:>9}")?;
+            let silent = self.silent.of(fault);
+            writeln!(f, "  {fault:20} {struck:>9} {runs:>9} {silent:>9}")?;
         }
         let [ok, failed, unknown] = self.operations;
         let operations = ok + failed + unknown;
@@ -203,6 +217,9 @@ impl fmt::Display for Summary {
             "operations checked   {operations:>10} ({ok} ok, {failed} failed, {unknown} unknown)"
         )?;
         writeln!(f, "  per virtual second {:>10.1}", operations as f64 / seconds.max(1e-9))?;
+        if let Some((pace, seed)) = self.slowest {
+            writeln!(f, "  fewest in a run    {pace:>10.1} (seed {seed})")?;
+        }
         writeln!(f, "entries committed    {:>10}", self.entries)?;
         writeln!(f, "power losses rehearsed {:>8}", self.rehearsals)?;
         writeln!(f, "slowest recovery     {:>10.1} virtual s", self.recovery_max.as_secs_f64())?;

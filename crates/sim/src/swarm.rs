@@ -72,11 +72,16 @@ impl Plan {
     pub fn of_seed(seed: u64, safety: Duration) -> Self {
         let mut rng = Rng::seeded(seed ^ 0x5a3d_7057_0001);
         let nodes = *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]);
-        let options = options(&mut rng);
-        let faults = faults(&mut rng, nodes, &options);
-        let rates = rates(&mut rng, faults);
-        let client_count = rng.between(2, 8) as usize;
-        let clients = (0..client_count).map(|_| client(&mut rng, &options)).collect();
+        let mut options = options(&mut rng);
+        let clients = clients(&mut rng, &options);
+        let sessions = clients.iter().filter(|client| client.session).count();
+        let faults = faults(&mut rng, nodes, sessions, &options);
+        let rates = rates(&mut rng, faults, &options);
+        if rates.drop + rates.corrupt + rates.delay > 0 {
+            // A thousand pieces of a snapshot, and a wait for each one that is lost, take minutes.
+            let chunk = &mut options.raft.snapshot_chunk_bytes_max;
+            *chunk = 64.max(*chunk);
+        }
         Self {
             seed,
             nodes,
@@ -88,7 +93,7 @@ impl Plan {
             fault_every_us: rng.between(2_000, 12_000) * 1_000,
             clients,
             mix: mix(&mut rng),
-            operation_every_us: 1_000_000 / rng.between(30, 60),
+            operation_every_us: 1_000_000 / rng.between(28, 48),
             client_patience_us: rng.between(1_000, 6_000) * 1_000,
             options,
         }
@@ -133,7 +138,7 @@ fn options(rng: &mut Rng) -> Options {
         raft.reads_max = tiny.raft.reads_max;
     }
     if rng.one_in(2) {
-        raft.snapshot_chunk_bytes_max = rng.between(64, 1_024) as usize;
+        raft.snapshot_chunk_bytes_max = *rng.pick(&[16, 64, 256, 1_024]);
     }
     options.storage.segment_bytes = *rng.pick(&[16, 32, 64, 256]) << 10;
     options.storage.entry_bytes_max = 8 << 10;
@@ -142,12 +147,14 @@ fn options(rng: &mut Rng) -> Options {
     options.no_leader_wait = Duration::from_millis(rng.between(100, 800));
     options.client_timeout = Duration::from_millis(rng.between(1_500, 6_000));
     options.forward_retry = Duration::from_millis(rng.between(1_000, 3_000));
-    options.raft_state_bytes_max =
-        *rng.pick(&[Some(16 << 10), Some(64 << 10), Some(256 << 10), Some(1 << 20), None]);
+    let state_kib = *rng.pick(&[Some(4), Some(16), Some(64), Some(256), Some(1_024), None]);
+    options.raft_state_bytes_max = state_kib.map(|kib| kib << 10);
     options.raft_state_snapshot_percent = *rng.pick(&[0, 100]);
     options.batch_bytes_max = *rng.pick(&[1, 64, 1_024, 4_096]);
     options.apply_bytes_max = *rng.pick(&[1, 128, 1 << 20]);
-    options.snapshot_chunk_bytes = *rng.pick(&[64, 512, 16 << 10]);
+    // Written in so many steps, and the more often the lower the threshold.
+    let smallest = if state_kib.is_none_or(|kib| kib >= 64) { 16 } else { 128 };
+    options.snapshot_chunk_bytes = *rng.pick(&[smallest, 512, 16 << 10]);
     options.clock_entry_interval = Duration::from_millis(*rng.pick(&[20, 100, 500]));
     options
 }
@@ -174,6 +181,21 @@ fn disk(rng: &mut Rng) -> DiskProfile {
     DiskProfile { page_us: rng.between(2, 20), sync_us: (fastest, fastest * rng.between(1, 10)) }
 }
 
+/// All clients together may have at least this many commands under way: one that is lost holds up
+/// its client for seconds, and 20 operations a second are wanted of the worst network.
+const UNDER_WAY_MIN: usize = 20;
+
+fn clients(rng: &mut Rng, options: &Options) -> Vec<ClientPlan> {
+    let count = rng.between(3, 8) as usize;
+    let (mut clients, mut under_way) = (Vec::new(), 0);
+    while clients.len() < count || under_way < UNDER_WAY_MIN {
+        let client = client(rng, options);
+        under_way += client.window;
+        clients.push(client);
+    }
+    clients
+}
+
 fn client(rng: &mut Rng, options: &Options) -> ClientPlan {
     let session = rng.permille(600);
     let window_max = if session { options.kv.session_window_max as u64 - 1 } else { 4 };
@@ -198,10 +220,9 @@ fn mix(rng: &mut Rng) -> Mix {
 }
 
 /// Which kinds of faults may strike: classes first, then kinds.
-fn faults(rng: &mut Rng, nodes: u64, options: &Options) -> FaultSet {
+fn faults(rng: &mut Rng, nodes: u64, sessions: usize, options: &Options) -> FaultSet {
     let mut set = FaultSet::default();
     if rng.one_in(12) {
-        set.insert(Fault::Retry);
         return set; // a run in peace
     }
     let classes = [
@@ -218,13 +239,12 @@ fn faults(rng: &mut Rng, nodes: u64, options: &Options) -> FaultSet {
             set.insert(fault);
         }
     }
-    set.insert(Fault::Retry);
-    remove_impossible(&mut set, nodes, options);
+    remove_impossible(&mut set, nodes, sessions, options);
     set
 }
 
 /// Takes away what cannot happen in this cluster, and adds what follows from what can.
-fn remove_impossible(set: &mut FaultSet, nodes: u64, options: &Options) {
+fn remove_impossible(set: &mut FaultSet, nodes: u64, sessions: usize, options: &Options) {
     let crashes = set.has(Fault::PowerCut) || set.has(Fault::ClusterPowerCut);
     for fault in [Fault::LostSectors, Fault::LostNames] {
         if crashes { set.insert(fault) } else { set.remove(fault) }
@@ -236,7 +256,7 @@ fn remove_impossible(set: &mut FaultSet, nodes: u64, options: &Options) {
     }
     // What a disk loses for good must be within what a quorum can bear.
     if nodes < 3 {
-        for fault in [Fault::BitFlip, Fault::Misdirected, Fault::DiskLost] {
+        for fault in [Fault::BitFlip, Fault::BadSector, Fault::Misdirected, Fault::DiskLost] {
             set.remove(fault);
         }
     }
@@ -250,20 +270,31 @@ fn remove_impossible(set: &mut FaultSet, nodes: u64, options: &Options) {
     let snapshots = options.raft_state_bytes_max.is_some_and(|bytes| bytes <= 64 << 10);
     let laggards = set.has(Fault::Kill) || set.has(Fault::PowerCut) || set.has(Fault::Partition);
     let joins = set.has(Fault::Learner) || set.has(Fault::DiskLost) || set.has(Fault::Membership);
-    if snapshots && nodes >= 2 && (laggards || joins) {
+    if snapshots && ((nodes >= 3 && laggards) || joins) {
         set.insert(Fault::Install);
     } else {
         set.remove(Fault::Install);
     }
-    if options.kv.session_ttl_ms > 5_000 && options.kv.sessions_max > 8 {
+    // A session expires by time, or for want of room. Only what is in a session is sent again.
+    let crowded = sessions > options.kv.sessions_max;
+    if sessions == 0 || (options.kv.session_ttl_ms > 5_000 && !crowded) {
         set.remove(Fault::SessionExpiry);
+    }
+    if sessions == 0 {
+        set.remove(Fault::Retry);
     }
 }
 
-fn rates(rng: &mut Rng, faults: FaultSet) -> Rates {
+fn rates(rng: &mut Rng, faults: FaultSet, options: &Options) -> Rates {
     let mut rate = |fault, low, high| if faults.has(fault) { rng.between(low, high) } else { 0 };
-    let (drop, duplicate) = (rate(Fault::Drop, 2, 100), rate(Fault::Duplicate, 5, 200));
-    let (corrupt, delay) = (rate(Fault::Corrupt, 1, 20), rate(Fault::Delay, 1, 20));
+    // A leader that must be heard every 150 ms does not last where a tenth is lost.
+    let hasty = options.raft.election_timeout_min < Duration::from_millis(300);
+    let drop = rate(Fault::Drop, 2, if hasty { 40 } else { 100 });
+    let duplicate = rate(Fault::Duplicate, 5, 200);
+    let corrupt = rate(Fault::Corrupt, 1, 20);
+    let reorder = faults.has(Fault::Reorder);
+    // Where order is kept, a message that takes seconds holds up all after it.
+    let delay = rate(Fault::Delay, 1, if reorder { 20 } else { 2 });
     let fastest = *rng.pick(&[50, 200, 1_000]);
     Rates {
         drop,
@@ -271,8 +302,8 @@ fn rates(rng: &mut Rng, faults: FaultSet) -> Rates {
         corrupt,
         delay,
         delay_us_max: rng.between(500, 10_000) * 1_000,
-        reorder: faults.has(Fault::Reorder),
-        latency_us: (fastest, fastest * rng.between(1, 20)),
+        reorder,
+        latency_us: (fastest, fastest * rng.between(if reorder { 2 } else { 1 }, 20)),
     }
 }
 
@@ -290,7 +321,7 @@ mod tests {
                 on[fault as usize] += 1;
             }
         }
-        for fault in Fault::ALL.into_iter().filter(|fault| *fault != Fault::Retry) {
+        for fault in Fault::ALL {
             let times = on[fault as usize];
             assert!((20..380).contains(&times), "{fault} is on in {times} of 400 seeds");
         }

@@ -53,6 +53,7 @@ enum Happening {
     Turn { node: NodeId, life: u64 },
     Wake { node: NodeId, life: u64 },
     Job { node: NodeId, life: u64, lane: Lane },
+    Told { node: NodeId, life: u64, lane: Lane },
     Timer(u64),
 }
 
@@ -71,6 +72,8 @@ pub struct WorldCounts {
     pub corrupt_caught: u64,
     /// Disk jobs done.
     pub jobs: u64,
+    /// Of those, jobs of which a replica heard before one that was done earlier.
+    pub overtaken: u64,
 }
 
 /// See [`World::happenings_a_second_max`].
@@ -377,6 +380,13 @@ impl<N: Network> World<N> {
                     Ok(())
                 }
             }
+            Happening::Told { node, life, lane } => {
+                if self.is_life(node, life) {
+                    self.tell(node, lane)
+                } else {
+                    Ok(())
+                }
+            }
             Happening::Timer(number) => {
                 self.notices.push_back(Notice::Timer(number));
                 Ok(())
@@ -678,6 +688,28 @@ impl<N: Network> World<N> {
             format!("{id} disk {}", describe_done(&done))
         });
         self.start_job(id, lane);
+        let delay_us = self.node(id).completion_delay_us;
+        let late_us = if delay_us == 0 { 0 } else { self.rng.below(delay_us) };
+        let node = self.node_mut(id);
+        let life = node.life;
+        let state = node.lane(lane);
+        state.told_by = state.told_by.max(now.plus_us(late_us));
+        let told_by = state.told_by;
+        state.done.push_back((now, done));
+        if told_by == now {
+            return self.tell(id, lane);
+        }
+        self.queue.push(told_by, Happening::Told { node: id, life, lane });
+        Ok(())
+    }
+
+    /// A replica hears of the oldest job of a lane that was done.
+    fn tell(&mut self, id: NodeId, lane: Lane) -> Result<(), Violation> {
+        let node = self.node_mut(id);
+        let (ended, done) = node.lane(lane).done.pop_front().expect("what is told was done");
+        let earlier = node.lanes.iter().filter_map(|lane| lane.done.front());
+        let overtakes = earlier.into_iter().any(|(other, _)| *other < ended);
+        self.counts.overtaken += u64::from(overtakes);
         self.deliver(id, Input::Disk(done))
     }
 }

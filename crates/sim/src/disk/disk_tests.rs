@@ -49,6 +49,23 @@ fn a_name_is_durable_after_a_sync_of_its_directory_and_not_before() {
 }
 
 #[test]
+fn the_power_can_go_in_the_middle_of_a_write_and_before_a_name_is_synced() {
+    let mut disk = disk(&[create("wal/a", 0), sync_directory("wal")]);
+    disk.arm(Mishap::PowerFails { names: false }, FileClass::Log);
+    disk.execute(&rename("wal/a", "wal/b")).unwrap();
+    assert!(!disk.has_failed(), "that was no write");
+    disk.execute(&write("wal/b", 0, &[1; 4_096])).unwrap_err();
+    assert!(disk.has_failed() && disk.counts.torn == 1 && disk.counts.write_errors == 0);
+    disk.execute(&sync("wal/b")).unwrap_err();
+    disk.lose_power(Survival::None);
+    assert_eq!((files(&disk), disk.counts.names_lost), (vec!["wal/a".into()], 1));
+    disk.arm(Mishap::PowerFails { names: true }, FileClass::Any);
+    disk.execute(&rename("wal/a", "wal/b")).unwrap();
+    disk.execute(&sync_directory("wal")).unwrap_err();
+    assert!(disk.has_failed());
+}
+
+#[test]
 fn a_rename_is_done_or_not_and_never_half() {
     let mut disk = disk(&[
         create("s/old", 0),

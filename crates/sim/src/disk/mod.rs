@@ -56,6 +56,11 @@ pub enum Mishap {
     },
     /// The next read fails.
     ReadFails,
+    /// The power goes in the middle of the next write, or after the next change of a name.
+    PowerFails {
+        /// Of a name?
+        names: bool,
+    },
     /// The next write lands on another page of its file, and is not where it should be.
     WriteMisdirected,
 }
@@ -77,6 +82,8 @@ pub struct DiskCounts {
     pub read_errors: u64,
     /// Writes that landed elsewhere.
     pub misdirected: u64,
+    /// Steps refused because the power was gone.
+    pub power_failures: u64,
     /// Steps refused for want of room.
     pub no_space: u64,
     /// Bits flipped.
@@ -102,6 +109,7 @@ impl DiskCounts {
             sectors_dropped,
             read_errors,
             misdirected,
+            power_failures,
             no_space,
             flipped,
             sectors_kept,
@@ -116,6 +124,7 @@ impl DiskCounts {
         self.sectors_dropped += sectors_dropped;
         self.read_errors += read_errors;
         self.misdirected += misdirected;
+        self.power_failures += power_failures;
         self.no_space += no_space;
         self.flipped += flipped;
         self.sectors_kept += sectors_kept;
@@ -126,7 +135,7 @@ impl DiskCounts {
 
     /// Errors that a process must not go on after.
     pub fn fatal_errors(&self) -> u64 {
-        self.write_errors + self.sync_errors + self.no_space
+        self.write_errors + self.sync_errors + self.no_space + self.power_failures
     }
 }
 
@@ -189,6 +198,11 @@ impl SimDisk {
     pub fn disarm(&mut self, mishap: Mishap) -> bool {
         let place = self.mishaps.iter().position(|(armed, _)| *armed == mishap);
         place.map(|place| self.mishaps.remove(place)).is_some()
+    }
+
+    /// Takes back all mishaps that have not happened.
+    pub fn disarm_all(&mut self) {
+        self.mishaps.clear();
     }
 
     /// Mishaps that have not happened yet.
@@ -383,13 +397,22 @@ impl SimDisk {
     fn write(&mut self, file: &FileName, offset: u64, bytes: &Bytes) -> Result<(), DiskError> {
         let held_bytes = self.inodes[self.place(file)?].len();
         self.take_room(file, (offset + bytes.len() as u64).saturating_sub(held_bytes))?;
-        let unfit = |mishap| matches!(mishap, Mishap::WriteFails | Mishap::WriteMisdirected);
+        let unfit = |mishap| {
+            matches!(
+                mishap,
+                Mishap::WriteFails | Mishap::WriteMisdirected | Mishap::PowerFails { names: false }
+            )
+        };
         match self.take_mishap(file, unfit) {
             None => self.inode(file)?.write(offset, bytes),
             Some(Mishap::WriteMisdirected) => self.misdirect(file, offset, bytes)?,
-            Some(_) => {
+            Some(mishap) => {
                 let op = DiskOp::Write { file: file.clone(), offset, bytes: bytes.clone() };
                 self.tear(&op);
+                if matches!(mishap, Mishap::PowerFails { .. }) {
+                    self.steps_left = Some(0);
+                    return Err(self.power_is_gone());
+                }
                 self.counts.write_errors += 1;
                 return Err(DiskError::Io(file.clone(), "write: input/output error".into()));
             }
@@ -462,6 +485,11 @@ impl SimDisk {
         Ok(())
     }
 
+    fn power_is_gone(&mut self) -> DiskError {
+        self.counts.power_failures += 1;
+        DiskError::Io(Arc::from("disk"), "the power is gone".into())
+    }
+
     fn rename(&mut self, from: &FileName, to: &FileName) -> Result<(), DiskError> {
         let Some(&inode) = self.names.get(from) else {
             return Err(DiskError::NotFound(from.clone()));
@@ -488,6 +516,11 @@ impl SimDisk {
 
     fn change(&mut self, change: NameChange) {
         apply(&mut self.names, &change);
+        let named = change.link.as_ref().or(change.unlink.as_ref()).map(|(name, _)| name.clone());
+        let fails = |mishap| mishap == Mishap::PowerFails { names: true };
+        if named.is_some_and(|name| self.take_mishap(&name, fails).is_some()) {
+            self.steps_left = Some(0);
+        }
         self.changes.push(change);
     }
 
@@ -537,7 +570,7 @@ impl Disk for SimDisk {
     fn execute(&mut self, op: &DiskOp) -> Result<(), DiskError> {
         if let Some(left) = &mut self.steps_left {
             if *left == 0 {
-                return Err(DiskError::Io(Arc::from("disk"), "the power is gone".into()));
+                return Err(self.power_is_gone());
             }
             *left -= 1;
         }
