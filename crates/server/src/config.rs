@@ -159,7 +159,8 @@ pub struct Limits {
     pub backups_max: usize,
     /// A backup that nobody has read from for this long is ended.
     pub backup_idle_time: Duration,
-    /// Bytes of a backup in one reply; at most half of `output_bytes_max` in any case.
+    /// Bytes of a backup in one reply, at most half of `output_bytes_max` in any case: so much is
+    /// copied and sent between two turns, so it should be a moment's work.
     pub backup_read_bytes: usize,
     /// A stop waits at most this long for replies to leave.
     pub stop_flush_time: Duration,
@@ -195,7 +196,7 @@ impl Default for Limits {
             linger_time: Duration::from_secs(1),
             backups_max: 4,
             backup_idle_time: Duration::from_secs(60),
-            backup_read_bytes: 1 << 20,
+            backup_read_bytes: 256 << 10,
             stop_flush_time: Duration::from_millis(500),
             handshake_time: Duration::from_secs(2),
             handshakes_max: 64,

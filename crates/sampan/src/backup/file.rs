@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -21,7 +22,8 @@ impl FileWriter {
     /// Creates it beside the name that it will have.
     pub(super) fn create(path: &Path) -> Result<Self, Failure> {
         let beside = beside(path);
-        let file = File::options().write(true).create_new(true).open(&beside);
+        // Whoever may read it may read all there is.
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&beside);
         let file = file.map_err(|error| failed(&beside, &error))?;
         Ok(Self { file, path: path.to_owned(), beside, finished: false })
     }
