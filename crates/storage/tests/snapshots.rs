@@ -292,3 +292,56 @@ fn every_flipped_bit_and_every_other_length_of_a_stream_is_found() {
     let twice = [&bytes[..], &bytes[..]].concat();
     assert!(streamed(&twice, 1_000).is_err());
 }
+
+/// The bytes of a snapshot of this id whose chunks these are.
+fn bytes_of(id: u64, chunks: &[Vec<u8>]) -> Vec<u8> {
+    let mut disk = created(&Options::tiny());
+    let (mut writer, mut ops) =
+        SnapshotWriter::begin(IDENTITY, id, position(5, 2), &configuration());
+    for chunk in chunks {
+        ops.extend(writer.chunk(chunk));
+    }
+    let (meta, file, rest) = writer.finish(b"digest");
+    ops.extend(rest);
+    disk.execute_all(&ops).unwrap();
+    disk.read(&file, 0, meta.size_bytes).unwrap().to_vec()
+}
+
+#[test]
+fn sound_parts_that_do_not_belong_together_are_found_where_they_meet() {
+    let damage = |bytes: &[u8]| match streamed(bytes, 512) {
+        Err(SnapshotError::Damaged { offset, why, .. }) => (offset, why),
+        other => panic!("{other:?}"),
+    };
+    let chunks = [vec![1; 100], vec![2; 100]];
+    let (ours, theirs) = (bytes_of(1, &chunks), bytes_of(2, &chunks));
+    let first = FIRST_CHUNK_OFFSET as usize;
+    let (second, footer) = (first + 124, first + 248);
+    let another = "another chunk is here";
+
+    let swapped = [&ours[..first], &ours[second..footer], &ours[first..second], &ours[footer..]];
+    assert_eq!(damage(&swapped.concat()), (first as u64, another));
+    let foreign = [&ours[..second], &theirs[second..]].concat();
+    assert_eq!(damage(&foreign), (second as u64, another));
+    let twice = [&ours[..footer], &ours[second..]].concat();
+    assert_eq!(damage(&twice), (footer as u64, another));
+    let missing = [&ours[..second], &ours[footer..]].concat();
+    assert_eq!(damage(&missing), (second as u64, "chunks are missing or too many"));
+    let (empty, other) = (bytes_of(1, &[]), bytes_of(2, &[]));
+    let mixed = [&empty[..first], &other[first..]].concat();
+    assert_eq!(damage(&mixed), (first as u64, "header and footer disagree"));
+}
+
+#[test]
+fn a_stream_that_does_not_end_is_not_held() {
+    let (mut disk, meta, file) = written(&payloads());
+    let bytes = disk.read(&file, 0, meta.size_bytes).unwrap();
+    let mut stream = SnapshotStream::new("backup");
+    stream.feed(&bytes);
+    while stream.next_part().unwrap().is_some() {}
+    let refused = (0..10).find(|_| {
+        stream.feed(&[0; 1_000]);
+        stream.next_part().is_err()
+    });
+    assert!(refused.is_some(), "ten thousand bytes after the footer, and they are still held");
+}
