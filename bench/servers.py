@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 PR_SET_PDEATHSIG = 1
 
 

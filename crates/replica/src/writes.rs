@@ -156,13 +156,12 @@ impl Writes {
 
     /// Closes the batch: its bytes, stamped with the leader's time, and its waiters.
     pub(crate) fn close(&mut self, wall: WallTime) -> (Bytes, Vec<Waiter>) {
-        let room = self.open.builder.bytes();
-        let next = BatchBuilder::with_capacity(WallTime::ZERO, room);
-        let mut builder = std::mem::replace(&mut self.open.builder, next);
-        builder.stamp(wall);
+        self.open.builder.stamp(wall);
         self.open.id += 1;
         self.open.wanted = false;
-        (builder.finish(), std::mem::take(&mut self.open.waiters))
+        // The next turn's batch is most likely as long as this one.
+        let next = Vec::with_capacity(self.open.waiters.len());
+        (self.open.builder.take(), std::mem::replace(&mut self.open.waiters, next))
     }
 
     /// Remembers who waits for a proposed batch. A node that led before may hold proposals of an

@@ -59,12 +59,12 @@ fn one_write_alone() {
 
 #[test]
 fn a_pipeline_of_writes() {
-    assert_work(work(100, true, &["SET k v1"; 64]), 0.55, 710.0);
+    assert_work(work(100, true, &["SET k v1"; 64]), 0.48, 620.0);
 }
 
 #[test]
 fn a_pipeline_of_writes_through_a_follower() {
-    assert_work(work(100, false, &["SET k v1"; 64]), 0.95, 1_170.0);
+    assert_work(work(100, false, &["SET k v1"; 64]), 0.88, 1_080.0);
 }
 
 #[test]
@@ -79,5 +79,5 @@ fn a_pipeline_of_reads_through_a_follower() {
 
 #[test]
 fn a_pipeline_of_increments() {
-    assert_work(work(100, true, &["INCR n"; 64]), 0.55, 710.0);
+    assert_work(work(100, true, &["INCR n"; 64]), 0.48, 620.0);
 }
