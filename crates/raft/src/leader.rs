@@ -392,7 +392,7 @@ impl Raft {
         if planted!(RejectionMatches) {
             peer.acked(hint.index);
         }
-        peer.become_probe(agree, leader.sequence);
+        peer.rejected(agree, leader.sequence);
         Ok(())
     }
 

@@ -93,6 +93,10 @@ pub(crate) struct Progress {
     pub(crate) state: State,
     inflight: VecDeque<Inflight>,
     inflight_bytes: usize,
+    /// Appends that may be on their way: any number until one is rejected, then one, and one more
+    /// with each that is acknowledged. Where messages overtake each other most of a full window is
+    /// rejected, and would be again.
+    window: usize,
     /// Rejections of requests before this one are about a state that is over.
     rejections_from: u64,
     /// Answers to heartbeats from this one on tell whether the last Append arrived.
@@ -121,6 +125,7 @@ impl Progress {
             state: State::Probe { waiting: false },
             inflight: VecDeque::new(),
             inflight_bytes: 0,
+            window: usize::MAX,
             rejections_from: sequence,
             loss_shows_from: None,
             read: 0,
@@ -149,7 +154,8 @@ impl Progress {
         match self.state {
             State::Probe { waiting } => !waiting,
             State::Replicate => {
-                self.inflight.len() < messages_max && self.inflight_bytes < bytes_max
+                self.inflight.len() < messages_max.min(self.window)
+                    && self.inflight_bytes < bytes_max
             }
             State::Snapshot(_) => false,
         }
@@ -212,6 +218,7 @@ impl Progress {
         let news = matched > self.matched;
         self.matched = if planted!(MatchGoesBack) { matched } else { self.matched.max(matched) };
         self.next = self.next.max(self.matched.next());
+        self.window = self.window.saturating_add(usize::from(news));
         while let Some(first) = self.inflight.front()
             && first.last <= self.matched
         {
@@ -272,6 +279,12 @@ impl Progress {
         }
     }
 
+    /// An Append was rejected; the logs may agree through `agree`.
+    pub(crate) fn rejected(&mut self, agree: LogIndex, sequence: u64) {
+        self.window = 1;
+        self.become_probe(agree, sequence);
+    }
+
     /// The logs may agree through `agree`: look there, one Append at a time. `sequence` is the
     /// last request sent; rejections up to it say nothing new.
     pub(crate) fn become_probe(&mut self, agree: LogIndex, sequence: u64) {
@@ -324,6 +337,32 @@ mod tests {
         assert!(!peer.rejection_counts(3, at(4)), "of what is acknowledged");
         assert!(!peer.rejection_counts(3, at(10)), "of what was never sent");
         assert!(peer.rejection_counts(3, at(7)));
+    }
+
+    #[test]
+    fn after_a_rejection_the_window_opens_with_each_acknowledgement() {
+        let mut peer = Progress::new(at(1), 1, Time::ZERO);
+        let mut sequence = 1;
+        let mut fill = |peer: &mut Progress| {
+            while peer.may_send(8, 1_000) {
+                sequence += 1;
+                peer.sent_append(sequence, peer.next, 1, Time::ZERO);
+            }
+            peer.inflight().0
+        };
+        peer.become_replicate(at(0), 1);
+        assert_eq!(fill(&mut peer), 8);
+        peer.rejected(at(0), 9);
+        assert_eq!(fill(&mut peer), 0, "a probe is none of the window");
+        peer.acked(at(1));
+        peer.become_replicate(at(1), 10);
+        assert_eq!(fill(&mut peer), 2);
+        peer.acked(at(2));
+        assert_eq!(fill(&mut peer), 3);
+        (3..=10).for_each(|index| {
+            peer.acked(at(index));
+        });
+        assert_eq!(fill(&mut peer), 8);
     }
 
     #[test]

@@ -4,18 +4,22 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use sampan_base::{ClusterId, Configuration, NodeId};
+use sampan_base::{ClusterId, Configuration, NodeId, Rng};
 use sampan_kv::{Limits, Reply, parse};
 use sampan_replica::{ConnectionId, Input, Options, Request};
 use sampan_sim::clock::NodeClock;
 use sampan_sim::disk::Survival;
-use sampan_sim::network::PerfectNetwork;
+use sampan_sim::network::{Network, PerfectNetwork};
 use sampan_sim::node::{DiskProfile, NodeSetup};
+use sampan_sim::swarm_network::{Rates, SwarmNetwork};
 use sampan_sim::trace::Trace;
 use sampan_sim::{Notice, SimTime, World};
 
 fn world(nodes: u64, options: impl Fn(NodeId) -> Options) -> World<PerfectNetwork> {
-    let network = PerfectNetwork { latency_us: 100 };
+    world_over(PerfectNetwork { latency_us: 100 }, nodes, options)
+}
+
+fn world_over<N: Network>(network: N, nodes: u64, options: impl Fn(NodeId) -> Options) -> World<N> {
     let mut world = World::new(ClusterId(7), 1, network, Trace::quiet());
     let ids: Vec<NodeId> = (1..=nodes).map(NodeId::of).collect();
     for &id in &ids {
@@ -34,7 +38,7 @@ fn world(nodes: u64, options: impl Fn(NodeId) -> Options) -> World<PerfectNetwor
     world
 }
 
-fn await_leader(world: &mut World<PerfectNetwork>) -> NodeId {
+fn await_leader<N: Network>(world: &mut World<N>) -> NodeId {
     for _ in 0..100 {
         let until = world.now().plus_us(50_000);
         while world.run(until).unwrap().is_some() {}
@@ -45,7 +49,7 @@ fn await_leader(world: &mut World<PerfectNetwork>) -> NodeId {
     panic!("no leader within five seconds");
 }
 
-fn ask(world: &mut World<PerfectNetwork>, id: NodeId, seq: u64, command: &str) -> Reply {
+fn ask<N: Network>(world: &mut World<N>, id: NodeId, seq: u64, command: &str) -> Reply {
     let args: Vec<&str> = command.split(' ').collect();
     let mut encoded = Vec::new();
     let class = parse(&args, &Limits::default(), &mut encoded).unwrap();
@@ -126,4 +130,35 @@ fn the_same_seed_does_the_same_thing() {
     let (first, second) = (hash(), hash());
     assert_eq!(first, second);
     assert!(first.1 > 1_000, "{first:?}");
+}
+
+/// Each Append that overtakes the one before it is rejected. Answered with another full window each
+/// time, a follower that lags far behind took hundreds of messages an entry.
+#[test]
+fn a_follower_catches_up_over_a_network_that_reorders_in_few_words() {
+    let rates = Rates { reorder: true, latency_us: (50, 1_000), ..Rates::default() };
+    let one_at_a_time = |id| {
+        let mut options = Options::new(id);
+        options.raft.append_entries_max = 1;
+        options
+    };
+    let mut world = world_over(SwarmNetwork::new(rates, Rng::seeded(3)), 3, one_at_a_time);
+    let leader = await_leader(&mut world);
+    let laggard = NodeId::of(1 + leader.get() % 3);
+    world.network.cut(leader, laggard);
+    let entries = 200;
+    for seq in 0..entries {
+        ask(&mut world, leader, seq, &format!("SET k {seq}"));
+    }
+    world.network.mend(leader, laggard);
+    let before = world.counts.frames;
+    let commit = world.node(leader).replica().unwrap().raft().commit();
+    let until = world.now().plus_us(20_000_000);
+    while world.node(laggard).replica().unwrap().raft().applied() < commit && world.now() < until {
+        let soon = world.now().plus_us(10_000);
+        while world.run(soon).unwrap().is_some() {}
+    }
+    assert!(world.node(laggard).replica().unwrap().raft().applied() >= commit);
+    let frames = world.counts.frames - before;
+    assert!(frames < 15 * entries, "{frames} frames for {entries} entries");
 }
