@@ -62,6 +62,8 @@ impl Display for Body {
             Self::ReadIndexReply { sequence, index, last, .. } => {
                 write!(f, "ReadIndexReply #{sequence} index={index} last={last}")
             }
+            Self::Greet { .. } => f.write_str("Greet"),
+            Self::GreetReply { holds, .. } => write!(f, "GreetReply holds={}", yes(*holds)),
         }
     }
 }

@@ -25,6 +25,7 @@ impl Raft {
     pub(crate) fn may_lead(&self) -> bool {
         self.configurations.is_voter_since(self.commit, self.config.id)
             && self.non_voting_until.is_none()
+            && !self.is_newborn()
             && !self.lost_acknowledged
     }
 

@@ -122,6 +122,7 @@ mod leader;
 mod log;
 mod membership;
 mod message;
+mod newborn;
 mod node;
 mod outputs;
 mod persist;

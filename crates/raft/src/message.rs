@@ -148,6 +148,18 @@ pub enum Body {
         /// The leader's last entry: whatever it ever sent in its term is in the log before it.
         last: LogIndex,
     },
+    /// "What is your term, and do you hold anything?" from a node without a past (`newborn.rs`).
+    Greet {
+        /// Drawn at random when the asker started.
+        nonce: u64,
+    },
+    /// The answer to [`Body::Greet`]; leaves after the term is durable.
+    GreetReply {
+        /// As asked.
+        nonce: u64,
+        /// The sender has entries or a snapshot.
+        holds: bool,
+    },
 }
 
 /// What became of an Append.
@@ -252,7 +264,9 @@ impl Message {
                 Body::PreVoteReply { .. }
                 | Body::VoteReply { .. }
                 | Body::TimeoutNow
-                | Body::ReadIndex { .. } => true,
+                | Body::ReadIndex { .. }
+                | Body::Greet { .. }
+                | Body::GreetReply { .. } => true,
             }
     }
 }

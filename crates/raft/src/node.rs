@@ -16,6 +16,7 @@ use crate::invariants::{self, Seen};
 use crate::leader::Leader;
 use crate::log::Log;
 use crate::membership::Configurations;
+use crate::newborn::Newborn;
 use crate::persist::Persistence;
 use crate::read::FollowerReads;
 use crate::{
@@ -39,6 +40,9 @@ pub struct Restored {
     /// The log may have lost its end, anywhere before this index: the node neither votes nor
     /// counts until it is durable through it. [`LogIndex::MAX`]: it asks the leader for the index.
     pub non_voting_until: Option<LogIndex>,
+    /// The node has no past that it knows of: it takes no part before it has heard from every other
+    /// voter (`newborn.rs`).
+    pub newborn: bool,
 }
 
 /// A candidate's, or pre-candidate's, count.
@@ -84,6 +88,7 @@ pub struct Raft {
     pub(crate) retries: u32,
     pub(crate) non_voting_until: Option<LogIndex>,
     pub(crate) health: Health,
+    pub(crate) newborn: Option<Newborn>,
     pub(crate) lost_acknowledged: bool,
     pub(crate) pending: Outputs,
     pub(crate) reported: (Term, Role, Option<NodeId>),
@@ -142,6 +147,7 @@ impl Raft {
             retries: 0,
             non_voting_until: restored.non_voting_until,
             health: Health::default(),
+            newborn: None,
             lost_acknowledged: false,
             pending: Outputs::default(),
             reported: (term, Role::Follower, None),
@@ -149,6 +155,12 @@ impl Raft {
             seen: Seen::default(),
         };
         node.restore_configurations();
+        if restored.newborn {
+            node.newborn = Some(Newborn::new(node.rng.next_u64(), now));
+            if node.unheard_voters().is_empty() {
+                node.come_of_age(now);
+            }
+        }
         node.check_recovered();
         node.draw_election_deadline(now);
         if node.may_lead() && node.configuration().members() == [node.config.id].into() {
@@ -189,6 +201,7 @@ impl Raft {
 
     /// Does whatever is due.
     pub fn tick(&mut self, now: Time) {
+        self.tick_newborn(now);
         match self.role {
             RoleState::Leader(_) => self.tick_leader(now),
             _ if now >= self.election_deadline => self.election_due(now),
@@ -201,7 +214,10 @@ impl Raft {
     pub fn next_deadline(&self) -> Time {
         match &self.role {
             RoleState::Leader(leader) => leader.next_deadline(),
-            _ => self.election_deadline.min(self.following.reads.retry_at()),
+            _ => self
+                .election_deadline
+                .min(self.following.reads.retry_at())
+                .min(self.newborn_deadline()),
         }
     }
 
@@ -221,6 +237,7 @@ impl Raft {
             RoleState::Candidate(_) => self.ask_again(peer),
             RoleState::Follower => {}
         }
+        self.newborn_meets(now);
         invariants::check(self);
     }
 
@@ -325,6 +342,18 @@ impl Raft {
         if self.lost_acknowledged {
             return Err(DropReason::LostAcknowledged);
         }
+        match message.body {
+            // These compare no terms, and change none but a newborn's.
+            Body::Greet { nonce } => {
+                self.on_greet(message.from, nonce);
+                return Ok(());
+            }
+            Body::GreetReply { nonce, holds } => {
+                return self.on_greet_reply(now, (message.from, message.term), nonce, holds);
+            }
+            _ if self.is_newborn() => return Err(DropReason::Newborn),
+            _ => {}
+        }
         self.meet_term(now, &message)?;
         self.dispatch(now, message)
     }
@@ -401,6 +430,9 @@ impl Raft {
             Body::AppendReply { .. }
             | Body::HeartbeatReply { .. }
             | Body::InstallSnapshotReply { .. } => self.on_reply(now, from, &body),
+            Body::Greet { .. } | Body::GreetReply { .. } => {
+                unreachable!("answered before terms are met")
+            }
         }
     }
 

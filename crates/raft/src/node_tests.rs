@@ -169,6 +169,7 @@ fn a_configuration_of_the_snapshot_and_of_the_log_after_it_are_restored() {
         bootstrap: three(),
         entries: vec![command(2, 1), command(3, 2), command(4, 2), change],
         non_voting_until: None,
+        newborn: false,
     };
     let node = Raft::new(Config::tiny(NodeId::of(2)), restored, 1, Time::ZERO);
     assert_eq!(

@@ -60,6 +60,8 @@ pub struct Status {
     /// Set while this node has lost part of its log: it neither votes nor counts until it is
     /// durable through this index again (`docs/format.md`).
     pub non_voting_until: Option<LogIndex>,
+    /// Whom this node, which has no past, must hear from before it takes any part.
+    pub unheard_voters: std::collections::BTreeSet<NodeId>,
     /// A leader knew of entries as durable here that are not here: the disk lied, or somebody
     /// replaced it. The node takes no further part; its host must stop it.
     pub lost_acknowledged: bool,
@@ -169,6 +171,8 @@ drop_reasons! {
     TooManyReads => "too_many_reads",
     /// This node lost entries that it had acknowledged; it takes no part.
     LostAcknowledged => "lost_acknowledged",
+    /// This node has yet to hear from every other voter before it takes part.
+    Newborn => "newborn",
 }
 
 /// How many messages were dropped for each reason.
@@ -213,6 +217,7 @@ impl Raft {
             snapshot: self.snapshot.clone(),
             configuration: self.configuration().clone(),
             non_voting_until: self.non_voting_until,
+            unheard_voters: self.unheard_voters(),
             lost_acknowledged: self.lost_acknowledged,
             health: self.health,
             peers: self.peers().collect(),

@@ -32,6 +32,8 @@ const INSTALL_SNAPSHOT_REPLY: u8 = 11;
 const TIMEOUT_NOW: u8 = 12;
 const READ_INDEX: u8 = 13;
 const READ_INDEX_REPLY: u8 = 14;
+const GREET: u8 = 15;
+const GREET_REPLY: u8 = 16;
 
 impl Message {
     /// Appends the message to `out`.
@@ -59,6 +61,8 @@ impl Message {
             Body::TimeoutNow => TIMEOUT_NOW,
             Body::ReadIndex { .. } => READ_INDEX,
             Body::ReadIndexReply { .. } => READ_INDEX_REPLY,
+            Body::Greet { .. } => GREET,
+            Body::GreetReply { .. } => GREET_REPLY,
         }
     }
 
@@ -109,6 +113,11 @@ impl Message {
             Body::ReadIndex { nonce, sequence } => put_numbers(out, &[*nonce, *sequence]),
             Body::ReadIndexReply { nonce, sequence, index, last } => {
                 put_numbers(out, &[*nonce, *sequence, index.0, last.0]);
+            }
+            Body::Greet { nonce } => out.put_u64(*nonce),
+            Body::GreetReply { nonce, holds } => {
+                out.put_u64(*nonce);
+                out.put_bool(*holds);
             }
         }
     }
@@ -197,6 +206,8 @@ fn decode_body(kind: u8, r: &mut Reader<'_>, bytes: &Bytes) -> Result<Body, Deco
             let (index, last) = (LogIndex(r.u64()?), LogIndex(r.u64()?));
             Body::ReadIndexReply { nonce, sequence, index, last }
         }
+        GREET => Body::Greet { nonce: r.u64()? },
+        GREET_REPLY => Body::GreetReply { nonce: r.u64()?, holds: r.bool()? },
         _ => return Err(DecodeError::Invalid("message kind")),
     })
 }

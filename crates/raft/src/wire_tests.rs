@@ -88,6 +88,8 @@ fn samples() -> Vec<(Message, &'static str)> {
             message(Body::ReadIndexReply { nonce: 5, sequence: 6, index, last: LogIndex(8) }),
             "05*7 06*7 07*7 08*7",
         ),
+        (message(Body::Greet { nonce: 5 }), "05*7"),
+        (message(Body::GreetReply { nonce: 5, holds: true }), "05*7 01"),
     ]
 }
 

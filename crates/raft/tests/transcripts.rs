@@ -30,6 +30,7 @@ use sampan_base::{Configuration, Entry, EntryKind, LogIndex, NodeId, Term};
 use sampan_raft::{Config, Health, Message, PeerState, Raft};
 
 use support::cluster::{Cluster, entry_text};
+use support::disk::Disk;
 
 #[derive(Command)]
 enum Step {
@@ -111,6 +112,8 @@ enum Step {
     ),
     /// The disk of a node that is down loses its log behind an index, although it was synced.
     Damage(u64, #[arg(key = "keep")] u64),
+    /// The disks of these nodes, which are down, are empty: so they start.
+    Wipe(Vec<u64>),
     /// A node that is down holds these entries, `index@term`, when it starts, in this term.
     Store(u64, String, #[arg(key = "term")] u64),
     /// So many milliseconds pass for these nodes, or all.
@@ -258,6 +261,13 @@ impl Transcript {
                 let host = cluster.hosts.get_mut(&node(*id)).expect("a known node");
                 host.disk.hard_state.term = Term(*term);
                 host.disk.entries = entries.split_whitespace().map(entry).collect();
+            }
+            Step::Wipe(ids) => {
+                for id in ids {
+                    let host = cluster.hosts.get_mut(&node(*id)).expect("a known node");
+                    let bootstrap = host.disk.bootstrap.clone();
+                    host.disk = Disk { bootstrap, newborn: true, ..Disk::default() };
+                }
             }
             Step::Damage(id, keep) => {
                 let host = cluster.hosts.get_mut(&node(*id)).expect("a known node");

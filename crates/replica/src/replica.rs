@@ -60,6 +60,8 @@ pub struct OpenReport {
     pub keys: u64,
     /// What storage says of it.
     pub storage: sampan_storage::Report,
+    /// Whom the node, if it has no past, must hear from before it takes part.
+    pub unheard_voters: Vec<NodeId>,
 }
 
 impl fmt::Display for OpenReport {
@@ -70,7 +72,11 @@ impl fmt::Display for OpenReport {
             }
             None => f.write_str("no snapshot, ")?,
         }
-        write!(f, "{} log entries; {}", self.entries, self.storage)
+        write!(f, "{} log entries; {}", self.entries, self.storage)?;
+        if !self.unheard_voters.is_empty() {
+            f.write_str("; new here, takes no part before it has heard from")?;
+        }
+        self.unheard_voters.iter().try_for_each(|id| write!(f, " {id}"))
     }
 }
 
@@ -106,6 +112,8 @@ pub struct Replica {
     pub(crate) disk: DiskHealth,
     /// The disk says that this node does not vote; cleared when consensus says that it may.
     non_voting: bool,
+    /// The disk says that this node has heard from nobody yet; cleared as above.
+    newborn: bool,
     pub(crate) lines: Lines,
     pub(crate) writes: Writes,
     pub(crate) reads: Reads,
@@ -172,12 +180,13 @@ impl Replica {
         let snapshot = recovered.snapshot.as_ref().map(|snapshot| snapshot.meta.clone());
         let last_index = recovered.entries.last().map(|entry| entry.index);
         let covered = snapshot.as_ref().map_or(LogIndex::ZERO, |meta| meta.position.index);
-        let report = OpenReport {
+        let mut report = OpenReport {
             last_index: last_index.unwrap_or(covered),
             snapshot: snapshot.as_ref().map(|meta| (meta.position.index, meta.size_bytes)),
             entries: recovered.entries.len(),
             keys: kv.stats().keys,
             storage: recovered.report.clone(),
+            unheard_voters: Vec::new(),
         };
         let applied = snapshot.as_ref().map(|meta| meta.position).unwrap_or_default();
         let incarnation = if planted!(LifeNotNumbered) { 1 } else { recovered.incarnation };
@@ -189,8 +198,10 @@ impl Replica {
             bootstrap,
             entries: recovered.entries,
             non_voting_until: recovered.non_voting_until,
+            newborn: recovered.newborn,
         };
         let raft = Raft::new(options.raft.clone(), restored, rng.next_u64(), now.mono);
+        report.unheard_voters = raft.unheard_voters().into_iter().collect();
         let replica = Self {
             identity,
             now,
@@ -204,6 +215,7 @@ impl Replica {
             watermark_at: Some(now.mono + WATERMARK_AFTER),
             disk: DiskHealth::new(now.mono),
             non_voting,
+            newborn: recovered.newborn,
             lines: Lines::default(),
             writes: Writes::new(),
             reads: Reads::default(),
@@ -543,10 +555,7 @@ impl Replica {
         if self.persisting.is_some() {
             return;
         }
-        if self.non_voting && self.raft.non_voting_until().is_none() {
-            self.non_voting = false;
-            self.jobs.push(DiskJob::LogControl(self.storage.set_non_voting(None)));
-        }
+        self.persist_standing();
         if let Some(persist) = self.raft.take_persist_within(self.persist_bytes_max()) {
             let ops = self.storage.append(persist.hard_state, persist.log_reset, &persist.entries);
             self.persisting = Some(persist.token);
@@ -555,6 +564,17 @@ impl Replica {
             self.watermark_at = Some(self.now.mono + WATERMARK_AFTER);
         } else if self.watermark_at.is_some_and(|at| at <= self.now.mono) {
             self.refresh_watermark();
+        }
+    }
+
+    /// Whether this node votes, if that has changed since the disk was told.
+    fn persist_standing(&mut self) {
+        let grown_up = self.newborn && !self.raft.is_newborn();
+        let until = self.raft.non_voting_until();
+        if grown_up || (self.non_voting && until.is_none()) {
+            self.newborn &= !grown_up;
+            self.non_voting = until.is_some();
+            self.jobs.push(DiskJob::LogControl(self.storage.set_non_voting(until)));
         }
     }
 

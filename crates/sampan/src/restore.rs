@@ -183,7 +183,9 @@ impl Node {
         let ops = self.storage.append(Some(hard_state), Some(meta.position), &[]);
         self.execute(&ops)?;
         self.storage.append_synced();
-        Ok(())
+        // All members begin with the same, and nobody has voted: there is nothing to ask.
+        let ops = self.storage.set_non_voting(None);
+        self.execute(&ops)
     }
 }
 

@@ -114,6 +114,7 @@ fn record() -> Record {
         synced_batch: 0x25,
         segment: 0x26,
         non_voting_until: Some(LogIndex(0x27)),
+        newborn: true,
     }
 }
 
@@ -192,7 +193,7 @@ fn identity_and_hard_state_are_laid_out_as_documented() {
         ("vote", u64(0x24)),
         ("watermark", u64(0x25)),
         ("segment", u64(0x26)),
-        ("marked", raw(&[1])),
+        ("marks", raw(&[3])),
         ("until", u64(0x27)),
     ]);
     check("hard_state", &page, &fields);

@@ -38,7 +38,13 @@ pub(crate) struct Record {
     pub(crate) segment: u64,
     /// Rule 12: neither vote nor count for a quorum before the log is durable through this index.
     pub(crate) non_voting_until: Option<LogIndex>,
+    /// Nobody has been heard by this node yet: it may be a new one, or one whose disk was lost.
+    pub(crate) newborn: bool,
 }
+
+/// Bits of the byte before `non_voting_until`.
+const MARKED: u8 = 1;
+const NEWBORN: u8 = 2;
 
 impl Record {
     /// A new node's first.
@@ -51,6 +57,7 @@ impl Record {
             synced_batch: 0,
             segment: 1,
             non_voting_until: None,
+            newborn: true,
         }
     }
 
@@ -64,7 +71,8 @@ impl Record {
         body.put_u64(self.hard_state.vote.map_or(0, NodeId::get));
         body.put_u64(self.synced_batch);
         body.put_u64(self.segment);
-        body.put_bool(self.non_voting_until.is_some());
+        let marked = if self.non_voting_until.is_some() { MARKED } else { 0 };
+        body.put_u8(marked | if self.newborn { NEWBORN } else { 0 });
         body.put_u64(self.non_voting_until.map_or(0, |index| index.0));
         page::seal(HARD_STATE_MAGIC, &body).into()
     }
@@ -83,7 +91,10 @@ impl Record {
         let vote = NodeId::new(reader.u64()?);
         let synced_batch = reader.u64()?;
         let segment = reader.u64()?;
-        let marked = reader.bool()?;
+        let marks = reader.u8()?;
+        if marks & !(MARKED | NEWBORN) != 0 {
+            return Err(DecodeError::Invalid("marks"));
+        }
         let until = LogIndex(reader.u64()?);
         Ok(Self {
             identity,
@@ -92,7 +103,8 @@ impl Record {
             hard_state: HardState { term, vote },
             synced_batch,
             segment,
-            non_voting_until: marked.then_some(until),
+            non_voting_until: (marks & MARKED != 0).then_some(until),
+            newborn: marks & NEWBORN != 0,
         })
     }
 

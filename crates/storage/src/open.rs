@@ -228,6 +228,7 @@ impl Opening<'_> {
             snapshot: snapshots.sound.into_iter().next(),
             entries,
             non_voting_until: record.non_voting_until,
+            newborn: record.newborn,
             faulty: verdict.faulty,
             partial_snapshot: partial,
             incarnation: record.incarnation,

@@ -47,6 +47,8 @@ pub struct Recovered {
     /// Durable mark of rule 12: this node must neither vote nor count for a quorum until its log is
     /// durable through this index. `LogIndex(u64::MAX)`: no leader has named the index yet.
     pub non_voting_until: Option<LogIndex>,
+    /// Durable mark: this node takes no part before it has heard from every other voter.
+    pub newborn: bool,
     /// The damage that was cut off, under [`crate::OnDamage::Rejoin`]; the mark above is durable.
     pub faulty: Option<Damage>,
     /// A snapshot that was arriving.

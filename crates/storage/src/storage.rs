@@ -77,11 +77,12 @@ impl Storage {
     }
 
     /// Sets or clears the durable mark of rule 12: until its log is durable through this index the
-    /// node neither votes nor counts for a quorum. **Log lane**; no [`Storage::append_synced`].
+    /// node neither votes nor counts for a quorum. Either way it is newborn no more. **Log lane**; no [`Storage::append_synced`].
     #[must_use = "nothing is durable until these steps have run"]
     pub fn set_non_voting(&mut self, until: Option<LogIndex>) -> Vec<DiskOp> {
         let mut ops = Vec::with_capacity(4);
         self.hard_state.non_voting_until = until;
+        self.hard_state.newborn = false;
         self.write_hard_state(&mut ops);
         ops
     }

@@ -17,6 +17,8 @@ pub struct Disk {
     pub bootstrap: Configuration,
     /// Told to the node when it starts.
     pub non_voting_until: Option<LogIndex>,
+    /// The same: there was nothing on this disk.
+    pub newborn: bool,
     /// Written, not synced.
     pub pending: VecDeque<Persist>,
     /// A snapshot file that is not complete.
@@ -107,6 +109,7 @@ impl Disk {
             bootstrap: self.bootstrap.clone(),
             entries: self.entries.clone(),
             non_voting_until: self.non_voting_until,
+            newborn: self.newborn,
         }
     }
 }

@@ -60,6 +60,9 @@ scripts! {
     lost_append_is_found_by_a_heartbeat
     lost_question_is_asked_again
     match_never_goes_back
+    newborn_waits_for_all
+    newborn_among_others_does_not_count
+    newborn_votes_twice_in_no_term
     new_member_is_brought_up_at_once
     newer_term_makes_a_follower
     node_that_forgot_what_it_acknowledged_stops

@@ -196,7 +196,9 @@ fn raft(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("snapshot_index", snapshot_index);
     lines.put("snapshot_bytes", snapshot_bytes);
     lines.put("snapshot_in_progress", u8::from(status.snapshot_in_progress));
-    lines.put("voting", u8::from(raft.non_voting_until.is_none()));
+    let unheard = raft.unheard_voters.len();
+    lines.put("voting", u8::from(raft.non_voting_until.is_none() && unheard == 0));
+    lines.put("voters_unheard", unheard);
     lines.put("transfer_to", raft.transfer_target.map_or(0, NodeId::get));
     lines.put("sessions", status.kv.sessions);
     lines.put("duplicates", status.kv.duplicates_total);

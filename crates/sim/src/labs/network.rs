@@ -140,13 +140,15 @@ pub(super) fn is_request(message: &PeerMessage) -> bool {
             | Body::Heartbeat { .. }
             | Body::InstallSnapshot { .. }
             | Body::TimeoutNow
-            | Body::ReadIndex { .. } => true,
+            | Body::ReadIndex { .. }
+            | Body::Greet { .. } => true,
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
             | Body::AppendReply { .. }
             | Body::HeartbeatReply { .. }
             | Body::InstallSnapshotReply { .. }
-            | Body::ReadIndexReply { .. } => false,
+            | Body::ReadIndexReply { .. }
+            | Body::GreetReply { .. } => false,
         },
     }
 }
