@@ -175,6 +175,15 @@ impl Cluster {
         (cluster, leader)
     }
 
+    /// The disk of a node that is down is a fresh one.
+    pub(crate) fn wipe(&mut self, id: u64) {
+        let mut disk = MemoryDisk::default();
+        let identity = Identity { cluster: CLUSTER, node: NodeId::of(id) };
+        let options = (self.options)(NodeId::of(id));
+        Storage::create(&mut disk, identity, &options.storage).expect("a fresh directory");
+        self.disks.insert(id, disk);
+    }
+
     pub(crate) fn start(&mut self, id: u64) {
         let disk = self.disks.get_mut(&id).expect("a disk per node");
         let node = NodeId::of(id);

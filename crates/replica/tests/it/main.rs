@@ -4,6 +4,7 @@ mod backups;
 mod disks;
 mod failover;
 mod harness;
+mod lost_disks;
 mod order;
 mod outcomes;
 mod snapshots;

@@ -56,6 +56,25 @@ fn all_three_are_killed_at_once_in_mid_write() {
 }
 
 #[test]
+fn a_node_whose_disk_was_emptied_is_filled_again_by_the_others() {
+    let mut cluster = Cluster::start("empty-disk");
+    let load = Load::start(&cluster, LoadOptions::default());
+    assert_goes_on(&load);
+    let leader = cluster.leader();
+    cluster.kill(leader);
+    std::fs::remove_dir_all(cluster.data_dir(leader)).unwrap();
+    cluster.restart(leader);
+    assert_goes_on(&load);
+    within(Duration::from_secs(20), "it votes again", || {
+        (cluster.try_info(leader, "raft")?["voting"] == "1").then_some(())
+    });
+    let errors = load.stop_and_check(&cluster);
+    assert!(errors.is_empty(), "a Clerk has time enough for each write: {errors:?}");
+    let log = cluster.log(leader);
+    assert!(log.contains("takes no part before it has heard from"), "{log}");
+}
+
+#[test]
 fn a_paused_leader_that_wakes_up_answers_no_stale_read() {
     let mut cluster = Cluster::start("pause-leader");
     let load =

@@ -222,7 +222,7 @@ impl Cluster {
         self.try_info(id, section).expect("a node that answers")
     }
 
-    fn try_info(&self, id: u64, section: &str) -> Option<BTreeMap<String, String>> {
+    pub(crate) fn try_info(&self, id: u64, section: &str) -> Option<BTreeMap<String, String>> {
         if self.paused == Some(id) {
             return None;
         }
