@@ -160,7 +160,8 @@ impl Node {
         fs::create_dir_all(&dir).map_err(|error| failed(&dir, error))?;
         let mut disk = RealDisk::new(&dir);
         let options = Options::default();
-        Storage::create(&mut disk, identity, &options).map_err(|error| failed(&dir, error))?;
+        Storage::create_formed(&mut disk, identity, &options)
+            .map_err(|error| failed(&dir, error))?;
         let opened = Storage::open(&mut disk, identity, &options);
         let (storage, _) = opened.map_err(|error| failed(&dir, error))?;
         Ok(Self { dir, disk, storage })
@@ -183,9 +184,7 @@ impl Node {
         let ops = self.storage.append(Some(hard_state), Some(meta.position), &[]);
         self.execute(&ops)?;
         self.storage.append_synced();
-        // All members begin with the same, and nobody has voted: there is nothing to ask.
-        let ops = self.storage.set_non_voting(None);
-        self.execute(&ops)
+        Ok(())
     }
 }
 

@@ -38,6 +38,8 @@ pub struct NodeSetup {
     pub clock: NodeClock,
     /// Its disk's speed.
     pub disk: DiskProfile,
+    /// It is made with its whole cluster, so that nobody asks it for a past.
+    pub formed: bool,
     /// How long one turn takes; inputs that arrive meanwhile share the next one.
     pub turn_us: u64,
 }

@@ -92,6 +92,7 @@ impl Simulation {
             bootstrap,
             clock: NodeClock::new(self.rng.between(1, 1_000_000_000), 0, 0),
             disk: self.plan.disk,
+            formed: false,
             turn_us: self.plan.turn_us,
         }
     }

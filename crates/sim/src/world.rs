@@ -160,8 +160,8 @@ impl<N: Network> World<N> {
         assert!(self.nodes[slot].is_none(), "{id} is there already");
         let mut disk = SimDisk::new(self.rng.fork());
         let identity = Identity { cluster: self.cluster, node: id };
-        Storage::create(&mut disk, identity, &setup.options.storage)
-            .expect("a fresh disk is empty");
+        let create = if setup.formed { Storage::create_formed } else { Storage::create };
+        create(&mut disk, identity, &setup.options.storage).expect("a fresh disk is empty");
         self.nodes[slot] = Some(Box::new(Node::new(id, setup, disk)));
     }
 

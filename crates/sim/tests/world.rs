@@ -30,6 +30,7 @@ fn world_over<N: Network>(network: N, nodes: u64, options: impl Fn(NodeId) -> Op
                 bootstrap: Configuration::of_voters(ids.clone()),
                 clock: NodeClock::new(id.get() * 1_000_000, 0, 0),
                 disk: DiskProfile::default(),
+                formed: false,
                 turn_us: 0,
             },
         );

@@ -20,16 +20,37 @@ pub(crate) const IDENTITY_MAGIC: Magic = *b"SAMPIDEN";
 impl Storage {
     /// Makes a new node's data directory, durably; its identity comes last. Refuses a directory
     /// that holds a node, or shows that one lived there. After a crash on the way, do it again.
+    ///
+    /// Nobody can tell a new node from one whose disk was lost: it is marked newborn.
     pub fn create(
         disk: &mut dyn Disk,
         identity: Identity,
         options: &Options,
     ) -> Result<(), OpenError> {
+        Self::create_as(disk, identity, options, true)
+    }
+
+    /// The same for a node of a cluster that is made as a whole, so that none of its nodes has a
+    /// past: they have nothing to ask each other.
+    pub fn create_formed(
+        disk: &mut dyn Disk,
+        identity: Identity,
+        options: &Options,
+    ) -> Result<(), OpenError> {
+        Self::create_as(disk, identity, options, false)
+    }
+
+    fn create_as(
+        disk: &mut dyn Disk,
+        identity: Identity,
+        options: &Options,
+        newborn: bool,
+    ) -> Result<(), OpenError> {
         options.check().map_err(OpenError::BadOptions)?;
         if Self::exists(disk)? {
             return Err(OpenError::AlreadyCreated(IDENTITY_FILE.into()));
         }
-        disk.execute_all(&create_ops(identity, options)).map_err(OpenError::Disk)
+        disk.execute_all(&create_ops(identity, options, newborn)).map_err(OpenError::Disk)
     }
 
     /// Does a node live here? An error if one did, and its identity file is gone.
@@ -81,7 +102,7 @@ impl Storage {
 }
 
 /// All steps of creating a data directory.
-fn create_ops(identity: Identity, options: &Options) -> Vec<DiskOp> {
+fn create_ops(identity: Identity, options: &Options, newborn: bool) -> Vec<DiskOp> {
     let header = SegmentHeader {
         identity,
         generation: 0,
@@ -103,7 +124,7 @@ fn create_ops(identity: Identity, options: &Options) -> Vec<DiskOp> {
     for file in hard_state::FILES {
         ops.push(DiskOp::Create { file: file.into(), zero_bytes: PAGE_BYTES });
     }
-    Record::first(identity).write(&mut ops);
+    Record { newborn, ..Record::first(identity) }.write(&mut ops);
     ops.push(DiskOp::SyncDirectory { directory: "".into() });
     let mut body = Vec::with_capacity(Identity::BYTES);
     identity.encode(&mut body);

@@ -122,6 +122,7 @@ impl Found {
             snapshot: snapshots.sound.into_iter().next(),
             entries,
             non_voting_until: record.non_voting_until,
+            newborn: record.newborn,
             faulty: verdict.faulty,
             partial_snapshot: partial,
             incarnation: record.incarnation,

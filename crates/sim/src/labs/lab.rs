@@ -232,6 +232,7 @@ impl Lab {
                 bootstrap: Configuration::of_voters(ids.clone()),
                 clock: NodeClock::new(0, 0, 0),
                 disk: DiskProfile { page_us: 0, sync_us: (SYNC_US, SYNC_US) },
+                formed: true,
                 turn_us: TURN_US,
             };
             world.create(id, node);
