@@ -145,6 +145,13 @@ impl FaultSet {
         self.0 |= 1 << fault as u64;
     }
 
+    /// The set of these kinds.
+    pub fn of(kinds: &[Fault]) -> Self {
+        let mut set = Self::default();
+        kinds.iter().for_each(|kind| set.insert(*kind));
+        set
+    }
+
     /// Takes a kind away.
     pub fn remove(&mut self, fault: Fault) {
         self.0 &= !(1 << fault as u64);

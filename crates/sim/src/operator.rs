@@ -152,7 +152,7 @@ impl Simulation {
         if self.operator.is_content() {
             return self.replace_the_damaged();
         }
-        let Some(now) = self.settled_configuration() else { return Ok(()) };
+        let Some(now) = self.settled_configuration() else { return self.ask_too_early() };
         if self.operator.goal.as_ref() == Some(&now) {
             self.operator.goal = None;
         }
@@ -168,6 +168,22 @@ impl Simulation {
             format!("operator asks {leader} for {}", self.operator.describe())
         });
         self.world.input(leader, input)
+    }
+
+    /// A hasty operator asks for another change while one is under way: to be refused.
+    fn ask_too_early(&mut self) -> Result<(), Violation> {
+        if !self.plan.hasty_operator {
+            return Ok(());
+        }
+        let Some(leader) = self.world.leader() else { return Ok(()) };
+        let raft = self.world.node(leader).replica().map(sampan_replica::Replica::raft);
+        let mut goal = raft.map(|raft| raft.configuration().clone()).unwrap_or_default();
+        goal.voters_outgoing.clear();
+        if goal.voters.len() < 2 {
+            return Ok(());
+        }
+        goal.voters.pop_first();
+        self.world.input(leader, Input::ChangeConfiguration(goal))
     }
 
     /// Takes away machines that are no members any more.

@@ -63,6 +63,8 @@ pub struct Plan {
     pub mix: Mix,
     /// Mean time between two operations of all clients together, in microseconds.
     pub operation_every_us: u64,
+    /// Does the operator ask for a change while another is under way?
+    pub hasty_operator: bool,
     /// A client gives up waiting for an answer after this long, in microseconds.
     pub client_patience_us: u64,
 }
@@ -94,6 +96,7 @@ impl Plan {
             clients,
             mix: mix(&mut rng),
             operation_every_us: 1_000_000 / rng.between(28, 48),
+            hasty_operator: false,
             client_patience_us: rng.between(1_000, 6_000) * 1_000,
             options,
         }

@@ -498,6 +498,11 @@ impl<N: Network> World<N> {
             return self.fatal(id, fatal);
         }
         self.oracles.after_turn(id, replica)?;
+        for Envelope { message, .. } in &self.outputs.messages {
+            if let PeerMessage::Raft(message) = message {
+                self.oracles.before_send(message)?;
+            }
+        }
         self.hand_out(id);
         self.schedule_wake(id);
         Ok(())

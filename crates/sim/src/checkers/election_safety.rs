@@ -1,26 +1,49 @@
-//! Election safety: at most one leader in a term (paper, Figure 3 and 5.2).
+//! Election safety: at most one leader in a term, and each elected by a quorum of the configuration
+//! it has in force (paper, Figure 3 and 5.2; thesis 4.3). A vote counts here once it is durable: a
+//! leader by fewer votes shows at once, and not only when there are two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sampan_base::{NodeId, Term};
+use sampan_base::{Configuration, NodeId, Term};
 
 use super::Violation;
 
-/// Who led which term.
+/// Who led which term, and who voted for whom.
 #[derive(Default, Debug)]
 pub struct ElectionSafety {
     leaders: BTreeMap<Term, NodeId>,
+    votes: BTreeMap<(Term, NodeId), NodeId>,
 }
 
 impl ElectionSafety {
-    /// A node leads that did not, or in another term.
-    pub fn check(&mut self, id: NodeId, term: Term) -> Result<(), Violation> {
-        let first = *self.leaders.entry(term).or_insert(id);
-        if first == id {
-            return Ok(());
+    /// A node's vote in a term is durable.
+    pub fn voted(&mut self, id: NodeId, term: Term, vote: Option<NodeId>) {
+        if let Some(vote) = vote {
+            self.votes.insert((term, id), vote);
         }
-        let detail = format!("{first} and {id} both led term {term}");
-        Err(Violation::new("election-safety", detail))
+    }
+
+    /// A node leads that did not, or in another term.
+    pub fn check(
+        &mut self,
+        id: NodeId,
+        term: Term,
+        configuration: &Configuration,
+    ) -> Result<(), Violation> {
+        let first = *self.leaders.entry(term).or_insert(id);
+        if first != id {
+            let detail = format!("{first} and {id} both led term {term}");
+            return Err(Violation::new("election-safety", detail));
+        }
+        for half in [&configuration.voters, &configuration.voters_outgoing] {
+            let voted = |voter: &NodeId| self.votes.get(&(term, *voter)) == Some(&id);
+            let voters: BTreeSet<NodeId> = half.iter().copied().filter(voted).collect();
+            if !half.is_empty() && voters.len() * 2 <= half.len() {
+                let detail = format!("{id} leads term {term} by votes of {voters:?} of {half:?}");
+                return Err(Violation::new("election-safety", detail));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -28,13 +51,33 @@ impl ElectionSafety {
 mod tests {
     use super::*;
 
+    fn voters(ids: &[u64]) -> BTreeSet<NodeId> {
+        ids.iter().map(|id| NodeId::of(*id)).collect()
+    }
+
     #[test]
     fn a_term_has_one_leader_for_ever() {
         let mut safety = ElectionSafety::default();
+        let nobody = Configuration::default();
         let (a, b) = (NodeId::of(1), NodeId::of(2));
-        assert!(safety.check(a, Term(1)).is_ok());
-        assert!(safety.check(b, Term(2)).is_ok());
-        assert!(safety.check(a, Term(1)).is_ok());
-        assert!(safety.check(b, Term(1)).is_err());
+        assert!(safety.check(a, Term(1), &nobody).is_ok());
+        assert!(safety.check(b, Term(2), &nobody).is_ok());
+        assert!(safety.check(a, Term(1), &nobody).is_ok());
+        assert!(safety.check(b, Term(1), &nobody).is_err());
+    }
+
+    #[test]
+    fn a_leader_has_the_votes_of_both_halves() {
+        let simple = Configuration { voters: voters(&[1, 2, 3]), ..Configuration::default() };
+        let joint = Configuration { voters_outgoing: voters(&[3, 4]), ..simple.clone() };
+        let leader = NodeId::of(1);
+        let mut safety = ElectionSafety::default();
+        for (term, id, vote) in [(5, 1, 1), (5, 2, 2), (4, 2, 1), (4, 1, 1), (5, 3, 1)] {
+            safety.voted(NodeId::of(id), Term(term), Some(NodeId::of(vote)));
+        }
+        assert!(safety.check(leader, Term(5), &simple).is_ok());
+        assert!(safety.check(leader, Term(5), &joint).is_err(), "one of {{3 4}} only");
+        assert!(safety.check(leader, Term(4), &simple).is_ok());
+        assert!(safety.check(leader, Term(6), &simple).is_err(), "nobody voted in term 6");
     }
 }

@@ -4,12 +4,12 @@
 //! Checked link by link: whenever a node's log gains an entry, the entry and the term of the one
 //! before it must be what every other node that ever held that index and term had.
 
-use sampan_base::{LogIndex, LogPosition, NodeId, Term};
+use sampan_base::{EntryKind, LogIndex, LogPosition, NodeId, Term};
 use sampan_raft::Raft;
 
 use super::registry::{Known, Registry};
 use super::shape::LogShape;
-use super::{Violation, position};
+use super::{Violation, configuration, position};
 
 /// Brings the remembered log up to date and checks what is new. Returns the index through which the
 /// log was kept.
@@ -35,6 +35,11 @@ pub fn follow(
     log.truncate(kept);
     let mut previous = log.term_at(kept).ok_or_else(|| no_term(id, kept))?;
     for entry in raft.entries(kept.next(), last.next()) {
+        if entry.kind == EntryKind::Configuration {
+            let in_force = |index| raft.configuration_at(index);
+            let (current, next) = (in_force(entry.index.prev()), in_force(entry.index));
+            configuration::check_step(id, entry.index, current, next)?;
+        }
         learn(id, registry, entry.position(), Known::of(&entry, previous))?;
         log.push(entry.position());
         previous = entry.term;

@@ -5,7 +5,9 @@
 //! whether clients were told the truth: that is judged from histories, after a run
 //! ([`linearizability`], [`exactly_once`], [`ttl`]).
 
+pub mod ack_after_sync;
 pub mod committed_immutable;
+pub mod configuration;
 pub mod cursor_order;
 pub mod durable_quorum;
 pub mod election_safety;
@@ -25,7 +27,7 @@ pub mod ttl;
 use std::fmt;
 
 use sampan_base::{LogIndex, LogPosition, NodeId, Term};
-use sampan_raft::Raft;
+use sampan_raft::{Message, Raft};
 use sampan_replica::Replica;
 use sampan_storage::Identity;
 
@@ -133,6 +135,7 @@ pub struct Oracles {
     registry: Registry,
     election_safety: election_safety::ElectionSafety,
     state_machine: state_machine::StateMachine,
+    in_force: configuration::InForce,
     match_index: match_index::MatchIndex,
     /// Checks done, for the summary.
     pub checks: u64,
@@ -193,10 +196,12 @@ impl Oracles {
         let Turn { id, replica, before, now, log, .. } = *turn;
         leader_append_only::check(id, &before, &now, turn.kept)?;
         if now.leads && !(before.leads && before.term == now.term) {
-            self.election_safety.check(id, now.term)?;
+            self.election_safety.check(id, now.term, replica.raft().configuration())?;
             leader_completeness::check(id, now.term, log, &self.registry)?;
         }
         if now.commit > before.commit {
+            let configuration = replica.raft().configuration_at(now.commit);
+            self.in_force.check(id, now.commit, configuration)?;
             let span = (before.commit, now.commit);
             let fresh = committed_immutable::check(id, span, now.term, log, &mut self.registry)?;
             if fresh && let Some(position) = position(replica.raft(), now.commit) {
@@ -214,6 +219,11 @@ impl Oracles {
         Ok(())
     }
 
+    /// A message leaves a node.
+    pub fn before_send(&self, message: &Message) -> Result<(), Violation> {
+        self.seen(message.from).map_or(Ok(()), |seen| ack_after_sync::check(message, seen))
+    }
+
     /// A node issued a group commit: all of its log and hard state as they are now.
     pub fn append_issued(&mut self, id: NodeId) {
         if let Some(seen) = self.seen_mut(id) {
@@ -229,6 +239,7 @@ impl Oracles {
         {
             seen.durable = log;
             seen.durable_hard_state = hard_state;
+            self.election_safety.voted(id, hard_state.0, hard_state.1);
         }
     }
 
@@ -257,6 +268,12 @@ impl Oracles {
         self.rehearsals += 1;
         let old = self.nodes[slot].take();
         let seen = recovery::check(node, replica, old, identity, &mut self.registry)?;
+        self.election_safety.voted(id, seen.cursors.term, seen.cursors.vote);
+        let commit = seen.cursors.commit;
+        let configuration = replica.raft().configuration_at(commit);
+        if commit > LogIndex::ZERO {
+            self.in_force.check(id, commit, configuration)?;
+        }
         self.match_index.forget(id);
         // What a snapshot holds is the state that it was taken of, also before anything is applied.
         self.state_machine.check(id, seen.cursors.applied, replica.kv().digest())?;

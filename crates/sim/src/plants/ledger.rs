@@ -5,6 +5,11 @@ use std::fmt;
 
 use sampan_base::plant::Plant;
 
+use super::aims::{
+    churn, crashes, duplicates, forwards, installs, rot, split, stale_terms, unrest,
+};
+use super::scenarios::late_heartbeat_answers;
+use crate::checkers::Violation;
 use crate::swarm::Plan;
 
 /// What a bug is about.
@@ -28,6 +33,8 @@ pub enum Hunt {
     Swarm,
     /// By plans that are bent towards where the bug lives.
     Aimed(fn(&mut Plan)),
+    /// By a scenario of its own.
+    Staged(fn(u64) -> Result<(), Violation>),
 }
 
 impl fmt::Display for Hunt {
@@ -35,6 +42,7 @@ impl fmt::Display for Hunt {
         f.pad(match self {
             Self::Swarm => "swarm",
             Self::Aimed(_) => "aimed",
+            Self::Staged(_) => "staged",
         })
     }
 }
@@ -56,7 +64,7 @@ pub struct Row {
 pub fn row(plant: Plant) -> Row {
     use Area::{Clients, Election, Membership, Reads, Replication, Sessions, Snapshots, Storage};
     let (area, source, expected, hunt) = match plant {
-        Plant::VoteBeforeSync => (Election, "sofa-jraft #1241", "election-safety", Hunt::Swarm),
+        Plant::VoteBeforeSync => (Election, "sofa-jraft #1241", "ack-after-sync", Hunt::Swarm),
         Plant::HardStateNotSynced => (Election, "sofa-jraft #1243", "recovery", Hunt::Swarm),
         Plant::VoteClearedInTerm => {
             (Election, "CCF #8094, camunda #5356", "assertion", Hunt::Swarm)
@@ -64,103 +72,125 @@ pub fn row(plant: Plant) -> Row {
         Plant::PreVoteCountsAsVote => {
             (Election, "canonical/raft #196", "election-safety", Hunt::Swarm)
         }
-        Plant::VotesCountedNotVoters => (Election, "xraft #27", "election-safety", Hunt::Swarm),
+        Plant::VotesCountedNotVoters => {
+            (Election, "xraft #27", "election-safety", Hunt::Aimed(duplicates))
+        }
         Plant::LastTermIgnored => {
-            (Election, "hashicorp/raft #94", "leader-completeness", Hunt::Swarm)
+            (Election, "hashicorp/raft #94", "leader-completeness", Hunt::Aimed(unrest))
         }
         Plant::LeaderAfterRestart => (Election, "KAFKA-10527", "election-safety", Hunt::Swarm),
         Plant::StaleTermSilent => {
-            (Election, "etcd 3c7359d, openraft #1796", "liveness", Hunt::Swarm)
+            (Election, "etcd 3c7359d, openraft #1796", "liveness", Hunt::Aimed(stale_terms))
         }
-        Plant::TermNotWritten => (Election, "NATS PR #5975", "recovery", Hunt::Swarm),
+        Plant::TermNotWritten => (Election, "NATS PR #5975", "ack-after-sync", Hunt::Swarm),
         Plant::NewerTermGranted => {
-            (Election, "databend #16175", "leader-completeness", Hunt::Swarm)
+            (Election, "databend #16175", "leader-completeness", Hunt::Aimed(unrest))
         }
-        Plant::OldTermCounted => {
-            (Replication, "logcabin #44, async-raft #108", "leader-completeness", Hunt::Swarm)
-        }
+        Plant::OldTermCounted => (
+            Replication,
+            "logcabin #44, async-raft #108",
+            "leader-completeness",
+            Hunt::Aimed(unrest),
+        ),
         Plant::CutWithoutConflict => {
             (Replication, "raftos #26, CCF #5991", "assertion", Hunt::Swarm)
         }
         Plant::TailKept => (Replication, "mofa #1151", "log-matching", Hunt::Swarm),
         Plant::UnverifiedCommitted => {
-            (Replication, "copycat #265, NuRaft #57", "committed-immutable", Hunt::Swarm)
+            (Replication, "copycat #265, NuRaft #57", "committed-immutable", Hunt::Aimed(unrest))
         }
         Plant::MatchGoesBack => {
             (Replication, "raftos #25, PySyncObj #167", "match-index", Hunt::Swarm)
         }
-        Plant::LastIndexAcknowledged => (Replication, "CCF #6016", "durable-quorum", Hunt::Swarm),
+        Plant::LastIndexAcknowledged => {
+            (Replication, "CCF #6016", "durable-quorum", Hunt::Aimed(unrest))
+        }
         Plant::MissingPreviousMatches => {
             (Replication, "etcd 76f1249, openraft #1795", "assertion", Hunt::Swarm)
         }
-        Plant::AckBeforeSync => (Replication, "NATS #7564", "durable-quorum", Hunt::Swarm),
+        Plant::AckBeforeSync => (Replication, "NATS #7564", "ack-after-sync", Hunt::Swarm),
         Plant::OwnUnsyncedCounted => {
             (Replication, "openraft a9f696a9, etcd #14370", "durable-quorum", Hunt::Swarm)
         }
         Plant::CutEntryProven => {
-            (Replication, "etcd 897e1cf, CRDB #127424", "durable-quorum", Hunt::Swarm)
+            (Replication, "etcd 897e1cf, CRDB #127424", "durable-quorum", Hunt::Aimed(unrest))
         }
-        Plant::CutStaysDurable => (Replication, "CRDB #36353, #63302", "assertion", Hunt::Swarm),
+        Plant::CutStaysDurable => {
+            (Replication, "CRDB #36353, #63302", "assertion", Hunt::Aimed(unrest))
+        }
         Plant::EntriesBeforeTerm => {
-            (Replication, "openraft io_ordering.md", "recovery", Hunt::Swarm)
+            (Replication, "openraft io_ordering.md", "recovery", Hunt::Aimed(crashes))
         }
         Plant::FailedSyncRetried => {
             (Replication, "CRDB #37102, PostgreSQL 2018", "recovery", Hunt::Swarm)
         }
         Plant::RejectionMatches => (Replication, "etcd 91ff7cd", "match-index", Hunt::Swarm),
         Plant::StaleLeaderObeyed => {
-            (Replication, "paper, Figure 2, rule 1", "committed-immutable", Hunt::Swarm)
+            (Replication, "paper, Figure 2, rule 1", "committed-immutable", Hunt::Aimed(unrest))
         }
         Plant::ReadBeforeTermCommit => {
             (Reads, "etcd #7331, tikv #6340", "linearizability", Hunt::Swarm)
         }
-        Plant::AnyHeartbeatConfirms => (Reads, "etcd #20418", "linearizability", Hunt::Swarm),
-        Plant::ReadUnconfirmed => (Reads, "RedisRaft #18, #19", "linearizability", Hunt::Swarm),
+        Plant::AnyHeartbeatConfirms => {
+            (Reads, "etcd #20418", "linearizability", Hunt::Staged(late_heartbeat_answers))
+        }
+        Plant::ReadUnconfirmed => {
+            (Reads, "RedisRaft #18, #19", "linearizability", Hunt::Aimed(split))
+        }
         Plant::FollowerCommitRead => (Reads, "tikv #9208, #9239", "linearizability", Hunt::Swarm),
         Plant::ReadBeforeApply => (Reads, "redisraft 340df36", "linearizability", Hunt::Swarm),
         Plant::OlderSnapshotInstalled => {
-            (Snapshots, "openraft #531, etcd #1763", "assertion", Hunt::Swarm)
+            (Snapshots, "openraft #531, etcd #1763", "assertion", Hunt::Aimed(installs))
         }
         Plant::SnapshotIndexAhead => {
             (Snapshots, "dragonboat 7d5dc73, etcd #8091", "state-machine-safety", Hunt::Swarm)
         }
         Plant::TrimBeforeSnapshot => (Snapshots, "arcadedb #4829", "recovery", Hunt::Swarm),
         Plant::SnapshotLatestConfiguration => {
-            (Snapshots, "etcd e515a67, hashicorp #617", "snapshot-configuration", Hunt::Swarm)
+            (Snapshots, "etcd e515a67, hashicorp #617", "configuration-in-log", Hunt::Aimed(churn))
         }
         Plant::FirstEntrySkipped => {
             (Snapshots, "etcd 3.5 post-mortem #13766", "state-machine-safety", Hunt::Swarm)
         }
-        Plant::SnapshotNeedOffByOne => (Snapshots, "redisraft #47", "liveness", Hunt::Swarm),
+        Plant::SnapshotNeedOffByOne => {
+            (Snapshots, "redisraft #47", "liveness", Hunt::Aimed(installs))
+        }
         Plant::SnapshotNotSynced => (Snapshots, "RedisRaft #654", "recovery", Hunt::Swarm),
         Plant::SnapshotNameNotSynced => (Snapshots, "ALICE, rule 15", "recovery", Hunt::Swarm),
         Plant::OldSnapshotRemovedFirst => {
-            (Snapshots, "NATS #7556, rule 15", "recovery", Hunt::Swarm)
+            (Snapshots, "NATS #7556, rule 15", "recovery", Hunt::Aimed(crashes))
         }
         Plant::SingleStepChange => {
-            (Membership, "raft-dev 2015, copycat #23", "election-safety", Hunt::Swarm)
+            (Membership, "raft-dev 2015, copycat #23", "configuration-in-log", Hunt::Swarm)
         }
-        Plant::TwoChangesPending => {
-            (Membership, "etcd pendingConfIndex, NuRaft #67", "durable-quorum", Hunt::Swarm)
-        }
+        Plant::TwoChangesPending => (
+            Membership,
+            "etcd pendingConfIndex, NuRaft #67",
+            "configuration-in-log",
+            Hunt::Aimed(churn),
+        ),
         Plant::JointCommitsByOneHalf => {
             (Membership, "async-raft #62", "durable-quorum", Hunt::Swarm)
         }
         Plant::JointElectsByOneHalf => {
-            (Membership, "openraft beb0302b, camunda #57387", "election-safety", Hunt::Swarm)
+            (Membership, "openraft beb0302b, camunda #57387", "election-safety", Hunt::Aimed(churn))
         }
         Plant::ConfigurationNotRolledBack => {
-            (Membership, "canonical/raft #323", "assertion", Hunt::Swarm)
+            (Membership, "canonical/raft #323", "assertion", Hunt::Aimed(churn))
         }
-        Plant::WaiterByIndexOnly => (Clients, "redpanda #3003", "linearizability", Hunt::Swarm),
+        Plant::WaiterByIndexOnly => {
+            (Clients, "redpanda #3003", "linearizability", Hunt::Aimed(unrest))
+        }
         Plant::GivenUpFails => (Clients, "consul #2893, libraft #5", "exactly-once", Hunt::Swarm),
         Plant::UnknownSentAgain => {
             (Clients, "fluree #1839, openraft PR #2096", "exactly-once", Hunt::Swarm)
         }
         Plant::ForwardTakenTwice => (Clients, "RedisRaft #13", "exactly-once", Hunt::Swarm),
-        Plant::TakenForwardRefused => (Clients, "RedisRaft #23", "exactly-once", Hunt::Swarm),
+        Plant::TakenForwardRefused => {
+            (Clients, "RedisRaft #23", "exactly-once", Hunt::Aimed(forwards))
+        }
         Plant::LifeNotNumbered => {
-            (Clients, "etcd #20418 (id used again)", "linearizability", Hunt::Swarm)
+            (Clients, "etcd #20418 (id used again)", "linearizability", Hunt::Aimed(forwards))
         }
         Plant::SessionsNotRestored => {
             (Sessions, "redisraft #568, atomix #1101", "recovery", Hunt::Swarm)
@@ -176,13 +206,13 @@ pub fn row(plant: Plant) -> Row {
         }
         Plant::AppendNotSynced => (Storage, "NATS #7564", "recovery", Hunt::Swarm),
         Plant::SegmentNameNotSynced => (Storage, "ALICE, rule 4", "recovery", Hunt::Swarm),
-        Plant::HardStatePingPong => (Storage, "dqlite M42, rule 13", "recovery", Hunt::Swarm),
+        Plant::HardStatePingPong => (Storage, "dqlite M42, rule 13", "recovery", Hunt::Aimed(rot)),
         Plant::DamagedTailCut => {
-            (Storage, "RedisRaft log.c (M15), NATS #7549", "recovery", Hunt::Swarm)
+            (Storage, "RedisRaft log.c (M15), NATS #7549", "recovery", Hunt::Aimed(rot))
         }
-        Plant::GapStartsAnew => (Storage, "hashicorp CTRL (M46)", "recovery", Hunt::Swarm),
-        Plant::SpareNotZeroed => (Storage, "etcd #6378", "recovery", Hunt::Swarm),
-        Plant::CutNotReplayed => (Storage, "qdrant #2508", "recovery", Hunt::Swarm),
+        Plant::GapStartsAnew => (Storage, "hashicorp CTRL (M46)", "recovery", Hunt::Aimed(rot)),
+        Plant::SpareNotZeroed => (Storage, "etcd #6378", "recovery", Hunt::Aimed(crashes)),
+        Plant::CutNotReplayed => (Storage, "qdrant #2508", "recovery", Hunt::Aimed(unrest)),
         Plant::TrimmedTooFar => (Storage, "RedisRaft #43", "recovery", Hunt::Swarm),
     };
     Row { area, source, expected, hunt }

@@ -4,7 +4,9 @@
 //! A bug that is not found is a fault of the simulator. What is found counts only if the same run
 //! without the bug ends well.
 
+mod aims;
 mod ledger;
+mod scenarios;
 mod search;
 
 pub use ledger::{Area, Hunt, Row, row};

@@ -148,12 +148,16 @@ fn search_once(planted: Plant, number: u64, how: Searches) -> Found {
 fn attempt(hunt: Hunt, seed: u64, safety: Duration, planted: Option<Plant>) -> Option<Violation> {
     plant(planted);
     let mut plan = Plan::of_seed(seed, safety);
-    if let Hunt::Aimed(aim) = hunt {
-        aim(&mut plan);
-    }
-    let report = run_plan(plan, Trace::quiet(), None);
+    let violation = match hunt {
+        Hunt::Swarm => run_plan(plan, Trace::quiet(), None).violation,
+        Hunt::Aimed(aim) => {
+            aim(&mut plan);
+            run_plan(plan, Trace::quiet(), None).violation
+        }
+        Hunt::Staged(scenario) => scenario(seed).err(),
+    };
     plant(None);
-    report.violation
+    violation
 }
 
 /// Keeps the assertions that planted bugs break from being printed: there are many.

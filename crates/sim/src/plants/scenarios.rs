@@ -1,0 +1,128 @@
+//! Directed scenarios, for bugs that need several unlikely things in one order.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sampan_base::{ClusterId, Configuration, NodeId};
+use sampan_replica::{ConnectionId, Input, Options, Request};
+
+use crate::checkers::{Violation, linearizability};
+use crate::clock::NodeClock;
+use crate::history::{End, Record};
+use crate::network::{Delivery, Network, Sending};
+use crate::node::{DiskProfile, NodeSetup};
+use crate::trace::Trace;
+use crate::workload::Op;
+use crate::{Notice, SimTime, World};
+
+/// How long a message takes where nothing else is said, in microseconds.
+const WAY_US: u64 = 200;
+
+/// A network of ways, each with its own length, or cut for what sets out from then on.
+#[derive(Default)]
+struct Ways {
+    us: BTreeMap<(NodeId, NodeId), Option<u64>>,
+}
+
+impl Network for Ways {
+    fn send(&mut self, _: SimTime, sending: Sending<'_>, deliveries: &mut Vec<Delivery>) {
+        let us = self.us.get(&(sending.from, sending.to)).copied().unwrap_or(Some(WAY_US));
+        deliveries.extend(us.map(|after_us| Delivery { after_us, corrupt: false }));
+    }
+
+    fn hint_us(&mut self, _: SimTime, _: NodeId, _: NodeId) -> Option<u64> {
+        None
+    }
+}
+
+/// A cluster of three without check-quorum, and what its clients saw.
+struct Stage {
+    world: World<Ways>,
+    record: Record,
+    asked: u64,
+}
+
+impl Stage {
+    fn new(seed: u64) -> Result<Self, Violation> {
+        let mut world = World::new(ClusterId(1), seed, Ways::default(), Trace::quiet());
+        let ids = [1, 2, 3].map(NodeId::of);
+        for id in ids {
+            let mut options = Options::new(id);
+            options.raft.check_quorum = false;
+            let bootstrap = Configuration::of_voters(ids);
+            let clock = NodeClock::new(1_000_000, 0, 0);
+            let disk = DiskProfile::default();
+            world.create(id, NodeSetup { options, bootstrap, clock, disk, turn_us: 0 });
+            if let Err(error) = world.start(id)? {
+                return Err(Violation::new("recovery", error.to_string()));
+            }
+        }
+        Ok(Self { world, record: Record::default(), asked: 0 })
+    }
+
+    /// Lets so much time pass.
+    fn pass_ms(&mut self, ms: u64) -> Result<(), Violation> {
+        let until = self.world.now().plus_us(ms * 1_000);
+        while self.world.run(until)?.is_some() {}
+        Ok(())
+    }
+
+    /// The leader, once there is one.
+    fn leader(&mut self) -> Result<NodeId, Violation> {
+        for _ in 0..100 {
+            self.pass_ms(50)?;
+            if let Some(leader) = self.world.leader() {
+                return Ok(leader);
+            }
+        }
+        Err(Violation::new("liveness", "nobody leads after five seconds".into()))
+    }
+
+    /// A client asks a node and waits so long for the answer.
+    fn ask(&mut self, node: NodeId, op: &Op, patience_ms: u64) -> Result<(), Violation> {
+        let called = self.world.now();
+        self.asked += 1;
+        let mut command = Vec::new();
+        let limits = &self.world.node(node).setup().options.kv;
+        let class = sampan_kv::parse(&op.args(), limits, &mut command)
+            .map_err(|error| Violation::new("client", error.to_string()))?;
+        let connection = ConnectionId(self.asked);
+        let command = Bytes::from(command);
+        let requests = vec![Request { seq: 1, class, stale: false, command }];
+        self.world.input(node, Input::Client { connection, requests })?;
+        let mut end = End::Unknown;
+        while let Some(notice) = self.world.run(called.plus_us(patience_ms * 1_000))? {
+            if let Notice::Reply(_, reply) = notice
+                && reply.connection == connection
+            {
+                end = End::Answer(reply.reply);
+                break;
+            }
+        }
+        let now = self.world.now();
+        self.record.push(self.asked, op, called, now, &end);
+        Ok(())
+    }
+}
+
+/// The heartbeats' answers to a leader take long. It is cut off, another is elected and writes; then
+/// the old one is asked, while answers to heartbeats from before are still coming in.
+pub(super) fn late_heartbeat_answers(seed: u64) -> Result<(), Violation> {
+    let mut stage = Stage::new(seed)?;
+    let old = stage.leader()?;
+    let others: Vec<NodeId> =
+        [1, 2, 3].map(NodeId::of).into_iter().filter(|id| *id != old).collect();
+    let set = |value: &str| Op::Set("k".into(), value.into());
+    stage.ask(old, &set("old"), 1_000)?;
+    for &other in &others {
+        stage.world.network.us.insert((other, old), Some(4_000_000));
+    }
+    stage.pass_ms(1_000)?;
+    for &other in &others {
+        stage.world.network.us.insert((old, other), None);
+    }
+    stage.pass_ms(2_000)?;
+    stage.ask(others[0], &set("new"), 1_000)?;
+    stage.ask(old, &Op::Get("k".into()), 1_000)?;
+    linearizability::check(&stage.record.history)
+}
