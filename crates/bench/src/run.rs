@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -167,6 +168,7 @@ impl Watch<'_> {
         progress: &mut dyn FnMut(&Moment, f64),
     ) -> std::io::Result<bool> {
         let mut interrupted = false;
+        let mut interrupts = signal(SignalKind::interrupt())?;
         let mut ticks = interval(self.shared.plan.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         ticks.tick().await;
@@ -174,8 +176,7 @@ impl Watch<'_> {
             tokio::select! {
                 // Nothing is ever sent: the channel closes when the last thread ends.
                 _ = ends.recv() => return Ok(interrupted),
-                signal = tokio::signal::ctrl_c() => {
-                    signal?;
+                Some(()) = interrupts.recv() => {
                     interrupted = true;
                     self.shared.stop(nanos(self.start.elapsed()));
                 }
