@@ -204,3 +204,26 @@ impl ProgressLine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_handbook_has_every_flag_with_its_default() {
+        let handbook = include_str!("../../../docs/operations.md");
+        let (_, section) = handbook.split_once("## Measuring").expect("its section");
+        let command = BenchArgs::augment_args(clap::Command::new("bench"));
+        for arg in command.get_arguments() {
+            let flag = format!("| `--{}", arg.get_long().expect("flags only"));
+            let of_flag = |line: &&str| {
+                line.strip_prefix(&*flag).is_some_and(|rest| rest.starts_with(['`', ' ']))
+            };
+            let row = section.lines().find(of_flag).unwrap_or_else(|| panic!("no {flag}"));
+            let cell = row.split('|').nth(2).expect("a default").trim();
+            let defaults = arg.get_default_values().iter().map(|value| value.to_string_lossy());
+            let default = defaults.filter(|value| value != "false").collect::<String>();
+            assert_eq!(cell, default, "{row}");
+        }
+    }
+}
