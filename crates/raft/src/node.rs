@@ -610,6 +610,11 @@ impl Raft {
         self.log.range(from, self.log.last_index().next()).map(Entry::size_bytes).sum()
     }
 
+    /// Through here the log was handed out to be made durable ([`Raft::take_persist`]).
+    pub fn issued_index(&self) -> LogIndex {
+        self.persistence.unstable_from().prev()
+    }
+
     /// Bytes of entries in the log in memory (what the course's `maxraftstate` bounds).
     pub fn live_log_bytes(&self) -> usize {
         self.log.bytes()

@@ -1,5 +1,5 @@
-//! The second half of the nemesis: a kind of fault that could strike in this run, and has not been
-//! felt by the middle of it, is brought about until it is.
+//! The other half of the nemesis: a kind of fault that could strike in this run, and has not been felt
+//! after a third of it, is brought about until it is.
 //!
 //! A schedule alone cannot promise that: a write that is to fail may never be issued, a power loss
 //! may find everything synced. A run in which an enabled kind stayed silent has tested less than its

@@ -17,6 +17,7 @@ pub mod checkers;
 mod clients;
 pub mod clock;
 pub mod crashes;
+mod describe;
 pub mod disk;
 pub mod faults;
 pub mod history;

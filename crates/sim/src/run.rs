@@ -252,7 +252,7 @@ impl Simulation {
             self.after(wait, Todo::Think(client));
         }
         self.after(0, Todo::Operator);
-        self.after(self.plan.safety_us / 2, Todo::Insist);
+        self.after(self.plan.safety_us / 3, Todo::Insist);
         let Plan { faults, fault_every_us, safety_us, .. } = self.plan;
         for (at, fault) in schedule(&mut self.rng, faults, fault_every_us, safety_us) {
             self.after(at, Todo::Fault { fault, tries: 0 });

@@ -79,10 +79,11 @@ impl Plan {
         let sessions = clients.iter().filter(|client| client.session).count();
         let faults = faults(&mut rng, nodes, sessions, &options);
         let rates = rates(&mut rng, faults, &options);
-        if rates.drop + rates.corrupt + rates.delay > 0 {
-            // A thousand pieces of a snapshot, and a wait for each one that is lost, take minutes.
+        if rates.reorder || rates.drop + rates.corrupt + rates.delay > 0 {
+            // A thousand pieces of a snapshot, and a wait for each one that is lost or comes too
+            // early, take minutes.
             let chunk = &mut options.raft.snapshot_chunk_bytes_max;
-            *chunk = 64.max(*chunk);
+            *chunk = 256.max(*chunk);
         }
         Self {
             seed,

@@ -22,7 +22,8 @@ use sampan_storage::{Identity, Storage};
 
 use crate::checkers::{Oracles, Violation};
 use crate::clock::NodeClock;
-use crate::disk::{FileClass, SimDisk, Survival};
+use crate::describe::{describe, describe_done, describe_message};
+use crate::disk::{DiskOp, FileClass, SimDisk, Survival};
 use crate::network::{Delivery, LossNotice, Network, Sending};
 use crate::node::{Node, NodeSetup, Running, duration_us};
 use crate::queue::{Queue, SimTime};
@@ -651,8 +652,13 @@ impl<N: Network> World<N> {
 
     fn job_arrives(&mut self, id: NodeId, job: DiskJob) {
         let lane = job.lane();
-        if let DiskJob::Append(_) = job {
-            self.oracles.append_issued(id);
+        if let DiskJob::Append(ops) = &job {
+            let writes_log = ops
+                .iter()
+                .any(|op| matches!(op, DiskOp::Write { file, .. } if FileClass::Log.holds(file)));
+            let replica = self.node(id).replica();
+            let issued = replica.map(|replica| replica.raft().issued_index());
+            self.oracles.append_issued(id, issued.filter(|_| writes_log));
         }
         self.node_mut(id).lane(lane).waiting.push_back(job);
         self.start_job(id, lane);
@@ -746,46 +752,4 @@ impl<N: Network> World<N> {
 /// The checksum that a frame carries: a digest of all of it.
 fn checksum(frame: &[u8]) -> u64 {
     frame.get(8..12).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes).into()
-}
-
-fn describe(node: &Node, message: &PeerMessage) -> String {
-    let role = node.replica().map_or_else(String::new, |replica| replica.raft().role().to_string());
-    match message {
-        PeerMessage::Raft(raft) => {
-            format!("{}@{} {role} → {} {}", raft.from, raft.term, raft.to, raft.body)
-        }
-        _ => format!("{} {role} → {}", node.id(), describe_message(node.id(), message)),
-    }
-}
-
-fn describe_message(from: NodeId, message: &PeerMessage) -> String {
-    match message {
-        PeerMessage::Raft(raft) => format!("{}@{} {}", raft.from, raft.term, raft.body),
-        PeerMessage::Forward(forward) => {
-            let ids: Vec<u64> = forward.requests.iter().map(|request| request.id).collect();
-            format!("{from} Forward @{} #{} {ids:?}", forward.term, forward.frame_seq)
-        }
-        PeerMessage::ForwardReply(reply) => {
-            let ids: Vec<String> = reply
-                .outcomes
-                .iter()
-                .map(|outcome| format!("{} {:?}", outcome.id, outcome.outcome))
-                .collect();
-            format!("{from} ForwardReply [{}]", ids.join(", "))
-        }
-    }
-}
-
-fn describe_done(done: &DiskDone) -> String {
-    match done {
-        DiskDone::SnapshotSend { to, id, offset, data } => {
-            let what =
-                data.as_ref().map_or_else(ToString::to_string, |data| data.len().to_string());
-            format!("read snapshot #{id} at {offset} for {to}: {what}")
-        }
-        DiskDone::SnapshotLoad(Ok(Some((data, next)))) => {
-            format!("loaded {} bytes of a snapshot, next at {next}", data.len())
-        }
-        other => format!("{other:?}"),
-    }
 }

@@ -224,11 +224,19 @@ impl Oracles {
         self.seen(message.from).map_or(Ok(()), |seen| ack_after_sync::check(message, seen))
     }
 
-    /// A node issued a group commit: all of its log and hard state as they are now.
-    pub fn append_issued(&mut self, id: NodeId) {
+    /// A node issued a group commit: its hard state as it is now, and its log through an index. A
+    /// disk without room for the log gets the hard state alone.
+    pub fn append_issued(&mut self, id: NodeId, through: Option<LogIndex>) {
         if let Some(seen) = self.seen_mut(id) {
             let hard_state = (seen.cursors.term, seen.cursors.vote);
-            seen.in_flight.push_back((seen.log.clone(), hard_state));
+            let log = if let Some(through) = through {
+                let mut log = seen.log.clone();
+                log.truncate(through);
+                log
+            } else {
+                seen.in_flight.back().map_or(&seen.durable, |(log, _)| log).clone()
+            };
+            seen.in_flight.push_back((log, hard_state));
         }
     }
 
@@ -299,4 +307,28 @@ fn log_unchanged(log: &LogShape, raft: &Raft, now: &Cursors) -> bool {
 /// The position of an index in a node's log.
 fn position(raft: &Raft, index: LogIndex) -> Option<LogPosition> {
     raft.term_at(index).map(|term| LogPosition { term, index })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_commit_makes_durable_what_it_writes_and_no_more() {
+        let id = NodeId::of(1);
+        let mut seen = Seen::default();
+        for index in 1..=5 {
+            seen.log.push(LogPosition { term: Term(1), index: LogIndex(index) });
+        }
+        let mut oracles = Oracles { nodes: vec![None, Some(seen)], ..Oracles::default() };
+        let mut durable_after = |through: Option<u64>| {
+            oracles.append_issued(id, through.map(LogIndex));
+            oracles.append_done(id);
+            oracles.seen(id).unwrap().durable.last().0
+        };
+        assert_eq!(durable_after(None), 0);
+        assert_eq!(durable_after(Some(3)), 3);
+        assert_eq!(durable_after(None), 3, "the hard state alone");
+        assert_eq!(durable_after(Some(5)), 5);
+    }
 }
