@@ -71,11 +71,14 @@ impl Replica {
         let line = self.lines.line(origin);
         line.write_ended();
         let unblocked = line.writes == 0 && !line.waiting.is_empty();
+        let is_idle = line.is_idle();
         self.answer(waiter.ticket, reply, index);
         if unblocked {
             self.to_pump.push(origin);
         }
-        self.lines.forget_if_done(origin);
+        if is_idle {
+            self.lines.forget_if_done(origin);
+        }
     }
 
     /// Who waits for this very entry. Waiters of another entry at its index, or of an earlier one,

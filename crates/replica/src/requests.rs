@@ -294,8 +294,9 @@ impl Replica {
         match self.raft.propose(self.now.mono, data) {
             Ok(position) => {
                 self.last_clock_entry = self.now.mono;
-                for waiter in &waiters {
-                    self.lines.line(waiter.ticket.origin).floor = position.index;
+                // The commands of a pipeline stand together, and have one line.
+                for run in waiters.chunk_by(|a, b| a.ticket.origin == b.ticket.origin) {
+                    self.lines.line(run[0].ticket.origin).floor = position.index;
                 }
                 let (deadline, lost_by) = (Time::NEVER, Time::NEVER);
                 let mut proposal = Proposal { position, waiters, deadline, lost_by };
