@@ -279,6 +279,8 @@ settings! {
     backups_max "SAMPAN_BACKUPS_MAX" usize => limits.backups_max;
     /// A backup that nobody has read from for this long is ended
     backup_idle_ms "SAMPAN_BACKUP_IDLE_MS" Millis => limits.backup_idle_time;
+    /// Bytes a second of all backups together, so that other clients hardly notice
+    backup_bytes_per_second "SAMPAN_BACKUP_BYTES_PER_SECOND" u64 => limits.backup_bytes_per_second;
     /// Bytes of a backup in one reply
     backup_read_bytes "SAMPAN_BACKUP_READ_BYTES" usize => limits.backup_read_bytes;
     /// A connection this node closes is read dry for this long

@@ -23,6 +23,7 @@ use sampan_base::{LogIndex, Time};
 use sampan_kv::Reply;
 use sampan_replica::{BackupReady, ClientReply, ConnectionId};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
 
 use crate::node::Node;
 
@@ -140,14 +141,20 @@ pub(crate) fn too_many(node: &Node) -> Reply {
     Reply::Error(format!("ERR {most} backups are being read already, the most there may be").into())
 }
 
-/// Reads pieces and answers with them, for ever.
+/// Reads pieces and answers with them, no faster than may be, for ever.
 pub(crate) async fn serve(node: Rc<Node>, mut pieces: Pieces) {
     let limits = &node.config.limits;
     let bytes_max = limits.backup_read_bytes.min(limits.output_bytes_max / 2);
+    let mut free_at = Instant::now();
     while let Some(Piece { connection, seq, file, offset }) = pieces.0.recv().await {
+        tokio::time::sleep_until(free_at).await;
         let read = tokio::task::spawn_blocking(move || read_at(&file, offset, bytes_max)).await;
         let reply = match read.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
-            Ok(bytes) => Reply::Bulk(bytes),
+            Ok(bytes) => {
+                let time = bytes.len() as f64 / limits.backup_bytes_per_second as f64;
+                free_at = Instant::now() + Duration::from_secs_f64(time);
+                Reply::Bulk(bytes)
+            }
             Err(error) => Reply::Error(format!("ERR reading the backup: {error}").into()),
         };
         node.clients.piece_is_read(connection);

@@ -162,6 +162,9 @@ pub struct Limits {
     /// Bytes of a backup in one reply, at most half of `output_bytes_max` in any case: so much is
     /// copied and sent between two turns, so it should be a moment's work.
     pub backup_read_bytes: usize,
+    /// Bytes a second of all backups together: what the node's one thread spends on them is not there
+    /// for its other clients.
+    pub backup_bytes_per_second: u64,
     /// A stop waits at most this long for replies to leave.
     pub stop_flush_time: Duration,
     /// A peer's handshake, from connecting to the last byte.
@@ -197,6 +200,7 @@ impl Default for Limits {
             backups_max: 4,
             backup_idle_time: Duration::from_secs(60),
             backup_read_bytes: 256 << 10,
+            backup_bytes_per_second: 64 << 20,
             stop_flush_time: Duration::from_millis(500),
             handshake_time: Duration::from_secs(2),
             handshakes_max: 64,
@@ -243,6 +247,7 @@ impl Limits {
             ("pipeline_max", self.pipeline_max),
             ("backups_max", self.backups_max),
             ("backup_read_bytes", self.backup_read_bytes),
+            ("backup_bytes_per_second", self.backup_bytes_per_second as usize),
             ("handshakes_max", self.handshakes_max),
             ("peer_queue_bytes_max", self.peer_queue_bytes_max),
         ];

@@ -5,7 +5,7 @@
 mod common;
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Client, Node, TempDir, single, until};
 use sampan_server::Config;
@@ -103,6 +103,23 @@ fn too_many_backups_are_refused_and_one_that_nobody_reads_makes_room() {
         assert!(!piece(&mut client, &read, 0).is_empty(), "the other one is kept");
         !client.call("BACKUP BEGIN").starts_with('-')
     });
+}
+
+#[test]
+fn a_backup_is_read_no_faster_than_may_be() {
+    let dir = TempDir::new();
+    let node = single(dir.path(), |config| {
+        small(config);
+        config.limits.backup_bytes_per_second = 10_000;
+    });
+    let mut client = node.connect();
+    let (id, _, bytes) = begin(&mut client);
+    assert!(bytes > 4_000);
+    let begun = Instant::now();
+    for offset in (0..4_000).step_by(1_000) {
+        piece(&mut client, &id, offset);
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
 }
 
 #[test]
