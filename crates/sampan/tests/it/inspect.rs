@@ -106,7 +106,9 @@ fn damage_in_any_file_is_told_with_its_place_and_nothing_is_changed() {
     let data = cluster.data_dir(1);
     for (path, bytes) in files(&data) {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if name == "lock" || path.extension().is_some_and(|ending| ending == "spare") {
+        // Nothing is kept in these.
+        let is_spare = path.extension().is_some_and(|ending| ending == "spare");
+        if ["lock", "reserve"].contains(&&*name) || is_spare {
             continue;
         }
         assert!(json(&path, &[], 0)["damage"].is_null());
