@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use sampan_base::{ClusterId, NodeId, Rng, Time};
+use sampan_base::{ClusterId, LogIndex, NodeId, Rng, Time};
 use sampan_replica::wire::{PeerMessage, decode_frame, encode_frame};
 use sampan_replica::{
     ClientReply, DiskDone, DiskJob, Envelope, Event, Fatal, Input, Lane, OpenError, Outputs,
@@ -20,10 +20,10 @@ use sampan_replica::{
 };
 use sampan_storage::{Identity, Storage};
 
-use crate::checkers::{Oracles, Violation};
+use crate::checkers::{Oracles, Seen, Violation};
 use crate::clock::NodeClock;
-use crate::describe::{describe, describe_done, describe_message};
 use crate::disk::{DiskOp, FileClass, SimDisk, Survival};
+use crate::narrate;
 use crate::network::{Delivery, LossNotice, Network, Sending};
 use crate::node::{Node, NodeSetup, Running, duration_us};
 use crate::queue::{Queue, SimTime};
@@ -498,6 +498,11 @@ impl<N: Network> World<N> {
             self.outputs = Outputs::default();
             return self.fatal(id, fatal);
         }
+        let before = self.oracles.seen(id).map_or(LogIndex::ZERO, |seen| seen.cursors.applied);
+        let raft = replica.raft();
+        if raft.applied() > before {
+            self.trace.line(now, || narrate::applies(id, raft, before));
+        }
         self.oracles.after_turn(id, replica)?;
         for Envelope { message, .. } in &self.outputs.messages {
             if let PeerMessage::Raft(message) = message {
@@ -542,7 +547,7 @@ impl<N: Network> World<N> {
             self.notices.push_back(Notice::Reply(id, reply));
         }
         for event in outputs.events.drain(..) {
-            self.trace.line(self.now, || format!("{id} {event:?}"));
+            self.trace.line(self.now, || narrate::event(id, &event));
             self.notices.push_back(Notice::Event(id, event));
         }
         if std::mem::take(&mut outputs.shutdown_complete) {
@@ -568,15 +573,7 @@ impl<N: Network> World<N> {
         self.trace.event(
             self.now,
             [from.get(), to.get() << 8 | copies as u64, checksum(&self.frame)],
-            || {
-                let lost = if copies == 0 { " ~lost" } else { "" };
-                format!(
-                    "{}{lost}",
-                    self.nodes[from.get() as usize]
-                        .as_deref()
-                        .map_or_else(String::new, |node| describe(node, message))
-                )
-            },
+            || narrate::sent(from, to, message, copies),
         );
         if copies == 0
             && let Some(LossNotice { to, peer, after_us }) = self.network.loss_notice()
@@ -625,9 +622,8 @@ impl<N: Network> World<N> {
         match decoded {
             None if corrupted => {
                 self.counts.corrupt_caught += 1;
-                self.trace.event(now, [to.get(), from.get(), 9], || {
-                    format!("{to} drops a corrupt frame from {from}")
-                });
+                self.trace
+                    .event(now, [to.get(), from.get(), 9], || format!("{to} ← {from} ✗ corrupt"));
                 Ok(())
             }
             None => Err(Violation::new(
@@ -641,7 +637,7 @@ impl<N: Network> World<N> {
             Some((_, message)) => {
                 self.counts.delivered += 1;
                 self.trace.event(now, [to.get(), from.get(), checksum(frame)], || {
-                    format!("{to} ← {}", describe_message(from, &message))
+                    narrate::arrived(from, to, &message)
                 });
                 self.deliver(to, Input::Peer { from, message })
             }
@@ -659,6 +655,9 @@ impl<N: Network> World<N> {
             let replica = self.node(id).replica();
             let issued = replica.map(|replica| replica.raft().issued_index());
             self.oracles.append_issued(id, issued.filter(|_| writes_log));
+            if let Some(seen) = self.oracles.seen(id) {
+                self.trace.line(self.now, || narrate::persist(id, seen));
+            }
         }
         self.node_mut(id).lane(lane).waiting.push_back(job);
         self.start_job(id, lane);
@@ -695,8 +694,9 @@ impl<N: Network> World<N> {
             self.oracles.append_done(id);
             self.rehearse(id)?;
         }
+        let synced = self.oracles.seen(id).map_or(0, Seen::synced);
         self.trace.event(now, [id.get(), 10, u64::from(lane == Lane::Log)], || {
-            format!("{id} disk {}", describe_done(&done))
+            narrate::done(id, &done, synced)
         });
         self.start_job(id, lane);
         let delay_us = self.node(id).completion_delay_us;

@@ -36,6 +36,45 @@ fn the_same_seed_twice_is_the_same_run() {
     }
 }
 
+/// The words of the golden transcripts, and how each line begins: with a node, a client, or a fault.
+#[test]
+fn a_trace_is_one_line_an_event_in_the_grammar_of_the_transcripts() {
+    let report = run_seed(3, Duration::from_secs(6), Trace::keeping(usize::MAX));
+    assert!(report.lines.len() > 3_000, "{}", report.lines.len());
+    let is_name = |word: &str, kind: char| {
+        let number = word.strip_prefix(kind).unwrap_or_default().split('@').next();
+        number.is_some_and(|number| number.parse::<u64>().is_ok())
+    };
+    for line in &report.lines {
+        assert!(!line.contains('\n'), "{line}");
+        let (at, what) = line.split_once(' ').unwrap();
+        assert!(at.parse::<f64>().is_ok(), "{line}");
+        let what = what.strip_prefix("✗ ").unwrap_or(what);
+        let actor = what.split(' ').next().unwrap();
+        let is_actor = is_name(actor, 'n') || is_name(actor, 'c');
+        let is_driver = ["fault:", "everything", "operator"].contains(&actor);
+        assert!(is_actor || is_driver, "{line}");
+    }
+    let words = [
+        " leader",
+        " follower of n",
+        " → n",
+        " ← n",
+        " ✗ lost",
+        " Append base=",
+        " persist ",
+        " sync #",
+        " applies ",
+        " no-op",
+        " snapshot at ",
+        "✗ n",
+        "fault: ",
+    ];
+    for word in words {
+        assert!(report.lines.iter().any(|line| line.contains(word)), "no line has{word}");
+    }
+}
+
 #[test]
 fn different_seeds_are_different_runs() {
     let hash = |seed| run_seed(seed, Duration::from_secs(1), Trace::quiet()).hash;

@@ -107,8 +107,17 @@ pub struct Seen {
     pub durable_hard_state: (Term, Option<NodeId>),
     /// Group commits on their way to the disk: the log and hard state that each makes durable.
     pub in_flight: std::collections::VecDeque<(LogShape, (Term, Option<NodeId>))>,
+    /// How many were issued in this life.
+    pub issued: u64,
     /// It runs.
     pub alive: bool,
+}
+
+impl Seen {
+    /// How many group commits were synced in this life.
+    pub fn synced(&self) -> u64 {
+        self.issued - self.in_flight.len() as u64
+    }
 }
 
 /// One turn of one node, as the checkers see it.
@@ -237,6 +246,7 @@ impl Oracles {
                 seen.in_flight.back().map_or(&seen.durable, |(log, _)| log).clone()
             };
             seen.in_flight.push_back((log, hard_state));
+            seen.issued += 1;
         }
     }
 

@@ -45,6 +45,7 @@ pub fn check(
         durable_hard_state: (cursors.term, cursors.vote),
         log,
         in_flight: VecDeque::new(),
+        issued: 0,
         alive: true,
     })
 }
