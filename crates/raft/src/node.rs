@@ -166,6 +166,10 @@ impl Raft {
         if node.may_lead() && node.configuration().members() == [node.config.id].into() {
             // Nobody to wait for.
             node.election_deadline = now;
+        } else if term == Term::ZERO {
+            // No leader to wait for, only the others to start.
+            let soon = node.config.election_timeout_min;
+            node.election_deadline = now + node.rng.duration_between(Duration::ZERO, soon);
         }
         if planted!(LeaderAfterRestart) && node.vote == Some(node.config.id) {
             node.role = RoleState::Candidate(Candidate {

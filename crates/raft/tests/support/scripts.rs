@@ -33,6 +33,7 @@ scripts! {
     figure_7
     figure_8
     first_election_asks_nobody_first
+    first_election_comes_soon
     follower_asks_again_for_a_lost_answer
     follower_commits_what_it_has_verified
     follower_times_out_and_asks_first

@@ -35,9 +35,9 @@ pub(super) const TURN_US: u64 = 10;
 /// Every row must be done in this time, in milliseconds of virtual time.
 const LIMIT_MS: u64 = 120_000;
 /// The longest silence of a leader, in milliseconds.
-pub(super) const HEARTBEAT_MS: u64 = 250;
+pub(super) const HEARTBEAT_MS: u64 = 300;
 /// The shortest and the longest election timeout, in milliseconds.
-pub(super) const ELECTION_MS: (u64, u64) = (500, 1_000);
+pub(super) const ELECTION_MS: (u64, u64) = (600, 900);
 
 /// After one group commit in so many a power loss is rehearsed, which reads a whole log.
 const REHEARSE_ONE_IN: u64 = 500;
