@@ -81,12 +81,8 @@ plants! {
     CutWithoutConflict,
     /// A conflict is overwritten in place, and what followed it stays.
     TailKept,
-    /// The commit index is bounded by the last entry, not by the last one known to be the leader's.
-    UnverifiedCommitted,
     /// An older acknowledgement takes the match index back.
     MatchGoesBack,
-    /// An acknowledgement names the last entry, not the last one compared.
-    LastIndexAcknowledged,
     /// An entry before an Append that is missing counts as the same.
     MissingPreviousMatches,
     /// An acknowledgement leaves before its sync.

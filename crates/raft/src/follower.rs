@@ -74,8 +74,6 @@ impl Raft {
             self.take_over(entries)?;
             self.verify(matched);
             self.learn_commit(commit);
-            let last = self.log.last_index();
-            let matched = if planted!(LastIndexAcknowledged) { last } else { matched };
             AppendResult::Accepted { matched }
         } else {
             let hint = self.log.last_within(previous);
@@ -151,9 +149,6 @@ impl Raft {
     /// Rule 5: commit index = min(leaderCommit, index of last *verified* entry).
     pub(crate) fn learn_commit(&mut self, commit: LogIndex) {
         self.following.commit_hint = self.following.commit_hint.max(commit);
-        if planted!(UnverifiedCommitted) {
-            return self.commit_to(self.following.commit_hint.min(self.log.last_index()));
-        }
         self.commit_to(self.following.commit_hint.min(self.following.verified));
     }
 

@@ -152,8 +152,8 @@ fn judge(
             log.read.first().map_or_else(|| segment::file_name(1), |&i| files[i].file.clone());
         Damage { segment: first, offset: FIRST_BATCH_OFFSET, batch: 0, reason: DamageReason::Gap }
     };
-    let is_gap = join == Join::Gap && !planted!(GapStartsAnew);
-    let damage = log.damage.clone().or_else(|| is_gap.then(gap));
+    let damage = log.damage.clone().or_else(|| (join == Join::Gap).then(gap));
+    let damage = damage.filter(|_| !(planted!(GapStartsAnew) && log.read.is_empty()));
     if let (Some(damage), OnDamage::Refuse) = (&damage, on_damage) {
         return Err(snapshots.refuse(damage.clone()));
     }

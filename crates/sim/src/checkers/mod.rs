@@ -211,6 +211,7 @@ impl Oracles {
         if now.commit > before.commit {
             let configuration = replica.raft().configuration_at(now.commit);
             self.in_force.check(id, now.commit, configuration)?;
+            leader_completeness::check_own_term(id, &before, &now, log)?;
             let span = (before.commit, now.commit);
             let fresh = committed_immutable::check(id, span, now.term, log, &mut self.registry)?;
             if fresh && let Some(position) = position(replica.raft(), now.commit) {

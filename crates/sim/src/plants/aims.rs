@@ -54,10 +54,10 @@ pub(super) fn duplicates(plan: &mut Plan) {
     plan.rates.duplicate = 500;
 }
 
-/// Elections in which pre-votes meet old terms.
+/// Nodes that come back with a newer term to a cluster that has a leader.
 pub(super) fn stale_terms(plan: &mut Plan) {
     unrest(plan);
-    (plan.options.raft.pre_vote, plan.options.raft.check_quorum) = (true, true);
+    plan.options.raft.check_quorum = true;
 }
 
 /// Processes and machines that die in the middle of what their disks are doing.
@@ -66,6 +66,18 @@ pub(super) fn crashes(plan: &mut Plan) {
     short_terms(plan);
     small_log(plan);
     slow_disk(plan);
+}
+
+/// Messages that get lost, so that nodes hear of a term by its first entries, and of what is committed
+/// before they have it.
+pub(super) fn lossy(plan: &mut Plan) {
+    only(plan, &[Fault::Kill, Fault::PowerCut, Fault::Partition], 400);
+    short_terms(plan);
+    slow_disk(plan);
+    plan.nodes = 5;
+    plan.rates.drop = 250;
+    plan.mix.reads = 500;
+    plan.options.raft.append_entries_max = 1;
 }
 
 /// Members that come and go while leaders do.
@@ -95,6 +107,13 @@ pub(super) fn rot(plan: &mut Plan) {
     plan.nodes = 5;
 }
 
+/// The same for nodes that vote again and again and get nowhere.
+pub(super) fn rotten_votes(plan: &mut Plan) {
+    only(plan, &[Fault::BitFlip, Fault::Partition, Fault::Kill], 300);
+    short_terms(plan);
+    plan.nodes = 5;
+}
+
 /// Followers that need snapshots, and leaders' snapshots that arrive late and twice.
 pub(super) fn installs(plan: &mut Plan) {
     only(plan, &[Fault::Kill, Fault::Partition, Fault::Snapshot], 500);
@@ -103,12 +122,28 @@ pub(super) fn installs(plan: &mut Plan) {
     (plan.rates.duplicate, plan.rates.delay, plan.rates.delay_us_max) = (200, 50, 1_000_000);
 }
 
-/// Frames between nodes that arrive late and twice, and nodes that forget them in a power loss.
+/// Frames between nodes that arrive late and twice, in the next life of a node too.
 pub(super) fn forwards(plan: &mut Plan) {
     only(plan, &[Fault::PowerCut, Fault::Kill], 400);
     short_terms(plan);
     plan.nodes = 3;
     (plan.rates.duplicate, plan.rates.delay, plan.rates.delay_us_max) = (400, 200, 1_500_000);
+    plan.rates.reorder = true;
+    for client in &mut plan.clients {
+        client.session = false;
+    }
+}
+
+/// Frames between nodes that arrive late and twice, and leaders that forget them in a power loss and
+/// are back before anybody else leads.
+pub(super) fn late_forwards(plan: &mut Plan) {
+    only(plan, &[Fault::PowerCut], 400);
+    slow_disk(plan);
+    plan.nodes = 3;
+    let raft = &mut plan.options.raft;
+    raft.election_timeout_min = Duration::from_millis(1_000);
+    raft.election_timeout_max = Duration::from_millis(2_000);
+    (plan.rates.duplicate, plan.rates.delay, plan.rates.delay_us_max) = (400, 300, 1_000_000);
     plan.rates.reorder = true;
     for client in &mut plan.clients {
         client.session = false;

@@ -6,9 +6,10 @@ use std::fmt;
 use sampan_base::plant::Plant;
 
 use super::aims::{
-    churn, crashes, duplicates, forwards, installs, rot, split, stale_terms, unrest,
+    churn, crashes, duplicates, forwards, installs, late_forwards, lossy, rot, rotten_votes, split,
+    stale_terms, unrest,
 };
-use super::scenarios::late_heartbeat_answers;
+use super::scenarios::{late_append_of_an_old_leader, late_heartbeat_answers, longer_older_log};
 use crate::checkers::Violation;
 use crate::swarm::Plan;
 
@@ -76,7 +77,7 @@ pub fn row(plant: Plant) -> Row {
             (Election, "xraft #27", "election-safety", Hunt::Aimed(duplicates))
         }
         Plant::LastTermIgnored => {
-            (Election, "hashicorp/raft #94", "leader-completeness", Hunt::Aimed(unrest))
+            (Election, "hashicorp/raft #94", "leader-completeness", Hunt::Staged(longer_older_log))
         }
         Plant::LeaderAfterRestart => (Election, "KAFKA-10527", "election-safety", Hunt::Swarm),
         Plant::StaleTermSilent => {
@@ -86,24 +87,15 @@ pub fn row(plant: Plant) -> Row {
         Plant::NewerTermGranted => {
             (Election, "databend #16175", "leader-completeness", Hunt::Aimed(unrest))
         }
-        Plant::OldTermCounted => (
-            Replication,
-            "logcabin #44, async-raft #108",
-            "leader-completeness",
-            Hunt::Aimed(unrest),
-        ),
+        Plant::OldTermCounted => {
+            (Replication, "logcabin #44, async-raft #108", "commit-own-term", Hunt::Aimed(unrest))
+        }
         Plant::CutWithoutConflict => {
             (Replication, "raftos #26, CCF #5991", "assertion", Hunt::Swarm)
         }
         Plant::TailKept => (Replication, "mofa #1151", "log-matching", Hunt::Swarm),
-        Plant::UnverifiedCommitted => {
-            (Replication, "copycat #265, NuRaft #57", "committed-immutable", Hunt::Aimed(unrest))
-        }
         Plant::MatchGoesBack => {
             (Replication, "raftos #25, PySyncObj #167", "match-index", Hunt::Swarm)
-        }
-        Plant::LastIndexAcknowledged => {
-            (Replication, "CCF #6016", "durable-quorum", Hunt::Aimed(unrest))
         }
         Plant::MissingPreviousMatches => {
             (Replication, "etcd 76f1249, openraft #1795", "assertion", Hunt::Swarm)
@@ -119,15 +111,18 @@ pub fn row(plant: Plant) -> Row {
             (Replication, "CRDB #36353, #63302", "assertion", Hunt::Aimed(unrest))
         }
         Plant::EntriesBeforeTerm => {
-            (Replication, "openraft io_ordering.md", "recovery", Hunt::Aimed(crashes))
+            (Replication, "openraft io_ordering.md", "recovery", Hunt::Aimed(lossy))
         }
         Plant::FailedSyncRetried => {
             (Replication, "CRDB #37102, PostgreSQL 2018", "recovery", Hunt::Swarm)
         }
         Plant::RejectionMatches => (Replication, "etcd 91ff7cd", "match-index", Hunt::Swarm),
-        Plant::StaleLeaderObeyed => {
-            (Replication, "paper, Figure 2, rule 1", "committed-immutable", Hunt::Aimed(unrest))
-        }
+        Plant::StaleLeaderObeyed => (
+            Replication,
+            "paper, Figure 2, rule 1",
+            "committed-immutable",
+            Hunt::Staged(late_append_of_an_old_leader),
+        ),
         Plant::ReadBeforeTermCommit => {
             (Reads, "etcd #7331, tikv #6340", "linearizability", Hunt::Swarm)
         }
@@ -187,7 +182,7 @@ pub fn row(plant: Plant) -> Row {
         }
         Plant::ForwardTakenTwice => (Clients, "RedisRaft #13", "exactly-once", Hunt::Swarm),
         Plant::TakenForwardRefused => {
-            (Clients, "RedisRaft #23", "exactly-once", Hunt::Aimed(forwards))
+            (Clients, "RedisRaft #23", "exactly-once", Hunt::Aimed(late_forwards))
         }
         Plant::LifeNotNumbered => {
             (Clients, "etcd #20418 (id used again)", "linearizability", Hunt::Aimed(forwards))
@@ -206,7 +201,9 @@ pub fn row(plant: Plant) -> Row {
         }
         Plant::AppendNotSynced => (Storage, "NATS #7564", "recovery", Hunt::Swarm),
         Plant::SegmentNameNotSynced => (Storage, "ALICE, rule 4", "recovery", Hunt::Swarm),
-        Plant::HardStatePingPong => (Storage, "dqlite M42, rule 13", "recovery", Hunt::Aimed(rot)),
+        Plant::HardStatePingPong => {
+            (Storage, "dqlite M42, rule 13", "recovery", Hunt::Aimed(rotten_votes))
+        }
         Plant::DamagedTailCut => {
             (Storage, "RedisRaft log.c (M15), NATS #7549", "recovery", Hunt::Aimed(rot))
         }

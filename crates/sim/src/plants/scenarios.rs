@@ -10,7 +10,7 @@ use crate::checkers::{Violation, linearizability};
 use crate::clock::NodeClock;
 use crate::history::{End, Record};
 use crate::network::{Delivery, Network, Sending};
-use crate::node::{DiskProfile, NodeSetup};
+use crate::node::{DiskProfile, Node, NodeSetup};
 use crate::trace::Trace;
 use crate::workload::Op;
 use crate::{Notice, SimTime, World};
@@ -52,12 +52,32 @@ impl Stage {
             let bootstrap = Configuration::of_voters(ids);
             let clock = NodeClock::new(1_000_000, 0, 0);
             let disk = DiskProfile::default();
-            world.create(id, NodeSetup { options, bootstrap, clock, disk, turn_us: 0 });
+            world.create(
+                id,
+                NodeSetup { options, bootstrap, clock, disk, turn_us: 0, formed: true },
+            );
             if let Err(error) = world.start(id)? {
                 return Err(Violation::new("recovery", error.to_string()));
             }
         }
         Ok(Self { world, record: Record::default(), asked: 0 })
+    }
+
+    fn others(&self, than: NodeId) -> Vec<NodeId> {
+        self.world.nodes().map(Node::id).filter(|id| *id != than).collect()
+    }
+
+    /// Makes all ways from these to those so long; `None`: cuts them.
+    fn ways(&mut self, from: &[NodeId], to: &[NodeId], us: Option<u64>) {
+        for &from in from {
+            self.world.network.us.extend(to.iter().map(|to| ((from, *to), us)));
+        }
+    }
+
+    fn isolate(&mut self, id: NodeId) {
+        let others = self.others(id);
+        self.ways(&[id], &others, None);
+        self.ways(&others, &[id], None);
     }
 
     /// Lets so much time pass.
@@ -105,24 +125,62 @@ impl Stage {
     }
 }
 
+fn set(value: &str) -> Op {
+    Op::Set("k".into(), value.into())
+}
+
 /// The heartbeats' answers to a leader take long. It is cut off, another is elected and writes; then
 /// the old one is asked, while answers to heartbeats from before are still coming in.
 pub(super) fn late_heartbeat_answers(seed: u64) -> Result<(), Violation> {
     let mut stage = Stage::new(seed)?;
     let old = stage.leader()?;
-    let others: Vec<NodeId> =
-        [1, 2, 3].map(NodeId::of).into_iter().filter(|id| *id != old).collect();
-    let set = |value: &str| Op::Set("k".into(), value.into());
     stage.ask(old, &set("old"), 1_000)?;
-    for &other in &others {
-        stage.world.network.us.insert((other, old), Some(4_000_000));
-    }
-    stage.pass_ms(1_000)?;
-    for &other in &others {
-        stage.world.network.us.insert((old, other), None);
+    stage.ways(&stage.others(old), &[old], Some(4_000_000));
+    stage.pass_ms(300)?;
+    stage.ways(&[old], &stage.others(old), None);
+    stage.pass_ms(2_000)?;
+    stage.ask(stage.others(old)[0], &set("new"), 1_000)?;
+    stage.ask(old, &Op::Get("k".into()), 3_000)?;
+    linearizability::check(&stage.record.history)
+}
+
+/// A leader that is cut off takes more writes, all in vain, than the next one acknowledges. That one
+/// is cut off in its turn, and the first comes back.
+pub(super) fn longer_older_log(seed: u64) -> Result<(), Violation> {
+    let mut stage = Stage::new(seed)?;
+    let old = stage.leader()?;
+    stage.isolate(old);
+    for number in 0..9 {
+        stage.ask(old, &set(&number.to_string()), 20)?;
     }
     stage.pass_ms(2_000)?;
-    stage.ask(others[0], &set("new"), 1_000)?;
-    stage.ask(old, &Op::Get("k".into()), 1_000)?;
-    linearizability::check(&stage.record.history)
+    let next = stage.leader()?;
+    stage.ask(next, &set("new"), 1_000)?;
+    stage.world.network.us.clear();
+    stage.isolate(next);
+    stage.pass_ms(8_000)
+}
+
+/// A leader's Append is long on its way. Meanwhile another one is elected and its entries are
+/// acknowledged; a node that has them starts again, and then the old Append arrives.
+pub(super) fn late_append_of_an_old_leader(seed: u64) -> Result<(), Violation> {
+    let mut stage = Stage::new(seed)?;
+    let old = stage.leader()?;
+    stage.ways(&[old], &stage.others(old), Some(4_000_000));
+    stage.ways(&stage.others(old), &[old], None);
+    let arrives = stage.world.now().plus_us(4_000_000);
+    stage.ask(old, &set("old"), 20)?;
+    stage.pass_ms(2_500)?;
+    let next = stage.leader()?;
+    stage.ask(next, &set("new"), 500)?;
+    let third = stage.others(old).into_iter().find(|id| *id != next).unwrap_or(next);
+    stage.world.kill(third);
+    stage.ways(&[next], &[third], None);
+    stage.pass_ms(arrives.us_since(stage.world.now()) / 1_000 - 100)?;
+    if let Err(error) = stage.world.start(third)? {
+        return Err(Violation::new("recovery", error.to_string()));
+    }
+    stage.pass_ms(200)?;
+    stage.world.network.us.clear();
+    stage.pass_ms(5_000)
 }
