@@ -164,3 +164,19 @@ fn attempt(hunt: Hunt, seed: u64, safety: Duration, planted: Option<Plant>) -> O
 pub fn hush_panics() {
     std::panic::set_hook(Box::new(|_| {}));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn staged_scenarios_find_their_bugs_and_end_well_without() {
+        let safety = Duration::from_secs(1);
+        for planted in Plant::ALL {
+            let Row { hunt: hunt @ Hunt::Staged(_), .. } = row(planted) else { continue };
+            let found = (1..=4).any(|seed| attempt(hunt, seed, safety, Some(planted)).is_some());
+            assert!(found, "{} survives", planted.name());
+            assert_eq!(attempt(hunt, 1, safety, None), None, "{}", planted.name());
+        }
+    }
+}
