@@ -1,8 +1,41 @@
 //! Every knob and limit of a replica, with its default and a tiny set for tests.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use sampan_base::NodeId;
+
+/// What to do at a start about a log, or a snapshot, that is damaged where it may hold acknowledged
+/// entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnDamage {
+    /// Refuse to start.
+    Refuse,
+    /// If the cluster has other voters: rejoin it as one that does not vote until a leader has given
+    /// it its log again (`docs/format.md`, "Rejoin").
+    Rejoin,
+}
+
+impl fmt::Display for OnDamage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refuse => "refuse",
+            Self::Rejoin => "rejoin",
+        })
+    }
+}
+
+impl FromStr for OnDamage {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Refuse, Self::Rejoin]
+            .into_iter()
+            .find(|on_damage| on_damage.to_string() == text)
+            .ok_or_else(|| "want refuse or rejoin".to_owned())
+    }
+}
 
 /// How a replica behaves. All of it may differ between the nodes of a cluster, except `kv`.
 #[derive(Clone, Debug)]
@@ -11,6 +44,8 @@ pub struct Options {
     pub raft: sampan_raft::Config,
     /// Files.
     pub storage: sampan_storage::Options,
+    /// A damaged log or snapshot.
+    pub on_damage: OnDamage,
     /// The state machine. These decide what applying an entry does: the same on every node, always.
     pub kv: sampan_kv::Limits,
     /// How long a command waits for a leader before `-CLUSTERDOWN`.
@@ -56,6 +91,7 @@ impl Options {
         Self {
             raft: sampan_raft::Config::new(id),
             storage: sampan_storage::Options::default(),
+            on_damage: OnDamage::Rejoin,
             kv: sampan_kv::Limits::default(),
             no_leader_wait: Duration::from_millis(400),
             client_timeout: Duration::from_millis(5_000),

@@ -73,6 +73,9 @@ pub enum Event {
     SnapshotFailed(String),
     /// An operator's wish was not taken: why.
     Refused(String),
+    /// This node lost part of its log, and neither votes nor counts until its log is durable through
+    /// this index, which its leader named; `None`: it is, the node votes again.
+    NonVoting(Option<LogIndex>),
     /// The disk is not what it was. While it is [`Health::Full`] writes are refused.
     Disk {
         /// As it was.

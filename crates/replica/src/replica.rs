@@ -5,7 +5,6 @@
 //! `apply.rs`.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use sampan_base::disk::{Disk, DiskError};
 use sampan_base::{Configuration, LogIndex, NodeId, Rng, Term, Time, planted};
@@ -19,6 +18,7 @@ use crate::forwards::{FORWARD_FRAME_BYTES_MAX, ForwardWindow, ForwardsOut};
 use crate::input::{ConnectionId, Input, Now};
 use crate::job::{DiskDone, DiskJob};
 use crate::lines::{Home, Lines, Origin};
+use crate::opening::{self, OpenError, OpenReport};
 use crate::options::Options;
 use crate::output::{ClientReply, Envelope, Event, Fatal, Outputs, Stream};
 use crate::reads::Reads;
@@ -30,55 +30,6 @@ use crate::writes::Writes;
 /// After this long without a write, the disk is told how far its log is durable
 /// (`docs/format.md`, the watermark): off the commit path, and never twice for one write.
 const WATERMARK_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// Why a node cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Its files are not what they must be.
-    #[error(transparent)]
-    Storage(#[from] sampan_storage::OpenError),
-    /// A snapshot verified, but does not hold a state.
-    #[error("the snapshot {file} does not hold a readable state: {why}")]
-    State {
-        /// The file.
-        file: String,
-        /// What is wrong.
-        why: String,
-    },
-}
-
-/// What was loaded at a start, in one line.
-#[derive(Clone, Debug)]
-pub struct OpenReport {
-    /// The snapshot's index and size, if there was one.
-    pub snapshot: Option<(LogIndex, u64)>,
-    /// Entries read from the log.
-    pub entries: usize,
-    /// The last index, of the log or else of the snapshot.
-    pub last_index: LogIndex,
-    /// Keys in the snapshot.
-    pub keys: u64,
-    /// What storage says of it.
-    pub storage: sampan_storage::Report,
-    /// Whom the node, if it has no past, must hear from before it takes part.
-    pub unheard_voters: Vec<NodeId>,
-}
-
-impl fmt::Display for OpenReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.snapshot {
-            Some((index, bytes)) => {
-                write!(f, "snapshot at {index} ({bytes} bytes, {} keys), ", self.keys)?;
-            }
-            None => f.write_str("no snapshot, ")?,
-        }
-        write!(f, "{} log entries; {}", self.entries, self.storage)?;
-        if !self.unheard_voters.is_empty() {
-            f.write_str("; new here, takes no part before it has heard from")?;
-        }
-        self.unheard_voters.iter().try_for_each(|id| write!(f, " {id}"))
-    }
-}
 
 /// Figures that only count up.
 #[derive(Clone, Copy, Default, Debug)]
@@ -110,8 +61,8 @@ pub struct Replica {
     /// When the watermark is to be refreshed; unset while it is up to date.
     watermark_at: Option<Time>,
     pub(crate) disk: DiskHealth,
-    /// The disk says that this node does not vote; cleared when consensus says that it may.
-    non_voting: bool,
+    /// Until where the disk says that this node does not vote; it follows what consensus says.
+    non_voting_until: Option<LogIndex>,
     /// The disk says that this node has heard from nobody yet; cleared as above.
     newborn: bool,
     pub(crate) lines: Lines,
@@ -171,26 +122,17 @@ impl Replica {
         now: Now,
     ) -> Result<(Self, OpenReport), OpenError> {
         let mut rng = Rng::seeded(seed);
-        let (storage, recovered) = Storage::open(disk, identity, &options.storage)?;
+        let (storage, recovered) = opening::open_storage(disk, identity, &options, &bootstrap)?;
         let hash_seed = rng.next_u64();
         let kv = match &recovered.snapshot {
             Some(snapshot) => crate::snapshots::load(disk, &snapshot.file, &options, hash_seed)?,
             None => Kv::new(options.kv, hash_seed),
         };
         let snapshot = recovered.snapshot.as_ref().map(|snapshot| snapshot.meta.clone());
-        let last_index = recovered.entries.last().map(|entry| entry.index);
-        let covered = snapshot.as_ref().map_or(LogIndex::ZERO, |meta| meta.position.index);
-        let mut report = OpenReport {
-            last_index: last_index.unwrap_or(covered),
-            snapshot: snapshot.as_ref().map(|meta| (meta.position.index, meta.size_bytes)),
-            entries: recovered.entries.len(),
-            keys: kv.stats().keys,
-            storage: recovered.report.clone(),
-            unheard_voters: Vec::new(),
-        };
+        let mut report = OpenReport::of(&recovered, kv.stats().keys);
         let applied = snapshot.as_ref().map(|meta| meta.position).unwrap_or_default();
         let incarnation = if planted!(LifeNotNumbered) { 1 } else { recovered.incarnation };
-        let non_voting = recovered.non_voting_until.is_some();
+        let non_voting_until = recovered.non_voting_until;
         let snapshots = Snapshots::new(recovered.partial_snapshot, now);
         let restored = Restored {
             hard_state: recovered.hard_state,
@@ -214,7 +156,7 @@ impl Replica {
             persisting: None,
             watermark_at: Some(now.mono + WATERMARK_AFTER),
             disk: DiskHealth::new(now.mono),
-            non_voting,
+            non_voting_until,
             newborn: recovered.newborn,
             lines: Lines::default(),
             writes: Writes::new(),
@@ -571,10 +513,13 @@ impl Replica {
     fn persist_standing(&mut self) {
         let grown_up = self.newborn && !self.raft.is_newborn();
         let until = self.raft.non_voting_until();
-        if grown_up || (self.non_voting && until.is_none()) {
+        // What is written also says that the node has a past: not before it has.
+        let changed = self.non_voting_until != until && (grown_up || !self.newborn);
+        if grown_up || changed {
             self.newborn &= !grown_up;
-            self.non_voting = until.is_some();
+            self.non_voting_until = until;
             self.jobs.push(DiskJob::LogControl(self.storage.set_non_voting(until)));
+            self.events.extend(changed.then_some(Event::NonVoting(until)));
         }
     }
 

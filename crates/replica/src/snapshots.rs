@@ -17,10 +17,11 @@ use sampan_storage::{PartialSnapshot, StoredSnapshot};
 
 use crate::input::Now;
 use crate::job::{DiskDone, DiskJob};
+use crate::opening::OpenError;
 use crate::options::Options;
 use crate::output::{Event, Fatal};
 use crate::receiving::Receiving;
-use crate::replica::{OpenError, Replica};
+use crate::replica::Replica;
 
 /// After a snapshot failed (no room, or it did not verify), the next try waits this long.
 const RETRY_AFTER: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use sampan_base::{ClusterId, NodeId};
-use sampan_server::{Config, HostPort};
+use sampan_server::{Config, HostPort, OnDamage};
 
 use crate::exit::Failure;
 
@@ -219,6 +219,8 @@ settings! {
     apply_bytes_max "SAMPAN_APPLY_BYTES_MAX" usize => replica.apply_bytes_max;
     /// Bytes of state in one chunk of a snapshot file
     snapshot_chunk_bytes "SAMPAN_SNAPSHOT_CHUNK_BYTES" usize => replica.snapshot_chunk_bytes;
+    /// A log that is damaged where it may hold acknowledged entries: "rejoin" has the node repaired from its peers, without a vote until it is; "refuse" exits with 5
+    on_damage "SAMPAN_ON_DAMAGE" OnDamage => replica.on_damage;
     /// Snapshots kept, 1 or more
     snapshots_kept "SAMPAN_SNAPSHOTS_KEPT" usize => replica.storage.snapshots_kept;
     /// Length of one file of the log, a multiple of 4096

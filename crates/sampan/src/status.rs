@@ -70,6 +70,11 @@ fn row(address: &str, answer: &Answer, commit_max: u64) -> Row {
         }
     };
     let of_field = |name: &str| field(fields, name).to_owned();
+    let role = match (field(fields, "role"), field(fields, "voting")) {
+        // What it lost is on its way.
+        (role, "0") => format!("{role}, repairing"),
+        (role, _) => role.to_owned(),
+    };
     let snapshot = match field(fields, "snapshot_index") {
         "0" => "-".to_owned(),
         index => format!("{index} ({} bytes)", field(fields, "snapshot_bytes")),
@@ -77,7 +82,7 @@ fn row(address: &str, answer: &Answer, commit_max: u64) -> Row {
     [
         format!("n{}", field(fields, "node_id")),
         address.to_owned(),
-        of_field("role"),
+        role,
         of_field("term"),
         of_field("commit_index"),
         of_field("applied_index"),

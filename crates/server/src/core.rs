@@ -202,6 +202,11 @@ fn note(node: &Node, event: &Event, now: WallTime) {
             log.line("room on the disk again: writes are taken");
         }
         Event::Disk { .. } => log.line("the disk of the log keeps up again"),
+        Event::NonVoting(Some(until)) => log.warn(format_args!(
+            "part of the log was lost: this node neither votes nor counts until it is here through \
+             {until}"
+        )),
+        Event::NonVoting(None) => log.line("the log is whole again: this node votes"),
     }
 }
 

@@ -60,5 +60,6 @@ const _: () = assert!(!sampan_base::CAN_PLANT, "a server is never built to plant
 pub use config::{Config, ConfigError, HostPort, Limits, PEER_PORT_OFFSET};
 pub use error::ServerError;
 pub use lock::LOCK_FILE;
+pub use sampan_replica::OnDamage;
 pub use start::{Listeners, Stop, StopRequests, Stopper, exit_on_panic, run, serve, stopper};
 pub use time::Utc;

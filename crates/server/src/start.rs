@@ -176,20 +176,40 @@ fn open(
         log.line(format_args!("created {}", config.data_dir.display()));
     }
     let options = config.replica.clone();
+    let began = Instant::now();
     let opened = Replica::open(disk, identity, options, config.bootstrap(), random(), clock.now());
     match opened {
         Ok((replica, report)) => {
-            log.line(report);
+            let line = format!("loaded in {} ms: {report}", began.elapsed().as_millis());
+            if report.faulty.is_some() {
+                log.warn(line);
+            } else {
+                log.line(line);
+            }
             Ok(replica)
         }
         Err(OpenError::Storage(error)) => Err(data_error(config, &error)),
+        Err(error @ OpenError::Alone(_)) => Err(ServerError::DataDamaged(format!(
+            "data directory {}: {error}: restore a backup",
+            config.data_dir.display()
+        ))),
         Err(error @ OpenError::State { .. }) => Err(ServerError::DataDamaged(error.to_string())),
     }
 }
 
 fn data_error(config: &Config, error: &sampan_storage::OpenError) -> ServerError {
     use sampan_storage::OpenError as E;
-    let text = format!("data directory {}: {error}", config.data_dir.display());
+    let advice = match error {
+        E::DamagedHardState(_) | E::DamagedIdentity(_) => {
+            ": what this node promised is not known, so it must never vote again: remove it from the \
+             cluster and add a new one, with a new id and an empty directory"
+        }
+        E::DamagedLog(_) | E::DamagedSnapshot { .. } => {
+            ": with --on-damage rejoin its peers repair it"
+        }
+        _ => "",
+    };
+    let text = format!("data directory {}: {error}{advice}", config.data_dir.display());
     match error {
         E::OtherCluster { .. } | E::OtherNode { .. } | E::AlreadyCreated(_) | E::NotCreated => {
             ServerError::OtherData(text)

@@ -17,6 +17,7 @@ pub mod checkers;
 mod clients;
 pub mod clock;
 pub mod crashes;
+pub mod damage;
 pub mod disk;
 pub mod faults;
 pub mod history;

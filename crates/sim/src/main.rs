@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use sampan_lincheck::{Options, check as decide, html, run_file};
 use sampan_sim::crashes::{CrashSweep, crashes, explain as explain_crash};
+use sampan_sim::damage::{DamageSweep, damage};
 use sampan_sim::labs;
 use sampan_sim::run::RunReport;
 use sampan_sim::runner::{ALL_STRIKE_WITHIN, Sweep, name_seeds_of_panics, run_seed, sweep};
@@ -143,6 +144,27 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         threads: usize,
     },
+    /// Change every byte of a node's files, and see what it, and its cluster, make of it.
+    Damage {
+        /// How many reference runs.
+        #[arg(long, default_value_t = 1)]
+        seeds: u64,
+        /// The seed of the first.
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// How long each of them is, in virtual seconds.
+        #[arg(long, default_value_t = 10.0)]
+        seconds_simulated: f64,
+        /// Of every so many bytes change one.
+        #[arg(long, default_value_t = 1)]
+        every: u64,
+        /// How many cases of each run the whole cluster lives through.
+        #[arg(long, default_value_t = 200)]
+        continued: u64,
+        /// On how many threads.
+        #[arg(long, default_value_t = 2)]
+        threads: u64,
+    },
     /// Check a recorded history: is it linearizable?
     Check {
         /// JSON lines, one operation each.
@@ -194,6 +216,10 @@ fn main() -> ExitCode {
         }
         Command::Plants { names, searches, seeds, seconds_simulated, threads } => {
             plants(&names, searches, seeds, Duration::from_secs(seconds_simulated), threads)
+        }
+        Command::Damage { seeds, from, seconds_simulated, every, continued, threads } => {
+            let safety = Duration::from_secs_f64(seconds_simulated);
+            run_damage(DamageSweep { from, seeds, safety, every, continued, threads })
         }
         Command::Check { history, html, threads } => check(&history, html.as_deref(), threads),
     }
@@ -268,6 +294,12 @@ fn run_crashes(sweep: CrashSweep) -> ExitCode {
             println!("  {line}");
         }
     }
+    println!("{report}");
+    if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run_damage(sweep: DamageSweep) -> ExitCode {
+    let report = damage(sweep, |failure| println!("FAIL {failure}"));
     println!("{report}");
     if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

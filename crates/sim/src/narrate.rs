@@ -64,6 +64,8 @@ pub(crate) fn event(id: NodeId, event: &Event) -> String {
         Event::SnapshotFailed(why) => format!("{id} ✗ snapshot: {why}"),
         Event::Refused(why) => format!("{id} refuses: {why}"),
         Event::Disk { now, .. } => format!("{id} disk {now:?}"),
+        Event::NonVoting(Some(until)) => format!("{id} does not vote until {until} is durable"),
+        Event::NonVoting(None) => format!("{id} votes again"),
     }
 }
 

@@ -272,7 +272,7 @@ impl Simulation {
     }
 
     /// Connections to a process that died are closed by its kernel.
-    fn reset_clients_of(&mut self, id: NodeId) {
+    pub(crate) fn reset_clients_of(&mut self, id: NodeId) {
         for client in 0..self.clients.len() {
             if self.clients[client].node() == Some(id) {
                 self.reset_later(client);

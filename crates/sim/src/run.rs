@@ -29,6 +29,10 @@ use crate::world::{Notice, World};
 
 /// After everything is healed, all must be well within this, in virtual microseconds.
 const LIVENESS_BOUND_US: u64 = 90_000_000;
+/// Before a strike nothing is asked for this long: every watermark is refreshed, nothing is unsynced.
+const QUIET_US: u64 = 3_000_000;
+/// After a strike clients ask for this long.
+const STRUCK_US: u64 = 2_000_000;
 /// How often it is looked whether all is well, in virtual microseconds.
 const LOOK_EVERY_US: u64 = 250_000;
 
@@ -85,6 +89,10 @@ pub struct RunReport {
     pub enabled: crate::faults::FaultSet,
     /// Starts after which a power loss was rehearsed.
     pub rehearsals: u64,
+    /// Damaged logs that were repaired by peers.
+    pub repairs: u64,
+    /// Nodes that refused to start because of damage, and were replaced.
+    pub refusals: u64,
     /// The last lines of the trace, if they were kept.
     pub lines: Vec<String>,
     /// The history, for a picture of it.
@@ -130,6 +138,8 @@ pub struct Simulation {
     pub(crate) operator: Operator,
     /// Nodes that refused to start because of damage.
     pub(crate) refusals: u64,
+    /// Damaged logs that their nodes have got back from their peers.
+    repairs: u64,
     /// How long the fault that strikes now will last, for the picture.
     pub(crate) lasts_us: u64,
     /// Errors of each disk that a node has stopped for.
@@ -144,6 +154,17 @@ pub struct Simulation {
 /// Runs a plan to its end.
 pub fn run(plan: Plan, trace: Trace) -> RunReport {
     run_watched(plan, trace, None)
+}
+
+/// What is done to a cluster in which all is well, and what must be so after it.
+pub(crate) type Strike = Box<dyn FnOnce(&mut Simulation) -> Result<(), Violation>>;
+
+/// Runs a plan until all is well and quiet, strikes, goes on under load, and judges.
+pub(crate) fn run_struck(plan: Plan, trace: Trace, strike: Strike) -> RunReport {
+    let (seed, enabled) = (plan.seed, plan.faults);
+    let mut simulation = Simulation::new(plan, trace);
+    let violation = simulation.play_struck(strike).err();
+    simulation.into_report(seed, enabled, violation)
 }
 
 /// Runs a plan to its end under a watch.
@@ -177,6 +198,7 @@ impl Simulation {
             disk_counts: DiskCounts::default(),
             operator: Operator::new(plan.nodes),
             refusals: 0,
+            repairs: 0,
             lasts_us: 0,
             known_errors: BTreeMap::new(),
             todos: Vec::new(),
@@ -224,6 +246,42 @@ impl Simulation {
     // ------------------------------------------------------------------------------- phases
 
     fn play(&mut self) -> Result<(), Violation> {
+        self.play_until_well()?;
+        self.read_everything();
+        self.judge()
+    }
+
+    fn play_struck(&mut self, strike: Strike) -> Result<(), Violation> {
+        self.play_until_well()?;
+        self.await_quiet()?;
+        strike(self)?;
+        self.phase = Phase::Healing;
+        self.healed_at = self.world.now();
+        for client in 0..self.clients.len() {
+            self.after(0, Todo::Think(client));
+        }
+        self.play_until(self.healed_at.plus_us(STRUCK_US))?;
+        self.phase = Phase::Draining;
+        self.await_well()?;
+        self.read_everything();
+        self.judge()
+    }
+
+    /// Waits until nobody has written for a while: keys that expire may still make entries.
+    fn await_quiet(&mut self) -> Result<(), Violation> {
+        let ends = |world: &World<SwarmNetwork>| -> Vec<_> {
+            world.nodes().map(|node| node.replica().map(|r| r.raft().last_index())).collect()
+        };
+        loop {
+            let before = ends(&self.world);
+            self.play_until(self.world.now().plus_us(QUIET_US))?;
+            if ends(&self.world) == before {
+                return Ok(());
+            }
+        }
+    }
+
+    fn play_until_well(&mut self) -> Result<(), Violation> {
         self.set_up()?;
         self.play_until(SimTime(self.plan.safety_us))?;
         self.phase = Phase::Healing;
@@ -232,9 +290,7 @@ impl Simulation {
         self.heal();
         self.play_until(self.healed_at.plus_us(2_000_000))?;
         self.phase = Phase::Draining;
-        self.await_well()?;
-        self.read_everything();
-        self.judge()
+        self.await_well()
     }
 
     fn set_up(&mut self) -> Result<(), Violation> {
@@ -280,6 +336,10 @@ impl Simulation {
             }
             Notice::Event(_, Event::SnapshotInstalled { .. }) => {
                 self.counts.add(Fault::Install, 1);
+                Ok(())
+            }
+            Notice::Event(_, Event::NonVoting(None)) => {
+                self.repairs += 1;
                 Ok(())
             }
             Notice::Event(..) => Ok(()),
@@ -389,6 +449,9 @@ impl Simulation {
         let want = of(leader)?;
         for id in configuration.members() {
             let Some(raft) = of(id) else { return Some(format!("member {id} does not run")) };
+            if raft.non_voting_until().is_some() {
+                return Some(format!("{id} still does not vote"));
+            }
             if (raft.applied(), raft.term()) != (want.last_index(), want.term()) {
                 let (applied, commit, term) = (raft.applied(), raft.commit(), raft.term());
                 let (last, leaders_term) = (want.last_index(), want.term());
@@ -511,6 +574,8 @@ impl Simulation {
             faults: self.counts,
             enabled,
             rehearsals: self.world.oracles.rehearsals,
+            repairs: self.repairs,
+            refusals: self.refusals,
             lines: self.world.trace.into_lines(),
             record: failed.then(|| Box::new(self.record.history)),
             violation,

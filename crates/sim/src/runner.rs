@@ -51,6 +51,8 @@ pub struct Summary {
     pub entries: u64,
     /// Starts after which a power loss was rehearsed.
     pub rehearsals: u64,
+    /// Damaged logs that were repaired by peers.
+    pub repairs: u64,
     /// How often each kind of fault struck.
     pub faults: FaultCounts,
     /// In how many runs each kind could have struck.
@@ -111,6 +113,8 @@ pub fn run_plan(plan: Plan, trace: Trace, watch: Option<Box<dyn SyncWatch>>) -> 
             faults: FaultCounts::default(),
             enabled,
             rehearsals: 0,
+            repairs: 0,
+            refusals: 0,
             lines: Vec::new(),
             record: None,
         }
@@ -164,6 +168,7 @@ fn summarize(reports: Vec<RunReport>, wall: Duration) -> Summary {
         summary.events += report.events;
         summary.entries += report.entries;
         summary.rehearsals += report.rehearsals;
+        summary.repairs += report.repairs;
         for (sum, count) in summary.operations.iter_mut().zip(report.operations) {
             *sum += count;
         }
@@ -222,6 +227,7 @@ impl fmt::Display for Summary {
         }
         writeln!(f, "entries committed    {:>10}", self.entries)?;
         writeln!(f, "power losses rehearsed {:>8}", self.rehearsals)?;
+        writeln!(f, "damaged logs repaired  {:>8}", self.repairs)?;
         writeln!(f, "slowest recovery     {:>10.1} virtual s", self.recovery_max.as_secs_f64())?;
         write!(f, "trace hash     {:016x}", self.hash)
     }

@@ -160,7 +160,7 @@ fn load_copy(
     file: &str,
     identity: Identity,
 ) -> Result<Option<Record>, OpenError> {
-    let bytes = match disk.read(file, 0, PAGE_BYTES) {
+    let bytes = match page::read(disk, file, 0, PAGE_BYTES) {
         Ok(bytes) => bytes,
         Err(DiskError::NotFound(_) | DiskError::Io(..)) => return Ok(None),
         Err(error) => return Err(error.into()),

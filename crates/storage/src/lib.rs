@@ -71,7 +71,7 @@ mod format_tests;
 
 pub use error::{Damage, DamageReason, OpenError};
 pub use identity::Identity;
-pub use open::OnDamage;
+pub use open::{OnDamage, Salvage};
 pub use options::Options;
 pub use page::{FORMAT_VERSION, PAGE_BYTES};
 pub use recovered::{PartialSnapshot, Recovered, Report, StoredSnapshot};

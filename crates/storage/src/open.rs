@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
-use sampan_base::{LogIndex, LogPosition, planted};
+use sampan_base::{Entry, EntryKind, LogIndex, LogPosition, SnapshotMeta, planted};
 
 use crate::batch::Link;
 use crate::create::check_identity;
@@ -26,13 +26,33 @@ use crate::{
 const REWRITE_BYTES: u64 = 1 << 20;
 
 /// What to do about a log that is damaged where it may hold acknowledged entries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OnDamage {
+#[derive(Clone, Copy)]
+pub enum OnDamage<'a> {
     /// Refuse with [`OpenError::DamagedLog`] and change nothing.
     Refuse,
-    /// Rule 12: durably mark the node as non-voting, then go on with what stands before the damage.
-    /// [`Recovered::faulty`] says what was cut off.
-    Rejoin,
+    /// Rule 12, if this agrees: put what is damaged aside, durably mark the node as non-voting, then
+    /// go on with what stands before the damage. [`Recovered::faulty`] says what was cut off.
+    Rejoin(&'a dyn Fn(&Salvage<'_>) -> bool),
+}
+
+/// What a damaged log still says, for whoever decides whether the rest may be given up.
+#[derive(Debug)]
+pub struct Salvage<'a> {
+    snapshot: Option<&'a SnapshotMeta>,
+    log: &'a Replayed,
+}
+
+impl Salvage<'_> {
+    /// What the newest sound snapshot covers.
+    pub fn snapshot(&self) -> Option<&SnapshotMeta> {
+        self.snapshot
+    }
+
+    /// The last entry of this kind after the snapshot that stands before the damage.
+    pub fn last_entry_of(&self, kind: EntryKind) -> Option<&Entry> {
+        let after = self.snapshot.map_or(LogIndex::ZERO, |meta| meta.position.index);
+        self.log.last_entry(|entry| entry.kind == kind && entry.index > after)
+    }
 }
 
 impl Storage {
@@ -50,7 +70,7 @@ impl Storage {
         disk: &mut dyn Disk,
         identity: Identity,
         options: &Options,
-        on_damage: OnDamage,
+        on_damage: OnDamage<'_>,
     ) -> Result<(Self, Recovered), OpenError> {
         options.check().map_err(OpenError::BadOptions)?;
         check_identity(disk, identity)?;
@@ -87,7 +107,7 @@ impl Found {
         disk: &mut dyn Disk,
         directory: &Directory,
         identity: Identity,
-        on_damage: OnDamage,
+        on_damage: OnDamage<'_>,
     ) -> Result<Self, OpenError> {
         let hard_state = hard_state::load(disk, identity)?;
         let snapshots = Snapshots::read(disk, directory, identity)?;
@@ -144,7 +164,7 @@ fn judge(
     files: &[SegmentFile],
     snapshots: &Snapshots,
     record: &Record,
-    on_damage: OnDamage,
+    on_damage: OnDamage<'_>,
 ) -> Result<Verdict, OpenError> {
     let join = log.join(snapshots.position());
     let gap = || {
@@ -154,8 +174,15 @@ fn judge(
     };
     let damage = log.damage.clone().or_else(|| (join == Join::Gap).then(gap));
     let damage = damage.filter(|_| !(planted!(GapStartsAnew) && log.read.is_empty()));
-    if let (Some(damage), OnDamage::Refuse) = (&damage, on_damage) {
-        return Err(snapshots.refuse(damage.clone()));
+    if let Some(damage) = &damage {
+        let snapshot = snapshots.sound.first().map(|stored| &stored.meta);
+        let gives_up = match on_damage {
+            OnDamage::Refuse => false,
+            OnDamage::Rejoin(agrees) => agrees(&Salvage { snapshot, log }),
+        };
+        if !gives_up {
+            return Err(snapshots.refuse(damage.clone()));
+        }
     }
     if log.last_term().is_some_and(|term| term > record.hard_state.term) {
         return Err(OpenError::DamagedHardState("the log has entries of a later term"));
@@ -200,6 +227,7 @@ impl Opening<'_> {
     ) -> Result<(Storage, Recovered), OpenError> {
         let position = snapshots.position();
         report_reading(&mut self.report, &self.files, &log, &verdict);
+        verdict.faulty.iter().try_for_each(|damage| self.keep_damaged(damage))?;
         let mut record = self.renew_hard_state(&loaded, position, verdict.faulty.is_some())?;
         let spare = self.adopt_spare()?;
         self.remove_leftovers(spare.as_ref(), partial.as_ref())?;
@@ -238,6 +266,38 @@ impl Opening<'_> {
         Ok((storage, recovered))
     }
 
+    /// Copies the segments from the damaged one on, for whoever wants to look at them: what is given
+    /// up is overwritten in time. A sector that cannot be read is zero in the copy, and so is its
+    /// page.
+    fn keep_damaged(&mut self, damage: &Damage) -> Result<(), OpenError> {
+        let lost: Vec<(FileName, u64)> = self
+            .files
+            .iter()
+            .filter(|file| file.file >= damage.segment)
+            .map(|file| (file.file.clone(), file.len_bytes))
+            .collect();
+        for (file, len_bytes) in &lost {
+            let copy: FileName = Arc::from(format!("{file}.damaged"));
+            self.disk.execute(&DiskOp::Create { file: copy.clone(), zero_bytes: *len_bytes })?;
+            for offset in (0..*len_bytes).step_by(PAGE_BYTES as usize) {
+                match self.disk.read(file, offset, PAGE_BYTES) {
+                    Ok(bytes) if bytes.iter().all(|&byte| byte == 0) => {}
+                    Ok(bytes) => {
+                        self.disk.execute(&DiskOp::Write { file: copy.clone(), offset, bytes })?;
+                    }
+                    Err(DiskError::Io(..)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            self.disk.execute(&DiskOp::Sync { file: copy.clone() })?;
+            self.report.segments_damaged.push(copy);
+        }
+        if !lost.is_empty() {
+            self.disk.execute(&DiskOp::SyncDirectory { directory: WAL_DIRECTORY.into() })?;
+        }
+        Ok(())
+    }
+
     /// Counts this opening in both copies of the hard state, the one to be repaired first; with it
     /// goes the mark of rule 12 if part of the log is given up.
     fn renew_hard_state(
@@ -256,7 +316,7 @@ impl Opening<'_> {
             record.hard_state.vote = None;
         }
         if faulty {
-            record.non_voting_until = Some(LogIndex(u64::MAX));
+            record.non_voting_until = Some(LogIndex::MAX);
         }
         if loaded.repair {
             self.report.hard_state_repaired = Some(loaded.write_order[0].into());

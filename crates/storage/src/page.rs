@@ -2,7 +2,9 @@
 //! mean the same in every version of the format, so that any version can tell "too new" from
 //! "damaged".
 
+use bytes::Bytes;
 use sampan_base::codec::{Reader, crc32};
+use sampan_base::disk::{Disk, DiskError};
 
 /// The unit of writing: no later write touches a page that holds acknowledged bytes.
 pub const PAGE_BYTES: u64 = 4096;
@@ -15,6 +17,20 @@ pub const FORMAT_VERSION: u32 = 1;
 pub(crate) const VERSION_OFFSET: usize = 8;
 pub(crate) const CRC_OFFSET: usize = 12;
 pub(crate) const BODY_OFFSET: usize = 16;
+
+/// Reads bytes of a file. What fails is tried once more: only an error that stays counts as damage
+/// (rule 9), for damage costs the node its vote.
+pub(crate) fn read(
+    disk: &mut dyn Disk,
+    file: &str,
+    offset: u64,
+    len_bytes: u64,
+) -> Result<Bytes, DiskError> {
+    match disk.read(file, offset, len_bytes) {
+        Err(DiskError::Io(..)) => disk.read(file, offset, len_bytes),
+        result => result,
+    }
+}
 
 /// Names the kind of a file.
 pub(crate) type Magic = [u8; 8];

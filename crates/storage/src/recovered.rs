@@ -45,7 +45,7 @@ pub struct Recovered {
     /// The log after the snapshot, or from index 1; contiguous; durable.
     pub entries: Vec<Entry>,
     /// Durable mark of rule 12: this node must neither vote nor count for a quorum until its log is
-    /// durable through this index. `LogIndex(u64::MAX)`: no leader has named the index yet.
+    /// durable through this index. [`LogIndex::MAX`]: no leader has named the index yet.
     pub non_voting_until: Option<LogIndex>,
     /// Durable mark: this node takes no part before it has heard from every other voter.
     pub newborn: bool,
@@ -78,6 +78,8 @@ pub struct Report {
     pub log_discarded: Option<&'static str>,
     /// The copy of the hard state that was damaged or stale, and was written again.
     pub hard_state_repaired: Option<FileName>,
+    /// Copies of the damaged part of the log, which was given up.
+    pub segments_damaged: Vec<FileName>,
     /// Snapshots that did not verify, set aside under a name that ends in `.damaged`.
     pub snapshots_damaged: Vec<FileName>,
     /// Leftovers of interrupted work that were removed.
@@ -102,6 +104,9 @@ impl fmt::Display for Report {
         }
         if let Some(file) = &self.hard_state_repaired {
             write!(f, "; {file} written again")?;
+        }
+        for file in &self.segments_damaged {
+            write!(f, "; {file} kept to look at")?;
         }
         for file in &self.snapshots_damaged {
             write!(f, "; {file} is damaged and set aside")?;

@@ -5,7 +5,7 @@ use sampan_base::disk::{Disk, DiskError, FileName};
 use sampan_base::{Entry, LogIndex, LogPosition, Term, planted};
 
 use crate::batch::{self, Batch, BatchFault, Link};
-use crate::page::PAGE_BYTES;
+use crate::page::{self, PAGE_BYTES};
 use crate::sector::{self, SECTOR_BYTES, Sector};
 use crate::segment::{self, FIRST_BATCH_OFFSET, SegmentHeader};
 use crate::{Damage, DamageReason};
@@ -203,7 +203,7 @@ impl Replayed {
         if file.len_bytes != header.len_bytes {
             return Err(at(file.len_bytes, 0, DamageReason::SegmentLength));
         }
-        let bytes = match disk.read(&file.file, 0, file.len_bytes) {
+        let bytes = match page::read(disk, &file.file, 0, file.len_bytes) {
             Ok(bytes) if bytes.len() as u64 == file.len_bytes => bytes,
             Ok(_) => return Err(at(0, 0, DamageReason::SegmentLength)),
             Err(_) => return Err(at(0, 0, DamageReason::Unreadable)),
@@ -289,6 +289,11 @@ impl Replayed {
     /// The term of the last entry.
     pub(crate) fn last_term(&self) -> Option<Term> {
         self.parts.iter().rev().find_map(|part| part.entries.last()).map(|entry| entry.term)
+    }
+
+    /// The last entry that fits.
+    pub(crate) fn last_entry(&self, fits: impl Fn(&Entry) -> bool) -> Option<&Entry> {
+        self.parts.iter().rev().flat_map(|part| part.entries.iter().rev()).find(|entry| fits(entry))
     }
 
     /// Does the log go on from this snapshot?
@@ -388,11 +393,11 @@ pub(crate) fn read_headers(
 ) -> Result<Vec<SegmentFile>, crate::OpenError> {
     let mut files = Vec::with_capacity(found.len());
     for (sequence, file, len_bytes) in found {
-        let header = match disk.read(&file, 0, PAGE_BYTES) {
+        let header = match page::read(disk, &file, 0, PAGE_BYTES) {
             Ok(page) => match SegmentHeader::decode(&page) {
                 Ok(header) => Some(header),
-                Err(crate::page::PageFault::Damaged(_)) => None,
-                Err(crate::page::PageFault::Version(version)) => {
+                Err(page::PageFault::Damaged(_)) => None,
+                Err(page::PageFault::Version(version)) => {
                     return Err(crate::OpenError::UnsupportedVersion { file, version });
                 }
             },

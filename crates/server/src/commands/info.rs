@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use sampan_base::NodeId;
+use sampan_base::{LogIndex, NodeId};
 use sampan_raft::{DropReason, Health, PeerState, PeerStatus};
 use sampan_replica::Status;
 
@@ -199,6 +199,8 @@ fn raft(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     let unheard = raft.unheard_voters.len();
     lines.put("voting", u8::from(raft.non_voting_until.is_none() && unheard == 0));
     lines.put("voters_unheard", unheard);
+    let until = raft.non_voting_until.filter(|until| *until < LogIndex::MAX);
+    lines.put("non_voting_until", until.map_or(0, |until| until.0));
     lines.put("transfer_to", raft.transfer_target.map_or(0, NodeId::get));
     lines.put("sessions", status.kv.sessions);
     lines.put("duplicates", status.kv.duplicates_total);
@@ -219,11 +221,12 @@ fn peer_line(call: &Call<'_>, peer: &PeerStatus) -> String {
     };
     let heard_ms = call.node.clock.mono().since(peer.heard_at).as_millis();
     format!(
-        "match={},next={},state={state},voter={},inflight={},sent={},received={},\
+        "match={},next={},state={state},voter={},repairing={},inflight={},sent={},received={},\
          heard_ms={heard_ms},disk={}",
         peer.matched,
         peer.next,
         u8::from(peer.is_voter),
+        u8::from(peer.recovering),
         peer.inflight_messages,
         peer.messages_sent,
         peer.messages_received,

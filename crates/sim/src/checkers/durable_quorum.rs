@@ -19,7 +19,7 @@ pub fn check(
 ) -> Result<(), Violation> {
     let holds = |id: &NodeId| {
         let seen = nodes.get(id.get() as usize).and_then(Option::as_ref);
-        seen.is_some_and(|seen| seen.durable.holds(position))
+        seen.is_some_and(|seen| seen.acknowledged(position))
     };
     for half in [&configuration.voters, &configuration.voters_outgoing] {
         if half.is_empty() {

@@ -71,7 +71,7 @@ fn check_true(turn: &Turn<'_>, peer: &PeerStatus, nodes: &[Option<Seen>]) -> Res
     // What a peer held for a leader that is deposed, the next one may have cut off.
     let seen = nodes.get(peer.id.get() as usize).and_then(Option::as_ref);
     let seen = seen.filter(|seen| seen.cursors.term <= turn.now.term);
-    if seen.is_none_or(|seen| seen.durable.holds(LogPosition { term, index })) {
+    if seen.is_none_or(|seen| seen.acknowledged(LogPosition { term, index })) {
         return Ok(());
     }
     let (leader, id) = (turn.id, peer.id);

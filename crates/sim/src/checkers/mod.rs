@@ -103,6 +103,9 @@ pub struct Seen {
     pub log: LogShape,
     /// The log that would survive a power loss now, for certain.
     pub durable: LogShape,
+    /// The log that it held durably before its disk was damaged: its loss is a fault, not a lie, so
+    /// what it acknowledged of it was true.
+    pub before_damage: Option<LogShape>,
     /// The highest term, and the vote in it, that would survive one.
     pub durable_hard_state: (Term, Option<NodeId>),
     /// Group commits on their way to the disk: the log and hard state that each makes durable.
@@ -117,6 +120,12 @@ impl Seen {
     /// How many group commits were synced in this life.
     pub fn synced(&self) -> u64 {
         self.issued - self.in_flight.len() as u64
+    }
+
+    /// Is an entry durable here, or was it until the disk was damaged?
+    pub fn acknowledged(&self, position: LogPosition) -> bool {
+        let held = |log: &LogShape| log.holds(position);
+        held(&self.durable) || self.before_damage.as_ref().is_some_and(held)
     }
 }
 

@@ -9,8 +9,10 @@
 
 use std::collections::VecDeque;
 
+use sampan_base::rng::mix;
 use sampan_base::{HardState, LogIndex, LogPosition, NodeId, Term, Time, WallTime};
-use sampan_replica::{Now, OpenReport, Replica};
+use sampan_raft::Raft;
+use sampan_replica::{Now, OpenError, OpenReport, Replica};
 use sampan_storage::{Identity, Recovered, Storage};
 
 use crate::disk::{SimDisk, Survival};
@@ -32,16 +34,30 @@ pub fn check(
     let start = position(raft, raft.first_index().prev()).unwrap_or_default();
     let mut log = LogShape::starting_after(start);
     log_matching::follow(id, &mut log, raft, registry)?;
+    let rejoins = raft.non_voting_until().is_some();
+    if rejoins && !node.disk().damaged {
+        return Err(violation(id, "takes a sound disk for a damaged one".into()));
+    }
+    let mut before_damage = None;
     if let Some(old) = &old
         && node.disk().counts.misdirected == 0
     {
-        check_nothing_lost(id, old, &log, raft.term(), raft.vote())?;
+        if rejoins {
+            // It knows that it lost something: it will not vote on what it does not know.
+            check_promises_kept(id, old, raft.term(), raft.vote())?;
+            let longest = [old.before_damage.as_ref(), Some(&old.durable)].into_iter().flatten();
+            before_damage = longest.max_by_key(|log| log.last()).cloned();
+        } else {
+            check_nothing_lost(id, old, &log, raft.term(), raft.vote())?;
+            before_damage.clone_from(&old.before_damage);
+        }
     }
     rehearse(node, identity, &log, (raft.term(), raft.vote()))?;
     let cursors = Cursors::of(raft);
     Ok(Seen {
         cursors,
         durable: log.clone(),
+        before_damage,
         durable_hard_state: (cursors.term, cursors.vote),
         log,
         in_flight: VecDeque::new(),
@@ -82,6 +98,16 @@ fn check_nothing_lost(
         );
         return Err(Violation::new("recovery", detail));
     }
+    check_promises_kept(id, old, term, vote)
+}
+
+/// The term and vote are at least those that were durable.
+fn check_promises_kept(
+    id: NodeId,
+    old: &Seen,
+    term: Term,
+    vote: Option<NodeId>,
+) -> Result<(), Violation> {
     let (old_term, old_vote) = old.durable_hard_state;
     if term < old_term || (term == old_term && old_vote.is_some() && vote != old_vote) {
         let detail = format!(
@@ -176,49 +202,92 @@ pub fn spot_check(
     Ok(())
 }
 
-/// A power loss left this on a node's disk: starts the shipping replica from it, changing it as a
-/// start does, and holds what it found against the books. Nothing that was durable is missing,
-/// nothing is there that nobody wrote, and a crash is never taken for damage.
-pub fn check_image(
+/// What a replica found on a disk.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// In its own words.
+    pub report: OpenReport,
+    /// A digest of all of it: term, vote, state and log.
+    pub state: u64,
+}
+
+/// This is what a power loss, or damage, left on a node's disk: starts the shipping replica from it,
+/// changing it as a start does, and holds what it found against the books. Nothing that was durable
+/// is missing, unless the node knows that it may be and does not vote; nothing is there that nobody
+/// wrote; and a crash is never taken for damage.
+pub fn start_from(
     node: &Node,
     identity: Identity,
     oracles: &Oracles,
     image: &mut SimDisk,
-) -> Result<OpenReport, Violation> {
+) -> Result<Result<Found, OpenError>, Violation> {
     let id = node.id();
     let (options, bootstrap) = (node.setup().options.clone(), node.setup().bootstrap.clone());
     let (seed, now) = (1, Now { mono: Time::ZERO, wall: WallTime::default() });
-    let opened = Replica::open(image, identity, options, bootstrap, seed, now);
-    let (replica, report) = opened
-        .map_err(|error| violation(id, format!("cannot start after a power loss: {error}")))?;
+    let (replica, report) = match Replica::open(image, identity, options, bootstrap, seed, now) {
+        Ok(opened) => opened,
+        Err(error) => return Ok(Err(error)),
+    };
     let raft = replica.raft();
+    let (log, mut state) = known_log(id, raft, oracles)?;
+    let (term, vote) = (raft.term(), raft.vote());
+    if let Some(seen) = oracles.seen(id) {
+        if raft.non_voting_until().is_none() {
+            check_nothing_lost(id, seen, &log, term, vote)?;
+        } else if image.damaged {
+            check_promises_kept(id, seen, term, vote)?;
+        } else {
+            return Err(violation(id, "takes a crash for damage".into()));
+        }
+        if term > seen.cursors.term {
+            let seen = seen.cursors.term;
+            return Err(violation(id, format!("starts in term {term}, it was in {seen}")));
+        }
+    }
+    let digest = replica.kv().digest();
+    if oracles.state_machine().at(raft.applied()).is_some_and(|known| known != digest) {
+        let applied = raft.applied();
+        return Err(violation(id, format!("loads a state that is not that of {applied}")));
+    }
+    for part in [term.0, vote.map_or(0, NodeId::get), digest.0 as u64, (digest.0 >> 64) as u64] {
+        state = mix(state ^ part);
+    }
+    Ok(Ok(Found { report, state }))
+}
+
+/// The log of a node that starts: its shape, and a digest. It starts after something committed and
+/// holds only what somebody wrote.
+fn known_log(id: NodeId, raft: &Raft, oracles: &Oracles) -> Result<(LogShape, u64), Violation> {
     let start = position(raft, raft.first_index().prev()).unwrap_or_default();
     let committed = oracles.registry().committed(start.index).map(|committed| committed.term);
     if start.index > LogIndex::ZERO && committed != Some(start.term) {
         return Err(violation(id, format!("has a snapshot at {start:?}, which is not committed")));
     }
     let mut log = LogShape::starting_after(start);
-    let mut previous = start.term;
+    let (mut previous, mut digest) = (start.term, start.index.0);
     for entry in raft.entries(raft.first_index(), raft.last_index().next()) {
         let known = Known::of(&entry, previous);
         if oracles.registry().find(entry.position()) != Some(&known) {
             return Err(violation(id, format!("has {:?}, which nobody wrote", entry.position())));
         }
         previous = entry.term;
+        digest = mix(digest ^ u64::from(known.content) ^ entry.term.0 << 32);
         log.push(entry.position());
     }
-    if let Some(seen) = oracles.seen(id) {
-        check_nothing_lost(id, seen, &log, raft.term(), raft.vote())?;
-        if raft.term() > seen.cursors.term {
-            let (found, seen) = (raft.term(), seen.cursors.term);
-            return Err(violation(id, format!("starts in term {found}, it was in {seen}")));
+    Ok((log, digest))
+}
+
+/// As [`start_from`], after a power loss: a node that does not start is a violation.
+pub fn check_image(
+    node: &Node,
+    identity: Identity,
+    oracles: &Oracles,
+    image: &mut SimDisk,
+) -> Result<OpenReport, Violation> {
+    match start_from(node, identity, oracles, image)? {
+        Ok(found) => Ok(found.report),
+        Err(error) => {
+            Err(violation(node.id(), format!("cannot start after a power loss: {error}")))
         }
-    }
-    let digest = replica.kv().digest();
-    match oracles.state_machine().at(raft.applied()) {
-        Some(known) if known != digest => {
-            Err(violation(id, format!("loads a state that is not that of {}", raft.applied())))
-        }
-        _ => Ok(report),
     }
 }

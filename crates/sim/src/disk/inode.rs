@@ -370,6 +370,24 @@ impl Inode {
         }
     }
 
+    /// Puts other bytes in place of what is stored, both on the medium and in memory. Panics if they
+    /// reach beyond the end.
+    pub(crate) fn alter(&mut self, offset: u64, bytes: &[u8]) {
+        assert!(offset + bytes.len() as u64 <= self.len, "{offset} is beyond the end");
+        for (at, &byte) in (offset..).zip(bytes) {
+            let (number, at) = ((at / PAGE_BYTES) as usize, (at % PAGE_BYTES) as usize);
+            if self.pages.len() <= number {
+                self.pages.resize_with(number + 1, Page::default);
+            }
+            let page = &mut self.pages[number];
+            for image in [&mut page.now, &mut page.durable] {
+                let mut content = whole(image).into_owned();
+                content[at] = byte;
+                *image = Bytes::from(content);
+            }
+        }
+    }
+
     /// Makes the sector at `offset` unreadable until it is written again.
     pub(crate) fn make_unreadable(&mut self, offset: u64) {
         let number = (offset / PAGE_BYTES) as usize;

@@ -298,6 +298,21 @@ impl SimDisk {
         true
     }
 
+    /// Puts other bytes in place of what a file holds. Panics if they reach beyond its end.
+    pub fn alter(&mut self, file: &str, offset: u64, bytes: &[u8]) {
+        let inode = self.names[file];
+        Arc::make_mut(&mut self.inodes[inode]).alter(offset, bytes);
+        self.damaged = true;
+    }
+
+    /// Takes a file away, as if it had never been.
+    pub fn lose_file(&mut self, file: &str) {
+        self.names.remove(file);
+        self.durable_names.remove(file);
+        self.collect_garbage();
+        self.damaged = true;
+    }
+
     /// Makes a sector of a file of the class unreadable. False if there is no file.
     pub fn spoil_sector(&mut self, files: FileClass) -> bool {
         let Some((inode, page)) = self.pick_page(files) else { return false };

@@ -11,7 +11,7 @@ use super::format::{
     CHUNK_HEADER_BYTES, ChunkHeader, FIRST_CHUNK_OFFSET, FOOTER_MAGIC, Footer, Subject,
     TRAILER_BYTES, decode_trailer,
 };
-use crate::page::{PAGE_BYTES, PageFault};
+use crate::page::{self, PAGE_BYTES, PageFault};
 use crate::{Identity, PartialSnapshot};
 
 /// A complete snapshot file: header and footer read and found to agree. The chunks are checked as
@@ -176,7 +176,7 @@ fn read(
     offset: u64,
     len_bytes: u64,
 ) -> Result<Bytes, SnapshotError> {
-    match disk.read(file, offset, len_bytes) {
+    match page::read(disk, file, offset, len_bytes) {
         Ok(bytes) if bytes.len() as u64 == len_bytes => Ok(bytes),
         Ok(_) => Err(damaged(file, offset, "the file ends too early")),
         Err(DiskError::Io(..)) => Err(damaged(file, offset, "the disk cannot read it")),

@@ -552,7 +552,7 @@ impl Host {
             }
         }
         let rejoin = |disk: &mut MemDisk, options: &Options| {
-            Storage::open_with(disk, IDENTITY, options, OnDamage::Rejoin).unwrap()
+            Storage::open_with(disk, IDENTITY, options, OnDamage::Rejoin(&|_| true)).unwrap()
         };
         let (storage, found) = rejoin(&mut self.disk, &self.options);
         self.storage = storage;
