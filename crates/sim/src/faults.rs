@@ -135,6 +135,22 @@ impl fmt::Display for Fault {
     }
 }
 
+impl Fault {
+    /// Does it wait until the members are settled, and the loss of one disk more can be borne?
+    pub const fn needs_a_sound_cluster(self) -> bool {
+        matches!(
+            self,
+            Self::BadSector
+                | Self::BitFlip
+                | Self::Misdirected
+                | Self::DiskLost
+                | Self::Membership
+                | Self::Learner
+                | Self::Install
+        )
+    }
+}
+
 /// A set of kinds.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct FaultSet(u64);

@@ -243,8 +243,12 @@ fn run(what: Sweep, failures_max: usize, list: bool) -> ExitCode {
         let faults: Vec<&str> = faults.iter().map(|fault| fault.label()).collect();
         println!("seed {seed}: enabled, and never struck: {}", faults.join(", "));
     }
+    let never = summary.never_struck();
+    if !never.is_empty() {
+        println!("never struck in any run: {never:?}");
+    }
     println!("{} of {} seeds failed", summary.failures.len() + silent.len(), summary.runs);
-    if summary.failures.is_empty() && silent.is_empty() {
+    if summary.failures.is_empty() && silent.is_empty() && never.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
