@@ -334,3 +334,44 @@ fn the_environment_is_above_the_file_and_below_the_flags() {
     ended(&flags, &[("SAMPAN_HEARTBEAT_MS", "0")]).assert_one_error(2, &["clients_max is 0"]);
     assert!(!dir.path().join("data").exists(), "a bad configuration touches no disk");
 }
+
+#[test]
+fn a_follower_whose_log_is_damaged_is_repaired_by_its_peers() {
+    let mut cluster = Cluster::start("repaired-log");
+    let leader = cluster.leader();
+    let victim = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+    let needle = b"a value to be found in the file";
+    let mut c = cluster.connection(leader);
+    for number in 0..50 {
+        let value = [&needle[..], number.to_string().as_bytes()].concat();
+        assert_eq!(c.call(&[&b"SET"[..], format!("key{number}").as_bytes(), &value]), Value::OK);
+    }
+    within(Duration::from_secs(10), "the follower's log", || {
+        let (here, there) = (leader, victim);
+        let last = |id| cluster.number(id, "raft", "durable_index");
+        (last(there) == last(here)).then_some(())
+    });
+    cluster.kill(victim);
+    let (segment, offset) = files(&cluster.data_dir(victim).join("wal"))
+        .into_iter()
+        .find_map(|file| {
+            let bytes = fs::read(&file).unwrap();
+            let offset = bytes.windows(needle.len()).position(|window| window == needle)?;
+            Some((file, offset))
+        })
+        .expect("the log holds the first value as it was sent");
+    flip(&segment, offset);
+    cluster.restart(victim);
+    let port = cluster.port(victim);
+    within(Duration::from_secs(10), "a start", || Connection::open(port).ok());
+    within(Duration::from_secs(20), "a repaired log", || {
+        let votes = cluster.number(victim, "raft", "voting") == 1;
+        let applied = |id| cluster.number(id, "raft", "applied_index");
+        (votes && applied(victim) == applied(leader)).then_some(())
+    });
+    let copy = format!("{}.damaged", segment.display());
+    assert!(fs::exists(copy).unwrap(), "what was given up is kept to look at");
+    let mut c = cluster.connection(victim);
+    let found = c.call(&["GET", "key49"]);
+    assert_eq!(found.as_bytes(), Some([needle, &b"49"[..]].concat().as_slice()));
+}
