@@ -255,6 +255,15 @@ impl Keyspace {
         !garbage.shards.is_empty() || !garbage.expiry.is_empty()
     }
 
+    /// Takes in what another keyspace holds, to be freed step by step.
+    pub(crate) fn discard(&mut self, other: Self) {
+        let flushed = other.capture.and_then(|capture| capture.flushed).unwrap_or_default();
+        self.garbage.shards.extend(other.shards.into_iter().chain(flushed));
+        self.garbage.shards.extend(other.garbage.shards);
+        self.garbage.expiry.extend(other.garbage.expiry);
+        self.garbage.expiry.push(other.expiry);
+    }
+
     fn insert(&mut self, hash: u64, record: Record) {
         let place = self.shard_of(hash);
         let shard = &mut self.shards[place];

@@ -184,7 +184,13 @@ impl Kv {
         &self.limits
     }
 
-    /// Frees a little of what FLUSHALL left in memory; returns whether there is more. Every
+    /// Takes the place of another state, whose memory is freed little by little: to free millions of
+    /// keys at once takes longer than a node may be silent.
+    pub fn replace(&mut self, other: Self) {
+        self.keys.discard(other.keys);
+    }
+
+    /// Frees a little of what FLUSHALL or a replaced state left in memory; returns whether there is more. Every
     /// [`Kv::apply`] does one such step; a host that is idle may do more.
     pub fn maintain(&mut self) -> bool {
         self.keys.free_garbage()

@@ -9,9 +9,6 @@ use sampan_base::NodeId;
 /// causes. Spreads the followers that all see the leader die at once.
 pub(crate) const DISCONNECT_JITTER_MAX: Duration = Duration::from_millis(20);
 
-/// Snapshot chunks on their way to one peer at a time: one is read while another is stored.
-pub(crate) const SNAPSHOT_CHUNKS_IN_FLIGHT_MAX: u64 = 2;
-
 /// How one node takes part. All durations are of the node's monotonic clock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -39,6 +36,9 @@ pub struct Config {
     pub reads_max: usize,
     /// Bytes of a snapshot in one message, 1 or more.
     pub snapshot_chunk_bytes_max: usize,
+    /// Bytes of a snapshot on their way to one peer; at least one message, and one at a time until the
+    /// peer has said what it holds already.
+    pub snapshot_inflight_bytes_max: usize,
     /// After this long without progress a snapshot transfer sends its last chunk again.
     pub snapshot_retry_interval: Duration,
     /// Ask whether an election can be won before starting it (thesis 9.6).
@@ -62,7 +62,8 @@ impl Config {
             inflight_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
             reads_max: 1 << 16,
-            snapshot_chunk_bytes_max: 1 << 20,
+            snapshot_chunk_bytes_max: 256 << 10,
+            snapshot_inflight_bytes_max: 4 << 20,
             snapshot_retry_interval: Duration::from_secs(1),
             pre_vote: true,
             check_quorum: true,
@@ -82,6 +83,7 @@ impl Config {
             uncommitted_bytes_max: 1024,
             reads_max: 4,
             snapshot_chunk_bytes_max: 16,
+            snapshot_inflight_bytes_max: 32,
             snapshot_retry_interval: Duration::from_millis(60),
             ..Self::new(id)
         }
@@ -118,6 +120,7 @@ impl Config {
             ("uncommitted_bytes_max", self.uncommitted_bytes_max),
             ("reads_max", self.reads_max),
             ("snapshot_chunk_bytes_max", self.snapshot_chunk_bytes_max),
+            ("snapshot_inflight_bytes_max", self.snapshot_inflight_bytes_max),
         ] {
             if value == 0 {
                 return Err(format!("{name} must be at least 1"));

@@ -338,8 +338,13 @@ impl Raft {
                 self.on_accepted(now, from, matched);
                 self.confirm_reads();
             }
-            Body::InstallSnapshotReply { id, next_offset, matched, .. } => {
-                peer.snapshot_acked(id, next_offset, now + self.config.snapshot_retry_interval);
+            Body::InstallSnapshotReply { sequence, id, next_offset, matched } => {
+                peer.snapshot_acked(
+                    sequence,
+                    id,
+                    next_offset,
+                    now + self.config.snapshot_retry_interval,
+                );
                 self.on_accepted(now, from, matched);
             }
             _ => {}

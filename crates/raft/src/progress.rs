@@ -38,6 +38,9 @@ pub(crate) struct SnapshotSend {
     pub(crate) acked: u64,
     /// The host was asked for the bytes before this one.
     pub(crate) asked: u64,
+    /// The first request of this attempt, and whether the peer has answered it or a later one.
+    first_request: u64,
+    pub(crate) heard: bool,
     /// The peer says that it holds less than it said before: true if nothing newer comes.
     fell_back: Option<u64>,
     /// When to send the last part again, unless there is progress.
@@ -46,12 +49,21 @@ pub(crate) struct SnapshotSend {
 
 impl SnapshotSend {
     fn new(meta: SnapshotMeta, now: Time) -> Self {
-        Self { meta, acked: 0, asked: 0, fell_back: None, retry_at: now }
+        let first_request = u64::MAX;
+        Self {
+            meta,
+            acked: 0,
+            asked: 0,
+            first_request,
+            heard: false,
+            fell_back: None,
+            retry_at: now,
+        }
     }
 
     /// No progress for a while: send from what the peer last said it holds. If it had it all it
-    /// may have lost it since; the first part makes it say so.
-    pub(crate) fn start_again(&mut self) {
+    /// may have lost it since; the first part, the next request, makes it say so.
+    pub(crate) fn start_again(&mut self, next_request: u64) {
         if let Some(held) = self.fell_back.take() {
             self.acked = held;
         }
@@ -59,13 +71,23 @@ impl SnapshotSend {
             self.acked = 0;
         }
         self.asked = self.acked;
+        self.first_request = next_request;
+        self.heard = false;
     }
 
-    fn acked(&mut self, next_offset: u64, retry_at: Time) {
+    fn acked(&mut self, request: u64, next_offset: u64, retry_at: Time) {
         if next_offset > self.meta.size_bytes {
             return;
         }
-        if next_offset > self.acked {
+        let is_first_answer = !self.heard && request >= self.first_request;
+        if is_first_answer {
+            // Whatever it said before: so much it holds now.
+            self.heard = true;
+            self.acked = next_offset;
+            self.asked = next_offset;
+            self.fell_back = None;
+            self.retry_at = retry_at;
+        } else if next_offset > self.acked {
             self.acked = next_offset;
             self.asked = self.asked.max(next_offset);
             self.fell_back = None;
@@ -272,10 +294,16 @@ impl Progress {
     }
 
     /// The peer holds the bytes of snapshot `id` before `next_offset`.
-    pub(crate) fn snapshot_acked(&mut self, id: u64, next_offset: u64, retry_at: Time) {
+    pub(crate) fn snapshot_acked(
+        &mut self,
+        request: u64,
+        id: u64,
+        next_offset: u64,
+        retry_at: Time,
+    ) {
         let State::Snapshot(send) = &mut self.state else { return };
         if send.meta.id == id {
-            send.acked(next_offset, retry_at);
+            send.acked(request, next_offset, retry_at);
         }
     }
 
@@ -406,16 +434,22 @@ mod tests {
             size_bytes: 100,
         };
         let mut send = SnapshotSend::new(meta, Time::ZERO);
+        send.start_again(1);
+        send.acked(1, 20, Time(9));
+        assert_eq!((send.acked, send.heard), (20, true), "what it holds of an earlier attempt");
         send.asked = 40;
-        send.acked(20, Time(9));
-        send.acked(10, Time(9));
+        send.acked(1, 10, Time(9));
         assert_eq!((send.acked, send.asked), (20, 40), "an older answer changes nothing");
-        send.start_again();
+        send.start_again(5);
         assert_eq!((send.acked, send.asked), (10, 10), "unless nothing newer came");
-        send.acked(1_000, Time(9));
-        assert_eq!(send.acked, 10, "no file is longer than it is");
-        send.acked(100, Time(9));
-        send.start_again();
+        send.acked(5, 1_000, Time(9));
+        assert_eq!((send.acked, send.heard), (10, false), "no file is longer than it is");
+        send.acked(4, 30, Time(9));
+        assert_eq!((send.acked, send.heard), (30, false), "good news, of the attempt before");
+        send.acked(5, 5, Time(9));
+        assert_eq!((send.acked, send.heard), (5, true), "it has lost the rest");
+        send.acked(6, 100, Time(9));
+        send.start_again(7);
         assert_eq!(send.acked, 0, "all of it, and not installed: is it still there?");
     }
 }

@@ -7,7 +7,6 @@
 use bytes::Bytes;
 use sampan_base::{LogIndex, NodeId, SnapshotMeta, Time, planted};
 
-use crate::config::SNAPSHOT_CHUNKS_IN_FLIGHT_MAX;
 use crate::follower::Incoming;
 use crate::log::Log;
 use crate::node::{Raft, RoleState};
@@ -60,14 +59,16 @@ impl Raft {
     pub(crate) fn flush_snapshots(&mut self, now: Time) {
         let RoleState::Leader(leader) = &mut self.role else { return };
         let chunk = self.config.snapshot_chunk_bytes_max as u64;
+        let inflight_max = chunk.max(self.config.snapshot_inflight_bytes_max as u64);
         for (&to, peer) in &mut leader.peers {
             let State::Snapshot(send) = &mut peer.state else { continue };
             if now >= send.retry_at {
-                send.start_again();
+                send.start_again(leader.sequence + 1);
                 send.retry_at = now + self.config.snapshot_retry_interval;
             }
-            let window = send.acked + chunk * SNAPSHOT_CHUNKS_IN_FLIGHT_MAX;
-            let end = send.meta.size_bytes.min(window);
+            // What the peer holds of an earlier attempt is not sent again: it says so to the first part.
+            let window = if send.heard { inflight_max } else { chunk };
+            let end = send.meta.size_bytes.min(send.acked + window);
             while send.asked < end {
                 let len = chunk.min(end - send.asked);
                 self.pending.snapshot_reads.push(SnapshotRead {

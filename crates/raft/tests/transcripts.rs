@@ -392,6 +392,7 @@ impl Transcript {
             set(&mut config.uncommitted_bytes_max, uncommitted_bytes);
             set(&mut config.reads_max, reads);
             set(&mut config.snapshot_chunk_bytes_max, chunk);
+            config.snapshot_inflight_bytes_max = 2 * config.snapshot_chunk_bytes_max;
             config.pre_vote = pre_vote.unwrap_or(true);
             config.check_quorum = check_quorum.unwrap_or(true);
             let known =

@@ -8,7 +8,8 @@
 //! 1. no further segment can be had: the log is compacted, whatever its size;
 //! 2. a snapshot that meets the full disk gets the room of the reserve;
 //! 3. what is left of the last segment runs out: writes are refused (`-NOSPACE`), the peers are told,
-//!    and a leader hands over if the others have room;
+//!    and a leader hands over if the others have room; a follower that falls behind for want of
+//!    room has its clients' reads answered by the leader;
 //! 4. the disk is asked again and again; once it has room, all of this ends by itself.
 
 use std::time::Duration;
@@ -73,9 +74,11 @@ impl Replica {
             }
             self.resume_starved_snapshot();
         }
-        let asked_lately = self.disk.maintain_at > self.now.mono && !self.storage.wants_spare();
-        if asked_lately || self.is_reserve_lent() {
+        if self.is_reserve_lent() {
             return;
+        }
+        if self.disk.maintain_at <= self.now.mono {
+            self.storage.ask_again();
         }
         self.storage.want_reserve(self.reserve_bytes_wanted());
         if let Some(ops) = self.storage.maintain() {
@@ -116,14 +119,19 @@ impl Replica {
         lent.is_some()
     }
 
-    /// About what the next snapshot will take: as much as the last one, and what the log has since.
+    /// About what the next snapshots will take: each as much as the last one and what the log has
+    /// since. One is written while as many as are kept are there, and they will all be of that size.
     fn reserve_bytes_wanted(&self) -> u64 {
         if self.options.raft_state_bytes_max.is_none() {
             return 0;
         }
         let snapshot_bytes = self.newest_snapshot().map_or(0, |(_, bytes)| bytes);
         let next_bytes = snapshot_bytes + self.raft.live_log_bytes() as u64;
-        next_bytes.div_ceil(100) * self.options.snapshot_reserve_percent
+        let kept = self.options.storage.snapshots_kept;
+        let stored = self.storage.snapshots().iter().take(kept);
+        let held_bytes: u64 = stored.map(|stored| stored.meta.size_bytes).sum();
+        let more_bytes = ((kept as u64 + 1) * next_bytes).saturating_sub(held_bytes);
+        more_bytes.div_ceil(100) * self.options.snapshot_reserve_percent
     }
 
     /// Would compacting the log, whatever its size, give a full disk room back?
@@ -138,6 +146,11 @@ impl Replica {
         let margin = self.options.storage.entry_bytes_max as u64;
         let no_more = self.storage.out_of_space() || self.disk.reserve_lent_until.is_some();
         no_more && self.storage.append_needs_space(margin)
+    }
+
+    /// Is this node's disk known to be full?
+    pub(crate) fn is_full(&self) -> bool {
+        self.disk.health == Health::Full
     }
 
     /// Would what a client writes now find no room, in the log of this leader or of a quorum?

@@ -220,7 +220,7 @@ impl Replica {
             return;
         }
         let Step::Loaded(kv) = receiving.step else { unreachable!("only a loaded state is used") };
-        let ops = self.storage.snapshot_commit(&receiving.file, &receiving.meta);
+        let ops = self.storage.snapshot_commit(&receiving.file, &receiving.meta, &[]);
         receiving.step = Step::Committing(kv);
         self.snapshots.receiving = Some(receiving);
         self.snapshot_job(owner, DiskJob::SnapshotCommit(ops));
@@ -252,7 +252,8 @@ impl Replica {
         }
         assert!(position.index > self.applied.index, "a snapshot never takes the state back");
         self.give_up_taking("a newer snapshot came from the leader".into());
-        self.kv = kv;
+        let older = std::mem::replace(&mut self.kv, kv);
+        self.kv.replace(older);
         self.applied = position;
         self.forget_proposals_through(position.index);
         self.storage.trim(position.index);

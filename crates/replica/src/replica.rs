@@ -31,6 +31,9 @@ use crate::writes::Writes;
 /// (`docs/format.md`, the watermark): off the commit path, and never twice for one write.
 const WATERMARK_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// Memory of a large state that is gone is freed a piece in each of these, and with each turn.
+const GARBAGE_INTERVAL: std::time::Duration = std::time::Duration::from_millis(1);
+
 /// Figures that only count up.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Counters {
@@ -63,6 +66,8 @@ pub struct Replica {
     pub(crate) disk: DiskHealth,
     /// Until where the disk says that this node does not vote; it follows what consensus says.
     non_voting_until: Option<LogIndex>,
+    /// The state machine has memory to free, little by little.
+    has_garbage: bool,
     /// The disk says that this node has heard from nobody yet; cleared as above.
     newborn: bool,
     pub(crate) lines: Lines,
@@ -157,6 +162,7 @@ impl Replica {
             watermark_at: Some(now.mono + WATERMARK_AFTER),
             disk: DiskHealth::new(now.mono),
             non_voting_until,
+            has_garbage: false,
             newborn: recovered.newborn,
             lines: Lines::default(),
             writes: Writes::new(),
@@ -251,6 +257,7 @@ impl Replica {
         self.serve_backups();
         self.drive_snapshots();
         self.observe_disk();
+        self.has_garbage = self.kv.maintain();
         self.send_outcomes();
         self.hand_out(out);
         out.shutdown_complete = shutdown_complete;
@@ -272,6 +279,7 @@ impl Replica {
             .min(self.clock_entry_at())
             .min(watermark.unwrap_or(Time::NEVER))
             .min(self.disk_deadline())
+            .min(if self.has_garbage { self.now.mono + GARBAGE_INTERVAL } else { Time::NEVER })
             .min(stop.unwrap_or(Time::NEVER))
             .min(self.backups_deadline())
     }

@@ -208,6 +208,7 @@ impl Replica {
         let (leads, leader, term) = (self.raft.is_leader(), self.leader(), self.raft.term());
         let (me, batch, frame) = (self.id(), self.writes.open.id, self.forwards.open_frame());
         let (batch_bytes, holds_writes) = (self.writes.open_bytes(), self.holds_writes());
+        let is_full = self.is_full();
         let Some(line) = self.lines.get(origin) else { return Route::Hold };
         let Some(request) = line.waiting.front() else { return Route::Hold };
         let through_log = request.class != Class::Read;
@@ -234,7 +235,9 @@ impl Replica {
         if line.writes > 0 || (line.forwards > 0 && line.forward_frame != frame) {
             return Route::Hold;
         }
-        if line.forwards > 0 || (through_log && line.reads == 0) {
+        // A node whose disk is full falls behind: its reads would wait for what it cannot take.
+        let elsewhere = through_log || is_full;
+        if line.forwards > 0 || (elsewhere && line.reads == 0) {
             let fits = self.forwards.has_room_for(&request.command, term);
             return if fits { Route::Forward(leader) } else { Route::HoldForFrame };
         }

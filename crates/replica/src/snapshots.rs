@@ -273,7 +273,7 @@ impl Replica {
                 return self.give_up_taking("a newer snapshot came from the leader".into());
             }
             Step::Verifying { meta, file } => {
-                let ops = self.storage.snapshot_commit(&file, &meta);
+                let ops = self.storage.snapshot_commit(&file, &meta, &self.snapshots_being_sent());
                 (Step::Committing { meta }, DiskJob::SnapshotCommit(ops))
             }
             Step::Committing { meta } => return self.on_snapshot_taken(&meta),
@@ -358,6 +358,20 @@ impl Replica {
         needed.sort_unstable();
         let affordable = |at: &LogIndex| self.raft.log_bytes_after(*at) <= cap;
         needed.into_iter().find(affordable).unwrap_or(covered)
+    }
+
+    /// The snapshots that live followers are getting: to remove one would make its transfer begin
+    /// anew, with the next one, and again. A full disk cannot afford that.
+    fn snapshots_being_sent(&self) -> Vec<u64> {
+        let id = |peer: PeerStatus| match peer.state {
+            PeerState::Snapshot { id, .. } => Some(id),
+            PeerState::Probe | PeerState::Replicate => None,
+        };
+        if self.storage.out_of_space() {
+            Vec::new()
+        } else {
+            self.live_peers().filter_map(id).collect()
+        }
     }
 
     /// The followers that this leader heard lately.

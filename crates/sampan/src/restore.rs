@@ -176,7 +176,7 @@ impl Node {
         let verified = snapshot::verify(&mut self.disk, file);
         let verified = verified.map_err(|error| failed(&self.dir, error))?;
         assert!(verified == *meta, "{verified:?} was read back, {meta:?} written");
-        let ops = self.storage.snapshot_commit(file, meta);
+        let ops = self.storage.snapshot_commit(file, meta, &[]);
         self.execute(&ops)?;
         self.storage.snapshot_committed();
         let LogPosition { term, .. } = meta.position;

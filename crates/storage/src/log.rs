@@ -72,6 +72,8 @@ pub(crate) struct Log {
     outstanding: VecDeque<u64>,
     trimmed: LogIndex,
     out_of_space: bool,
+    /// The disk was found full since the host last said to ask again.
+    asked: bool,
 }
 
 /// What recovery hands to a running log.
@@ -108,6 +110,7 @@ impl Log {
             outstanding: VecDeque::new(),
             trimmed: LogIndex::ZERO,
             out_of_space: false,
+            asked: false,
         }
     }
 
@@ -252,15 +255,11 @@ impl Log {
         }
     }
 
-    /// The next work for the background lane, if there is any and none is under way.
-    pub(crate) fn maintain(&mut self) -> Option<Vec<DiskOp>> {
-        if !matches!(self.background, Background::Idle) {
-            return None;
-        }
-        let makes_room = self.out_of_space && !self.released.is_empty();
-        let recycles =
-            self.released.iter().any(|released| released.len_bytes == self.segment_bytes);
-        if self.spare.is_none() && (recycles || !makes_room) {
+    /// The next work for the segment lane that needs no room: a spare made of a released segment;
+    /// what was released removed.
+    pub(crate) fn recycle(&mut self) -> Option<Vec<DiskOp>> {
+        let fits = |released: &Spare| released.len_bytes == self.segment_bytes;
+        if self.spare.is_none() && self.released.iter().any(fits) {
             return Some(self.prepare_spare());
         }
         if self.released.is_empty() {
@@ -268,6 +267,16 @@ impl Log {
         }
         self.background = Background::Removing;
         Some(self.released.drain(..).map(|Spare { file, .. }| DiskOp::Remove { file }).collect())
+    }
+
+    /// A new spare, if there is none, and the disk was not found full just now.
+    pub(crate) fn grow(&mut self) -> Option<Vec<DiskOp>> {
+        (self.spare.is_none() && !self.asked).then(|| self.prepare_spare())
+    }
+
+    /// A full disk may be asked again.
+    pub(crate) fn ask_again(&mut self) {
+        self.asked = false;
     }
 
     /// Makes a spare, of a released segment if one fits.
@@ -297,23 +306,22 @@ impl Log {
         ops
     }
 
-    /// The work of [`Log::maintain`] ended.
+    /// The work of [`Log::recycle`] or [`Log::grow`] ended.
     pub(crate) fn maintained(&mut self, result: Result<(), DiskError>) {
         match (result, std::mem::replace(&mut self.background, Background::Idle)) {
             (_, Background::Idle) => panic!("no maintenance is under way"),
             (Ok(()), Background::Preparing(spare)) => {
+                self.asked = false;
                 self.spare = Some(spare);
                 self.spare_number += 1;
                 self.out_of_space = false;
             }
-            (Err(DiskError::NoSpace(_)), Background::Preparing(_)) => self.out_of_space = true,
+            (Err(DiskError::NoSpace(_)), Background::Preparing(_)) => {
+                self.out_of_space = true;
+                self.asked = true;
+            }
             (_, Background::Removing) | (Err(_), Background::Preparing(_)) => {}
         }
-    }
-
-    /// Is there no spare, and was no full disk in the way of one?
-    pub(crate) const fn wants_spare(&self) -> bool {
-        self.spare.is_none() && !self.out_of_space
     }
 
     /// The last attempt to prepare a spare met a full disk.

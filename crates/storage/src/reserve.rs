@@ -20,6 +20,8 @@ pub(crate) struct Reserve {
     step_bytes: u64,
     /// The last attempt to make it longer met a full disk.
     short: bool,
+    /// That was since the host last said to ask again.
+    asked: bool,
 }
 
 /// The name of the file.
@@ -30,7 +32,7 @@ pub(crate) fn file_name() -> FileName {
 impl Reserve {
     /// The reserve as a start finds it. It changes in steps of so many bytes.
     pub(crate) const fn found(held_bytes: u64, step_bytes: u64) -> Self {
-        Self { held_bytes, wanted_bytes: held_bytes, step_bytes, short: false }
+        Self { held_bytes, wanted_bytes: held_bytes, step_bytes, short: false, asked: false }
     }
 
     /// How much is to be held from now on: nothing for zero, else whole steps, and what a start takes.
@@ -64,24 +66,33 @@ impl Reserve {
         self.short && self.held_bytes < self.wanted_bytes
     }
 
-    /// The next change to it, and the length it then has. One that is somewhat too long stays so.
+    /// The next change to it, and the length it then has. It grows a step at a time, so that a disk
+    /// that is nearly full gives what it has; one that is somewhat too long stays so.
     pub(crate) fn change(&self) -> Option<(u64, DiskOp)> {
-        let wanted_bytes = self.wanted_bytes;
-        let fits = wanted_bytes <= self.held_bytes && self.held_bytes / 2 <= wanted_bytes;
-        if fits {
+        let len_bytes = self.wanted_bytes.min(self.held_bytes + self.step_bytes);
+        let grows = len_bytes > self.held_bytes;
+        let fits = !grows && self.held_bytes / 2 <= self.wanted_bytes;
+        if fits || grows && self.asked {
             return None;
         }
         let file = file_name();
-        let op = match wanted_bytes {
-            0 => DiskOp::Remove { file },
-            len_bytes => DiskOp::Reserve { file, len_bytes },
+        let op = if len_bytes == 0 {
+            DiskOp::Remove { file }
+        } else {
+            DiskOp::Reserve { file, len_bytes }
         };
-        Some((wanted_bytes, op))
+        Some((len_bytes, op))
+    }
+
+    /// A full disk may be asked again.
+    pub(crate) fn ask_again(&mut self) {
+        self.asked = false;
     }
 
     /// A change ended; `Err` for want of room.
     pub(crate) fn changed(&mut self, result: Result<u64, ()>) {
         self.short = result.is_err();
+        self.asked = self.short;
         self.held_bytes = result.unwrap_or(self.held_bytes);
     }
 }

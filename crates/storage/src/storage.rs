@@ -125,20 +125,30 @@ impl Storage {
 
     /// The next work to keep a spare segment and the reserve ready and to remove what was released:
     /// at most one list at a time; `None` if there is nothing to do or a list is under way.
-    /// **Segment lane.** After a lack of space call it again at leisure, not at once.
+    /// **Segment lane.** What met a full disk is not tried again before [`Storage::ask_again`].
     #[must_use = "these steps are to be run, and reported with `maintained`"]
     pub fn maintain(&mut self) -> Option<Vec<DiskOp>> {
         if self.maintaining.is_some() {
             return None;
         }
-        // What is released first: it makes room.
-        if let Some(ops) = self.log.maintain() {
+        // First what makes room; then the reserve, or the log would take what a snapshot gave back.
+        if let Some(ops) = self.log.recycle() {
             self.maintaining = Some(Maintenance::Log);
             return Some(ops);
         }
-        let (len_bytes, op) = self.reserve.change()?;
-        self.maintaining = Some(Maintenance::Reserve(len_bytes));
-        Some(vec![op])
+        if let Some((len_bytes, op)) = self.reserve.change() {
+            self.maintaining = Some(Maintenance::Reserve(len_bytes));
+            return Some(vec![op]);
+        }
+        let ops = self.log.grow()?;
+        self.maintaining = Some(Maintenance::Log);
+        Some(ops)
+    }
+
+    /// Some time has passed, or room was made: a full disk may be asked again.
+    pub fn ask_again(&mut self) {
+        self.log.ask_again();
+        self.reserve.ask_again();
     }
 
     /// The list of [`Storage::maintain`] or [`Storage::release_reserve`] ended. Any error but
@@ -153,7 +163,7 @@ impl Storage {
         }
     }
 
-    /// How much room [`Storage::maintain`] is to keep for the next snapshot: about what that will
+    /// How much room [`Storage::maintain`] is to keep for snapshots: about what the next ones will
     /// take. Zero, which it is at first: none.
     pub fn want_reserve(&mut self, bytes: u64) {
         self.reserve.want(bytes);
@@ -176,11 +186,6 @@ impl Storage {
     /// Would [`Storage::release_reserve`] give room to a snapshot?
     pub const fn has_reserve(&self) -> bool {
         self.reserve.has_room_for_a_snapshot()
-    }
-
-    /// Is there no spare segment, and nothing known that speaks against having one at once?
-    pub fn wants_spare(&self) -> bool {
-        self.log.wants_spare()
     }
 
     /// Is a list of the segment lane under way?
@@ -253,12 +258,18 @@ impl Storage {
     }
 
     /// Gives a written, synced and **verified** ([`snapshot::verify`]) file its final name, durably,
-    /// then removes what is older than the number kept. **Background lane.** Call
+    /// then removes what is older than the number kept, but for those whose ids are `in_use`.
+    /// **Background lane.** Call
     /// [`Storage::snapshot_committed`] when the list has ended; an error on the way is fatal.
     ///
     /// Panics if a commit is under way, or if the snapshot is older than the newest committed one.
     #[must_use = "nothing is durable until these steps have run"]
-    pub fn snapshot_commit(&mut self, staged: &FileName, meta: &SnapshotMeta) -> Vec<DiskOp> {
+    pub fn snapshot_commit(
+        &mut self,
+        staged: &FileName,
+        meta: &SnapshotMeta,
+        in_use: &[u64],
+    ) -> Vec<DiskOp> {
         assert!(self.committing.is_none(), "a snapshot commit is under way");
         let newest = self.snapshots.first().map_or(LogPosition::ZERO, |s| s.meta.position);
         assert!(
@@ -275,9 +286,15 @@ impl Storage {
             ops.pop();
         }
         self.snapshots.retain(|old| old.file != file);
-        for old in self.snapshots.drain((self.snapshots_kept - 1).min(self.snapshots.len())..) {
-            ops.push(DiskOp::Remove { file: old.file });
-        }
+        let mut newer = 1;
+        self.snapshots.retain(|old| {
+            let keeps = newer < self.snapshots_kept || in_use.contains(&old.meta.id);
+            newer += 1;
+            if !keeps {
+                ops.push(DiskOp::Remove { file: old.file.clone() });
+            }
+            keeps
+        });
         if planted!(OldSnapshotRemovedFirst) {
             ops.rotate_left(2);
         }

@@ -4,7 +4,9 @@
 mod common;
 
 use bytes::Bytes;
-use common::{IDENTITY, append, configuration, created, entry, open, position, take_snapshot};
+use common::{
+    IDENTITY, append, configuration, created, entry, open, position, take_snapshot, write_snapshot,
+};
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
 use sampan_base::{LogIndex, Rng, SnapshotMeta};
 use sampan_storage::snapshot::{
@@ -12,7 +14,7 @@ use sampan_storage::snapshot::{
     SnapshotReader, SnapshotReceiver, SnapshotStream, SnapshotWriter,
 };
 use sampan_storage::testing::{KeepAll, KeepSynced, MemDisk};
-use sampan_storage::{Options, PAGE_BYTES, PartialSnapshot};
+use sampan_storage::{Options, PAGE_BYTES, PartialSnapshot, Storage};
 
 fn payloads() -> Vec<Vec<u8>> {
     [1, 16, 400, 5000].iter().map(|&len| vec![len as u8; len]).collect()
@@ -198,7 +200,7 @@ fn an_arriving_snapshot_goes_on_after_any_number_of_crashes() {
                 disk.execute_all(&ops).unwrap();
                 assert_eq!(snapshot::verify(&mut disk, &file), Ok(meta.clone()));
                 let (mut storage, _) = open(&mut disk.clone(), &Options::tiny());
-                disk.execute_all(&storage.snapshot_commit(&file, &meta)).unwrap();
+                disk.execute_all(&storage.snapshot_commit(&file, &meta, &[])).unwrap();
                 break;
             }
             disk = if rng.one_in(2) { disk.crash(&mut rng) } else { disk.crash(&mut KeepAll) };
@@ -344,4 +346,28 @@ fn a_stream_that_does_not_end_is_not_held() {
         stream.next_part().is_err()
     });
     assert!(refused.is_some(), "ten thousand bytes after the footer, and they are still held");
+}
+
+#[test]
+fn a_snapshot_in_use_outlives_the_number_kept_until_it_is_not() {
+    let mut disk = created(&Options::tiny());
+    let (mut storage, _) = open(&mut disk, &Options::tiny());
+    let ids = |storage: &Storage| -> Vec<u64> {
+        storage.snapshots().iter().map(|stored| stored.meta.id).collect()
+    };
+    let take = |disk: &mut MemDisk, storage: &mut Storage, id: u64, in_use: &[u64]| {
+        let (meta, file) = write_snapshot(disk, id, position(id, 0));
+        disk.execute_all(&storage.snapshot_commit(&file, &meta, in_use)).unwrap();
+        storage.snapshot_committed();
+    };
+    for id in 1..=5 {
+        take(&mut disk, &mut storage, id, &[1]);
+    }
+    assert_eq!(ids(&storage), [5, 4, 1], "two are kept, and one is in use");
+    let (mut storage, _) = open(&mut disk, &Options::tiny());
+    assert_eq!(ids(&storage), [5, 4, 1], "a start finds them all");
+    take(&mut disk, &mut storage, 6, &[]);
+    assert_eq!(ids(&storage), [6, 5]);
+    let files = disk.files().filter(|(name, _)| name.contains(".snap")).count();
+    assert_eq!(files, 2);
 }

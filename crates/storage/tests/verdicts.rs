@@ -353,7 +353,7 @@ fn a_segment_or_snapshot_of_another_node_or_cluster_is_not_taken_for_ones_own() 
     let (writer, mut ops) = SnapshotWriter::begin(maker, 5, position(3, 1), &configuration);
     let (meta, file, rest) = writer.finish(b"");
     ops.extend(rest);
-    ops.extend(storage.snapshot_commit(&file, &meta));
+    ops.extend(storage.snapshot_commit(&file, &meta, &[]));
     disk.execute_all(&ops).unwrap();
     let (_, found) = open(&mut disk, &Options::tiny());
     assert_eq!((found.snapshot, found.entries.len()), (None, 3));

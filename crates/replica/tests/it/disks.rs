@@ -100,6 +100,26 @@ fn writes_that_no_quorum_has_room_for_are_refused_by_a_leader_that_has() {
 }
 
 #[test]
+fn a_full_follower_that_falls_behind_has_its_reads_answered_by_the_leader() {
+    let (mut cluster, leader) = Cluster::with_leader(3, |id| {
+        let mut options = roomy(id);
+        options.raft.inflight_messages_max = 2;
+        options
+    });
+    let follower = cluster.follower_of(leader);
+    fill_up(&mut cluster, follower);
+    let written = write_until_refused(&mut cluster, leader, 100);
+    assert_eq!(written, 100, "two of three disks have room");
+    assert_eq!(cluster.ask(leader, 1, "SET last one"), "OK");
+    let lag = |cluster: &Cluster| {
+        cluster.node(leader).status().applied.0 - cluster.node(follower).status().applied.0
+    };
+    cluster.run_ms(1_000);
+    assert!(lag(&cluster) > 20, "it is {} entries behind", lag(&cluster));
+    assert_eq!(cluster.ask(follower, 1, "GET last"), "one");
+}
+
+#[test]
 fn a_full_disk_is_compacted_on_the_room_of_the_reserve() {
     let (mut cluster, leader) = Cluster::with_leader(1, compacting);
     let write = |cluster: &mut Cluster, from: usize, to: usize| {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo};
 use sampan_base::{ClusterId, Configuration, NodeId, Time, WallTime};
 use sampan_kv::{Kv, Reply, Restore};
+use sampan_raft::{Body, Message};
 use sampan_replica::wire::PeerMessage;
 use sampan_replica::{
     BackupReady, ClientReply, ConnectionId, DiskJob, Event, Input, Lane, Now, Options, Outputs,
@@ -123,6 +124,10 @@ pub(crate) struct Cluster {
     hanging: Vec<(u64, DiskJob)>,
     /// Messages delivered.
     pub(crate) delivered: usize,
+    /// So many parts of snapshots arrive in a millisecond.
+    pub(crate) snapshot_parts_per_ms: usize,
+    /// Bytes of snapshots that were sent, delivered or not.
+    pub(crate) snapshot_bytes_sent: usize,
     /// Each forward frame is delivered this often.
     pub(crate) forward_copies: usize,
     pub(crate) events: Vec<(u64, Event)>,
@@ -150,6 +155,8 @@ impl Cluster {
             hanging_background: false,
             hanging: Vec::new(),
             delivered: 0,
+            snapshot_parts_per_ms: usize::MAX,
+            snapshot_bytes_sent: 0,
             forward_copies: 1,
             events: Vec::new(),
             stopped: BTreeSet::new(),
@@ -252,6 +259,17 @@ impl Cluster {
         }
     }
 
+    /// Its connections break: what is on the way is lost, and both sides see it.
+    pub(crate) fn reconnect(&mut self, id: u64) {
+        self.wire.retain(|(from, to, _)| *from != id && *to != id);
+        for other in (1..=self.size).filter(|&other| other != id) {
+            for (a, b) in [(id, other), (other, id)] {
+                self.input(a, Input::PeerDisconnected(NodeId::of(b)));
+                self.input(a, Input::PeerConnected(NodeId::of(b)));
+            }
+        }
+    }
+
     pub(crate) fn heal(&mut self) {
         self.cut.clear();
     }
@@ -291,9 +309,17 @@ impl Cluster {
                 let done = job::run(self.disks.get_mut(&id).expect("a disk per node"), job);
                 self.input(id, Input::Disk(done));
             }
-            while let Some(place) = self.wire.iter().position(|(.., message)| !(self.hold)(message))
+            let mut parts_left = self.snapshot_parts_per_ms;
+            let may_arrive = |message: &PeerMessage, hold: fn(&PeerMessage) -> bool, parts| {
+                !hold(message) && (parts > 0 || snapshot_bytes(message).is_none())
+            };
+            while let Some(place) = self
+                .wire
+                .iter()
+                .position(|(.., message)| may_arrive(message, self.hold, parts_left))
             {
                 let (from, to, message) = self.wire.remove(place).expect("just found");
+                parts_left -= usize::from(snapshot_bytes(&message).is_some());
                 self.delivered += 1;
                 if self.nodes.contains_key(&to) && !self.cut.contains(&(from, to)) {
                     self.input(to, Input::Peer { from: NodeId::of(from), message });
@@ -330,6 +356,7 @@ impl Cluster {
             }
             for envelope in out.messages {
                 let forward = matches!(envelope.message, PeerMessage::Forward(_));
+                self.snapshot_bytes_sent += snapshot_bytes(&envelope.message).unwrap_or(0);
                 let copies = if forward { self.forward_copies } else { 1 };
                 for _ in 0..copies {
                     self.wire.push_back((id, envelope.to.get(), envelope.message.clone()));
@@ -404,6 +431,16 @@ impl Cluster {
     /// One command, one reply.
     pub(crate) fn ask(&mut self, id: u64, connection: u64, command: &str) -> String {
         self.call(id, connection, &[command]).remove(0)
+    }
+}
+
+/// How much of a snapshot a message carries, if it does.
+fn snapshot_bytes(message: &PeerMessage) -> Option<usize> {
+    match message {
+        PeerMessage::Raft(Message { body: Body::InstallSnapshot { data, .. }, .. }) => {
+            Some(data.len())
+        }
+        _ => None,
     }
 }
 

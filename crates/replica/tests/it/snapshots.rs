@@ -1,5 +1,6 @@
 //! Compaction and catch-up, seen through the whole replica.
 
+use sampan_raft::PeerState;
 use sampan_replica::{Event, Input, Options};
 
 use crate::harness::Cluster;
@@ -153,4 +154,103 @@ fn a_restart_begins_with_the_snapshot() {
     let leader = cluster.wait_for_leader();
     cluster.run_ms(100);
     assert_eq!(cluster.node(leader).kv().digest(), before);
+}
+
+/// Pieces so small that a transfer takes a while.
+fn sending_slowly(id: sampan_base::NodeId) -> Options {
+    let mut options = compacting(id);
+    options.raft.snapshot_chunk_bytes_max = 500;
+    options.raft.snapshot_inflight_bytes_max = 1_000;
+    options
+}
+
+fn write_large(cluster: &mut Cluster, id: u64, from: u64, to: u64) {
+    for n in from..to {
+        let command = format!("SET k{} {n}{}", n % 200, "x".repeat(600));
+        assert_eq!(cluster.ask(id, 1, &command), "OK");
+    }
+}
+
+/// A follower that needs a snapshot of about 120 KB, 500 bytes in a millisecond.
+fn far_behind() -> (Cluster, u64, u64) {
+    let (mut cluster, leader) = Cluster::with_leader(3, sending_slowly);
+    let follower = cluster.follower_of(leader);
+    cluster.kill(follower);
+    cluster.run_ms(3_000);
+    write_large(&mut cluster, leader, 0, 400);
+    cluster.snapshot_parts_per_ms = 1;
+    (cluster, leader, follower)
+}
+
+fn acked_bytes(cluster: &Cluster, leader: u64, follower: u64) -> Option<u64> {
+    let peers = cluster.node(leader).status().raft.peers;
+    match peers.into_iter().find(|peer| peer.id.get() == follower)?.state {
+        PeerState::Snapshot { acked_bytes, .. } => Some(acked_bytes),
+        _ => None,
+    }
+}
+
+fn installs(cluster: &Cluster) -> usize {
+    let is_one = |(_, event): &&(u64, Event)| matches!(event, Event::SnapshotInstalled { .. });
+    cluster.events.iter().filter(is_one).count()
+}
+
+#[test]
+fn a_transfer_that_is_cut_ten_times_sends_little_twice() {
+    for restarts in [false, true] {
+        let (mut cluster, leader, follower) = far_behind();
+        let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
+        cluster.start(follower);
+        for cut in 1..=10 {
+            let mark = size_bytes * cut / 11;
+            let is_there = |cluster: &Cluster| {
+                acked_bytes(cluster, leader, follower).is_some_and(|acked| acked >= mark)
+            };
+            for _ in 0..5_000 {
+                if is_there(&cluster) {
+                    break;
+                }
+                cluster.run_ms(1);
+            }
+            let acked = acked_bytes(&cluster, leader, follower);
+            assert!(acked.is_some_and(|acked| acked < size_bytes), "cut {cut} at {acked:?}");
+            if restarts {
+                cluster.kill(follower);
+                cluster.start(follower);
+            }
+            cluster.reconnect(follower);
+        }
+        cluster.run_ms(5_000);
+        assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+        assert_eq!(installs(&cluster), 1);
+        let sent = cluster.snapshot_bytes_sent as u64;
+        // A cut may cost what is under way, and a part that asks how far the other side is; a restart
+        // also a chunk of the file that is not whole.
+        assert!(sent < size_bytes + 10 * (1_000 + 500 + 500), "{sent} sent of {size_bytes}");
+        assert!(restarts || sent < size_bytes * 11 / 10, "{sent} sent of {size_bytes}");
+    }
+}
+
+#[test]
+fn a_transfer_is_not_overtaken_by_later_snapshots() {
+    let (mut cluster, leader, follower) = far_behind();
+    // Fast enough for the log that it needs next to be within what is kept for it.
+    cluster.snapshot_parts_per_ms = 2;
+    cluster.start(follower);
+    while acked_bytes(&cluster, leader, follower).is_none() {
+        cluster.run_ms(1);
+    }
+    let first = cluster.node(leader).status().snapshot.expect("there is one").0;
+    // Far more snapshots than are kept are taken meanwhile.
+    let mut written = 400;
+    while acked_bytes(&cluster, leader, follower).is_some() {
+        assert!(written < 1_000, "the transfer never ends");
+        write_large(&mut cluster, leader, written, written + 20);
+        written += 20;
+    }
+    let newest = cluster.node(leader).status().snapshot.expect("there is one").0;
+    assert!(newest.0 > first.0 + 60, "from {first} to {newest}");
+    cluster.run_ms(2_000);
+    assert_eq!(installs(&cluster), 1, "the log did the rest");
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
 }

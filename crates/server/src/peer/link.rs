@@ -182,9 +182,8 @@ pub(super) async fn run(peers: Rc<Peers>, peer: NodeId, stream: Stream) {
                 wait = peers.limits.redial_time_min;
                 link.connect(socket);
                 lines.say("connected");
-                if stream == Stream::Main {
-                    peers.inbox.push(Input::PeerConnected(peer));
-                }
+                // On a new bulk stream a snapshot goes on at once.
+                peers.inbox.push(Input::PeerConnected(peer));
                 let why = until_closed(link, reader).await;
                 link.disconnect();
                 lines.say(&format!("connection lost: {why}"));

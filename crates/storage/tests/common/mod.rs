@@ -48,6 +48,7 @@ pub(crate) fn append(disk: &mut MemDisk, storage: &mut Storage, entries: &[Entry
 
 /// Runs maintenance until there is none.
 pub(crate) fn maintain(disk: &mut MemDisk, storage: &mut Storage) {
+    storage.ask_again();
     while let Some(ops) = storage.maintain() {
         let result = disk.execute_all(&ops);
         let failed = result.is_err();
@@ -67,7 +68,7 @@ pub(crate) fn take_snapshot(
 ) -> (SnapshotMeta, FileName) {
     let (meta, file) = write_snapshot(disk, id, at);
     assert_eq!(snapshot::verify(disk, &file).unwrap(), meta);
-    disk.execute_all(&storage.snapshot_commit(&file, &meta)).unwrap();
+    disk.execute_all(&storage.snapshot_commit(&file, &meta, &[])).unwrap();
     storage.snapshot_committed();
     (meta, storage.snapshots()[0].file.clone())
 }
@@ -278,7 +279,7 @@ impl Host {
                 if !install && meta.position.index < self.newest_snapshot().index {
                     return; // an install came first: the file is a leftover
                 }
-                let ops = self.storage.snapshot_commit(&file, &meta);
+                let ops = self.storage.snapshot_commit(&file, &meta, &[]);
                 self.background = Some((ops.into(), Job::Commit { meta, install }));
             }
             Job::Commit { meta, install } => self.snapshot_committed(meta, install),
