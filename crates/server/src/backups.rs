@@ -147,12 +147,15 @@ pub(crate) async fn serve(node: Rc<Node>, mut pieces: Pieces) {
     let bytes_max = limits.backup_read_bytes.min(limits.output_bytes_max / 2);
     let mut free_at = Instant::now();
     while let Some(Piece { connection, seq, file, offset }) = pieces.0.recv().await {
-        tokio::time::sleep_until(free_at).await;
+        // Timers are no finer than this; what is not waited for now is later.
+        if free_at > Instant::now() + Duration::from_millis(1) {
+            tokio::time::sleep_until(free_at).await;
+        }
         let read = tokio::task::spawn_blocking(move || read_at(&file, offset, bytes_max)).await;
         let reply = match read.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
             Ok(bytes) => {
                 let time = bytes.len() as f64 / limits.backup_bytes_per_second as f64;
-                free_at = Instant::now() + Duration::from_secs_f64(time);
+                free_at = free_at.max(Instant::now()) + Duration::from_secs_f64(time);
                 Reply::Bulk(bytes)
             }
             Err(error) => Reply::Error(format!("ERR reading the backup: {error}").into()),
