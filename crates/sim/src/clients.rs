@@ -155,6 +155,16 @@ enum Verdict {
     Wrong,
 }
 
+/// How an operation that is not sent again ends with an answer.
+#[cfg(feature = "plants")]
+pub(crate) fn end_of(reply: Reply) -> End {
+    match judge(&reply) {
+        Verdict::Final => End::Answer(reply),
+        Verdict::NotAppended => End::Never,
+        _ => End::Unknown,
+    }
+}
+
 fn judge(reply: &Reply) -> Verdict {
     let Reply::Error(text) = reply else { return Verdict::Final };
     match text.split(' ').next().unwrap_or_default() {

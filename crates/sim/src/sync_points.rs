@@ -8,13 +8,14 @@
 use bytes::Bytes;
 use sampan_base::NodeId;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
-use sampan_replica::{Lane, job};
+use sampan_replica::{DiskJob, Lane, job};
 use sampan_storage::{Identity, Storage};
 
 use crate::checkers::Oracles;
-use crate::disk::SimDisk;
+use crate::disk::{FileClass, SimDisk, Survival};
 use crate::network::Network;
 use crate::node::{Node, lane_number};
+use crate::world::REHEARSE_LOG_BYTES;
 use crate::{Notice, Violation, World};
 
 /// A node's disk just before one of its syncs.
@@ -124,6 +125,30 @@ impl<N: Network> World<N> {
         });
         self.watch = Some(watch);
         shown
+    }
+
+    /// Rehearses a power loss between the steps of a group commit that writes both the log and the
+    /// hard state, when nothing unsynced survives: no entry may be durable before its term is.
+    pub(crate) fn rehearse_steps(&mut self, id: NodeId, lane: Lane) -> Result<(), Violation> {
+        let node = self.nodes[id.get() as usize].as_deref().expect("its job ends");
+        let running = node.lanes[lane_number(lane)].running.as_ref();
+        let Some(DiskJob::Append(ops)) = running.map(|running| &running.job) else {
+            return Ok(());
+        };
+        let writes = |class: FileClass| {
+            ops.iter().any(|op| matches!(op, DiskOp::Write { file, .. } if class.holds(file)))
+        };
+        let both = writes(FileClass::Log) && writes(FileClass::HardState);
+        if !both || node.disk().bytes_of(FileClass::Log) > REHEARSE_LOG_BYTES {
+            return Ok(());
+        }
+        let mut recorder = Recorder::new(node.disk());
+        _ = recorder.execute_all(ops);
+        let identity = Identity { cluster: self.cluster, node: id };
+        for (disk, _) in recorder.points.iter().skip(1) {
+            self.oracles.rehearse_power_loss(node, disk, identity, Survival::None)?;
+        }
+        Ok(())
     }
 
     /// A machine loses power and has this on its disk.

@@ -117,7 +117,7 @@ pub struct World<N> {
     pub(crate) cluster: ClusterId,
     now: SimTime,
     queue: Queue<Happening>,
-    nodes: Vec<Option<Box<Node>>>,
+    pub(crate) nodes: Vec<Option<Box<Node>>>,
     rng: Rng,
     pub(crate) notices: VecDeque<Notice>,
     pace: Pace,
@@ -684,6 +684,7 @@ impl<N: Network> World<N> {
             self.power_goes(id, image);
             return Ok(());
         }
+        self.rehearse_steps(id, lane)?;
         let now = self.now;
         self.counts.jobs += 1;
         let node = self.node_mut(id);
@@ -728,7 +729,7 @@ impl<N: Network> World<N> {
 /// See [`World::rehearse_one_in`].
 const REHEARSE_ONE_IN: u64 = 200;
 /// Recovery reads the whole log: one that is n times as long is rehearsed n times as rarely.
-const REHEARSE_LOG_BYTES: u64 = 128 << 10;
+pub(crate) const REHEARSE_LOG_BYTES: u64 = 128 << 10;
 
 impl<N: Network> World<N> {
     fn rehearse(&mut self, id: NodeId) -> Result<(), Violation> {
@@ -745,7 +746,7 @@ impl<N: Network> World<N> {
         };
         let identity = Identity { cluster: self.cluster, node: id };
         let node = self.nodes[id.get() as usize].as_deref().expect("its job has ended");
-        self.oracles.rehearse_power_loss(node, identity, survival)
+        self.oracles.rehearse_power_loss(node, node.disk(), identity, survival)
     }
 }
 

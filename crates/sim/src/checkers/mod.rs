@@ -31,7 +31,7 @@ use sampan_raft::{Message, Raft};
 use sampan_replica::Replica;
 use sampan_storage::Identity;
 
-use crate::disk::Survival;
+use crate::disk::{SimDisk, Survival};
 use crate::node::Node;
 use registry::Registry;
 use shape::LogShape;
@@ -271,16 +271,17 @@ impl Oracles {
         }
     }
 
-    /// Rehearses a power loss of a node that runs.
+    /// Rehearses a power loss of a node that runs and has this on its disk.
     pub fn rehearse_power_loss(
         &mut self,
         node: &Node,
+        disk: &SimDisk,
         identity: Identity,
         survival: Survival,
     ) -> Result<(), Violation> {
         self.rehearsals += 1;
         match self.seen(node.id()) {
-            Some(seen) if seen.alive => recovery::spot_check(node, seen, identity, survival),
+            Some(seen) if seen.alive => recovery::spot_check(node, disk, seen, identity, survival),
             _ => Ok(()),
         }
     }

@@ -169,16 +169,17 @@ fn violation(id: NodeId, detail: String) -> Violation {
     Violation::new("recovery", format!("{id} {detail}"))
 }
 
-/// Rehearses a power loss of a node that runs, between two of its turns. With nothing unsynced
-/// surviving, recovery must find exactly what the books say is durable; with some of it, at least
-/// that.
+/// Rehearses a power loss of a node that runs, between two of its turns or two steps of a group
+/// commit, with the disk as it is then. With nothing unsynced surviving, recovery must find exactly
+/// what the books say is durable; with some of it, at least that.
 pub fn spot_check(
     node: &Node,
+    disk: &SimDisk,
     seen: &Seen,
     identity: Identity,
     survival: Survival,
 ) -> Result<(), Violation> {
-    let (id, disk) = (node.id(), node.disk());
+    let id = node.id();
     if disk.damaged {
         return Ok(());
     }

@@ -68,18 +68,6 @@ pub(super) fn crashes(plan: &mut Plan) {
     slow_disk(plan);
 }
 
-/// Messages that get lost, so that nodes hear of a term by its first entries, and of what is committed
-/// before they have it.
-pub(super) fn lossy(plan: &mut Plan) {
-    only(plan, &[Fault::Kill, Fault::PowerCut, Fault::Partition], 400);
-    short_terms(plan);
-    slow_disk(plan);
-    plan.nodes = 5;
-    plan.rates.drop = 250;
-    plan.mix.reads = 500;
-    plan.options.raft.append_entries_max = 1;
-}
-
 /// Members that come and go while leaders do.
 pub(super) fn churn(plan: &mut Plan) {
     only(plan, &[Fault::Membership, Fault::Partition, Fault::Kill, Fault::Snapshot], 400);
@@ -128,22 +116,6 @@ pub(super) fn forwards(plan: &mut Plan) {
     short_terms(plan);
     plan.nodes = 3;
     (plan.rates.duplicate, plan.rates.delay, plan.rates.delay_us_max) = (400, 200, 1_500_000);
-    plan.rates.reorder = true;
-    for client in &mut plan.clients {
-        client.session = false;
-    }
-}
-
-/// Frames between nodes that arrive late and twice, and leaders that forget them in a power loss and
-/// are back before anybody else leads.
-pub(super) fn late_forwards(plan: &mut Plan) {
-    only(plan, &[Fault::PowerCut], 400);
-    slow_disk(plan);
-    plan.nodes = 3;
-    let raft = &mut plan.options.raft;
-    raft.election_timeout_min = Duration::from_millis(1_000);
-    raft.election_timeout_max = Duration::from_millis(2_000);
-    (plan.rates.duplicate, plan.rates.delay, plan.rates.delay_us_max) = (400, 300, 1_000_000);
     plan.rates.reorder = true;
     for client in &mut plan.clients {
         client.session = false;

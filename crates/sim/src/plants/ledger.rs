@@ -6,10 +6,12 @@ use std::fmt;
 use sampan_base::plant::Plant;
 
 use super::aims::{
-    churn, crashes, duplicates, forwards, installs, late_forwards, lossy, rot, rotten_votes, split,
-    stale_terms, unrest,
+    churn, crashes, duplicates, forwards, installs, rot, rotten_votes, split, stale_terms, unrest,
 };
-use super::scenarios::{late_append_of_an_old_leader, late_heartbeat_answers, longer_older_log};
+use super::scenarios::{
+    late_append_of_an_old_leader, late_heartbeat_answers, longer_older_log,
+    second_copy_in_the_next_life,
+};
 use crate::checkers::Violation;
 use crate::swarm::Plan;
 
@@ -111,7 +113,7 @@ pub fn row(plant: Plant) -> Row {
             (Replication, "CRDB #36353, #63302", "assertion", Hunt::Aimed(unrest))
         }
         Plant::EntriesBeforeTerm => {
-            (Replication, "openraft io_ordering.md", "recovery", Hunt::Aimed(lossy))
+            (Replication, "openraft io_ordering.md", "recovery", Hunt::Swarm)
         }
         Plant::FailedSyncRetried => {
             (Replication, "CRDB #37102, PostgreSQL 2018", "recovery", Hunt::Swarm)
@@ -181,9 +183,12 @@ pub fn row(plant: Plant) -> Row {
             (Clients, "fluree #1839, openraft PR #2096", "exactly-once", Hunt::Swarm)
         }
         Plant::ForwardTakenTwice => (Clients, "RedisRaft #13", "exactly-once", Hunt::Swarm),
-        Plant::TakenForwardRefused => {
-            (Clients, "RedisRaft #23", "exactly-once", Hunt::Aimed(late_forwards))
-        }
+        Plant::TakenForwardRefused => (
+            Clients,
+            "RedisRaft #23",
+            "linearizability",
+            Hunt::Staged(second_copy_in_the_next_life),
+        ),
         Plant::LifeNotNumbered => {
             (Clients, "etcd #20418 (id used again)", "linearizability", Hunt::Aimed(forwards))
         }

@@ -7,6 +7,7 @@ use sampan_base::{ClusterId, Configuration, NodeId};
 use sampan_replica::{ConnectionId, Input, Options, Request};
 
 use crate::checkers::{Violation, linearizability};
+use crate::clients::end_of;
 use crate::clock::NodeClock;
 use crate::history::{End, Record};
 use crate::network::{Delivery, Network, Sending};
@@ -17,17 +18,20 @@ use crate::{Notice, SimTime, World};
 
 /// How long a message takes where nothing else is said, in microseconds.
 const WAY_US: u64 = 200;
+/// A way that is cut.
+const CUT: &[u64] = &[];
 
-/// A network of ways, each with its own length, or cut for what sets out from then on.
+/// A network of ways. What sets out on one arrives after so long, and again for every further number;
+/// none: the way is cut.
 #[derive(Default)]
 struct Ways {
-    us: BTreeMap<(NodeId, NodeId), Option<u64>>,
+    us: BTreeMap<(NodeId, NodeId), &'static [u64]>,
 }
 
 impl Network for Ways {
     fn send(&mut self, _: SimTime, sending: Sending<'_>, deliveries: &mut Vec<Delivery>) {
-        let us = self.us.get(&(sending.from, sending.to)).copied().unwrap_or(Some(WAY_US));
-        deliveries.extend(us.map(|after_us| Delivery { after_us, corrupt: false }));
+        let us = self.us.get(&(sending.from, sending.to)).copied().unwrap_or(&[WAY_US]);
+        deliveries.extend(us.iter().map(|&after_us| Delivery { after_us, corrupt: false }));
     }
 
     fn hint_us(&mut self, _: SimTime, _: NodeId, _: NodeId) -> Option<u64> {
@@ -40,6 +44,13 @@ struct Stage {
     world: World<Ways>,
     record: Record,
     asked: u64,
+}
+
+/// A client's request.
+struct Call<'a> {
+    connection: ConnectionId,
+    op: &'a Op,
+    at: SimTime,
 }
 
 impl Stage {
@@ -56,9 +67,7 @@ impl Stage {
                 id,
                 NodeSetup { options, bootstrap, clock, disk, turn_us: 0, formed: true },
             );
-            if let Err(error) = world.start(id)? {
-                return Err(Violation::new("recovery", error.to_string()));
-            }
+            start(&mut world, id)?;
         }
         Ok(Self { world, record: Record::default(), asked: 0 })
     }
@@ -67,8 +76,8 @@ impl Stage {
         self.world.nodes().map(Node::id).filter(|id| *id != than).collect()
     }
 
-    /// Makes all ways from these to those so long; `None`: cuts them.
-    fn ways(&mut self, from: &[NodeId], to: &[NodeId], us: Option<u64>) {
+    /// Makes all ways from these to those so long ([`Ways`]).
+    fn ways(&mut self, from: &[NodeId], to: &[NodeId], us: &'static [u64]) {
         for &from in from {
             self.world.network.us.extend(to.iter().map(|to| ((from, *to), us)));
         }
@@ -76,8 +85,8 @@ impl Stage {
 
     fn isolate(&mut self, id: NodeId) {
         let others = self.others(id);
-        self.ways(&[id], &others, None);
-        self.ways(&others, &[id], None);
+        self.ways(&[id], &others, CUT);
+        self.ways(&others, &[id], CUT);
     }
 
     /// Lets so much time pass.
@@ -100,29 +109,44 @@ impl Stage {
 
     /// A client asks a node and waits so long for the answer.
     fn ask(&mut self, node: NodeId, op: &Op, patience_ms: u64) -> Result<(), Violation> {
-        let called = self.world.now();
+        let call = self.call(node, op)?;
+        self.answer(&call, patience_ms)
+    }
+
+    /// A client asks a node, later than all that was answered: of equal times nobody knows the order.
+    fn call<'a>(&mut self, node: NodeId, op: &'a Op) -> Result<Call<'a>, Violation> {
+        self.pass_ms(1)?;
         self.asked += 1;
+        let call = Call { connection: ConnectionId(self.asked), op, at: self.world.now() };
         let mut command = Vec::new();
         let limits = &self.world.node(node).setup().options.kv;
         let class = sampan_kv::parse(&op.args(), limits, &mut command)
             .map_err(|error| Violation::new("client", error.to_string()))?;
-        let connection = ConnectionId(self.asked);
         let command = Bytes::from(command);
         let requests = vec![Request { seq: 1, class, stale: false, command }];
-        self.world.input(node, Input::Client { connection, requests })?;
+        self.world.input(node, Input::Client { connection: call.connection, requests })?;
+        Ok(call)
+    }
+
+    /// Waits so long for the answer to a call.
+    fn answer(&mut self, call: &Call<'_>, patience_ms: u64) -> Result<(), Violation> {
         let mut end = End::Unknown;
-        while let Some(notice) = self.world.run(called.plus_us(patience_ms * 1_000))? {
+        let until = self.world.now().plus_us(patience_ms * 1_000);
+        while let Some(notice) = self.world.run(until)? {
             if let Notice::Reply(_, reply) = notice
-                && reply.connection == connection
+                && reply.connection == call.connection
             {
-                end = End::Answer(reply.reply);
+                end = end_of(reply.reply);
                 break;
             }
         }
-        let now = self.world.now();
-        self.record.push(self.asked, op, called, now, &end);
+        self.record.push(call.connection.0, call.op, call.at, self.world.now(), &end);
         Ok(())
     }
+}
+
+fn start(world: &mut World<Ways>, id: NodeId) -> Result<(), Violation> {
+    world.start(id)?.map(drop).map_err(|error| Violation::new("recovery", error.to_string()))
 }
 
 fn set(value: &str) -> Op {
@@ -135,9 +159,9 @@ pub(super) fn late_heartbeat_answers(seed: u64) -> Result<(), Violation> {
     let mut stage = Stage::new(seed)?;
     let old = stage.leader()?;
     stage.ask(old, &set("old"), 1_000)?;
-    stage.ways(&stage.others(old), &[old], Some(4_000_000));
+    stage.ways(&stage.others(old), &[old], &[4_000_000]);
     stage.pass_ms(300)?;
-    stage.ways(&[old], &stage.others(old), None);
+    stage.ways(&[old], &stage.others(old), CUT);
     stage.pass_ms(2_000)?;
     stage.ask(stage.others(old)[0], &set("new"), 1_000)?;
     stage.ask(old, &Op::Get("k".into()), 3_000)?;
@@ -166,8 +190,8 @@ pub(super) fn longer_older_log(seed: u64) -> Result<(), Violation> {
 pub(super) fn late_append_of_an_old_leader(seed: u64) -> Result<(), Violation> {
     let mut stage = Stage::new(seed)?;
     let old = stage.leader()?;
-    stage.ways(&[old], &stage.others(old), Some(4_000_000));
-    stage.ways(&stage.others(old), &[old], None);
+    stage.ways(&[old], &stage.others(old), &[4_000_000]);
+    stage.ways(&stage.others(old), &[old], CUT);
     let arrives = stage.world.now().plus_us(4_000_000);
     stage.ask(old, &set("old"), 20)?;
     stage.pass_ms(2_500)?;
@@ -175,12 +199,29 @@ pub(super) fn late_append_of_an_old_leader(seed: u64) -> Result<(), Violation> {
     stage.ask(next, &set("new"), 500)?;
     let third = stage.others(old).into_iter().find(|id| *id != next).unwrap_or(next);
     stage.world.kill(third);
-    stage.ways(&[next], &[third], None);
+    stage.ways(&[next], &[third], CUT);
     stage.pass_ms(arrives.us_since(stage.world.now()) / 1_000 - 100)?;
-    if let Err(error) = stage.world.start(third)? {
-        return Err(Violation::new("recovery", error.to_string()));
-    }
+    start(&mut stage.world, third)?;
     stage.pass_ms(200)?;
     stage.world.network.us.clear();
     stage.pass_ms(5_000)
+}
+
+/// A follower's frame arrives twice. The leader takes it, but its answer is lost, and it dies; the
+/// second copy arrives in its next life, while nobody leads yet.
+pub(super) fn second_copy_in_the_next_life(seed: u64) -> Result<(), Violation> {
+    let mut stage = Stage::new(seed)?;
+    let leader = stage.leader()?;
+    let follower = stage.others(leader)[0];
+    stage.ways(&[follower], &[leader], &[WAY_US, 100_000]);
+    stage.ways(&[leader], &[follower], CUT);
+    let append = Op::Append("k".into(), "a,".into());
+    let call = stage.call(follower, &append)?;
+    stage.pass_ms(20)?;
+    stage.world.kill(leader);
+    start(&mut stage.world, leader)?;
+    stage.world.network.us.clear();
+    stage.answer(&call, 5_000)?;
+    stage.ask(follower, &Op::Get("k".into()), 1_000)?;
+    linearizability::check(&stage.record.history)
 }
