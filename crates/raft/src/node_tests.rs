@@ -217,3 +217,44 @@ fn limits_that_contradict_each_other_are_named() {
     let none = Config { append_entries_max: 0, ..config() };
     assert!(none.check().unwrap_err().contains("append_entries_max"));
 }
+
+#[test]
+fn a_node_that_lost_the_end_of_its_log_waits_for_a_leader_to_ask() {
+    let restored = Restored {
+        hard_state: HardState { term: Term(3), vote: None },
+        bootstrap: three(),
+        entries: vec![command(1, 1)],
+        non_voting_until: Some(LogIndex::MAX),
+        ..Restored::default()
+    };
+    let mut node = Raft::new(Config::tiny(NodeId::of(2)), restored, 1, Time::ZERO);
+    let turn = |node: &mut Raft, now: Time| {
+        let mut out = Outputs::default();
+        node.flush(now, &mut out);
+        out.messages.iter().any(|message| matches!(message.body, Body::ReadIndex { .. }))
+    };
+    let heartbeat = |sequence| Body::Heartbeat {
+        sequence,
+        commit: LogIndex::ZERO,
+        matched: LogIndex::ZERO,
+        read: 0,
+    };
+    node.step(Time::ZERO, from(1, 3, heartbeat(1)));
+    assert!(turn(&mut node, Time::ZERO), "a leader is asked at once");
+
+    let mut now = Time::ZERO;
+    while node.leader().is_some() {
+        now = node.next_deadline();
+        node.tick(now);
+        turn(&mut node, now);
+    }
+    for _ in 0..5 {
+        assert!(node.next_deadline() > now, "nobody is there to ask");
+        now = node.next_deadline();
+        node.tick(now);
+        turn(&mut node, now);
+    }
+    node.step(now, from(3, 4, heartbeat(1)));
+    sync(&mut node);
+    assert!(turn(&mut node, now), "so is the next one");
+}

@@ -268,6 +268,8 @@ impl Raft {
         for (id, _) in self.following.reads.waiting.drain(..) {
             void(id);
         }
-        self.following.reads.unasked = self.following.reads.wants_last;
+        // Whoever leads next is asked at once; until then there is nothing to do.
+        let reads = &mut self.following.reads;
+        (reads.unasked, reads.retry_at) = (reads.wants_last, Time::NEVER);
     }
 }
