@@ -481,6 +481,8 @@ impl Raft {
     }
 
     fn post(&mut self, to: NodeId, body: Body, index: Option<LogIndex>) {
+        let is_meeting = matches!(body, Body::Greet { .. } | Body::GreetReply { .. });
+        assert!(!self.is_newborn() || is_meeting, "a node without a past says {body}");
         let message = Message { from: self.config.id, to, term: self.term, body };
         let held = self.persistence.after(message, index);
         if let Some(message) = self.persistence.open_or_hold(held) {
