@@ -20,7 +20,7 @@ pub(crate) struct Identity {
     /// A TOML file of settings, named as the flags are: `node-id = 1`, `peer = ["2=HOST:PORT"]`
     #[arg(long, value_name = "FILE", env = "SAMPAN_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// Which node of the cluster this is: 1 or more, and never that of a node that lost its data
+    /// Which node of the cluster this is: 1 or more
     #[arg(long, value_name = "ID", value_parser = node_id, env = "SAMPAN_NODE_ID")]
     pub(crate) node_id: Option<NodeId>,
     /// The cluster's name, the same on every node: 1 to 16 hexadecimal digits

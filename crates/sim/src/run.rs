@@ -33,6 +33,8 @@ const LIVENESS_BOUND_US: u64 = 90_000_000;
 const QUIET_US: u64 = 3_000_000;
 /// After a strike clients ask for this long.
 const STRUCK_US: u64 = 2_000_000;
+/// The first members must have met within this, in virtual microseconds.
+const MEETING_BOUND_US: u64 = 30_000_000;
 /// How often it is looked whether all is well, in virtual microseconds.
 const LOOK_EVERY_US: u64 = 250_000;
 
@@ -303,6 +305,7 @@ impl Simulation {
         for id in ids {
             self.start_node(id)?;
         }
+        self.let_members_meet()?;
         for client in 0..self.clients.len() {
             let wait = self.rng.below(500_000);
             self.after(wait, Todo::Think(client));
@@ -312,6 +315,22 @@ impl Simulation {
         let Plan { faults, fault_every_us, safety_us, .. } = self.plan;
         for (at, fault) in schedule(&mut self.rng, faults, fault_every_us, safety_us) {
             self.after(at, Todo::Fault { fault, tries: 0 });
+        }
+        Ok(())
+    }
+
+    /// A cluster begins when all its first members have heard of each other (`raft/newborn.rs`); what
+    /// goes wrong goes wrong after that.
+    fn let_members_meet(&mut self) -> Result<(), Violation> {
+        let newborn = |node: &crate::node::Node| {
+            node.replica().is_some_and(|replica| replica.raft().is_newborn())
+        };
+        while self.world.nodes().any(newborn) {
+            let now = self.world.now();
+            if now > SimTime(MEETING_BOUND_US) {
+                return Err(Violation::new("liveness", "the first members never met".into()));
+            }
+            self.play_until(now.plus_us(50_000))?;
         }
         Ok(())
     }
