@@ -68,9 +68,10 @@ fn check_true(turn: &Turn<'_>, peer: &PeerStatus, nodes: &[Option<Seen>]) -> Res
     let Some(term) = turn.log.term_at(index).filter(|_| index > turn.log.start()) else {
         return Ok(());
     };
-    // What a peer held for a leader that is deposed, the next one may have cut off.
+    // What a peer held for a leader that is deposed, the next one may have cut off; and of what a
+    // disk lost, its node has yet to tell the leader.
     let seen = nodes.get(peer.id.get() as usize).and_then(Option::as_ref);
-    let seen = seen.filter(|seen| seen.cursors.term <= turn.now.term);
+    let seen = seen.filter(|s| s.cursors.term <= turn.now.term && !s.cursors.recovering);
     if seen.is_none_or(|seen| seen.acknowledged(LogPosition { term, index })) {
         return Ok(());
     }

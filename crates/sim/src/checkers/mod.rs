@@ -77,6 +77,8 @@ pub struct Cursors {
     pub last: LogIndex,
     /// What it takes for durable.
     pub durable: LogIndex,
+    /// Its disk lost what it had acknowledged, and it neither votes nor counts yet.
+    pub recovering: bool,
 }
 
 impl Cursors {
@@ -90,6 +92,7 @@ impl Cursors {
             first: raft.first_index(),
             last: raft.last_index(),
             durable: raft.durable_index(),
+            recovering: raft.is_newborn() || raft.non_voting_until().is_some(),
         }
     }
 }
