@@ -81,6 +81,8 @@ plants! {
     CutWithoutConflict,
     /// A conflict is overwritten in place, and what followed it stays.
     TailKept,
+    /// The commit index is bounded by the last entry, not by the last one known to be the leader's.
+    UnverifiedCommitted,
     /// An older acknowledgement takes the match index back.
     MatchGoesBack,
     /// An entry before an Append that is missing counts as the same.

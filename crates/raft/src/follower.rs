@@ -149,6 +149,9 @@ impl Raft {
     /// Rule 5: commit index = min(leaderCommit, index of last *verified* entry).
     pub(crate) fn learn_commit(&mut self, commit: LogIndex) {
         self.following.commit_hint = self.following.commit_hint.max(commit);
+        if planted!(UnverifiedCommitted) {
+            return self.commit_to(self.following.commit_hint.min(self.log.last_index()));
+        }
         self.commit_to(self.following.commit_hint.min(self.following.verified));
     }
 

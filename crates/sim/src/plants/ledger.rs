@@ -10,7 +10,7 @@ use super::aims::{
 };
 use super::scenarios::{
     late_append_of_an_old_leader, late_heartbeat_answers, longer_older_log,
-    second_copy_in_the_next_life,
+    read_index_ahead_of_its_entries, second_copy_in_the_next_life,
 };
 use crate::checkers::Violation;
 use crate::swarm::Plan;
@@ -96,6 +96,12 @@ pub fn row(plant: Plant) -> Row {
             (Replication, "raftos #26, CCF #5991", "assertion", Hunt::Swarm)
         }
         Plant::TailKept => (Replication, "mofa #1151", "log-matching", Hunt::Swarm),
+        Plant::UnverifiedCommitted => (
+            Replication,
+            "copycat #265, NuRaft #57",
+            "committed-immutable",
+            Hunt::Staged(read_index_ahead_of_its_entries),
+        ),
         Plant::MatchGoesBack => {
             (Replication, "raftos #25, PySyncObj #167", "match-index", Hunt::Swarm)
         }

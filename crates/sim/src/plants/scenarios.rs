@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use sampan_base::{ClusterId, Configuration, NodeId};
+use sampan_raft::{Body, Message};
+use sampan_replica::wire::PeerMessage;
 use sampan_replica::{ConnectionId, Input, Options, Request};
 
 use crate::checkers::{Violation, linearizability};
@@ -26,10 +28,17 @@ const CUT: &[u64] = &[];
 #[derive(Default)]
 struct Ways {
     us: BTreeMap<(NodeId, NodeId), &'static [u64]>,
+    /// No Append reaches this node.
+    starved: Option<NodeId>,
 }
 
 impl Network for Ways {
     fn send(&mut self, _: SimTime, sending: Sending<'_>, deliveries: &mut Vec<Delivery>) {
+        if let PeerMessage::Raft(Message { to, body: Body::Append { .. }, .. }) = sending.message
+            && Some(*to) == self.starved
+        {
+            return;
+        }
         let us = self.us.get(&(sending.from, sending.to)).copied().unwrap_or(&[WAY_US]);
         deliveries.extend(us.iter().map(|&after_us| Delivery { after_us, corrupt: false }));
     }
@@ -223,5 +232,27 @@ pub(super) fn second_copy_in_the_next_life(seed: u64) -> Result<(), Violation> {
     stage.world.network.us.clear();
     stage.answer(&call, 5_000)?;
     stage.ask(follower, &Op::Get("k".into()), 1_000)?;
+    linearizability::check(&stage.record.history)
+}
+
+/// A deposed leader has entries that nobody else has. It hears of the next leader, but none of its
+/// Appends arrives, and is asked: the answer to its `ReadIndex` says that as much is committed.
+pub(super) fn read_index_ahead_of_its_entries(seed: u64) -> Result<(), Violation> {
+    let mut stage = Stage::new(seed)?;
+    let old = stage.leader()?;
+    stage.isolate(old);
+    for number in 0..3 {
+        stage.ask(old, &set(&number.to_string()), 20)?;
+    }
+    stage.pass_ms(2_000)?;
+    let next = stage.leader()?;
+    for number in 3..9 {
+        stage.ask(next, &set(&number.to_string()), 500)?;
+    }
+    stage.world.network = Ways { starved: Some(old), ..Ways::default() };
+    stage.pass_ms(200)?;
+    stage.ask(old, &Op::Get("k".into()), 500)?;
+    stage.world.network.starved = None;
+    stage.pass_ms(2_000)?;
     linearizability::check(&stage.record.history)
 }

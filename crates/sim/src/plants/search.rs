@@ -80,18 +80,19 @@ impl Ledger {
 
 /// The heading of the ledger, a table in Markdown.
 pub const HEADING: &str = "\
-| bug | what is wrong | source | expected | caught by | search | median | worst |
-|---|---|---|---|---|---|---|---|";
+| area | bug | what is wrong | source | expected | caught by | search | median | worst |
+|---|---|---|---|---|---|---|---|---|";
 
 impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Row { source, expected, hunt, .. } = row(self.plant);
+        let Row { area, source, expected, hunt } = row(self.plant);
         let (name, what) = (self.plant.name(), self.plant.what().trim());
         let (median, worst) = self.seeds();
         let caught_by = self.caught_by();
         write!(
             f,
-            "| {name} | {what} | {source} | {expected} | {caught_by} | {hunt} | {median} | {worst} |"
+            "| {area:?} | {name} | {what} | {source} | {expected} | {caught_by} | {hunt} | {median} | \
+             {worst} |"
         )
     }
 }
