@@ -110,6 +110,10 @@ impl Client {
         self.connection.map(|(_, connection, ..)| connection)
     }
 
+    pub(crate) fn is_idle(&self, now: SimTime) -> bool {
+        self.idle_until > now
+    }
+
     pub(crate) fn idle_until(&mut self, at: SimTime) {
         self.idle_until = at;
     }

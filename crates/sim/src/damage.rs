@@ -395,7 +395,7 @@ impl Case {
         let Self { file, offset, kind } = self;
         let offset = *offset;
         let len = disk.len_bytes(file).ok().flatten().unwrap_or(0);
-        let unit = if *kind <= Kind::SwapBytes { 1 } else { SECTOR_BYTES.min(len - offset) };
+        let unit = if *kind <= Kind::SwapBytes { 1 } else { SECTOR_BYTES.min(len - offset).max(1) };
         let other = mix(offset ^ len) % (len / unit).max(1) * unit;
         let before = contents(disk, file);
         match kind {

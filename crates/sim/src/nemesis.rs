@@ -501,6 +501,11 @@ impl Simulation {
         if holders.is_empty() {
             return false;
         }
+        // One that is silent already is left to it: silence that never ends would show nothing.
+        let now = self.world.now();
+        if holders.iter().any(|client| self.clients[*client].is_idle(now)) {
+            return true;
+        }
         let client = *self.rng.pick(&holders);
         let ttl_us = self.plan.options.kv.session_ttl_ms.min(10_000) * 1_000;
         let until = self.world.now().plus_us(ttl_us + self.rng.between(100_000, 2_000_000));
