@@ -160,6 +160,8 @@ pub struct SimDisk {
     mishaps: Vec<(Mishap, FileClass)>,
     /// Creating and extending files is refused, but for the room that removed files gave back since.
     pub full: bool,
+    /// Somebody else takes that room, too, as soon as it is given back.
+    pub crowded: bool,
     given_back_bytes: u64,
     /// It stopped holding what was stored: no oracle may count on this disk any more.
     pub damaged: bool,
@@ -181,6 +183,7 @@ impl SimDisk {
             free: Vec::new(),
             mishaps: Vec::new(),
             full: false,
+            crowded: false,
             given_back_bytes: 0,
             damaged: false,
             steps_left: None,
@@ -213,7 +216,7 @@ impl SimDisk {
     /// Disarms all mishaps, gives back the room and makes every sector readable.
     pub fn heal(&mut self) {
         self.mishaps.clear();
-        self.full = false;
+        (self.full, self.crowded) = (false, false);
         self.steps_left = None;
         for inode in &mut self.inodes {
             Arc::make_mut(inode).make_readable();
@@ -461,7 +464,7 @@ impl SimDisk {
     }
 
     const fn give_back(&mut self, bytes: u64) {
-        if self.full {
+        if self.full && !self.crowded {
             self.given_back_bytes += bytes;
         }
     }

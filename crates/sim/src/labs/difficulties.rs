@@ -532,8 +532,11 @@ pub(crate) async fn failed_snapshot(lab: Lab) -> Outcome {
             let mut state = lab.state();
             let disk = state.world.node_mut(node_of(server)).disk_mut();
             if disk_is_full {
-                disk.full = true;
+                // The room of the reserve is gone as well: with it the snapshot would be taken.
+                (disk.full, disk.crowded) = (true, true);
             } else {
+                // A read that fails is tried once more.
+                disk.arm(Mishap::ReadFails, FileClass::Snapshots);
                 disk.arm(Mishap::ReadFails, FileClass::Snapshots);
             }
             state.world.input(node_of(server), Input::TakeSnapshot)?;
