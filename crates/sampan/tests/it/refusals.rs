@@ -276,7 +276,7 @@ fn a_full_disk_at_the_start_is_named_and_costs_nothing() {
         data.display(),
         full.display()
     );
-    let mut command = on_disk_of(64 << 20, &fill, &server);
+    let mut command = on_disk_of(96 << 20, &fill, &server);
     let process = Process::start(&mut command, &dir.path().join("log"));
     let mut c = within(Duration::from_secs(10), "a start", || Connection::open(port).ok());
     assert_eq!(c.call(&["GET", "kept"]), Value::Bulk("value".into()));
