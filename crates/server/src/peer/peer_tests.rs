@@ -174,7 +174,7 @@ fn a_lost_connection_is_reported_at_once_and_dialled_again() {
                 socket.write_all(&welcome.encode()).await.unwrap();
                 held.push(socket);
             }
-            until("it is up", || one.count("up n2") == round).await;
+            until("both streams are up", || one.count("up n2") == 2 * round).await;
             drop(held);
             until("it is down", || one.count("down n2") == round).await;
         }
