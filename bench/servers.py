@@ -39,13 +39,14 @@ def stop(processes):
             process.wait()
 
 
-def within(what, poll):
-    """Polls until there is an answer."""
+def within(what, poll, must_hold=lambda: None):
+    """Polls until there is an answer; `must_hold` raises when there cannot be one any more."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         answer = poll()
         if answer:
             return answer
+        must_hold()
         time.sleep(0.05)
     raise RuntimeError(f"not within {PATIENCE_SECONDS} s: {what}")
 
@@ -85,6 +86,13 @@ class Server:
         self.folder = folder
         self.processes = []
 
+    def must_live(self):
+        """A server that ended by itself is not waited for: its last words say why."""
+        for process in self.processes:
+            if process.poll() is not None:
+                with open(f"{self.folder}/log", errors="replace") as log:
+                    raise RuntimeError(f"{process.args[0]} has ended: {log.read()[-400:].strip()}")
+
     def __enter__(self):
         return self
 
@@ -107,7 +115,7 @@ class Sampan(Server):
             [binary, "cluster", "--nodes", str(nodes), "--dir", f"{folder}/data",
              "--port", str(port)], f"{folder}/log")]
         try:
-            within("a leader of Sampan", self.is_up)
+            within("a leader of Sampan", self.is_up, self.must_live)
         except BaseException:
             self.__exit__()
             raise
