@@ -1,10 +1,11 @@
 //! What an open write left, and whether somebody can have seen it.
 //!
 //! In an order with the fewest open operations, what an open write leaves is seen by some answered
-//! operation before it is overwritten; else the write could be left out. Appends in between only add
-//! to its end. So a value that an open write made must be the beginning of a value that a read saw
-//! or a `cas` expected, or a number that an `incr` could add to: else it leads nowhere. That is what
-//! keeps a search from trying every choice of open writes at every moment.
+//! operation before it is overwritten, or makes another open write happen; else it could be left
+//! out. Appends in between only add to its end. So a value that an open write made must be the
+//! beginning of a value that a read saw or a `cas` expected (an open one, too), or a number that an
+//! `incr` could add to: else it leads nowhere. That is what keeps a search from trying every choice
+//! of open writes at every moment.
 
 use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
@@ -46,7 +47,7 @@ impl Idle {
     }
 }
 
-/// What the answered operations on a key can have seen.
+/// What the operations on a key can have seen.
 #[derive(Debug, Clone, Copy)]
 struct Rule {
     /// Some see only a part of a value (its length, or that it differs): anything may be seen.
@@ -59,7 +60,7 @@ struct Rule {
     has_open: bool,
 }
 
-/// What the answered operations of a part can have seen.
+/// What the operations of a part can have seen.
 pub(crate) struct Seen {
     rules: Vec<Rule>,
     /// Fingerprints of all beginnings of values.
@@ -67,7 +68,7 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Collects what the answered operations of a part saw.
+    /// Collects what the operations of a part saw, or would have had to see.
     pub(crate) fn new(part: &Part<'_>) -> Self {
         let rule = Rule { holds: true, sees_presence: false, sees_numbers: false, has_open: false };
         let mut rules = vec![rule; part.keys.len()];
@@ -79,7 +80,7 @@ impl Seen {
                 rule.has_open |= entry.is_open();
                 match part.resolve(step.action) {
                     Action::Get { out: Some(Some(value)) }
-                    | Action::Cas { expect: Some(value), out: Some(true), .. } => {
+                    | Action::Cas { expect: Some(value), out: Some(true) | None, .. } => {
                         values.push((key, value));
                     }
                     Action::Append { out: Some(_), .. } | Action::Cas { out: Some(false), .. } => {
