@@ -2,24 +2,20 @@
 
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use sampan_base::NodeId;
 use sampan_base::codec::DecodeError;
-use sampan_replica::wire::{FRAME_HEADER_BYTES, decode_frame, decode_frame_header};
+use sampan_replica::wire::decode_frame;
 use sampan_replica::{Input, Stream};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
 use super::Peers;
+use super::frames::Frames;
 use super::handshake::{HandshakeError, Hello, Verdict, Welcome};
 use crate::net;
 use crate::stats::count_up;
-
-/// Bytes asked of the kernel at a time.
-const READ_BYTES: usize = 128 << 10;
-/// Room made for a frame that is announced and has not arrived; more is made as it comes.
-const ANNOUNCED_BYTES_MAX: usize = 2 << 20;
 
 /// Accepts connections, for ever.
 pub(super) async fn accept(peers: Rc<Peers>, listener: TcpListener) {
@@ -105,13 +101,13 @@ async fn refuse(peers: &Peers, socket: TcpStream, error: &HandshakeError) {
 
 /// Takes frames until the connection ends.
 async fn receive(peers: Rc<Peers>, mut socket: TcpStream, key: (NodeId, Stream)) {
-    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    let mut frames = Frames::new();
     loop {
-        match socket.read_buf(&mut buffer).await {
+        match frames.read(&mut socket).await {
             Ok(0) | Err(_) => break,
             Ok(read_bytes) => count_up(&peers.counters.bytes_received, read_bytes as u64),
         }
-        if let Err(error) = take_frames(&peers, key.0, &mut buffer) {
+        if let Err(error) = take_frames(&peers, key.0, &mut frames) {
             count_up(&peers.counters.broken_frames, 1);
             peers.log.warn(format_args!("broken frame from {}: {error}", key.0));
             break;
@@ -124,21 +120,11 @@ async fn receive(peers: Rc<Peers>, mut socket: TcpStream, key: (NodeId, Stream))
     }
 }
 
-/// Hands on all whole frames in the buffer and makes room for the next one.
-fn take_frames(peers: &Peers, from: NodeId, buffer: &mut BytesMut) -> Result<(), DecodeError> {
-    loop {
-        let wanted = match decode_frame_header(buffer)? {
-            None => FRAME_HEADER_BYTES,
-            Some(header) => FRAME_HEADER_BYTES + header.payload_bytes,
-        };
-        if wanted > buffer.len() {
-            let missing = wanted - buffer.len();
-            let room = missing.min(buffer.len().max(ANNOUNCED_BYTES_MAX));
-            buffer.reserve(room.max(READ_BYTES / 2));
-            return Ok(());
-        }
-        take_frame(peers, from, &buffer.split_to(wanted).freeze())?;
+fn take_frames(peers: &Peers, from: NodeId, frames: &mut Frames) -> Result<(), DecodeError> {
+    while let Some(frame) = frames.next()? {
+        take_frame(peers, from, &frame)?;
     }
+    Ok(())
 }
 
 fn take_frame(peers: &Peers, from: NodeId, frame: &Bytes) -> Result<(), DecodeError> {

@@ -10,7 +10,9 @@
 //! - `handshake.rs`: who is there
 //! - `link.rs`: the sending side of one stream to one peer
 //! - `inbound.rs`: the receiving side
+//! - `frames.rs`: its bytes on their way to being frames
 
+mod frames;
 pub(crate) mod handshake;
 mod inbound;
 mod link;
