@@ -36,10 +36,10 @@ pub struct Config {
     pub reads_max: usize,
     /// Bytes of a snapshot in one message, 1 or more.
     pub snapshot_chunk_bytes_max: usize,
-    /// Bytes of a snapshot on their way to one peer; at least one message, and one at a time until the
-    /// peer has said what it holds already.
+    /// Bytes of a snapshot on their way to one peer; at least one message, and none until the peer has
+    /// said what it holds already.
     pub snapshot_inflight_bytes_max: usize,
-    /// After this long without progress a snapshot transfer sends its last chunk again.
+    /// After this long without progress a snapshot transfer asks what the peer holds, and goes on there.
     pub snapshot_retry_interval: Duration,
     /// Ask whether an election can be won before starting it (thesis 9.6).
     pub pre_vote: bool,

@@ -50,6 +50,10 @@ impl Display for Body {
                 }
                 f.write_str(if *recovering { " recovering" } else { "" })
             }
+            Self::InstallSnapshot { meta, data, .. } if data.is_empty() => {
+                let at = At(meta.position);
+                write!(f, "InstallSnapshot #{} {at} ?/{}", meta.id, meta.size_bytes)
+            }
             Self::InstallSnapshot { meta, offset, data, .. } => {
                 let (at, end) = (At(meta.position), offset + data.len() as u64);
                 write!(f, "InstallSnapshot #{} {at} {offset}..{end}/{}", meta.id, meta.size_bytes)

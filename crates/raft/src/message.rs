@@ -113,7 +113,7 @@ pub enum Body {
         meta: SnapshotMeta,
         /// Where `data` belongs in it.
         offset: u64,
-        /// The part. The last one ends at `meta.size_bytes`.
+        /// The part. The last one ends at `meta.size_bytes`. Empty: how far has the peer got?
         data: Bytes,
     },
     /// The answer to [`Body::InstallSnapshot`].
@@ -254,7 +254,6 @@ impl Message {
                     let end = offset.checked_add(data.len() as u64);
                     numbers_are_sane(&[meta.position.index.0])
                         && meta.position.term <= self.term
-                        && !data.is_empty()
                         && end.is_some_and(|end| end <= meta.size_bytes)
                 }
                 Body::InstallSnapshotReply { matched, .. } => numbers_are_sane(&[matched.0]),

@@ -30,6 +30,10 @@ pub(crate) enum State {
     Snapshot(SnapshotSend),
 }
 
+/// So many answers in a row that name the same byte as missing say that it was lost: fewer may come
+/// from parts that overtook each other.
+const REPEATS_OF_LOSS: u32 = 3;
+
 /// A snapshot on its way to the peer.
 #[derive(Debug)]
 pub(crate) struct SnapshotSend {
@@ -38,63 +42,80 @@ pub(crate) struct SnapshotSend {
     pub(crate) acked: u64,
     /// The host was asked for the bytes before this one.
     pub(crate) asked: u64,
-    /// The first request of this attempt, and whether the peer has answered it or a later one.
-    first_request: u64,
+    /// The question that this attempt began with, and whether the peer has answered it or a later
+    /// request. Nothing is sent before that: so nothing is sent that is there already.
+    question: u64,
     pub(crate) heard: bool,
+    /// Answers that named `acked` as missing, though it was sent.
+    repeats: u32,
     /// The peer says that it holds less than it said before: true if nothing newer comes.
     fell_back: Option<u64>,
-    /// When to send the last part again, unless there is progress.
+    /// When to ask how far the peer is, unless there is progress.
     pub(crate) retry_at: Time,
 }
 
 impl SnapshotSend {
     fn new(meta: SnapshotMeta, now: Time) -> Self {
-        let first_request = u64::MAX;
         Self {
             meta,
             acked: 0,
             asked: 0,
-            first_request,
+            question: u64::MAX,
             heard: false,
+            repeats: 0,
             fell_back: None,
             retry_at: now,
         }
     }
 
-    /// No progress for a while: send from what the peer last said it holds. If it had it all it
-    /// may have lost it since; the first part, the next request, makes it say so.
-    pub(crate) fn start_again(&mut self, next_request: u64) {
+    /// No progress for a while: what does the peer hold? Request number `question` asks.
+    pub(crate) fn start_again(&mut self, question: u64) {
         if let Some(held) = self.fell_back.take() {
             self.acked = held;
         }
-        if self.acked == self.meta.size_bytes {
-            self.acked = 0;
-        }
         self.asked = self.acked;
-        self.first_request = next_request;
+        self.question = question;
         self.heard = false;
+        self.repeats = 0;
+    }
+
+    /// The next part to ask the host for, if the peer may get one now: where it begins, how long.
+    pub(crate) fn next_part(&mut self, chunk: u64, window: u64) -> Option<(u64, u64)> {
+        if !self.heard {
+            return None;
+        }
+        if self.repeats == REPEATS_OF_LOSS {
+            self.repeats += 1;
+            return Some((self.acked, chunk.min(self.asked - self.acked)));
+        }
+        let offset = self.asked;
+        let end = self.meta.size_bytes.min(self.acked + window);
+        let length = chunk.min(end.saturating_sub(offset));
+        self.asked += length;
+        (length > 0).then_some((offset, length))
     }
 
     fn acked(&mut self, request: u64, next_offset: u64, retry_at: Time) {
         if next_offset > self.meta.size_bytes {
             return;
         }
-        let is_first_answer = !self.heard && request >= self.first_request;
+        let is_first_answer = !self.heard && request >= self.question;
         if is_first_answer {
             // Whatever it said before: so much it holds now.
             self.heard = true;
-            self.acked = next_offset;
             self.asked = next_offset;
-            self.fell_back = None;
-            self.retry_at = retry_at;
-        } else if next_offset > self.acked {
-            self.acked = next_offset;
-            self.asked = self.asked.max(next_offset);
-            self.fell_back = None;
-            self.retry_at = retry_at;
         } else if next_offset < self.acked {
             self.fell_back = Some(next_offset);
+            return;
+        } else if next_offset == self.acked {
+            self.repeats += u32::from(self.asked > self.acked);
+            return;
         }
+        self.acked = next_offset;
+        self.asked = self.asked.max(next_offset);
+        self.repeats = 0;
+        self.fell_back = None;
+        self.retry_at = retry_at;
     }
 }
 
@@ -425,16 +446,25 @@ mod tests {
         assert!(!peer.is_loss(4, at(0)), "the newer Append shows it by itself");
     }
 
-    #[test]
-    fn a_snapshot_goes_back_only_after_a_pause_without_progress() {
+    fn sending(size_bytes: u64) -> SnapshotSend {
         let meta = SnapshotMeta {
             position: sampan_base::LogPosition { index: at(5), ..Default::default() },
             configuration: sampan_base::Configuration::default(),
             id: 1,
-            size_bytes: 100,
+            size_bytes,
         };
         let mut send = SnapshotSend::new(meta, Time::ZERO);
         send.start_again(1);
+        send
+    }
+
+    fn parts(send: &mut SnapshotSend) -> Vec<(u64, u64)> {
+        std::iter::from_fn(|| send.next_part(10, 40)).collect()
+    }
+
+    #[test]
+    fn a_snapshot_goes_back_only_after_a_pause_without_progress() {
+        let mut send = sending(100);
         send.acked(1, 20, Time(9));
         assert_eq!((send.acked, send.heard), (20, true), "what it holds of an earlier attempt");
         send.asked = 40;
@@ -450,6 +480,27 @@ mod tests {
         assert_eq!((send.acked, send.heard), (5, true), "it has lost the rest");
         send.acked(6, 100, Time(9));
         send.start_again(7);
-        assert_eq!(send.acked, 0, "all of it, and not installed: is it still there?");
+        assert_eq!(parts(&mut send), [], "all of it, and not installed: is it still there?");
+        send.acked(7, 90, Time(9));
+        assert_eq!(parts(&mut send), [(90, 10)]);
+    }
+
+    #[test]
+    fn a_part_of_a_snapshot_that_is_missing_is_sent_again_and_no_other() {
+        let mut send = sending(100);
+        assert_eq!(parts(&mut send), [], "nothing before the peer has said what it holds");
+        send.acked(1, 0, Time(9));
+        assert_eq!(parts(&mut send), [(0, 10), (10, 10), (20, 10), (30, 10)]);
+        send.acked(2, 10, Time(9));
+        assert_eq!(parts(&mut send), [(40, 10)]);
+        send.acked(4, 10, Time(9));
+        send.acked(5, 10, Time(9));
+        assert_eq!(parts(&mut send), [], "they may have overtaken it");
+        send.acked(6, 10, Time(9));
+        assert_eq!(parts(&mut send), [(10, 10)]);
+        send.acked(6, 10, Time(9));
+        assert_eq!(parts(&mut send), [], "it is on its way");
+        send.acked(7, 50, Time(9));
+        assert_eq!(parts(&mut send), [(50, 10), (60, 10), (70, 10), (80, 10)]);
     }
 }

@@ -55,30 +55,30 @@ impl Raft {
         self.flush_snapshots(now);
     }
 
-    /// Asks the host for the parts that peers may get now.
+    /// Asks the host for the parts that peers may get now, and peers, where a transfer begins or has
+    /// stopped, how far they are: by an empty part.
     pub(crate) fn flush_snapshots(&mut self, now: Time) {
         let RoleState::Leader(leader) = &mut self.role else { return };
         let chunk = self.config.snapshot_chunk_bytes_max as u64;
-        let inflight_max = chunk.max(self.config.snapshot_inflight_bytes_max as u64);
+        let window = chunk.max(self.config.snapshot_inflight_bytes_max as u64);
+        let mut questions = Vec::new();
         for (&to, peer) in &mut leader.peers {
             let State::Snapshot(send) = &mut peer.state else { continue };
             if now >= send.retry_at {
-                send.start_again(leader.sequence + 1);
+                leader.sequence += 1;
+                send.start_again(leader.sequence);
                 send.retry_at = now + self.config.snapshot_retry_interval;
+                questions.push((to, leader.sequence, send.meta.clone(), send.acked));
+                peer.messages_sent += 1;
             }
-            // What the peer holds of an earlier attempt is not sent again: it says so to the first part.
-            let window = if send.heard { inflight_max } else { chunk };
-            let end = send.meta.size_bytes.min(send.acked + window);
-            while send.asked < end {
-                let len = chunk.min(end - send.asked);
-                self.pending.snapshot_reads.push(SnapshotRead {
-                    to,
-                    id: send.meta.id,
-                    offset: send.asked,
-                    len_max: len as usize,
-                });
-                send.asked += len;
+            while let Some((offset, len)) = send.next_part(chunk, window) {
+                let (id, len_max) = (send.meta.id, len as usize);
+                self.pending.snapshot_reads.push(SnapshotRead { to, id, offset, len_max });
             }
+        }
+        for (to, sequence, meta, offset) in questions {
+            let data = Bytes::new();
+            self.send(to, Body::InstallSnapshot { sequence, meta, offset, data });
         }
     }
 
@@ -146,8 +146,8 @@ impl Raft {
         self.pending.snapshot_chunks.push(SnapshotChunk { from, meta, offset, data });
     }
 
-    /// The host holds the bytes of the leader's snapshot before `next_offset`, durable or not:
-    /// what it no longer has after a restart is sent again.
+    /// The host holds the bytes of the leader's snapshot before `next_offset`, durable or not, and
+    /// not that one: what it no longer has after a restart is sent again.
     pub fn snapshot_stored(&mut self, _now: Time, id: u64, next_offset: u64) {
         let Some(incoming) = &self.following.incoming else { return };
         if incoming.meta.id == id {

@@ -56,6 +56,9 @@ enum Step {
         reads: Option<usize>,
         #[arg(key)]
         chunk: Option<usize>,
+        /// Parts of a snapshot on their way at a time.
+        #[arg(key)]
+        parts: Option<usize>,
         #[arg(key)]
         pre_vote: Option<bool>,
         #[arg(key)]
@@ -370,6 +373,7 @@ impl Transcript {
             uncommitted_bytes,
             reads,
             chunk,
+            parts,
             pre_vote,
             check_quorum,
         } = step
@@ -392,7 +396,8 @@ impl Transcript {
             set(&mut config.uncommitted_bytes_max, uncommitted_bytes);
             set(&mut config.reads_max, reads);
             set(&mut config.snapshot_chunk_bytes_max, chunk);
-            config.snapshot_inflight_bytes_max = 2 * config.snapshot_chunk_bytes_max;
+            config.snapshot_inflight_bytes_max =
+                parts.unwrap_or(2) * config.snapshot_chunk_bytes_max;
             config.pre_vote = pre_vote.unwrap_or(true);
             config.check_quorum = check_quorum.unwrap_or(true);
             let known =

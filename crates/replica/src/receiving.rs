@@ -6,8 +6,9 @@
 //! consensus move, and only if the snapshot is still ahead of what is committed here; the new state
 //! replaces the old in the same step. Nothing here blocks the replica's other inputs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+use bytes::Bytes;
 use sampan_base::SnapshotMeta;
 use sampan_base::disk::{DiskOp, FileName};
 use sampan_kv::{Kv, Restore};
@@ -25,6 +26,8 @@ pub(crate) struct Receiving {
     file: FileName,
     /// Bytes handed to the disk.
     accepted: u64,
+    /// Parts by offset that overtook others, at most as much as a leader may have on its way.
+    early: BTreeMap<u64, Bytes>,
     /// Where the file ends after each piece that the disk has not confirmed, oldest first.
     writing: VecDeque<u64>,
     /// Bytes the disk has confirmed.
@@ -48,6 +51,40 @@ enum Step {
     Committing(Box<Kv>),
 }
 
+impl Receiving {
+    /// What the disk has to do about a part: nothing, if it does not continue what is here.
+    fn take(&mut self, offset: u64, data: Bytes, early_bytes_max: usize) -> Vec<DiskOp> {
+        if offset > self.accepted {
+            let early_bytes: usize = self.early.values().map(Bytes::len).sum();
+            if !data.is_empty() && early_bytes + data.len() <= early_bytes_max {
+                self.early.insert(offset, data);
+            }
+            return Vec::new();
+        }
+        let mut ops = self.write(offset, data);
+        while !ops.is_empty()
+            && let Some(next) = self.early.first_entry()
+            && *next.key() <= self.accepted
+        {
+            let (offset, data) = next.remove_entry();
+            ops.extend(self.write(offset, data));
+        }
+        if !ops.is_empty() {
+            self.writing.push_back(self.accepted);
+            ops.splice(0..0, std::mem::take(&mut self.begin));
+        }
+        ops
+    }
+
+    fn write(&mut self, offset: u64, data: Bytes) -> Vec<DiskOp> {
+        let Step::Writing(receiver) = &mut self.step else { unreachable!("parts are still taken") };
+        // Parts that reach beyond the announced end are those of another file: not taken.
+        let ops = receiver.write(offset, data).unwrap_or_default();
+        self.accepted = receiver.next_offset();
+        ops
+    }
+}
+
 impl Replica {
     /// A piece of a snapshot file.
     pub(crate) fn on_snapshot_chunk(&mut self, chunk: SnapshotChunk) {
@@ -59,22 +96,18 @@ impl Replica {
         if receiving.meta.id != id {
             return;
         }
-        let Step::Writing(receiver) = &mut receiving.step else {
+        if !matches!(receiving.step, Step::Writing(_)) {
             // All of it is here and on its way; the leader may be told again.
             return self.raft.snapshot_stored(self.now.mono, id, receiving.stored);
-        };
-        if chunk.offset != receiving.accepted || chunk.data.is_empty() {
-            return self.raft.snapshot_stored(self.now.mono, id, receiving.stored);
         }
-        let Ok(ops) = receiver.write(chunk.offset, chunk.data.clone()) else {
-            return self.raft.snapshot_stored(self.now.mono, id, receiving.stored);
-        };
-        receiving.accepted += chunk.data.len() as u64;
-        receiving.writing.push_back(receiving.accepted);
-        let mut all = std::mem::take(&mut receiving.begin);
-        all.extend(ops);
+        let early_bytes_max = self.options.raft.snapshot_inflight_bytes_max;
+        let ops = receiving.take(chunk.offset, chunk.data, early_bytes_max);
+        if ops.is_empty() {
+            // A question, or it came too early or again: what is missing, at once.
+            return self.raft.snapshot_stored(self.now.mono, id, receiving.accepted);
+        }
         let owner = Owner::Receiving(receiving.attempt);
-        self.snapshot_job(owner, DiskJob::SnapshotWrite(all));
+        self.snapshot_job(owner, DiskJob::SnapshotWrite(ops));
         self.extend_loan();
     }
 
@@ -89,6 +122,7 @@ impl Replica {
         receiving.attempt = self.snapshots.attempts;
         receiving.accepted = receiving.stored;
         receiving.writing.clear();
+        receiving.early.clear();
         receiving.begin = receiver.rewind(receiving.stored);
         let is_news = !std::mem::replace(&mut receiving.starved, true);
         if is_news {
@@ -125,6 +159,7 @@ impl Replica {
             meta,
             file,
             accepted: stored,
+            early: BTreeMap::new(),
             writing: VecDeque::new(),
             stored,
             begin: ops,

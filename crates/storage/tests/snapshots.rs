@@ -220,6 +220,23 @@ fn an_arriving_snapshot_goes_on_after_any_number_of_crashes() {
 }
 
 #[test]
+fn a_power_cut_costs_an_arriving_snapshot_no_more_than_a_few_megabytes() {
+    const LOST_MAX: usize = 5 << 20;
+    let (mut origin, meta, file) = written(&vec![vec![7; 1 << 18]; 40]);
+    let bytes = origin.read(&file, 0, meta.size_bytes).unwrap();
+    let mut disk = created(&Options::tiny());
+    let (mut receiver, ops) = SnapshotReceiver::begin(&meta);
+    disk.execute_all(&ops).unwrap();
+    for (place, part) in bytes.chunks(1 << 18).enumerate() {
+        let offset = (place << 18) as u64;
+        disk.execute_all(&receiver.write(offset, Bytes::copy_from_slice(part)).unwrap()).unwrap();
+    }
+    let (_, found) = open(&mut disk.crash(&mut KeepSynced), &Options::tiny());
+    let here = found.partial_snapshot.expect("its name is durable, too").next_offset as usize;
+    assert!(here + LOST_MAX >= bytes.len(), "{here} of {}", bytes.len());
+}
+
+#[test]
 fn of_several_arriving_snapshots_the_longest_is_kept() {
     let (meta, bytes) = arriving();
     let mut disk = created(&Options::tiny());

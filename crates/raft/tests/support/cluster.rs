@@ -293,11 +293,14 @@ impl Cluster {
             *receiving = Some((meta.clone(), Vec::new()));
         }
         let (_, file) = receiving.as_mut().expect("just set");
-        if offset == file.len() as u64 {
+        let continues = offset == file.len() as u64 && !data.is_empty();
+        if continues {
             file.extend_from_slice(&data);
         }
         let held = file.len() as u64;
-        self.event(|| format!("{id} stores snapshot #{} through byte {held}", meta.id));
+        if continues {
+            self.event(|| format!("{id} stores snapshot #{} through byte {held}", meta.id));
+        }
         let host = self.hosts.get_mut(&id).expect("a known node");
         let now = host.now;
         host.raft().snapshot_stored(now, meta.id, held);

@@ -96,6 +96,7 @@ scripts! {
     snapshot_is_installed
     snapshot_is_sent_again_after_a_pause
     snapshot_keeps_what_follows_it
+    snapshot_part_that_got_lost_is_sent_again_at_once
     snapshot_replaces_a_log_that_differs
     snapshot_resumes
     snapshot_that_is_gone_is_replaced

@@ -126,6 +126,8 @@ pub(crate) struct Cluster {
     pub(crate) delivered: usize,
     /// So many parts of snapshots arrive in a millisecond.
     pub(crate) snapshot_parts_per_ms: usize,
+    /// Parts of snapshots arrive newest first.
+    pub(crate) newest_parts_first: bool,
     /// Bytes of snapshots that were sent, delivered or not.
     pub(crate) snapshot_bytes_sent: usize,
     /// Each forward frame is delivered this often.
@@ -156,6 +158,7 @@ impl Cluster {
             hanging: Vec::new(),
             delivered: 0,
             snapshot_parts_per_ms: usize::MAX,
+            newest_parts_first: false,
             snapshot_bytes_sent: 0,
             forward_copies: 1,
             events: Vec::new(),
@@ -313,11 +316,15 @@ impl Cluster {
             let may_arrive = |message: &PeerMessage, hold: fn(&PeerMessage) -> bool, parts| {
                 !hold(message) && (parts > 0 || snapshot_bytes(message).is_none())
             };
-            while let Some(place) = self
+            while let Some(mut place) = self
                 .wire
                 .iter()
                 .position(|(.., message)| may_arrive(message, self.hold, parts_left))
             {
+                let is_part = |(.., message): &(_, _, _)| snapshot_bytes(message).is_some();
+                if self.newest_parts_first && is_part(&self.wire[place]) {
+                    place = self.wire.iter().rposition(is_part).expect("that one at least");
+                }
                 let (from, to, message) = self.wire.remove(place).expect("just found");
                 parts_left -= usize::from(snapshot_bytes(&message).is_some());
                 self.delivered += 1;

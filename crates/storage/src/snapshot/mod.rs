@@ -33,8 +33,7 @@ pub(crate) use format::{
 /// The directory of snapshots.
 pub(crate) const SNAPSHOT_DIRECTORY: &str = "snapshots";
 
-/// Bytes of a snapshot written between two syncs: bounds what the last sync has to wait for, and
-/// what a receiver loses in a crash.
+/// Bytes of a snapshot written between two syncs: bounds what the last sync has to wait for.
 const SYNC_EVERY_BYTES: u64 = 16 << 20;
 
 /// Why a snapshot file cannot be used.
