@@ -26,6 +26,9 @@ impl Replica {
         assert_eq!(entry.index, self.applied.index.next(), "entries are applied in order");
         self.applied = entry.position();
         let waiters = self.take_waiters(entry);
+        if let Some(first) = waiters.first() {
+            self.pace.foreground_took(self.now.mono, self.now.mono.since(first.since));
+        }
         if entry.kind != EntryKind::Command {
             assert!(waiters.is_empty(), "nobody waits for entry {}", entry.index);
             return;

@@ -182,6 +182,9 @@ impl Replica {
     pub(crate) fn group_commit_ended(&mut self) {
         self.disk.waits_since = None;
         let took = self.now.mono.since(self.disk.persisting_since);
+        if !self.raft.is_leader() {
+            self.pace.foreground_took(self.now.mono, took);
+        }
         self.disk.is_slow &= self.options.disk_stall.is_none_or(|stall| took >= stall);
     }
 

@@ -83,6 +83,8 @@ pub struct Options {
     pub forward_retry: Duration,
     /// A stop waits at most this long for the hand-over and for what is under way.
     pub shutdown_wait: Duration,
+    /// The host's stopwatch, for figures that decide nothing: how long snapshots hold up the replica.
+    pub stopwatch: fn() -> Duration,
 }
 
 impl Options {
@@ -107,6 +109,7 @@ impl Options {
             clock_entry_interval: Duration::from_millis(100),
             forward_retry: Duration::from_millis(1_000),
             shutdown_wait: Duration::from_millis(3_000),
+            stopwatch: || Duration::ZERO,
         }
     }
 

@@ -21,6 +21,7 @@ use crate::lines::{Home, Lines, Origin};
 use crate::opening::{self, OpenError, OpenReport};
 use crate::options::Options;
 use crate::output::{ClientReply, Envelope, Event, Fatal, Outputs, Stream};
+use crate::pace::Pace;
 use crate::reads::Reads;
 use crate::snapshots::Snapshots;
 use crate::status::Status;
@@ -79,6 +80,7 @@ pub struct Replica {
     pub(crate) outcomes: BTreeMap<(NodeId, u64), Vec<ForwardOutcome>>,
     pub(crate) snapshots: Snapshots,
     pub(crate) backups: Backups,
+    pub(crate) pace: Pace,
     /// Lines that may have something to start.
     pub(crate) to_pump: Vec<Origin>,
     /// The same, once this turn's frame for the leader is gone.
@@ -172,6 +174,7 @@ impl Replica {
             outcomes: BTreeMap::new(),
             snapshots,
             backups: Backups::default(),
+            pace: Pace::new(now.mono),
             to_pump: Vec::new(),
             to_pump_next_turn: Vec::new(),
             held_for_log: 0,
@@ -282,6 +285,7 @@ impl Replica {
             .min(if self.has_garbage { self.now.mono + GARBAGE_INTERVAL } else { Time::NEVER })
             .min(stop.unwrap_or(Time::NEVER))
             .min(self.backups_deadline())
+            .min(self.snapshots_deadline())
     }
 
     /// Is so much under way that the host should stop reading from clients?
@@ -327,6 +331,8 @@ impl Replica {
             log_bytes_on_disk: self.storage.log_bytes_on_disk(),
             snapshot: self.newest_snapshot(),
             snapshot_in_progress: self.snapshots.is_taking(),
+            snapshot_pauses: self.snapshots.pauses,
+            background_bytes_per_second: self.background_bytes_per_second(),
             syncs: self.counters.syncs,
             writes: self.counters.writes,
             reads: self.counters.reads,

@@ -22,11 +22,14 @@ use crate::options::Options;
 use crate::output::{Event, Fatal};
 use crate::receiving::Receiving;
 use crate::replica::Replica;
+use crate::status::SnapshotPauses;
 
 /// After a snapshot failed (no room, or it did not verify), the next try waits this long.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// A snapshot is taken this much earlier while less room is kept for it than it may need.
 const RESERVE_SHORT_DIVISOR: u64 = 4;
+/// A command that has waited this long tells of the foreground before it is done.
+const LONG_WAIT: Duration = Duration::from_millis(50);
 /// How often it is looked whether a follower still needs the log that is kept for it.
 const RETAIN_CHECK: Duration = Duration::from_millis(200);
 
@@ -46,6 +49,8 @@ struct Taking {
     step: Step,
     /// The last steps for the disk that may meet a lack of room, to be tried once more.
     written: Vec<DiskOp>,
+    /// The next chunk waits for its turn.
+    waits: bool,
 }
 
 enum Step {
@@ -82,6 +87,9 @@ pub(crate) struct Snapshots {
     not_before: Time,
     retained: Retained,
     retain_check_at: Option<Time>,
+    /// Parts that peers wait for, to be read when the pace allows it.
+    parts: VecDeque<SnapshotRead>,
+    pub(crate) pauses: SnapshotPauses,
 }
 
 impl Snapshots {
@@ -97,6 +105,8 @@ impl Snapshots {
             not_before: now.mono,
             retained: Retained::default(),
             retain_check_at: None,
+            parts: VecDeque::new(),
+            pauses: SnapshotPauses::default(),
         }
     }
 
@@ -152,6 +162,37 @@ impl Replica {
         if self.snapshots.retain_check_at.is_some_and(|at| at <= self.now.mono) {
             self.trim_log();
         }
+        self.observe_foreground();
+        if let Some(taking) = self.snapshots.taking.take_if(|taking| taking.waits) {
+            self.continue_taking(taking);
+        }
+        self.send_parts();
+    }
+
+    /// What waits is in the foreground, too, though nobody can tell yet how long it takes.
+    fn observe_foreground(&mut self) {
+        let oldest = self.writes.proposals.front().and_then(|proposal| proposal.waiters.first());
+        let waits = oldest.map_or(Duration::ZERO, |oldest| self.now.mono.since(oldest.since));
+        if waits >= LONG_WAIT {
+            self.pace.foreground_took(self.now.mono, waits);
+        }
+    }
+
+    /// When something that waits for its turn may go.
+    pub(crate) fn snapshots_deadline(&self) -> Time {
+        let waits = self.snapshots.taking.as_ref().is_some_and(|taking| taking.waits);
+        if waits || !self.snapshots.parts.is_empty() { self.pace.free_at() } else { Time::NEVER }
+    }
+
+    /// How fast a host may do what is in the background and can wait, such as to read a backup:
+    /// bytes a second; unset: as fast as it can.
+    pub fn background_bytes_per_second(&self) -> Option<u64> {
+        self.pace.bytes_per_second(self.now.mono)
+    }
+
+    /// A host has done so much of that.
+    pub fn background_went(&mut self, bytes: u64) {
+        self.pace.went(self.now.mono, bytes);
     }
 
     /// Is there anything that no snapshot holds?
@@ -231,11 +272,33 @@ impl Replica {
             self.storage.trim(position.index);
         }
         let digest = self.kv.digest();
+        let began = (self.options.stopwatch)();
         self.kv.snapshot_begin();
+        let capture = (self.options.stopwatch)().saturating_sub(began);
+        self.snapshots.pauses = SnapshotPauses { capture, longest_slice: Duration::ZERO };
         let step = Step::Writing { writer, more: true };
         let written = ops.clone();
-        self.snapshots.taking = Some(Taking { id, digest, step, written });
+        self.snapshots.taking = Some(Taking { id, digest, step, written, waits: false });
         self.snapshot_job(Owner::Taking(id), DiskJob::SnapshotWrite(ops));
+    }
+
+    /// The next chunk of the state. True if there is more.
+    fn capture_slice(&mut self, payload: &mut Vec<u8>) -> bool {
+        let began = (self.options.stopwatch)();
+        let more = self.kv.snapshot_next(self.options.snapshot_chunk_bytes, payload);
+        let took = (self.options.stopwatch)().saturating_sub(began);
+        let longest = &mut self.snapshots.pauses.longest_slice;
+        *longest = took.max(*longest);
+        more
+    }
+
+    /// May a chunk be written, or must it wait for the foreground? Nothing waits long for a snapshot
+    /// that a full disk, or a log near its bound, waits for.
+    fn may_take(&self) -> bool {
+        let segment_bytes = self.options.storage.segment_bytes;
+        let limit = self.log_bytes_max().unwrap_or(u64::MAX / 2);
+        let is_urgent = self.storage.log_bytes_live() > (limit / 2 * 3).max(6 * segment_bytes);
+        is_urgent || self.storage.out_of_space() || self.pace.is_free(self.now.mono)
     }
 
     /// The reserve was given up for a snapshot that met a full disk: its last write once more.
@@ -253,10 +316,16 @@ impl Replica {
     fn continue_taking(&mut self, taking: Taking) {
         let Taking { id, digest, step, .. } = taking;
         let (step, job) = match step {
+            step @ Step::Writing { more: true, .. } if !self.may_take() => {
+                let written = Vec::new();
+                self.snapshots.taking = Some(Taking { id, digest, step, written, waits: true });
+                return;
+            }
             Step::Writing { mut writer, more: true } => {
                 let bytes_max = self.options.snapshot_chunk_bytes;
                 let mut payload = Vec::with_capacity(bytes_max + 1024);
-                let more = self.kv.snapshot_next(bytes_max, &mut payload);
+                let more = self.capture_slice(&mut payload);
+                self.pace.went(self.now.mono, payload.len() as u64);
                 let ops = writer.chunk(&payload);
                 (Step::Writing { writer, more }, DiskJob::SnapshotWrite(ops))
             }
@@ -269,7 +338,7 @@ impl Replica {
             }
             Step::Verifying { meta, file } if self.is_committing_received() => {
                 let (step, written) = (Step::Verifying { meta, file }, Vec::new());
-                self.snapshots.taking = Some(Taking { id, digest, step, written });
+                self.snapshots.taking = Some(Taking { id, digest, step, written, waits: false });
                 return self.give_up_taking("a newer snapshot came from the leader".into());
             }
             Step::Verifying { meta, file } => {
@@ -282,7 +351,7 @@ impl Replica {
             DiskJob::SnapshotWrite(ops) => ops.clone(),
             _ => Vec::new(),
         };
-        self.snapshots.taking = Some(Taking { id, digest, step, written });
+        self.snapshots.taking = Some(Taking { id, digest, step, written, waits: false });
         self.snapshot_job(Owner::Taking(id), job);
     }
 
@@ -381,8 +450,27 @@ impl Replica {
         peers.into_iter().filter(move |peer| peer.heard_at >= live_since)
     }
 
-    /// A peer needs a part of a snapshot.
+    /// A peer needs a part of a snapshot. What is wanted again was wanted too slowly: once is enough.
     pub(crate) fn on_snapshot_wanted(&mut self, wanted: SnapshotRead) {
+        if !self.snapshots.parts.contains(&wanted) {
+            self.snapshots.parts.push_back(wanted);
+        }
+    }
+
+    /// Reads the parts that peers wait for, as fast as may be.
+    fn send_parts(&mut self) {
+        if !self.raft.is_leader() {
+            return self.snapshots.parts.clear();
+        }
+        while self.pace.is_free(self.now.mono)
+            && let Some(wanted) = self.snapshots.parts.pop_front()
+        {
+            self.pace.went(self.now.mono, wanted.len_max as u64);
+            self.read_part(wanted);
+        }
+    }
+
+    fn read_part(&mut self, wanted: SnapshotRead) {
         let SnapshotRead { to, id, offset, len_max } = wanted;
         let known = self.storage.snapshots().iter().find(|stored| stored.meta.id == id);
         match known.map(|stored| stored.file.clone()) {

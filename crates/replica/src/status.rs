@@ -21,6 +21,10 @@ pub struct Status {
     pub snapshot: Option<(LogIndex, u64)>,
     /// Is one being written?
     pub snapshot_in_progress: bool,
+    /// How long the last one held up this node.
+    pub snapshot_pauses: SnapshotPauses,
+    /// Snapshots and backups are held to so many bytes a second, for the sake of clients.
+    pub background_bytes_per_second: Option<u64>,
     /// Group commits done.
     pub syncs: u64,
     /// Commands answered from the log.
@@ -35,4 +39,13 @@ pub struct Status {
     pub reserve_bytes: u64,
     /// The size of log at which a snapshot is taken; `None`: never.
     pub log_bytes_max: Option<u64>,
+}
+
+/// How long the snapshot taken last held up the replica, by the host's stopwatch.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct SnapshotPauses {
+    /// To capture the state.
+    pub capture: std::time::Duration,
+    /// To copy out the slice of it that took longest.
+    pub longest_slice: std::time::Duration,
 }

@@ -154,7 +154,10 @@ pub(crate) async fn serve(node: Rc<Node>, mut pieces: Pieces) {
         let read = tokio::task::spawn_blocking(move || read_at(&file, offset, bytes_max)).await;
         let reply = match read.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
             Ok(bytes) => {
-                let time = bytes.len() as f64 / limits.backup_bytes_per_second as f64;
+                let rate = node.replica.borrow().background_bytes_per_second();
+                let rate = rate.unwrap_or(u64::MAX).min(limits.backup_bytes_per_second);
+                node.replica.borrow_mut().background_went(bytes.len() as u64);
+                let time = bytes.len() as f64 / rate as f64;
                 free_at = free_at.max(Instant::now()) + Duration::from_secs_f64(time);
                 Reply::Bulk(bytes)
             }

@@ -28,7 +28,7 @@ use crate::node::Node;
 use crate::peer::Peers;
 use crate::signals::Signals;
 use crate::stats::Stats;
-use crate::time::{Clock, wall};
+use crate::time::{Clock, stopwatch, wall};
 
 /// How a node is asked to stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -175,7 +175,8 @@ fn open(
             .map_err(|error| data_error(config, &error))?;
         log.line(format_args!("created {}", config.data_dir.display()));
     }
-    let options = config.replica.clone();
+    let mut options = config.replica.clone();
+    options.stopwatch = stopwatch;
     let began = Instant::now();
     let opened = Replica::open(disk, identity, options, config.bootstrap(), random(), clock.now());
     match opened {

@@ -1,7 +1,8 @@
 //! Real time: the only place where clocks are read.
 
 use std::fmt;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sampan_base::{Time, WallTime};
 use sampan_replica::Now;
@@ -32,6 +33,12 @@ impl Clock {
     pub(crate) fn instant_of(&self, time: Time) -> Option<Instant> {
         self.start.checked_add(time.since(Time::ZERO))
     }
+}
+
+/// Time since some moment of this process, to the nanosecond.
+pub(crate) fn stopwatch() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
 }
 
 /// The wall clock. Zero if it stands before 1970.

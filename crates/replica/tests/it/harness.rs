@@ -277,6 +277,10 @@ impl Cluster {
         self.cut.clear();
     }
 
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now_us / 1_000
+    }
+
     pub(crate) fn wait_for_leader(&mut self) -> u64 {
         for _ in 0..5_000 {
             self.run_ms(1);

@@ -1,6 +1,7 @@
 //! Compaction and catch-up, seen through the whole replica.
 
-use sampan_raft::PeerState;
+use sampan_raft::{Body, PeerState};
+use sampan_replica::wire::PeerMessage;
 use sampan_replica::{Event, Input, Options};
 
 use crate::harness::Cluster;
@@ -164,20 +165,20 @@ fn sending_slowly(id: sampan_base::NodeId) -> Options {
     options
 }
 
-fn write_large(cluster: &mut Cluster, id: u64, from: u64, to: u64) {
-    for n in from..to {
-        let command = format!("SET k{} {n}{}", n % 300, "x".repeat(600));
+fn write_large(cluster: &mut Cluster, id: u64, numbers: std::ops::Range<u64>, keys: u64) {
+    for n in numbers {
+        let command = format!("SET k{} {n}{}", n % keys, "x".repeat(600));
         assert_eq!(cluster.ask(id, 1, &command), "OK");
     }
 }
 
-/// A follower that needs a snapshot of about 200 KB, 500 bytes in a millisecond.
-fn far_behind() -> (Cluster, u64, u64) {
+/// A follower that needs a snapshot of so many keys of 600 bytes, 500 bytes in a millisecond.
+fn far_behind(keys: u64) -> (Cluster, u64, u64) {
     let (mut cluster, leader) = Cluster::with_leader(3, sending_slowly);
     let follower = cluster.follower_of(leader);
     cluster.kill(follower);
     cluster.run_ms(3_000);
-    write_large(&mut cluster, leader, 0, 400);
+    write_large(&mut cluster, leader, 0..400, keys);
     cluster.snapshot_parts_per_ms = 1;
     (cluster, leader, follower)
 }
@@ -198,7 +199,7 @@ fn installs(cluster: &Cluster) -> usize {
 #[test]
 fn a_transfer_that_is_cut_ten_times_sends_little_twice() {
     for restarts in [false, true] {
-        let (mut cluster, leader, follower) = far_behind();
+        let (mut cluster, leader, follower) = far_behind(300);
         let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
         cluster.start(follower);
         for cut in 1..=10 {
@@ -232,7 +233,7 @@ fn a_transfer_that_is_cut_ten_times_sends_little_twice() {
 
 #[test]
 fn parts_that_overtake_each_other_are_neither_sent_again_nor_waited_for() {
-    let (mut cluster, leader, follower) = far_behind();
+    let (mut cluster, leader, follower) = far_behind(300);
     let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
     cluster.newest_parts_first = true;
     cluster.snapshot_parts_per_ms = 2;
@@ -246,8 +247,34 @@ fn parts_that_overtake_each_other_are_neither_sent_again_nor_waited_for() {
 }
 
 #[test]
+fn a_transfer_gives_way_to_clients_and_goes_on() {
+    let takes_ms = |clients_wait: bool| {
+        let (mut cluster, leader, follower) = far_behind(300);
+        cluster.snapshot_parts_per_ms = usize::MAX;
+        if clients_wait {
+            cluster.hold = |message| {
+                let PeerMessage::Raft(message) = message else { return false };
+                matches!(&message.body, Body::Append { entries, .. } if !entries.is_empty())
+            };
+            cluster.send(leader, 1, &["SET k1 v1"]);
+            cluster.run_ms(100);
+        }
+        cluster.start(follower);
+        let began = cluster.now_ms();
+        while installs(&cluster) == 0 {
+            assert!(cluster.now_ms() < began + 1_000, "it never ends");
+            cluster.run_ms(1);
+        }
+        cluster.now_ms() - began
+    };
+    let idle_ms = takes_ms(false);
+    let busy_ms = takes_ms(true);
+    assert!(idle_ms < 250 && busy_ms > 30, "{idle_ms} ms, {busy_ms} ms");
+}
+
+#[test]
 fn a_transfer_is_not_overtaken_by_later_snapshots() {
-    let (mut cluster, leader, follower) = far_behind();
+    let (mut cluster, leader, follower) = far_behind(200);
     // Fast enough for the log that it needs next to be within what is kept for it.
     cluster.snapshot_parts_per_ms = 2;
     cluster.start(follower);
@@ -259,7 +286,7 @@ fn a_transfer_is_not_overtaken_by_later_snapshots() {
     let mut written = 400;
     while acked_bytes(&cluster, leader, follower).is_some() {
         assert!(written < 1_000, "the transfer never ends");
-        write_large(&mut cluster, leader, written, written + 20);
+        write_large(&mut cluster, leader, written..written + 20, 200);
         written += 20;
     }
     let newest = cluster.node(leader).status().snapshot.expect("there is one").0;

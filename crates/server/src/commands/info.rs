@@ -132,6 +132,11 @@ fn persistence(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("rdb_last_bgsave_status", ok_or_err(!node.snapshot_failed.get()));
     lines.put("rdb_saves", node.stats.snapshots.get());
     lines.put("rdb_last_save_size", snapshot_bytes);
+    let pauses = status.snapshot_pauses;
+    lines.put("snapshot_capture_us", pauses.capture.as_micros());
+    lines.put("snapshot_longest_slice_us", pauses.longest_slice.as_micros());
+    let pace = status.background_bytes_per_second.map_or("-1".to_owned(), |rate| rate.to_string());
+    lines.put("background_bytes_per_second", pace);
     lines.put("aof_enabled", 1);
     lines.put("aof_rewrite_in_progress", u8::from(status.snapshot_in_progress));
     lines.put("aof_last_write_status", ok_or_err(status.raft.health != Health::Full));
