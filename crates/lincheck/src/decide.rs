@@ -3,10 +3,11 @@
 //! 1. The store's own claim, if it made one, replayed.
 //! 2. One key: the fast path if its writes are all different, else the search.
 //! 3. Several keys: each alone, which refutes most of what can be refuted; then their orders
-//!    merged; then the search over all of them.
+//!    merged; then made to agree where they do not (`pins.rs`); then the search over all of them.
 
 use crate::merge::merge;
 use crate::part::Part;
+use crate::pins::{self, Pinned};
 use crate::unique;
 use crate::wgl::{Found, search};
 use crate::witness::{Refusal, claimed_order, replay};
@@ -56,7 +57,8 @@ pub(crate) fn decide_unclaimed(part: &Part<'_>, steps_max: u64) -> Decision {
     if part.keys.len() > 1 { decide_keys(part, steps_max) } else { decide_key(part, steps_max) }
 }
 
-fn decide_key(part: &Part<'_>, steps_max: u64) -> Decision {
+/// Decides a part of one key without believing its witnesses.
+pub(crate) fn decide_key(part: &Part<'_>, steps_max: u64) -> Decision {
     if let Some(found) = unique::order(part) {
         return Decision { found, method: Method::Unique, steps: 0, false_claim: None };
     }
@@ -73,10 +75,11 @@ fn decide_by_search(part: &Part<'_>, steps_max: u64) -> Decision {
 }
 
 fn decide_keys(part: &Part<'_>, steps_max: u64) -> Decision {
-    let mut orders = Vec::with_capacity(part.keys.len());
+    let keys = part.split();
+    let mut orders = Vec::with_capacity(keys.len());
     let mut steps = 0;
-    for (key, positions) in part.split() {
-        let decision = decide_key(&key, steps_max);
+    for (key, positions) in &keys {
+        let decision = decide_key(key, steps_max);
         steps += decision.steps;
         match decision.found {
             Found::Nothing => return Decision { steps, ..decision },
@@ -86,13 +89,40 @@ fn decide_keys(part: &Part<'_>, steps_max: u64) -> Decision {
             Found::GaveUp => {} // another key may still refute
         }
     }
-    if orders.len() == part.keys.len()
-        && let Some(order) = merge(part, &orders)
+    let mut decision = if orders.len() == keys.len() {
+        decide_merged(part, keys, orders, steps_max)
+    } else {
+        decide_by_search(part, steps_max)
+    };
+    decision.steps += steps;
+    decision
+}
+
+/// Decides a part of several keys, each of which alone has an order.
+fn decide_merged(
+    part: &Part<'_>,
+    keys: Vec<(Part<'_>, Vec<u32>)>,
+    orders: Vec<Vec<u32>>,
+    steps_max: u64,
+) -> Decision {
+    let decided =
+        |found, steps| Decision { found, method: Method::Merge, steps, false_claim: None };
+    if let Some(order) = merge(part, &orders)
         && replay(part, &order).is_ok()
     {
-        let found = Found::Order(order);
-        return Decision { found, method: Method::Merge, steps, false_claim: None };
+        return decided(Found::Order(order), 0);
+    }
+    let Pinned { found, steps, at_odds } = pins::order(part, keys, orders, steps_max);
+    match &found {
+        Found::Nothing => return decided(found, steps),
+        Found::Order(order) if replay(part, order).is_ok() => return decided(found, steps),
+        Found::Order(_) | Found::GaveUp => {}
+    }
+    // The search may decide what all the others drown.
+    let alone = decide_by_search(&part.projected(&at_odds), steps_max / 4);
+    if alone.found == Found::Nothing {
+        return Decision { steps: steps + alone.steps, ..alone };
     }
     let decision = decide_by_search(part, steps_max);
-    Decision { steps: steps + decision.steps, ..decision }
+    Decision { steps: steps + alone.steps + decision.steps, ..decision }
 }

@@ -41,6 +41,7 @@ mod merge;
 mod minimize;
 mod model;
 mod part;
+mod pins;
 mod report;
 mod rope;
 mod run;

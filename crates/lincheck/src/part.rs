@@ -17,10 +17,12 @@ pub(crate) struct Entry {
     /// When it was called, in nanoseconds.
     pub(crate) call_ns: u64,
     /// When it returned; [`NEVER_NS`]: it is open. It may take effect at any time from its call
-    /// on, or never, and what it would have observed is not known.
+    /// on, or never.
     pub(crate) return_ns: u64,
     /// Which operation it is.
     pub(crate) id: OperationId,
+    /// What it observed is not known: it is open, or was and is now held to have taken effect.
+    pub(crate) blind: bool,
 }
 
 impl Entry {
@@ -67,12 +69,12 @@ impl<'h> Part<'h> {
         Self { history, entries, keys: keys.into(), start: Start::Missing, projected: false }
     }
 
-    /// The steps of an entry on keys of this part, without outputs if it is open.
+    /// The steps of an entry on keys of this part, without outputs if they are not known.
     pub(crate) fn steps(&self, entry: &Entry) -> impl Iterator<Item = Step> + Clone + use<'_, 'h> {
-        let is_open = entry.is_open();
+        let blind = entry.blind;
         let steps = self.history.steps(entry.id).iter();
         steps.filter(|step| self.has_key(step.key)).map(move |step| {
-            let action = if is_open { step.action.unobserved() } else { step.action };
+            let action = if blind { step.action.unobserved() } else { step.action };
             Step { key: step.key, action }
         })
     }
@@ -102,6 +104,11 @@ impl<'h> Part<'h> {
     /// Whether an entry only reads.
     pub(crate) fn only_reads(&self, entry: &Entry) -> bool {
         self.steps(entry).all(|step| step.action.is_read())
+    }
+
+    /// The part with other entries, sorted.
+    pub(crate) fn with_entries(&self, entries: Vec<Entry>) -> Self {
+        Self { entries, ..self.share() }
     }
 
     /// The part with the entries for which `keep` says so.
@@ -180,7 +187,7 @@ impl<'h> Part<'h> {
     }
 
     fn opened(&self, entry: &Entry) -> Option<Entry> {
-        (!self.only_reads(entry)).then_some(Entry { return_ns: NEVER_NS, ..*entry })
+        (!self.only_reads(entry)).then_some(Entry { return_ns: NEVER_NS, blind: true, ..*entry })
     }
 
     fn has_key(&self, key: KeyId) -> bool {
@@ -193,11 +200,11 @@ fn entry(history: &History, id: OperationId) -> Option<Entry> {
     let operation = history.operation(id);
     let call_ns = operation.call_ns;
     match (operation.status, operation.return_ns) {
-        (Status::Ok, Some(return_ns)) => Some(Entry { call_ns, return_ns, id }),
+        (Status::Ok, Some(return_ns)) => Some(Entry { call_ns, return_ns, id, blind: false }),
         (Status::Fail, _) => None,
         (Status::Ok | Status::Unknown, _) => {
             let only_reads = history.steps(id).iter().all(|step| step.action.is_read());
-            (!only_reads).then_some(Entry { call_ns, return_ns: NEVER_NS, id })
+            (!only_reads).then_some(Entry { call_ns, return_ns: NEVER_NS, id, blind: true })
         }
     }
 }

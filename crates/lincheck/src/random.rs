@@ -47,11 +47,13 @@ pub(crate) enum Workload {
     All,
     /// Everything, some operations on several keys.
     Joined,
+    /// The same, everything on several keys.
+    Entangled,
     /// Writes that expect what others wrote, of long values, many of unknown outcome.
     Chains,
 }
 
-pub(crate) const WORKLOADS: [Workload; 8] = [
+pub(crate) const WORKLOADS: [Workload; 9] = [
     Workload::UniquePuts,
     Workload::UniqueAppends,
     Workload::UniqueMixed,
@@ -59,6 +61,7 @@ pub(crate) const WORKLOADS: [Workload; 8] = [
     Workload::Counters,
     Workload::All,
     Workload::Joined,
+    Workload::Entangled,
     Workload::Chains,
 ];
 
@@ -82,7 +85,8 @@ struct Generator {
 
 impl Generator {
     fn drafts(&mut self, workload: Workload, count: u64) -> Vec<Draft> {
-        let keys = 1 + self.random.below(if workload == Workload::Joined { 3 } else { 2 });
+        let is_joined = matches!(workload, Workload::Joined | Workload::Entangled);
+        let keys = 1 + self.random.below(if is_joined { 3 } else { 2 });
         let times = count / 2 + self.random.below(3 * count);
         self.is_large = count == LARGE;
         if !self.is_large {
@@ -113,7 +117,13 @@ impl Generator {
         let late = status == Status::Unknown && self.random.chance(30);
         let moment = if late { moments[1] + self.random.below(times) } else { moments[1] };
         let point = took_effect.then(|| (moment, self.random.below(1 << 32)));
-        let steps = if workload == Workload::Joined && self.random.chance(50) { 2 } else { 1 };
+        let joined = match workload {
+            Workload::Joined if self.is_large => 3,
+            Workload::Joined => 50,
+            Workload::Entangled => 90,
+            _ => 0,
+        };
+        let steps = if self.random.chance(joined) { 2 } else { 1 };
         let steps = (0..steps).map(|_| {
             let key = format!("k{}", self.random.below(keys));
             (key, self.action(workload))

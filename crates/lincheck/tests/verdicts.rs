@@ -91,6 +91,48 @@ fn keys_joined_by_an_operation_are_checked_together() {
     assert_eq!(counterexample.smallest.len(), 3);
 }
 
+/// Pairs of 20 keys, two at a time, each written by two clients at once and then read. One read sees
+/// a half of one write and a half of the other, as each key alone allows.
+#[test]
+fn a_torn_read_of_two_keys_is_found_among_many() {
+    let mut lines = String::new();
+    for round in 0_u64..2_000 {
+        let now = 1_000 * (round / 2);
+        let keys = format!(r#""keys":["k{}","k{}"]"#, round % 8, 8 + round % 12);
+        for writer in [0, 1] {
+            let (client, call, ret) = (round % 2 * 3 + writer, now + writer, now + 400);
+            let values = format!(r#""values":["v{round}{writer}","w{round}{writer}"]"#);
+            writeln!(
+                lines,
+                r#"{{"client":{client},"op":"mset",{keys},{values},"call":{call},"ret":{ret},"status":"ok"}}"#
+            )
+            .expect("to a String");
+        }
+        let (client, call, ret) = (round % 2 * 3 + 2, now + 500, now + 900);
+        let halves = if round == 1_000 { [0, 1] } else { [round % 2, round % 2] };
+        let out = format!(r#""out":["v{round}{}","w{round}{}"]"#, halves[0], halves[1]);
+        writeln!(
+            lines,
+            r#"{{"client":{client},"op":"mget",{keys},{out},"call":{call},"ret":{ret},"status":"ok"}}"#
+        )
+        .expect("to a String");
+    }
+    let history = History::read(lines.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
+    let report = check(&history, &Options::default());
+    let Verdict::NotLinearizable(counterexample) = &report.verdict else { panic!("{report}") };
+    assert_eq!(counterexample.smallest_keys, ["k0", "k12"], "{report}");
+    let smallest: Vec<String> =
+        counterexample.smallest.iter().map(|needed| history.describe(needed.id)).collect();
+    assert_eq!(
+        smallest,
+        [
+            "client 0 { put k0 \"v10000\"; put k12 \"w10000\" } [500000..500400]",
+            "client 1 { put k0 \"v10001\"; put k12 \"w10001\" } [500001..500400]",
+            "client 2 { get k0 → \"v10000\"; get k12 → \"w10001\" } [500500..500900]",
+        ]
+    );
+}
+
 /// One key, 64 clients, 600 rounds of overlapping puts and reads, then a stale read, then more.
 fn stale_read_in_the_middle() -> History {
     let mut script = String::new();
