@@ -1,5 +1,7 @@
 //! `sampan-sim`: runs seeds, replays one, checks histories. `docs/simulator.md` describes it.
 
+mod terminal;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,6 +16,7 @@ use sampan_sim::run::RunReport;
 use sampan_sim::runner::{ALL_STRIKE_WITHIN, Sweep, name_seeds_of_panics, run_seed, sweep};
 use sampan_sim::swarm::Plan;
 use sampan_sim::trace::Trace;
+use terminal::say;
 
 /// The same as the server's: a run is many small allocations.
 #[global_allocator]
@@ -195,7 +198,7 @@ fn main() -> ExitCode {
         Command::Replay { seed, minutes_simulated, last, html, plan } => {
             let safety = Duration::from_secs_f64(minutes_simulated * 60.0);
             if plan {
-                println!("{:#?}", Plan::of_seed(seed, safety));
+                say!("{:#?}", Plan::of_seed(seed, safety));
             }
             replay(seed, safety, last, html.as_deref())
         }
@@ -228,26 +231,26 @@ fn main() -> ExitCode {
 fn run(what: Sweep, failures_max: usize, list: bool) -> ExitCode {
     let summary = sweep(what, failures_max, |report| {
         if list {
-            println!("{}", report.line());
+            say!("{}", report.line());
         }
         if let Some(violation) = &report.violation {
-            println!("seed {}: {violation}", report.seed);
+            say!("seed {}: {violation}", report.seed);
         }
     });
-    println!("{summary}");
+    say!("{summary}");
     for failure in summary.failures.iter().take(3) {
         explain(failure, what.safety);
     }
     let silent = if what.safety < ALL_STRIKE_WITHIN { &[] } else { &*summary.silent_runs };
     for (seed, faults) in silent {
         let faults: Vec<&str> = faults.iter().map(|fault| fault.label()).collect();
-        println!("seed {seed}: enabled, and never struck: {}", faults.join(", "));
+        say!("seed {seed}: enabled, and never struck: {}", faults.join(", "));
     }
     let never = summary.never_struck();
     if !never.is_empty() {
-        println!("never struck in any run: {never:?}");
+        say!("never struck in any run: {never:?}");
     }
-    println!("{} of {} seeds failed", summary.failures.len() + silent.len(), summary.runs);
+    say!("{} of {} seeds failed", summary.failures.len() + silent.len(), summary.runs);
     if summary.failures.is_empty() && silent.is_empty() && never.is_empty() {
         ExitCode::SUCCESS
     } else {
@@ -266,7 +269,7 @@ fn hashes(what: Sweep) -> ExitCode {
         );
     });
     for line in lines.values() {
-        println!("{line}");
+        say!("{line}");
     }
     if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -275,36 +278,36 @@ fn run_labs(selection: &labs::Selection, json: bool) -> ExitCode {
     let began = std::time::Instant::now();
     let reports = labs::run(selection, |report| {
         if !json && let Some(failure) = &report.failure {
-            println!("FAIL {} {}, seed {}: {failure}", report.suite, report.test, report.seed);
+            say!("FAIL {} {}, seed {}: {failure}", report.suite, report.test, report.seed);
         }
     });
     if json {
         for report in &reports {
-            println!("{}", labs::json(report));
+            say!("{}", labs::json(report));
         }
     } else {
-        println!("{}\n{}", labs::preface(), labs::table(&reports));
-        println!("{}", labs::summary(&reports, began.elapsed()));
+        say!("{}\n{}", labs::preface(), labs::table(&reports));
+        say!("{}", labs::summary(&reports, began.elapsed()));
     }
     let passed = !reports.is_empty() && reports.iter().all(|report| report.failure.is_none());
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run_crashes(sweep: CrashSweep) -> ExitCode {
-    let report = crashes(sweep, |failure| println!("{failure}"));
+    let report = crashes(sweep, |failure| say!("{failure}"));
     for failure in report.failures.iter().take(3) {
-        println!("\n{failure}");
+        say!("\n{failure}");
         for line in explain_crash(failure, &sweep, LINES_SHOWN) {
-            println!("  {line}");
+            say!("  {line}");
         }
     }
-    println!("{report}");
+    say!("{report}");
     if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run_damage(sweep: DamageSweep) -> ExitCode {
-    let report = damage(sweep, |failure| println!("FAIL {failure}"));
-    println!("{report}");
+    let report = damage(sweep, |failure| say!("FAIL {failure}"));
+    say!("{report}");
     if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -312,21 +315,21 @@ fn run_damage(sweep: DamageSweep) -> ExitCode {
 fn explain(failure: &RunReport, safety: Duration) {
     let minutes = safety.as_secs_f64() / 60.0;
     let Some(violation) = &failure.violation else { return };
-    println!("\nseed {} violates {violation}", failure.seed);
+    say!("\nseed {} violates {violation}", failure.seed);
     let again = run_seed(failure.seed, safety, Trace::keeping(LINES_SHOWN));
     for line in &again.lines {
-        println!("  {line}");
+        say!("  {line}");
     }
-    println!("  sampan-sim replay {} --minutes-simulated {minutes}", failure.seed);
+    say!("  sampan-sim replay {} --minutes-simulated {minutes}", failure.seed);
 }
 
 fn replay(seed: u64, safety: Duration, last: Option<usize>, html: Option<&Path>) -> ExitCode {
     let trace = last.map_or_else(Trace::printing, Trace::keeping);
     let report = run_seed(seed, safety, trace);
     for line in &report.lines {
-        println!("{line}");
+        say!("{line}");
     }
-    println!("seed {seed}: {} events, trace hash {:016x}", report.events, report.hash);
+    say!("seed {seed}: {} events, trace hash {:016x}", report.events, report.hash);
     if let (Some(path), Some(history)) = (html, &report.record) {
         let picture = html::render(history, &decide(history, &Options::default()));
         if let Err(error) = std::fs::write(path, picture) {
@@ -336,7 +339,7 @@ fn replay(seed: u64, safety: Duration, last: Option<usize>, html: Option<&Path>)
     match report.violation {
         None => ExitCode::SUCCESS,
         Some(violation) => {
-            println!("seed {seed} violates {violation}");
+            say!("seed {seed} violates {violation}");
             ExitCode::FAILURE
         }
     }
@@ -345,7 +348,7 @@ fn replay(seed: u64, safety: Duration, last: Option<usize>, html: Option<&Path>)
 fn check(history: &Path, html: Option<&Path>, threads: usize) -> ExitCode {
     match run_file(history, html, &Options { threads, ..Options::default() }) {
         Ok(report) => {
-            println!("{report}");
+            say!("{report}");
             if report.is_linearizable() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
@@ -383,11 +386,11 @@ fn plants(
         return ExitCode::FAILURE;
     }
     hush_panics();
-    println!("{HEADING}");
+    say!("{HEADING}");
     let (mut survivors, mut bad_seeds) = (Vec::new(), 0);
     let began = std::time::Instant::now();
     search(&plants, Searches { count: count.max(1), seeds_max, safety, threads }, |ledger| {
-        println!("{ledger}");
+        say!("{ledger}");
         for (seed, violation) in ledger.found.iter().flat_map(|found| &found.bad_seeds) {
             eprintln!("{}: seed {seed} fails without a bug, too: {violation}", ledger.plant.name());
             bad_seeds += 1;
@@ -397,12 +400,12 @@ fn plants(
         }
     });
     let (all, seconds) = (plants.len(), began.elapsed().as_secs_f64());
-    println!("\n{} of {all} caught in {seconds:.0} s", all - survivors.len());
+    say!("\n{} of {all} caught in {seconds:.0} s", all - survivors.len());
     if !survivors.is_empty() {
-        println!("survived: {}", survivors.join(", "));
+        say!("survived: {}", survivors.join(", "));
     }
     if bad_seeds > 0 {
-        println!("{bad_seeds} seeds fail without a bug: that is one of Sampan or of its simulator");
+        say!("{bad_seeds} seeds fail without a bug: that is one of Sampan or of its simulator");
     }
     ExitCode::from(u8::from(!survivors.is_empty() || bad_seeds > 0))
 }
