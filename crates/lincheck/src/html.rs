@@ -249,7 +249,7 @@ impl<'h> View<'h> {
             push(
                 page,
                 format_args!(
-                    "<div class=\"mark {class}\" style=\"left:{left:.1}px;width:{width:.1}px;top:{top}px\" title=\"{text} [{from_ns}..{}]\">{text}</div>\n",
+                    "<div class=\"mark {class}\" style=\"left:{left:.1}px;width:{width:.1}px;top:{top}px\" title=\"{text} [{from_ns}..{}]\"><span>{text}</span></div>\n",
                     until(to_ns)
                 ),
             );
@@ -287,7 +287,7 @@ impl<'h> View<'h> {
         push(
             page,
             format_args!(
-                "<div{anchor} class=\"op {class}{open}\" style=\"left:{left:.1}px;width:{width:.1}px;top:{top}px\" title=\"#{} {title}\">{text}</div>\n",
+                "<div{anchor} class=\"op {class}{open}\" style=\"left:{left:.1}px;width:{width:.1}px;top:{top}px\" title=\"#{} {title}\"><span>{text}</span></div>\n",
                 entry.id.0
             ),
         );
