@@ -295,6 +295,12 @@ impl Replica {
             || held_bytes >= self.options.requests_held_bytes_max
     }
 
+    /// Does this node follow a leader, and nobody of its own waits for an answer? Then a host may let
+    /// it wait for its disk.
+    pub fn only_follows(&self) -> bool {
+        !self.raft.is_leader() && self.raft.leader().is_some() && self.requests_under_way() == 0
+    }
+
     /// This node's id.
     pub fn id(&self) -> NodeId {
         self.identity.node

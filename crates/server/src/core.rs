@@ -27,6 +27,10 @@ use crate::stats::count_up;
 /// Connections that have been silent for too long are looked for this often.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
+/// If the loop itself has waited for the disk for so long, it looks at its sockets before it looks at
+/// the time.
+const HELD_UP: Duration = Duration::from_millis(10);
+
 /// The state of the loop.
 pub(crate) struct Core {
     node: Rc<Node>,
@@ -37,6 +41,8 @@ pub(crate) struct Core {
     inputs: Vec<Input>,
     done: Vec<DiskDone>,
     outputs: Outputs,
+    /// It has waited for the disk, for long.
+    was_held_up: bool,
     /// The task that accepts clients.
     accepting: AbortHandle,
 }
@@ -52,6 +58,7 @@ impl Core {
             inputs: Vec::new(),
             done: Vec::new(),
             outputs: Outputs::default(),
+            was_held_up: false,
         }
     }
 
@@ -74,8 +81,11 @@ impl Core {
             if self.outputs.shutdown_complete {
                 return Ok(Stop::Gracefully);
             }
-            if self.node.replica.borrow().next_deadline() <= self.node.coarse_time.get() {
-                // More to do at once: after whoever else is ready.
+            let has_more =
+                self.node.replica.borrow().next_deadline() <= self.node.coarse_time.get();
+            if has_more || std::mem::take(&mut self.was_held_up) {
+                // More to do at once: after whoever else is ready, and, after a wait, the messages
+                // that came in the meantime: a heartbeat among them says that the leader is there.
                 tokio::task::yield_now().await;
             }
         }
@@ -155,13 +165,16 @@ impl Core {
         for ready in self.outputs.backups.drain(..) {
             backups::begin(node, ready, now);
         }
-        for job in self.outputs.jobs.drain(..) {
-            self.disks.submit(job);
-        }
+        // The others' disks are farther away than this node's.
         for envelope in self.outputs.messages.drain(..) {
             node.peers.send(&envelope);
         }
         node.peers.flush();
+        let may_wait = self.outputs.replies.is_empty() && node.replica.borrow().only_follows();
+        for job in self.outputs.jobs.drain(..) {
+            let waited = self.disks.run_or_submit(job, may_wait);
+            self.was_held_up |= waited.is_some_and(|waited| waited > HELD_UP);
+        }
         for reply in self.outputs.replies.drain(..) {
             node.clients.deliver(reply);
         }

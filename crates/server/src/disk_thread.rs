@@ -1,17 +1,20 @@
 //! The disk threads: one per lane, each with a queue of jobs.
 //!
 //! A job goes over by a channel and the result comes back by a shared list and one wake-up of the
-//! event loop. What a job does is [`sampan_replica::job::run`]'s.
+//! event loop. What a job does is [`sampan_replica::job::run`]'s. A group commit may also be run by
+//! the event loop itself, if the log lane is empty; when it is, `quick_disk.rs` decides.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use sampan_replica::{DiskDone, DiskJob, Lane, job};
 
 use crate::disk::RealDisk;
 use crate::error::ServerError;
+use crate::quick_disk::QuickDisk;
 
 /// All lanes. Dropping it ends the threads after the jobs they have.
 pub(crate) struct DiskThreads {
@@ -19,6 +22,15 @@ pub(crate) struct DiskThreads {
     segments: Sender<DiskJob>,
     background: Sender<DiskJob>,
     done: Arc<Done>,
+    /// For what the event loop runs itself.
+    disk: RealDisk,
+    /// What it has run.
+    done_here: Vec<DiskDone>,
+    /// Jobs in the log lane.
+    in_log_lane: usize,
+    /// When the group commit under way was submitted.
+    append_since: Instant,
+    quick: QuickDisk,
 }
 
 /// Results on their way back.
@@ -42,11 +54,40 @@ impl DiskThreads {
         let log = spawn("disk-log", disk.clone(), &done)?;
         let segments = spawn("disk-segments", disk.clone(), &done)?;
         let background = spawn("disk-background", disk.clone(), &done)?;
-        Ok(Self { log, segments, background, done })
+        Ok(Self {
+            log,
+            segments,
+            background,
+            done,
+            disk: disk.clone(),
+            done_here: Vec::new(),
+            in_log_lane: 0,
+            append_since: Instant::now(),
+            quick: QuickDisk::default(),
+        })
+    }
+
+    /// Runs a job on the spot if it is better to wait for it than to have a thread run it, which
+    /// only a caller that has nothing else to do may want. How long that took, if so; its result is
+    /// there then.
+    pub(crate) fn run_or_submit(&mut self, job: DiskJob, may_wait: bool) -> Option<Duration> {
+        if !may_wait || self.in_log_lane > 0 || !self.quick.may_wait_for(&job) {
+            self.submit(job);
+            return None;
+        }
+        let began = Instant::now();
+        self.done_here.push(job::run(&mut self.disk, job));
+        let took = began.elapsed();
+        self.quick.took(took, true);
+        Some(took)
     }
 
     /// Queues a job in its lane.
-    pub(crate) fn submit(&self, job: DiskJob) {
+    pub(crate) fn submit(&mut self, job: DiskJob) {
+        self.in_log_lane += usize::from(job.lane() == Lane::Log);
+        if let DiskJob::Append(_) = job {
+            self.append_since = Instant::now();
+        }
         let lane = match job.lane() {
             Lane::Log => &self.log,
             Lane::Segments => &self.segments,
@@ -59,7 +100,7 @@ impl DiskThreads {
     /// Is there a result? If not, `waker` is woken when there is.
     pub(crate) fn poll_results(&self, waker: &Waker) -> bool {
         let mut state = self.done.lock();
-        let ready = !state.results.is_empty() || state.lost;
+        let ready = !state.results.is_empty() || !self.done_here.is_empty() || state.lost;
         if !ready && !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             state.waker = Some(waker.clone());
         }
@@ -67,9 +108,18 @@ impl DiskThreads {
     }
 
     /// Moves the results there are into `results`.
-    pub(crate) fn take_results(&self, results: &mut Vec<DiskDone>) -> Result<(), ServerError> {
+    pub(crate) fn take_results(&mut self, results: &mut Vec<DiskDone>) -> Result<(), ServerError> {
         let mut state = self.done.lock();
+        for result in &state.results {
+            if let DiskDone::Append(_) | DiskDone::LogControl(_) = result {
+                self.in_log_lane -= 1;
+            }
+            if let DiskDone::Append(_) = result {
+                self.quick.took(self.append_since.elapsed(), false);
+            }
+        }
         results.append(&mut state.results);
+        results.append(&mut self.done_here);
         if state.lost {
             return Err(ServerError::Invariant("a disk thread panicked".into()));
         }
@@ -142,7 +192,7 @@ mod tests {
         }
     }
 
-    fn results_of(threads: &DiskThreads, count: usize) -> Vec<DiskDone> {
+    fn results_of(threads: &mut DiskThreads, count: usize) -> Vec<DiskDone> {
         let wakes = Arc::new(Count(AtomicUsize::new(0), Mutex::new(Some(thread::current()))));
         let waker = Waker::from(wakes);
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -161,7 +211,7 @@ mod tests {
     #[test]
     fn jobs_of_a_lane_run_in_order_and_each_result_comes_back() {
         let dir = TempDir::new("disk-thread");
-        let threads = DiskThreads::start(&RealDisk::new(dir.path())).unwrap();
+        let mut threads = DiskThreads::start(&RealDisk::new(dir.path())).unwrap();
         let write = |offset, bytes: &'static [u8]| {
             let bytes = Bytes::from_static(bytes);
             DiskOp::Write { file: "f".into(), offset, bytes }
@@ -169,17 +219,37 @@ mod tests {
         threads.submit(DiskJob::Append(vec![write(0, b"too early")]));
         threads.submit(DiskJob::Append(vec![DiskOp::Create { file: "f".into(), zero_bytes: 0 }]));
         threads.submit(DiskJob::Append(vec![write(0, b"good"), DiskOp::Sync { file: "f".into() }]));
-        let results = results_of(&threads, 3);
+        let results = results_of(&mut threads, 3);
         assert!(matches!(results[0], DiskDone::Append(Err(_))), "{results:?}");
         assert_eq!(results[1..], [DiskDone::Append(Ok(())), DiskDone::Append(Ok(()))]);
         threads.submit(DiskJob::Append(vec![DiskOp::Remove { file: "f".into() }]));
-        assert_eq!(results_of(&threads, 1), [DiskDone::Append(Ok(()))]);
+        assert_eq!(results_of(&mut threads, 1), [DiskDone::Append(Ok(()))]);
+    }
+
+    #[test]
+    fn a_quick_disk_is_waited_for_unless_its_thread_has_work() {
+        let dir = TempDir::new("disk-here");
+        let mut threads = DiskThreads::start(&RealDisk::new(dir.path())).unwrap();
+        let write =
+            || DiskOp::Write { file: "f".into(), offset: 0, bytes: Bytes::from_static(b"x") };
+        let append = || DiskJob::Append(vec![write(), DiskOp::Sync { file: "f".into() }]);
+        let create = DiskJob::Append(vec![DiskOp::Create { file: "f".into(), zero_bytes: 0 }]);
+        assert_eq!(threads.run_or_submit(create, true), None, "nothing is known of this disk");
+        results_of(&mut threads, 1);
+        (0..1_000).for_each(|_| threads.quick.took(Duration::ZERO, false));
+        assert_eq!(threads.run_or_submit(append(), false), None);
+        assert_eq!(threads.run_or_submit(append(), true), None, "its turn has not come");
+        assert_eq!(results_of(&mut threads, 2).len(), 2);
+        (0..1_000).for_each(|_| threads.quick.took(Duration::ZERO, false));
+        assert!(threads.run_or_submit(append(), true).is_some());
+        assert!(threads.poll_results(&Waker::from(Arc::new(Count::default()))));
+        assert_eq!(results_of(&mut threads, 1), [DiskDone::Append(Ok(()))]);
     }
 
     #[test]
     fn a_result_wakes_whoever_asked_before_it_was_there() {
         let dir = TempDir::new("disk-thread-wake");
-        let threads = DiskThreads::start(&RealDisk::new(dir.path())).unwrap();
+        let mut threads = DiskThreads::start(&RealDisk::new(dir.path())).unwrap();
         let wakes = Arc::new(Count::default());
         assert!(!threads.poll_results(&Waker::from(wakes.clone())));
         threads.submit(DiskJob::Maintain(Vec::new()));
@@ -188,13 +258,13 @@ mod tests {
             assert!(Instant::now() < deadline, "nobody is woken");
             thread::yield_now();
         }
-        assert_eq!(results_of(&threads, 1), [DiskDone::Maintain(Ok(()))]);
+        assert_eq!(results_of(&mut threads, 1), [DiskDone::Maintain(Ok(()))]);
     }
 
     #[test]
     fn a_thread_that_panics_is_a_broken_invariant() {
         let dir = TempDir::new("disk-thread-panic");
-        let threads = DiskThreads::start(&RealDisk::new(dir.path())).unwrap();
+        let mut threads = DiskThreads::start(&RealDisk::new(dir.path())).unwrap();
         threads
             .submit(DiskJob::Append(vec![DiskOp::Create { file: "../f".into(), zero_bytes: 0 }]));
         let waker = Waker::from(Arc::new(Count::default()));

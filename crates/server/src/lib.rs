@@ -47,6 +47,7 @@ mod log;
 mod net;
 mod node;
 mod peer;
+mod quick_disk;
 mod render;
 mod signals;
 mod start;
