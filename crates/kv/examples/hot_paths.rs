@@ -258,7 +258,8 @@ impl Bench {
 
     fn restore(&mut self, slices: &[Vec<u8>]) {
         let start = Cpu::now();
-        let mut restore = Restore::new(self.limits, 7);
+        let mut restore =
+            Restore::new(self.limits, slices.iter().map(|slice| slice.len() as u64).sum());
         for slice in slices {
             restore.feed(slice).expect("a snapshot");
         }

@@ -65,7 +65,7 @@ impl Examination {
     /// What was found, if the snapshot was complete and has the digest it names.
     pub fn finish(self) -> Result<Findings, DecodeError> {
         let (header, named) = self.frames.finish()?;
-        let Header { time_ms, next_id, next_use, keys, sessions } = header;
+        let Header { time_ms, next_id, next_use, keys, sessions, .. } = header;
         let found = self.found;
         if (found.keys, found.sessions) != (keys, sessions) {
             return Err(DecodeError::Invalid("snapshot counts"));

@@ -18,6 +18,7 @@ pub(crate) struct Header {
     pub(crate) next_use: u64,
     pub(crate) keys: u64,
     pub(crate) sessions: u64,
+    pub(crate) hash_seed: u64,
 }
 
 impl Header {
@@ -35,6 +36,7 @@ impl Header {
             next_use: reader.u64()?,
             keys: reader.u64()?,
             sessions: reader.u64()?,
+            hash_seed: reader.u64()?,
         };
         if header.time_ms > TIME_MS_MAX {
             return Err(DecodeError::Invalid("snapshot time"));

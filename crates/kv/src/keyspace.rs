@@ -13,6 +13,7 @@
 //! the walk goes on in there.
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::digest::Sum;
@@ -86,16 +87,19 @@ impl Keyspace {
         }
     }
 
-    /// Makes room for this many keys in all, so that a restore seldom moves records.
-    pub(crate) fn reserve(&mut self, keys: usize) {
+    /// Before a restore of this many keys: takes their hash seed, and makes room for all of them, so
+    /// that no record moves again.
+    pub(crate) fn prepare(&mut self, hash_seed: u64, keys: usize) {
+        assert!(self.len == 0, "there are {} keys", self.len);
+        self.hash_seed = hash_seed;
         // Shards differ by chance: four standard deviations more than the mean.
         let mean = keys / self.shards.len();
         let room = mean + 4 * mean.isqrt();
-        let hash_seed = self.hash_seed;
-        for shard in &mut self.shards {
-            let more = room.saturating_sub(shard.len());
-            shard.reserve(more, |record| hash_of(record.key(), hash_seed));
-        }
+        self.shards.fill_with(|| Shard::with_capacity(room));
+    }
+
+    pub(crate) const fn hash_seed(&self) -> u64 {
+        self.hash_seed
     }
 
     // Reading.
@@ -204,12 +208,19 @@ impl Keyspace {
 
     /// Adds a record that a snapshot holds. Returns false if its key is there already.
     pub(crate) fn restore(&mut self, record: Record) -> bool {
-        let key = record.key();
-        let hash = hash_of(key, self.hash_seed);
-        if self.shards[self.shard_of(hash)].find(hash, |other| other.key() == key).is_some() {
+        let hash_seed = self.hash_seed;
+        let hash = hash_of(record.key(), hash_seed);
+        let place = self.shard_of(hash);
+        let is_same = |other: &Record| other.key() == record.key();
+        let rehash = |record: &Record| hash_of(record.key(), hash_seed);
+        let Entry::Vacant(vacant) = self.shards[place].entry(hash, is_same, rehash) else {
             return false;
-        }
-        self.insert(hash, record);
+        };
+        self.expiry.change(record.key(), None, record.expiry_ms());
+        self.sum.add(record.content());
+        self.record_bytes += record.heap_bytes();
+        self.len += 1;
+        vacant.insert(record);
         true
     }
 

@@ -42,7 +42,7 @@
 //! let mut snapshot = Vec::new();
 //! kv.snapshot_begin();
 //! while kv.snapshot_next(4_096, &mut snapshot) {}
-//! let mut restore = sampan_kv::Restore::new(limits, 42);
+//! let mut restore = sampan_kv::Restore::new(limits, snapshot.len() as u64);
 //! restore.feed(&snapshot).unwrap();
 //! assert_eq!(restore.finish().unwrap().digest(), kv.digest());
 //! ```

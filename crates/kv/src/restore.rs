@@ -8,12 +8,8 @@ use crate::frames::{Content, Frames, Header};
 use crate::kv::Kv;
 use crate::record::Record;
 
-/// A header may claim any number of keys. Room is made for so many times the keys that are there
-/// already, as a table that fills up would, only in longer steps.
-const ROOM_FACTOR: usize = 16;
-
-/// Room is made for this many keys, if they are claimed, before the first is there.
-const ROOM_KEYS_MIN: usize = 1 << 16;
+/// The frame of a record takes so many bytes at least: a tag, and twice a length.
+const RECORD_BYTES_MIN: u64 = 1 + 4 + 4;
 
 /// Builds a state from a snapshot that is fed slice by slice. The slices may be cut anywhere, not
 /// only where [`Kv::snapshot_next`] cut them.
@@ -25,16 +21,15 @@ pub struct Restore {
 /// The state as far as it is there.
 struct Building {
     kv: Kv,
-    /// Keys that the header claims.
-    keys: u64,
-    /// Keys that room was made for.
-    room: usize,
+    /// A header may claim any number of keys: room is made for no more than this.
+    keys_max: u64,
 }
 
 impl Restore {
-    /// A restore into an empty state. The limits and the seed are those of [`Kv::new`].
-    pub fn new(limits: Limits, hash_seed: u64) -> Self {
-        let building = Building { kv: Kv::new(limits, hash_seed), keys: 0, room: 0 };
+    /// A restore into an empty state from a snapshot of no more than so many bytes. The limits are
+    /// those of [`Kv::new`]; the hash seed is that of the snapshot.
+    pub fn new(limits: Limits, bytes_max: u64) -> Self {
+        let building = Building { kv: Kv::new(limits, 0), keys_max: bytes_max / RECORD_BYTES_MIN };
         Self { frames: Frames::default(), building }
     }
 
@@ -58,27 +53,15 @@ impl Restore {
     }
 }
 
-impl Building {
-    fn make_room(&mut self) {
-        let keys = &mut self.kv.keys;
-        if keys.len() == self.room {
-            let room = keys.len().saturating_mul(ROOM_FACTOR).max(ROOM_KEYS_MIN) as u64;
-            self.room = room.min(self.keys) as usize;
-            keys.reserve(self.room);
-        }
-    }
-}
-
 impl Content for Building {
     fn header(&mut self, header: &Header) {
         self.kv.time_ms = header.time_ms;
         self.kv.sessions.restore_counters(header.next_id, header.next_use);
-        self.keys = header.keys;
+        self.kv.keys.prepare(header.hash_seed, header.keys.min(self.keys_max) as usize);
     }
 
     fn record(&mut self, content: &[u8]) -> Result<(), DecodeError> {
         let record = Record::from_content(self.kv.keys.generation(), content)?;
-        self.make_room();
         let is_new = self.kv.keys.restore(record);
         is_new.then_some(()).ok_or(DecodeError::Invalid("snapshot key, it is there twice"))
     }

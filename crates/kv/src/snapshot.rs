@@ -1,8 +1,8 @@
 //! Snapshots: the state as of one moment as a stream of bytes, made in slices while writes go on.
 //!
 //! ```text
-//! header   "SAMPANKV" | version u16 = 1 | time unix_ms u64 | next session id u64
-//!          | next use u64 | keys u64 | sessions u64
+//! header   "SAMPANKV" | version u16 = 2 | time unix_ms u64 | next session id u64
+//!          | next use u64 | keys u64 | sessions u64 | hash seed u64
 //! frames   tag u8 ...
 //!   0 pad      nothing: a slice that found nothing to say holds one
 //!   1 record   length u32 | content (record.rs)
@@ -11,8 +11,10 @@
 //!   3 end      digest 16 bytes: of the state as of the beginning
 //! ```
 //!
-//! Integers are little-endian; replies are encoded as in `reply.rs`. Records and sessions stand in
-//! no particular order, and the bytes of two nodes differ; the digest is the same. The order in
+//! Integers are little-endian; replies are encoded as in `reply.rs`. Records stand about in the order
+//! of the tables they come from. Whoever restores them takes the same hash seed, so that one small
+//! table after another fills up instead of all of them at once: that is what makes a restore fast.
+//! The bytes of two nodes differ; the digest is the same. The order in
 //! which sessions are evicted is in their last use. Keys whose time is over but which are still in
 //! memory are included, for the digest covers them.
 //!
@@ -25,8 +27,8 @@ use crate::kv::Kv;
 use crate::record::Record;
 
 pub(crate) const MAGIC: &[u8; 8] = b"SAMPANKV";
-pub(crate) const VERSION: u16 = 1;
-pub(crate) const HEADER_BYTES: usize = 8 + 2 + 5 * 8;
+pub(crate) const VERSION: u16 = 2;
+pub(crate) const HEADER_BYTES: usize = 8 + 2 + 6 * 8;
 
 pub(crate) const TAG_PAD: u8 = 0;
 pub(crate) const TAG_RECORD: u8 = 1;
@@ -59,6 +61,7 @@ impl Kv {
         header.put_u64(next_use);
         header.put_u64(self.keys.len() as u64);
         header.put_u64(self.sessions.len() as u64);
+        header.put_u64(self.keys.hash_seed());
         self.keys.capture_begin();
         self.sessions.capture_begin(self.keys.generation());
         let digest = self.digest();

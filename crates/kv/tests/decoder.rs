@@ -69,7 +69,7 @@ fn random_batches_never_panic_and_a_refused_one_gives_no_wrong_reply() {
     assert!(applied > ROUNDS / 20 && refused > ROUNDS / 20, "{applied} {refused}");
     // Whatever was applied, the state is still one that a snapshot holds.
     kv.snapshot_begin();
-    assert_eq!(restored(&snapshot_rest(&mut kv, 500), limits, 2).digest(), kv.digest());
+    assert_eq!(restored(&snapshot_rest(&mut kv, 500), limits).digest(), kv.digest());
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn random_snapshots_never_panic() {
     let mut rng = Rng::seeded(4);
     for _ in 0..5_000 {
         let bytes = mutated(&mut rng, &snapshot);
-        let mut restore = Restore::new(limits, 2);
+        let mut restore = Restore::new(limits, bytes.len() as u64);
         let fed = restore.feed(&bytes);
         if fed.is_ok()
             && let Ok(kv) = restore.finish()

@@ -76,7 +76,7 @@ impl World {
         if self.draw.rng.one_in(40) {
             self.reborn.snapshot_begin();
             let bytes = snapshot_rest(&mut self.reborn, 1_000);
-            self.reborn = restored(&bytes, self.limits, self.draw.rng.next_u64());
+            self.reborn = restored(&bytes, self.limits);
         }
         assert_eq!(self.machine.digest(), self.other.digest());
         assert_eq!(self.machine.digest(), self.reborn.digest());
@@ -161,7 +161,7 @@ impl World {
     /// the state of now.
     fn check_snapshot(&mut self, snapshot: &Snapshot, digest: sampan_kv::Digest) {
         assert!(!self.machine.snapshot_active());
-        let mut kv = restored(&snapshot.bytes, self.limits, self.draw.rng.next_u64());
+        let mut kv = restored(&snapshot.bytes, self.limits);
         assert_eq!(kv.digest(), digest);
         assert_eq!(kv.time().unix_ms, snapshot.model.time_ms);
         assert_eq!(kv.stats().keys, snapshot.model.keys.len() as u64);

@@ -39,12 +39,12 @@ fn holds_the_state_as_of_the_beginning(mut machine: Machine, write: impl Fn(&mut
             if more {
                 snapshot.extend(snapshot_rest(&mut machine.kv, bytes_max));
             }
-            let kv = restored(&snapshot, machine.limits, 99);
+            let kv = restored(&snapshot, machine.limits);
             assert_eq!(kv.digest(), digest, "{slices_before} slices of {bytes_max} bytes");
             assert_eq!(kv.stats().keys, keys);
             // What came after the beginning is in the next snapshot.
             machine.kv.snapshot_begin();
-            let next = restored(&snapshot_rest(&mut machine.kv, 4_096), machine.limits, 1);
+            let next = restored(&snapshot_rest(&mut machine.kv, 4_096), machine.limits);
             assert_eq!(next.digest(), machine.kv.digest());
         }
     }
@@ -131,7 +131,7 @@ fn it_survives_a_table_that_only_shrinks_under_the_walk() {
             machine.line(&format!("DEL key-{key}"));
         }
         snapshot.extend(snapshot_rest(&mut machine.kv, 1));
-        assert_eq!(restored(&snapshot, machine.limits, 1).digest(), digest, "{slices_before}");
+        assert_eq!(restored(&snapshot, machine.limits).digest(), digest, "{slices_before}");
     }
 }
 
@@ -176,7 +176,7 @@ fn the_order_of_eviction_is_restored() {
     }
     machine.kv.snapshot_begin();
     let snapshot = snapshot_rest(&mut machine.kv, 100);
-    let mut copy = Machine { kv: restored(&snapshot, limits, 8), ..machine };
+    let mut copy = Machine { kv: restored(&snapshot, limits), ..machine };
     for evicted in [3, 1, 4, 2] {
         assert_ne!(copy.line(&format!("OUTCOME {evicted} 1")), unknown());
         copy.line("SESSION OPEN");
@@ -196,7 +196,7 @@ fn a_restored_session_knows_duplicates_acknowledgements_and_idleness() {
     machine.advance(900);
     machine.kv.snapshot_begin();
     let snapshot = snapshot_rest(&mut machine.kv, 100);
-    let mut copy = Machine { kv: restored(&snapshot, machine.limits, 8), ..machine };
+    let mut copy = Machine { kv: restored(&snapshot, machine.limits), ..machine };
     assert_eq!(copy.line("ONCE 1 3 APPEND t x"), Reply::Int(1));
     assert!(copy.line("ONCE 1 4 INCR t").is_error());
     assert_eq!(code(&copy.line("ONCE 1 1 INCR c")), "SESSIONSTALE");
@@ -223,7 +223,7 @@ fn a_slice_is_no_longer_than_asked_and_one_record_and_never_empty() {
             let slice_bytes = snapshot.len() - before;
             assert!((1..bytes_max + 150).contains(&slice_bytes), "{slice_bytes} of {bytes_max}");
         }
-        assert_eq!(restored(&snapshot, machine.limits, 0).digest(), machine.kv.digest());
+        assert_eq!(restored(&snapshot, machine.limits).digest(), machine.kv.digest());
     }
 }
 
@@ -244,7 +244,7 @@ fn a_walk_over_a_table_where_nothing_is_left_to_capture_is_sliced_too() {
         snapshot.extend(slice);
     }
     assert!(pads > 0, "some slices found nothing to say");
-    assert_eq!(restored(&snapshot, limits, 5).digest(), digest);
+    assert_eq!(restored(&snapshot, limits).digest(), digest);
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn a_snapshot_that_was_given_up_leaves_no_trace() {
             assert_eq!(machine.kv.snapshot_digest(), None);
         }
         machine.kv.snapshot_begin();
-        let kv = restored(&snapshot_rest(&mut machine.kv, 100), machine.limits, 2);
+        let kv = restored(&snapshot_rest(&mut machine.kv, 100), machine.limits);
         assert_eq!(kv.digest(), machine.kv.digest());
     }
 }
@@ -282,7 +282,7 @@ fn a_restore_may_be_fed_in_pieces_of_any_size() {
     machine.kv.snapshot_begin();
     let snapshot = snapshot_rest(&mut machine.kv, 90);
     for piece_bytes in [1, 2, 3, 5, 13, 64, 10_000] {
-        let mut restore = Restore::new(machine.limits, 4);
+        let mut restore = Restore::new(machine.limits, snapshot.len() as u64);
         for piece in snapshot.chunks(piece_bytes) {
             restore.feed(piece).unwrap();
         }
@@ -333,7 +333,8 @@ fn a_snapshot_that_is_cut_short_or_altered_anywhere_is_refused() {
         assert_eq!(restore(&snapshot[..length], limits).err(), Some(DecodeError::Truncated));
         assert_eq!(examined(&snapshot[..length]), Err(DecodeError::Truncated));
     }
-    for place in 0..snapshot.len() {
+    // All but the hash seed: the state is the same with any.
+    for place in (0..50).chain(58..snapshot.len()) {
         for bit in 0..8 {
             let mut altered = snapshot.clone();
             altered[place] ^= 1 << bit;
@@ -366,7 +367,7 @@ fn a_slice_of_no_snapshot_is_a_broken_host() {
 }
 
 fn restore(snapshot: &[u8], limits: Limits) -> Result<Kv, DecodeError> {
-    let mut restore = Restore::new(limits, 77);
+    let mut restore = Restore::new(limits, snapshot.len() as u64);
     restore.feed(snapshot)?;
     restore.finish()
 }

@@ -210,7 +210,7 @@ impl Replica {
                     receiving.step = Step::Verifying;
                     return self.give_up_receiving(receiving, why);
                 }
-                let restore = Restore::new(self.options.kv, self.rng.next_u64());
+                let restore = Restore::new(self.options.kv, receiving.meta.size_bytes);
                 receiving.step = Step::Loading(Box::new(restore));
                 DiskJob::SnapshotLoad { file, offset: snapshot::FIRST_CHUNK_OFFSET }
             }

@@ -18,7 +18,7 @@ use crate::forwards::{FORWARD_FRAME_BYTES_MAX, ForwardWindow, ForwardsOut};
 use crate::input::{ConnectionId, Input, Now};
 use crate::job::{DiskDone, DiskJob};
 use crate::lines::{Home, Lines, Origin};
-use crate::opening::{self, OpenError, OpenReport};
+use crate::opening::{self, Loading, OpenError, OpenReport};
 use crate::options::Options;
 use crate::output::{ClientReply, Envelope, Event, Fatal, Outputs, Stream};
 use crate::pace::Pace;
@@ -129,12 +129,10 @@ impl Replica {
         now: Now,
     ) -> Result<(Self, OpenReport), OpenError> {
         let mut rng = Rng::seeded(seed);
-        let (storage, recovered) = opening::open_storage(disk, identity, &options, &bootstrap)?;
-        let hash_seed = rng.next_u64();
-        let kv = match &recovered.snapshot {
-            Some(snapshot) => crate::snapshots::load(disk, &snapshot.file, &options, hash_seed)?,
-            None => Kv::new(options.kv, hash_seed),
-        };
+        let mut loading = Loading::new(options.kv);
+        let (storage, recovered) =
+            opening::open_storage(disk, identity, &options, &bootstrap, &mut loading)?;
+        let kv = loading.finish(&recovered, rng.next_u64())?;
         let snapshot = recovered.snapshot.as_ref().map(|snapshot| snapshot.meta.clone());
         let mut report = OpenReport::of(&recovered, kv.stats().keys);
         let applied = snapshot.as_ref().map(|meta| meta.position).unwrap_or_default();

@@ -8,17 +8,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
+use sampan_base::disk::{DiskError, DiskOp, FileName};
 use sampan_base::{LogIndex, SnapshotMeta, Time, planted};
-use sampan_kv::{Digest, Kv, Restore};
+use sampan_kv::Digest;
 use sampan_raft::{PeerState, PeerStatus, SnapshotRead};
-use sampan_storage::snapshot::{self, SnapshotWriter};
+use sampan_storage::snapshot::SnapshotWriter;
 use sampan_storage::{PartialSnapshot, StoredSnapshot};
 
 use crate::input::Now;
 use crate::job::{DiskDone, DiskJob};
-use crate::opening::OpenError;
-use crate::options::Options;
 use crate::output::{Event, Fatal};
 use crate::receiving::Receiving;
 use crate::replica::Replica;
@@ -118,25 +116,6 @@ impl Snapshots {
     pub(crate) fn is_committing_own(&self) -> bool {
         matches!(&self.taking, Some(Taking { step: Step::Committing { .. }, .. }))
     }
-}
-
-/// Loads the state of a snapshot at a start.
-pub(crate) fn load(
-    disk: &mut dyn Disk,
-    file: &FileName,
-    options: &Options,
-    hash_seed: u64,
-) -> Result<Kv, OpenError> {
-    let damaged = |why: String| OpenError::State { file: file.to_string(), why };
-    let mut restore = Restore::new(options.kv, hash_seed);
-    let mut offset = snapshot::FIRST_CHUNK_OFFSET;
-    while let Some((payload, next)) =
-        snapshot::read_chunk(disk, file, offset).map_err(|error| damaged(error.to_string()))?
-    {
-        restore.feed(&payload).map_err(|error| damaged(error.to_string()))?;
-        offset = next;
-    }
-    restore.finish().map_err(|error| damaged(error.to_string()))
 }
 
 /// A peer needs the log after this: after the snapshot that it is getting, if it is.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
 
 /// Open files kept, at most, besides those with unsynced writes.
@@ -81,6 +81,9 @@ impl RealDisk {
         let opened = OpenOptions::new().read(true).write(!self.read_only).open(self.path(file));
         let opened = opened.map_err(|error| disk_error(file, &error))?;
         let len_bytes = opened.metadata().map_err(|error| disk_error(file, &error))?.len();
+        // What is read is read front to back: the kernel is to read ahead while this process makes
+        // something of it. Where it does not want to, it is only slower.
+        _ = rustix::fs::fadvise(&opened, 0, None, Advice::Sequential);
         Ok(self.keep(file, opened, len_bytes, false))
     }
 

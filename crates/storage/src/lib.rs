@@ -77,3 +77,4 @@ pub use page::{FORMAT_VERSION, PAGE_BYTES};
 pub use recovered::{PartialSnapshot, Recovered, Report, StoredSnapshot};
 pub use sector::SECTOR_BYTES;
 pub use storage::Storage;
+pub use survey::SnapshotSink;

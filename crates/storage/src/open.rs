@@ -17,7 +17,7 @@ use crate::replay::{self, Join, Known, Replayed, SegmentFile};
 use crate::reserve::{self, Reserve};
 use crate::segment::{self, FIRST_BATCH_OFFSET, SegmentHeader, WAL_DIRECTORY};
 use crate::snapshot::SNAPSHOT_DIRECTORY;
-use crate::survey::{Directory, Snapshots, best_partial};
+use crate::survey::{Directory, SnapshotSink, Snapshots, best_partial};
 use crate::{
     Damage, DamageReason, Identity, OpenError, Options, PartialSnapshot, Recovered, Report, Storage,
 };
@@ -62,24 +62,27 @@ impl Storage {
         identity: Identity,
         options: &Options,
     ) -> Result<(Self, Recovered), OpenError> {
-        Self::open_with(disk, identity, options, OnDamage::Refuse)
+        Self::open_with(disk, identity, options, OnDamage::Refuse, &mut ())
     }
 
-    /// Finds the state of a node again.
+    /// Finds the state of a node again. The chunks of the newest sound snapshot go to `sink` as they
+    /// are checked.
     pub fn open_with(
         disk: &mut dyn Disk,
         identity: Identity,
         options: &Options,
         on_damage: OnDamage<'_>,
+        sink: &mut dyn SnapshotSink,
     ) -> Result<(Self, Recovered), OpenError> {
         options.check().map_err(OpenError::BadOptions)?;
         check_identity(disk, identity)?;
         let directory = Directory::survey(disk)?;
-        let Found { hard_state, snapshots, files, log, verdict, partial } =
-            Found::read(disk, &directory, identity, on_damage)?;
-        let mut opening =
-            Opening { disk, identity, options, directory, files, report: Report::default() };
-        opening.finish(hard_state, snapshots, log, verdict, partial)
+        let found = Found::read(disk, &directory, identity, on_damage, sink)?;
+        let (files, report) = (&found.files[..], Report::default());
+        let mut opening = Opening { disk, identity, options, directory, files, report };
+        let storage = opening.finish(&found)?;
+        let (record, report) = (storage.hard_state, opening.report);
+        Ok((storage, found.into_recovered(record, report)))
     }
 
     /// What [`Storage::open`] would find, or refuse, in the directory of whatever node it is of.
@@ -87,8 +90,9 @@ impl Storage {
     pub fn examine(disk: &mut dyn Disk) -> Result<(Identity, Recovered), OpenError> {
         let identity = Self::read_identity(disk)?;
         let directory = Directory::list(disk)?;
-        let found = Found::read(disk, &directory, identity, OnDamage::Refuse)?;
-        Ok((identity, found.into_recovered()))
+        let found = Found::read(disk, &directory, identity, OnDamage::Refuse, &mut ())?;
+        let record = found.hard_state.record;
+        Ok((identity, found.into_recovered(record, Report::default())))
     }
 }
 
@@ -108,9 +112,10 @@ impl Found {
         directory: &Directory,
         identity: Identity,
         on_damage: OnDamage<'_>,
+        sink: &mut dyn SnapshotSink,
     ) -> Result<Self, OpenError> {
         let hard_state = hard_state::load(disk, identity)?;
-        let snapshots = Snapshots::read(disk, directory, identity)?;
+        let snapshots = Snapshots::read(disk, directory, identity, sink)?;
         let position = snapshots.position();
         let known = Known {
             snapshot: position,
@@ -124,19 +129,25 @@ impl Found {
         Ok(Self { hard_state, snapshots, files, log, verdict, partial })
     }
 
-    fn into_recovered(self) -> Recovered {
+    /// What is told of it: with the hard state as it is, and what was done beyond reading.
+    fn into_recovered(self, record: Record, mut report: Report) -> Recovered {
+        let position = self.snapshots.position();
         let Self { hard_state, snapshots, files, log, verdict, partial } = self;
-        let mut report = Report::default();
-        report_reading(&mut report, &files, &log, &verdict);
-        let position = snapshots.position();
+        report.segments_read = log.read.len();
+        report.log_bytes_read = log.bytes_read;
+        report.batches_read = log.batches_read;
+        report.log_discarded = verdict.discard;
+        if let (true, Some(&last)) = (log.torn, log.read.last()) {
+            let offset = log.used_bytes.last().copied().unwrap_or_default();
+            report.torn_tail = Some((files[last].file.clone(), offset));
+        }
+        report.hard_state_repaired = hard_state.repair.then(|| hard_state.write_order[0].into());
+        report.snapshots_damaged = snapshots.damaged.into_iter().map(|(file, _)| file).collect();
         let entries = match verdict.discard {
             Some(_) => Vec::new(),
             None => log.into_entries_after(position.index),
         };
         report.entries = entries.len();
-        report.hard_state_repaired = hard_state.repair.then(|| hard_state.write_order[0].into());
-        report.snapshots_damaged = snapshots.damaged.into_iter().map(|(file, _)| file).collect();
-        let record = hard_state.record;
         Recovered {
             hard_state: record.hard_state,
             snapshot: snapshots.sound.into_iter().next(),
@@ -195,75 +206,38 @@ fn judge(
     Ok(Verdict { discard, faulty: damage })
 }
 
-fn report_reading(report: &mut Report, files: &[SegmentFile], log: &Replayed, verdict: &Verdict) {
-    report.segments_read = log.read.len();
-    report.log_bytes_read = log.bytes_read;
-    report.batches_read = log.batches_read;
-    report.log_discarded = verdict.discard;
-    if let (true, Some(&last)) = (log.torn, log.read.last()) {
-        let offset = log.used_bytes.last().copied().unwrap_or_default();
-        report.torn_tail = Some((files[last].file.clone(), offset));
-    }
-}
-
 /// The writing half of opening.
 struct Opening<'a> {
     disk: &'a mut dyn Disk,
     identity: Identity,
     options: &'a Options,
     directory: Directory,
-    files: Vec<SegmentFile>,
+    files: &'a [SegmentFile],
     report: Report,
 }
 
 impl Opening<'_> {
-    fn finish(
-        &mut self,
-        loaded: hard_state::Loaded,
-        snapshots: Snapshots,
-        log: Replayed,
-        verdict: Verdict,
-        partial: Option<PartialSnapshot>,
-    ) -> Result<(Storage, Recovered), OpenError> {
-        let position = snapshots.position();
-        report_reading(&mut self.report, &self.files, &log, &verdict);
+    fn finish(&mut self, found: &Found) -> Result<Storage, OpenError> {
+        let Found { hard_state, snapshots, log, verdict, partial, .. } = found;
+        let (position, faulty) = (snapshots.position(), verdict.faulty.is_some());
         verdict.faulty.iter().try_for_each(|damage| self.keep_damaged(damage))?;
-        let mut record = self.renew_hard_state(&loaded, position, verdict.faulty.is_some())?;
+        let mut record = self.renew_hard_state(hard_state, position, faulty)?;
         let spare = self.adopt_spare()?;
         self.remove_leftovers(spare.as_ref(), partial.as_ref())?;
         partial.iter().try_for_each(|partial| self.write_again(partial))?;
-        self.set_damaged_aside(&snapshots)?;
+        self.set_damaged_aside(snapshots)?;
         let start_anew_after = verdict.discard.map(|_| position);
-        let faulty = verdict.faulty.is_some();
-        let found = self.settle_log(&log, start_anew_after, faulty, &mut record, spare)?;
-        let entries = match start_anew_after {
-            Some(_) => Vec::new(),
-            None => log.into_entries_after(position.index),
-        };
-        self.report.entries = entries.len();
+        let log = self.settle_log(log, start_anew_after, faulty, &mut record, spare)?;
         let held_bytes = self.disk.len_bytes(&reserve::file_name())?.unwrap_or(0);
-        let reserve = Reserve::found(held_bytes, self.options.segment_bytes);
-        let storage = Storage {
-            log: Log::new(self.identity, record.incarnation, self.options, found),
+        Ok(Storage {
+            log: Log::new(self.identity, record.incarnation, self.options, log),
             hard_state: record,
             snapshots: snapshots.sound.clone(),
             snapshots_kept: self.options.snapshots_kept,
-            reserve,
+            reserve: Reserve::found(held_bytes, self.options.segment_bytes),
             maintaining: None,
             committing: None,
-        };
-        let recovered = Recovered {
-            hard_state: record.hard_state,
-            snapshot: snapshots.sound.into_iter().next(),
-            entries,
-            non_voting_until: record.non_voting_until,
-            newborn: record.newborn,
-            faulty: verdict.faulty,
-            partial_snapshot: partial,
-            incarnation: record.incarnation,
-            report: std::mem::take(&mut self.report),
-        };
-        Ok((storage, recovered))
+        })
     }
 
     /// Copies the segments from the damaged one on, for whoever wants to look at them: what is given
@@ -317,9 +291,6 @@ impl Opening<'_> {
         }
         if faulty {
             record.non_voting_until = Some(LogIndex::MAX);
-        }
-        if loaded.repair {
-            self.report.hard_state_repaired = Some(loaded.write_order[0].into());
         }
         let mut ops = Vec::new();
         for file in loaded.write_order {
@@ -395,7 +366,6 @@ impl Opening<'_> {
         for (file, _) in &snapshots.damaged {
             let to: FileName = Arc::from(format!("{file}.damaged"));
             self.disk.execute(&DiskOp::Rename { from: file.clone(), to })?;
-            self.report.snapshots_damaged.push(file.clone());
         }
         if !snapshots.damaged.is_empty() {
             let directory = SNAPSHOT_DIRECTORY.into();

@@ -1,8 +1,8 @@
 //! What lies in a data directory: names, snapshots, what is arriving. Reads; its only changes are
 //! syncs.
 
-use sampan_base::LogPosition;
 use sampan_base::disk::{Disk, DiskOp, FileInfo, FileName};
+use sampan_base::{LogPosition, SnapshotMeta};
 
 use crate::create::IDENTITY_FILE;
 use crate::segment::{self, WAL_DIRECTORY};
@@ -12,6 +12,20 @@ use crate::{Damage, Identity, OpenError, PartialSnapshot, StoredSnapshot};
 /// How the names of the files end that opening reads.
 const READ_ENDINGS: [&str; 6] =
     [IDENTITY_FILE, "hard_state.a", "hard_state.b", ".log", ".snap", ".partial"];
+
+/// Whoever takes in the newest snapshot while opening checks it: so it is read once.
+pub trait SnapshotSink {
+    /// This one is tried. What was taken in before was damaged, or is too old.
+    fn begin(&mut self, meta: &SnapshotMeta);
+    /// The next chunk, sound as far as it goes.
+    fn chunk(&mut self, payload: &[u8]);
+}
+
+/// Takes nothing in.
+impl SnapshotSink for () {
+    fn begin(&mut self, _: &SnapshotMeta) {}
+    fn chunk(&mut self, _: &[u8]) {}
+}
 
 /// What lies in a data directory.
 pub(crate) struct Directory {
@@ -72,12 +86,14 @@ impl Snapshots {
         disk: &mut dyn Disk,
         directory: &Directory,
         identity: Identity,
+        sink: &mut dyn SnapshotSink,
     ) -> Result<Self, OpenError> {
         let mut files: Vec<&FileName> = directory.snapshots_ending(".snap").collect();
         files.sort_by(|a, b| b.cmp(a));
         let mut snapshots = Self { sound: Vec::new(), damaged: Vec::new() };
         for file in files {
-            match read_snapshot(disk, file, identity, snapshots.sound.is_empty()) {
+            let whole = snapshots.sound.is_empty().then_some(&mut *sink);
+            match read_snapshot(disk, file, identity, whole) {
                 Ok(stored) => snapshots.sound.push(stored),
                 Err(SnapshotError::Damaged { why, .. }) => {
                     snapshots.damaged.push((file.clone(), why.into()));
@@ -111,7 +127,7 @@ fn read_snapshot(
     disk: &mut dyn Disk,
     file: &FileName,
     identity: Identity,
-    whole: bool,
+    whole: Option<&mut (dyn SnapshotSink + '_)>,
 ) -> Result<StoredSnapshot, SnapshotError> {
     let damaged = |why| SnapshotError::Damaged { file: file.clone(), offset: 0, why };
     let reader = SnapshotReader::open(disk, file)?;
@@ -121,9 +137,10 @@ fn read_snapshot(
     if snapshot::file_name(reader.meta()) != *file {
         return Err(damaged("its name is not that of its contents"));
     }
-    if whole {
+    if let Some(sink) = whole {
+        sink.begin(reader.meta());
         for number in 0..reader.chunk_count() {
-            reader.chunk(disk, number)?;
+            sink.chunk(&reader.chunk(disk, number)?);
         }
     }
     Ok(StoredSnapshot { meta: reader.meta().clone(), file: file.clone() })

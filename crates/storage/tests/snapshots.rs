@@ -14,7 +14,7 @@ use sampan_storage::snapshot::{
     SnapshotReader, SnapshotReceiver, SnapshotStream, SnapshotWriter,
 };
 use sampan_storage::testing::{KeepAll, KeepSynced, MemDisk};
-use sampan_storage::{Options, PAGE_BYTES, PartialSnapshot, Storage};
+use sampan_storage::{OnDamage, Options, PAGE_BYTES, PartialSnapshot, SnapshotSink, Storage};
 
 fn payloads() -> Vec<Vec<u8>> {
     [1, 16, 400, 5000].iter().map(|&len| vec![len as u8; len]).collect()
@@ -234,6 +234,45 @@ fn a_power_cut_costs_an_arriving_snapshot_no_more_than_a_few_megabytes() {
     let (_, found) = open(&mut disk.crash(&mut KeepSynced), &Options::tiny());
     let here = found.partial_snapshot.expect("its name is durable, too").next_offset as usize;
     assert!(here + LOST_MAX >= bytes.len(), "{here} of {}", bytes.len());
+}
+
+/// What opening hands out of snapshots.
+#[derive(Default, PartialEq, Debug)]
+struct Taken {
+    begun: Vec<u64>,
+    chunks: Vec<Vec<u8>>,
+}
+
+impl SnapshotSink for Taken {
+    fn begin(&mut self, meta: &SnapshotMeta) {
+        self.begun.push(meta.position.index.0);
+        self.chunks.clear();
+    }
+
+    fn chunk(&mut self, payload: &[u8]) {
+        self.chunks.push(payload.to_vec());
+    }
+}
+
+#[test]
+fn opening_hands_out_the_newest_sound_snapshot_while_it_checks_it() {
+    let mut disk = created(&Options::tiny());
+    let (mut storage, _) = open(&mut disk, &Options::tiny());
+    let entries: Vec<_> = (1..=6).map(|index| entry(index, 1, "x")).collect();
+    append(&mut disk, &mut storage, &entries);
+    take_snapshot(&mut disk, &mut storage, 1, position(3, 1));
+    let (_, newest) = take_snapshot(&mut disk, &mut storage, 2, position(5, 1));
+    let taken = |disk: &mut MemDisk| {
+        let mut taken = Taken::default();
+        let refuse = OnDamage::Refuse;
+        Storage::open_with(disk, IDENTITY, &Options::tiny(), refuse, &mut taken).unwrap();
+        taken
+    };
+    let whole = taken(&mut disk.clone());
+    assert_eq!((&whole.begun[..], whole.chunks.len()), (&[5][..], 3));
+    disk.corrupt(&newest, FIRST_CHUNK_OFFSET + 100, |byte| *byte ^= 1);
+    let older = taken(&mut disk);
+    assert_eq!((&older.begun[..], older.chunks.len()), (&[5, 3][..], 3));
 }
 
 #[test]

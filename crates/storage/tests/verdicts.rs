@@ -407,7 +407,7 @@ fn rejoining_marks_the_node_as_non_voting_before_it_gives_anything_up() {
     zero(&mut disk, FIRST_SEGMENT, offset(2), PAGE_BYTES);
     let options = Options::tiny();
     let rejoin = |disk: &mut MemDisk| {
-        Storage::open_with(disk, IDENTITY, &options, OnDamage::Rejoin(&|_| true))
+        Storage::open_with(disk, IDENTITY, &options, OnDamage::Rejoin(&|_| true), &mut ())
     };
 
     // Cut at any step: either the damage is still there, or the mark is.
@@ -447,7 +447,8 @@ fn rejoining_with_a_segment_given_up_leaves_a_log_that_serves_later_snapshots() 
     append(&mut disk, &mut storage, &[entry(2, 2, "replaces two, in the next segment")]);
     disk.corrupt("wal/00000000000000000002.log", PAGE_BYTES + 80, |byte| *byte ^= 1);
     let (mut storage, found) =
-        Storage::open_with(&mut disk, IDENTITY, &options, OnDamage::Rejoin(&|_| true)).unwrap();
+        Storage::open_with(&mut disk, IDENTITY, &options, OnDamage::Rejoin(&|_| true), &mut ())
+            .unwrap();
     assert_eq!(brief(&found.entries), [(1, 1, 1200), (2, 1, 1200), (3, 1, 1200)]);
     append(&mut disk, &mut storage, &[entry(4, 2, "four")]);
     take_snapshot(&mut disk, &mut storage, 7, position(3, 1));
@@ -466,7 +467,8 @@ fn rejoining_without_any_log_starts_from_the_snapshot_or_from_nothing() {
         let at = if with_snapshot { 2 } else { 0 };
         disk.lose(FIRST_SEGMENT, None);
         let (mut storage, found) =
-            Storage::open_with(&mut disk, IDENTITY, &options, OnDamage::Rejoin(&|_| true)).unwrap();
+            Storage::open_with(&mut disk, IDENTITY, &options, OnDamage::Rejoin(&|_| true), &mut ())
+                .unwrap();
         assert_eq!((found.entries.len(), storage.last_index()), (0, LogIndex(at)));
         append(&mut disk, &mut storage, &[entry(at + 1, 1, "again")]);
         let (_, found) = open(&mut disk, &options);

@@ -84,8 +84,8 @@ pub fn snapshot_rest(kv: &mut Kv, bytes_max: usize) -> Vec<u8> {
 }
 
 /// A state restored from a snapshot fed in one piece.
-pub fn restored(snapshot: &[u8], limits: Limits, hash_seed: u64) -> Kv {
-    let mut restore = Restore::new(limits, hash_seed);
+pub fn restored(snapshot: &[u8], limits: Limits) -> Kv {
+    let mut restore = Restore::new(limits, snapshot.len() as u64);
     restore.feed(snapshot).expect("a snapshot that was just made");
     restore.finish().expect("a whole snapshot")
 }

@@ -235,7 +235,7 @@ impl Cluster {
     /// The state in a node's file.
     pub(crate) fn state_in(&mut self, id: u64, file: &str) -> Kv {
         let disk = self.disks.get_mut(&id).expect("a disk per node");
-        let mut restore = Restore::new((self.options)(NodeId::of(id)).kv, 1);
+        let mut restore = Restore::new((self.options)(NodeId::of(id)).kv, u64::MAX);
         let mut offset = snapshot::FIRST_CHUNK_OFFSET;
         while let Some((payload, next)) =
             snapshot::read_chunk(disk, file, offset).expect("a sound chunk")

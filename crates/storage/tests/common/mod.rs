@@ -553,7 +553,8 @@ impl Host {
             }
         }
         let rejoin = |disk: &mut MemDisk, options: &Options| {
-            Storage::open_with(disk, IDENTITY, options, OnDamage::Rejoin(&|_| true)).unwrap()
+            Storage::open_with(disk, IDENTITY, options, OnDamage::Rejoin(&|_| true), &mut ())
+                .unwrap()
         };
         let (storage, found) = rejoin(&mut self.disk, &self.options);
         self.storage = storage;
