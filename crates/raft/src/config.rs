@@ -19,6 +19,10 @@ pub struct Config {
     pub election_timeout_min: Duration,
     /// Longest election timeout; each is drawn from min to max (paper 5.2).
     pub election_timeout_max: Duration,
+    /// So much longer than `election_timeout_min` a leader may go without hearing a quorum before it
+    /// steps down (thesis 6.2). Where answers are late for long but connections last, it saves
+    /// elections; a leader that is cut off takes proposals so much longer.
+    pub quorum_grace: Duration,
     /// Longest silence of a leader towards a peer. At most half of `election_timeout_min`.
     pub heartbeat_interval: Duration,
     /// Bytes of entries in one Append ([`sampan_base::Entry::size_bytes`]); a single larger entry
@@ -30,6 +34,12 @@ pub struct Config {
     pub inflight_messages_max: usize,
     /// Bytes of entries sent to one peer and not acknowledged; one message may exceed it alone.
     pub inflight_bytes_max: usize,
+    /// Shortest time between two Appends to a peer that keeps up, unless the second is a full one:
+    /// entries wait for others to travel with. Zero, at once, unless messages cost more than time.
+    pub append_interval: Duration,
+    /// An Append repeats the entries that are on their way to the peer while they are so few bytes.
+    /// Zero, never, unless messages of a connection that stays open get lost or overtake each other.
+    pub repeat_bytes_max: usize,
     /// Bytes of own proposals that are not committed; past it proposals are refused as busy.
     pub uncommitted_bytes_max: usize,
     /// Reads waiting for their index, of this node's clients and of other nodes together.
@@ -55,11 +65,14 @@ impl Config {
             id,
             election_timeout_min: Duration::from_millis(500),
             election_timeout_max: Duration::from_secs(1),
+            quorum_grace: Duration::ZERO,
             heartbeat_interval: Duration::from_millis(50),
             append_bytes_max: 1 << 20,
             append_entries_max: 4096,
             inflight_messages_max: 256,
             inflight_bytes_max: 16 << 20,
+            append_interval: Duration::ZERO,
+            repeat_bytes_max: 0,
             uncommitted_bytes_max: 64 << 20,
             reads_max: 1 << 16,
             snapshot_chunk_bytes_max: 256 << 10,
@@ -107,6 +120,12 @@ impl Config {
                 "heartbeat_interval ({:?}) must be above 0 and at most half of \
                  election_timeout_min ({:?})",
                 self.heartbeat_interval, self.election_timeout_min
+            ));
+        }
+        if self.append_interval > self.heartbeat_interval {
+            return Err(format!(
+                "append_interval ({:?}) must not be above heartbeat_interval ({:?})",
+                self.append_interval, self.heartbeat_interval
             ));
         }
         if self.snapshot_retry_interval.is_zero() {

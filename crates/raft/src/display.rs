@@ -17,8 +17,8 @@ impl Display for Body {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::PreVote { last } => write!(f, "PreVote last={}", At(*last)),
-            Self::PreVoteReply { asked, granted } => {
-                write!(f, "PreVoteReply {} for={asked}", yes(*granted))
+            Self::PreVoteReply { asked, answer } => {
+                write!(f, "PreVoteReply {} for={asked}", answer.label())
             }
             Self::Vote { last, transfer } => {
                 let transfer = if *transfer { " transfer" } else { "" };

@@ -8,7 +8,10 @@ use sampan_base::{LogPosition, NodeId, Term, Time, planted};
 
 use crate::membership::{VoteResult, vote_result};
 use crate::node::{Candidate, Raft, RoleState};
-use crate::{Body, DropReason};
+use crate::{Answer, Body, DropReason};
+
+/// So many longest election timeouts after it was first put a question is put anew.
+const QUESTION_TIMEOUTS: u32 = 3;
 
 impl Raft {
     /// Starts an election at once, without asking first and without regard to a live leader: for
@@ -34,6 +37,8 @@ impl Raft {
         if !self.may_lead() {
             self.lose_leader();
             self.draw_election_deadline(now);
+        } else if self.may_yet_win(now) {
+            self.ask_the_others_again(now);
         } else if self.config.pre_vote && self.term > Term::ZERO {
             self.start_pre_vote(now);
         } else {
@@ -52,8 +57,11 @@ impl Raft {
     /// Brings the deadline forward after a refusal: by another candidate of the term, or by a node
     /// that has not yet noticed that the leader is gone. Both pass within a few messages' time,
     /// which is taken from the answer at hand. The delay grows with each try since a leader was
-    /// heard, up to the ordinary timeout.
-    fn retry_soon(&mut self, now: Time, pre: bool, round_trip: Duration) {
+    /// heard, up to the ordinary timeout. Who refused because it is ahead stands itself.
+    fn retry_soon(&mut self, now: Time, pre: bool, answer: Answer, round_trip: Duration) {
+        if answer != Answer::No {
+            return;
+        }
         let jitter = self.config.retry_jitter();
         // Votes, unlike refusals, come only after a sync: they may still be on their way.
         let shortest = round_trip * 2 + if pre { jitter / 4 } else { jitter };
@@ -102,7 +110,7 @@ impl Raft {
     fn start_pre_vote(&mut self, now: Time) {
         self.lose_leader();
         self.ask(now, true, Body::PreVote { last: self.log.last() });
-        self.count_vote(now, self.config.id, true);
+        self.count_vote(now, self.config.id, Answer::Yes);
     }
 
     /// A real election (paper, Figure 2, "Candidates"): a new term, a vote for oneself, a request
@@ -121,8 +129,31 @@ impl Raft {
         for &id in &others {
             self.send(id, question.clone());
         }
-        let votes = BTreeMap::new();
-        self.role = RoleState::Candidate(Candidate { pre, question, votes, asked_at: now });
+        let (votes, began_at, asked_at) = (BTreeMap::new(), now, now);
+        self.role = RoleState::Candidate(Candidate { pre, question, began_at, asked_at, votes });
+        self.draw_election_deadline(now);
+    }
+
+    /// Is there a question of this node that is neither decided nor too old? A candidate that was
+    /// refused has a rival in its term, and needs another one (paper 5.2); until then a new term
+    /// would only void the votes that it has or that are on their way. A refused pre-vote binds nobody.
+    fn may_yet_win(&self, now: Time) -> bool {
+        let RoleState::Candidate(candidate) = &self.role else { return false };
+        let stands = candidate.pre || candidate.votes.values().all(|&granted| granted);
+        stands && now < candidate.began_at + self.config.election_timeout_max * QUESTION_TIMEOUTS
+    }
+
+    /// Asks those again that have not said yes: requests are tried again (paper 5.1).
+    fn ask_the_others_again(&mut self, now: Time) {
+        let others = self.other_voters();
+        let RoleState::Candidate(candidate) = &mut self.role else { return };
+        candidate.asked_at = now;
+        candidate.votes.retain(|_, granted| *granted);
+        let question = candidate.question.clone();
+        let answered: BTreeSet<NodeId> = candidate.votes.keys().copied().collect();
+        for &id in others.difference(&answered) {
+            self.send(id, question.clone());
+        }
         self.draw_election_deadline(now);
     }
 
@@ -150,11 +181,17 @@ impl Raft {
         let is_behind = !self.is_up_to_date(last);
         let granted =
             term >= self.term && leaderless && self.non_voting_until.is_none() && !is_behind;
-        if leaderless && is_behind && matches!(self.role, RoleState::Follower) {
+        let stands_itself = leaderless && is_behind && self.may_lead();
+        if stands_itself && matches!(self.role, RoleState::Follower) {
             // Who asks lacks what this node has, and may need its vote: better stand oneself.
             self.stand_soon(now);
         }
-        self.send(from, Body::PreVoteReply { asked: term.next(), granted });
+        let answer = match (granted, stands_itself) {
+            (true, _) => Answer::Yes,
+            (false, true) => Answer::Behind,
+            (false, false) => Answer::No,
+        };
+        self.send(from, Body::PreVoteReply { asked: term.next(), answer });
     }
 
     pub(crate) fn on_pre_vote_reply(
@@ -162,13 +199,13 @@ impl Raft {
         now: Time,
         from: NodeId,
         asked: Term,
-        granted: bool,
+        answer: Answer,
     ) -> Result<(), DropReason> {
         match &self.role {
             RoleState::Candidate(candidate)
                 if candidate.pre && asked == self.term.next() || planted!(PreVoteCountsAsVote) =>
             {
-                self.count_vote(now, from, granted);
+                self.count_vote(now, from, answer);
                 Ok(())
             }
             _ => Err(DropReason::StaleReply),
@@ -207,7 +244,8 @@ impl Raft {
     ) -> Result<(), DropReason> {
         match &self.role {
             RoleState::Candidate(candidate) if !candidate.pre => {
-                self.count_vote(now, from, granted);
+                let answer = if granted { Answer::Yes } else { Answer::No };
+                self.count_vote(now, from, answer);
                 Ok(())
             }
             _ => Err(DropReason::StaleReply),
@@ -215,11 +253,11 @@ impl Raft {
     }
 
     /// Counts the first answer of each node, and acts when the outcome is certain.
-    pub(crate) fn count_vote(&mut self, now: Time, from: NodeId, granted: bool) {
+    pub(crate) fn count_vote(&mut self, now: Time, from: NodeId, answer: Answer) {
         let RoleState::Candidate(candidate) = &mut self.role else { return };
         let again = planted!(VotesCountedNotVoters) && candidate.votes.contains_key(&from);
         let from = if again { NodeId::of(from.get() + 1) } else { from };
-        candidate.votes.entry(from).or_insert(granted);
+        candidate.votes.entry(from).or_insert(answer == Answer::Yes);
         let (pre, asked_at) = (candidate.pre, candidate.asked_at);
         let votes = &candidate.votes;
         match vote_result(self.configurations.latest(), |id| votes.get(&id).copied()) {
@@ -227,10 +265,9 @@ impl Raft {
             VoteResult::Won => self.become_leader(now),
             VoteResult::Lost => {
                 self.become_follower(now, self.term, None);
-                self.retry_soon(now, pre, now.since(asked_at));
+                self.retry_soon(now, pre, answer, now.since(asked_at));
             }
-            VoteResult::Open if !granted => self.retry_soon(now, pre, now.since(asked_at)),
-            VoteResult::Open => {}
+            VoteResult::Open => self.retry_soon(now, pre, answer, now.since(asked_at)),
         }
     }
 }

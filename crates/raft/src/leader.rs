@@ -37,13 +37,18 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    pub(crate) fn next_deadline(&self) -> Time {
+    pub(crate) fn next_deadline(&self, log: &Log, config: &Config) -> Time {
         let mut due = self.quorum_check_due;
         if let Some(transfer) = &self.transfer {
             due = due.min(transfer.deadline);
         }
         for peer in self.peers.values() {
             due = due.min(peer.heartbeat_due);
+            // What is trimmed waits for a snapshot, not for an interval.
+            let is_unsent = (log.first_index()..=log.last_index()).contains(&peer.next);
+            if is_unsent && peer.has_room(config) {
+                due = due.min(peer.append_due(config));
+            }
             if let State::Snapshot(send) = &peer.state {
                 due = due.min(send.retry_at);
             }
@@ -187,7 +192,7 @@ impl Raft {
         self.yield_if_unwell(now);
     }
 
-    /// Has a quorum been heard within the election timeout? (Thesis 6.2.)
+    /// Has a quorum been heard within the election timeout, and what is granted beyond? (Thesis 6.2.)
     fn hears_quorum(&self, now: Time) -> bool {
         let RoleState::Leader(leader) = &self.role else { return false };
         let heard = agreed(self.configurations.latest(), |id| {
@@ -196,7 +201,8 @@ impl Raft {
             }
             leader.peers.get(&id).map_or(0, |peer| peer.heard_at.0)
         });
-        now < Time(heard) + self.config.election_timeout_min
+        let patience = self.config.election_timeout_min + self.config.quorum_grace;
+        now < Time(heard) + patience
     }
 
     // ---------------------------------------------------------------------------- commit
@@ -434,25 +440,38 @@ struct Sender<'a> {
 impl Sender<'_> {
     /// As many Appends as the window has room for (thesis 10.2.2).
     fn send_appends(&mut self, to: NodeId, peer: &mut Progress) {
-        let (messages_max, bytes_max) =
-            (self.config.inflight_messages_max, self.config.inflight_bytes_max);
-        while peer.next <= self.log.last_index() && peer.may_send(messages_max, bytes_max) {
-            let index = peer.next.prev();
-            // Trimmed: `start_snapshots` takes over.
-            let Some(term) = self.log.term_at(index) else { return };
-            let (entries, bytes) = self.log.copy(
-                peer.next,
-                self.log.last_index(),
-                self.config.append_entries_max,
-                self.config.append_bytes_max,
-            );
-            let last = index.plus(entries.len() as u64);
-            let previous = LogPosition { term, index };
+        while peer.next <= self.log.last_index() && peer.has_room(self.config) {
+            let Some((previous, entries, bytes)) = self.next_entries(peer) else { return };
+            let last = previous.index.plus(entries.len() as u64);
+            let is_full = last < self.log.last_index();
+            if self.now < peer.append_due(self.config) && !is_full {
+                return;
+            }
             let sequence = self.next_sequence();
             peer.sent_append(sequence, last, bytes, self.now);
             let commit = self.commit;
             self.post(to, peer, Body::Append { sequence, previous, commit, entries });
         }
+    }
+
+    /// What the next Append holds, with what it follows and its bytes: the next entries, and before
+    /// them those on their way, if they are to be repeated and there is room. `None` if the next one
+    /// is trimmed: `start_snapshots` takes over.
+    fn next_entries(&self, peer: &Progress) -> Option<(LogPosition, Vec<Entry>, usize)> {
+        let repeats = peer.inflight().1 <= self.config.repeat_bytes_max;
+        let starts = [repeats.then(|| peer.first_inflight()), Some(peer.next)];
+        starts.into_iter().flatten().find_map(|from| {
+            let index = from.prev();
+            let term = self.log.term_at(index)?;
+            let (entries, bytes) = self.log.copy(
+                from,
+                self.log.last_index(),
+                self.config.append_entries_max,
+                self.config.append_bytes_max,
+            );
+            let reaches = index.plus(entries.len() as u64) >= peer.next;
+            reaches.then_some((LogPosition { term, index }, entries, bytes))
+        })
     }
 
     fn send_heartbeat(&mut self, to: NodeId, peer: &mut Progress) {

@@ -135,7 +135,7 @@ mod wire;
 
 pub use config::Config;
 pub use health::Health;
-pub use message::{AppendResult, Body, Message};
+pub use message::{Answer, AppendResult, Body, Message};
 pub use node::{Raft, Restored};
 pub use outputs::{
     Outputs, ReadId, ReadOutcome, ReadVoid, Refused, RoleChange, SnapshotChunk, SnapshotRead,

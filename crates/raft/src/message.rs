@@ -40,8 +40,8 @@ pub enum Body {
     PreVoteReply {
         /// The term after the asker's: what the answer is about.
         asked: Term,
-        /// Yes or no.
-        granted: bool,
+        /// What it is.
+        answer: Answer,
     },
     /// `RequestVote` (paper, Figure 2).
     Vote {
@@ -160,6 +160,45 @@ pub enum Body {
         /// The sender has entries or a snapshot.
         holds: bool,
     },
+}
+
+/// To a question for a vote.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// Yes.
+    Yes,
+    /// No: there is a leader, or another candidate, or a newer term, or a longer log.
+    No,
+    /// No, and no need to ask again soon: the log of who answers is ahead, and it stands itself.
+    Behind,
+}
+
+impl Answer {
+    /// In transcripts.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::No => "no",
+            Self::Behind => "behind",
+        }
+    }
+
+    pub(crate) const fn as_byte(self) -> u8 {
+        match self {
+            Self::No => 0,
+            Self::Yes => 1,
+            Self::Behind => 2,
+        }
+    }
+
+    pub(crate) const fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::No),
+            1 => Some(Self::Yes),
+            2 => Some(Self::Behind),
+            _ => None,
+        }
+    }
 }
 
 /// What became of an Append.

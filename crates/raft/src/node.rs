@@ -20,8 +20,8 @@ use crate::newborn::Newborn;
 use crate::persist::Persistence;
 use crate::read::FollowerReads;
 use crate::{
-    Body, Config, DropCounts, DropReason, Health, Message, Outputs, Persist, Persisted, Role,
-    RoleChange,
+    Answer, Body, Config, DropCounts, DropReason, Health, Message, Outputs, Persist, Persisted,
+    Role, RoleChange,
 };
 
 /// What a node starts from: what its disk held (the course's `Persister`).
@@ -52,7 +52,9 @@ pub(crate) struct Candidate {
     pub(crate) pre: bool,
     /// What it asks every voter.
     pub(crate) question: Body,
-    /// When it asked.
+    /// When it first asked.
+    pub(crate) began_at: Time,
+    /// When it last asked.
     pub(crate) asked_at: Time,
     /// The first answer of each node.
     pub(crate) votes: BTreeMap<NodeId, bool>,
@@ -175,6 +177,7 @@ impl Raft {
             node.role = RoleState::Candidate(Candidate {
                 pre: false,
                 question: Body::Vote { last: node.log.last(), transfer: false },
+                began_at: now,
                 asked_at: now,
                 votes: BTreeMap::new(),
             });
@@ -217,7 +220,7 @@ impl Raft {
     /// When [`Raft::tick`] and [`Raft::flush`] next have something to do, if no input comes before.
     pub fn next_deadline(&self) -> Time {
         match &self.role {
-            RoleState::Leader(leader) => leader.next_deadline(),
+            RoleState::Leader(leader) => leader.next_deadline(&self.log, &self.config),
             _ => self
                 .election_deadline
                 .min(self.following.reads.retry_at())
@@ -294,7 +297,7 @@ impl Raft {
             }
         });
         if let Some(message) = own_vote {
-            self.count_vote(now, message.from, message.body == Body::VoteReply { granted: true });
+            self.count_vote(now, message.from, Answer::Yes);
         }
         self.check_recovered();
         self.advance_commit(now);
@@ -408,8 +411,8 @@ impl Raft {
                 self.on_pre_vote(now, from, term, last);
                 Ok(())
             }
-            Body::PreVoteReply { asked, granted } => {
-                self.on_pre_vote_reply(now, from, asked, granted)
+            Body::PreVoteReply { asked, answer } => {
+                self.on_pre_vote_reply(now, from, asked, answer)
             }
             Body::Vote { last, .. } => {
                 self.on_vote(now, from, last);

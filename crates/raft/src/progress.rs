@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 
 use sampan_base::{LogIndex, SnapshotMeta, Time, planted};
 
-use crate::Health;
+use crate::{Config, Health};
 
 /// What the leader is doing for the peer.
 #[derive(Debug)]
@@ -192,15 +192,28 @@ impl Progress {
         (self.inflight.len(), self.inflight_bytes)
     }
 
+    /// The first entry on its way, or the next one.
+    pub(crate) fn first_inflight(&self) -> LogIndex {
+        if self.inflight.is_empty() { self.next } else { self.matched.next() }
+    }
+
     /// May an Append go out, by state and window?
-    pub(crate) fn may_send(&self, messages_max: usize, bytes_max: usize) -> bool {
+    pub(crate) fn has_room(&self, config: &Config) -> bool {
         match self.state {
             State::Probe { waiting } => !waiting,
             State::Replicate => {
-                self.inflight.len() < messages_max.min(self.window)
-                    && self.inflight_bytes < bytes_max
+                self.inflight.len() < config.inflight_messages_max.min(self.window)
+                    && self.inflight_bytes < config.inflight_bytes_max
             }
             State::Snapshot(_) => false,
+        }
+    }
+
+    /// Not before this does an Append go out that is not full.
+    pub(crate) fn append_due(&self, config: &Config) -> Time {
+        match self.state {
+            State::Replicate => self.append_sent_at + config.append_interval,
+            State::Probe { .. } | State::Snapshot(_) => Time::ZERO,
         }
     }
 
@@ -363,6 +376,8 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use sampan_base::NodeId;
+
     use super::*;
 
     fn at(index: u64) -> LogIndex {
@@ -391,9 +406,11 @@ mod tests {
     #[test]
     fn after_a_rejection_the_window_opens_with_each_acknowledgement() {
         let mut peer = Progress::new(at(1), 1, Time::ZERO);
+        let mut config = Config::new(NodeId::of(1));
+        (config.inflight_messages_max, config.inflight_bytes_max) = (8, 1_000);
         let mut sequence = 1;
         let mut fill = |peer: &mut Progress| {
-            while peer.may_send(8, 1_000) {
+            while peer.has_room(&config) {
                 sequence += 1;
                 peer.sent_append(sequence, peer.next, 1, Time::ZERO);
             }

@@ -13,7 +13,7 @@ use sampan_base::{
     Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, SnapshotMeta, Term,
 };
 
-use crate::{AppendResult, Body, Health, Message};
+use crate::{Answer, AppendResult, Body, Health, Message};
 
 /// Bytes of an entry beside its payload: term, kind, length. Its index follows from its place.
 const ENTRY_HEADER_BYTES: usize = 8 + 1 + 4;
@@ -69,9 +69,9 @@ impl Message {
     fn encode_body(&self, out: &mut Vec<u8>) {
         match &self.body {
             Body::PreVote { last } => put_position(out, *last),
-            Body::PreVoteReply { asked, granted } => {
+            Body::PreVoteReply { asked, answer } => {
                 out.put_u64(asked.0);
-                out.put_bool(*granted);
+                out.put_u8(answer.as_byte());
             }
             Body::Vote { last, transfer } => {
                 put_position(out, *last);
@@ -158,7 +158,7 @@ impl Message {
 fn decode_body(kind: u8, r: &mut Reader<'_>, bytes: &Bytes) -> Result<Body, DecodeError> {
     Ok(match kind {
         PRE_VOTE => Body::PreVote { last: position(r)? },
-        PRE_VOTE_REPLY => Body::PreVoteReply { asked: Term(r.u64()?), granted: r.bool()? },
+        PRE_VOTE_REPLY => Body::PreVoteReply { asked: Term(r.u64()?), answer: answer(r)? },
         VOTE => Body::Vote { last: position(r)?, transfer: r.bool()? },
         VOTE_REPLY => Body::VoteReply { granted: r.bool()? },
         APPEND => {
@@ -250,6 +250,10 @@ fn state(reader: &mut Reader<'_>) -> Result<(bool, Health), DecodeError> {
     let byte = reader.u8()?;
     let health = Health::from_byte(byte >> 1).ok_or(DecodeError::Invalid("health"))?;
     Ok((byte & 1 == 1, health))
+}
+
+fn answer(reader: &mut Reader<'_>) -> Result<Answer, DecodeError> {
+    Answer::from_byte(reader.u8()?).ok_or(DecodeError::Invalid("answer"))
 }
 
 fn position(reader: &mut Reader<'_>) -> Result<LogPosition, DecodeError> {

@@ -7,7 +7,7 @@ use sampan_base::{
     Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, Rng, SnapshotMeta, Term,
 };
 
-use crate::{AppendResult, Body, Health, Message};
+use crate::{Answer, AppendResult, Body, Health, Message};
 
 fn message(body: Body) -> Message {
     Message { from: NodeId::of(1), to: NodeId::of(2), term: Term(3), body }
@@ -34,7 +34,7 @@ fn samples() -> Vec<(Message, &'static str)> {
     let (index, health) = (LogIndex(7), Health::Well);
     vec![
         (message(Body::PreVote { last: at(4, 2) }), "02*7 04*7"),
-        (message(Body::PreVoteReply { asked: Term(4), granted: true }), "04*7 01"),
+        (message(Body::PreVoteReply { asked: Term(4), answer: Answer::Behind }), "04*7 02"),
         (message(Body::Vote { last: at(4, 2), transfer: true }), "02*7 04*7 01"),
         (message(Body::VoteReply { granted: false }), "00"),
         (

@@ -35,9 +35,19 @@ impl Run {
         let bootstrap = Configuration::of_voters((1..=voters).map(NodeId::of));
         let pre_vote = !rng.one_in(4);
         let check_quorum = !rng.one_in(4);
+        let quorum_grace = Duration::from_millis(*rng.pick(&[0, 300]));
+        let append_interval = Duration::from_millis(*rng.pick(&[0, 20]));
+        let repeat_bytes_max = *rng.pick(&[0, 64]);
         for id in 1..=nodes {
             let bootstrap = if id <= voters { bootstrap.clone() } else { Configuration::default() };
-            let config = Config { pre_vote, check_quorum, ..Config::tiny(NodeId::of(id)) };
+            let config = Config {
+                pre_vote,
+                check_quorum,
+                quorum_grace,
+                append_interval,
+                repeat_bytes_max,
+                ..Config::tiny(NodeId::of(id))
+            };
             cluster.add(config, bootstrap);
         }
         Self {

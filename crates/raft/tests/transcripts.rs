@@ -63,6 +63,13 @@ enum Step {
         pre_vote: Option<bool>,
         #[arg(key)]
         check_quorum: Option<bool>,
+        /// In milliseconds, as `append_interval`.
+        #[arg(key)]
+        quorum_grace: Option<u64>,
+        #[arg(key)]
+        append_interval: Option<u64>,
+        #[arg(key)]
+        repeat_bytes: Option<usize>,
     },
     /// Proposes commands in one turn.
     Propose(u64, Vec<String>),
@@ -376,6 +383,9 @@ impl Transcript {
             parts,
             pre_vote,
             check_quorum,
+            quorum_grace,
+            append_interval,
+            repeat_bytes,
         } = step
         else {
             unreachable!("it is one")
@@ -400,6 +410,9 @@ impl Transcript {
                 parts.unwrap_or(2) * config.snapshot_chunk_bytes_max;
             config.pre_vote = pre_vote.unwrap_or(true);
             config.check_quorum = check_quorum.unwrap_or(true);
+            config.quorum_grace = Duration::from_millis(quorum_grace.unwrap_or(0));
+            config.append_interval = Duration::from_millis(append_interval.unwrap_or(0));
+            config.repeat_bytes_max = repeat_bytes.unwrap_or(0);
             let known =
                 if id.get() > *nodes { Configuration::default() } else { bootstrap.clone() };
             self.cluster.add(config, known);

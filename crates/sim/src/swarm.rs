@@ -75,6 +75,7 @@ impl Plan {
         let mut rng = Rng::seeded(seed ^ 0x5a3d_7057_0001);
         let nodes = *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]);
         let mut options = options(&mut rng);
+        pace(&mut Rng::seeded(seed ^ 0x5a3d_7057_0003), &mut options.raft);
         let clients = clients(&mut rng, &options);
         let sessions = clients.iter().filter(|client| client.session).count();
         let faults = faults(&mut rng, nodes, sessions, &options);
@@ -166,6 +167,13 @@ fn options(rng: &mut Rng) -> Options {
     options.snapshot_chunk_bytes = *rng.pick(&[smallest, 512, 16 << 10]);
     options.clock_entry_interval = Duration::from_millis(*rng.pick(&[20, 100, 500]));
     options
+}
+
+/// When a leader speaks. Chance of its own, so that the rest of a seed's plan stays what it was.
+fn pace(rng: &mut Rng, raft: &mut sampan_raft::Config) {
+    raft.quorum_grace = raft.election_timeout_min * *rng.pick(&[0, 0, 1, 4]);
+    raft.append_interval = Duration::from_millis(*rng.pick(&[0, 0, 2, 20]));
+    raft.repeat_bytes_max = *rng.pick(&[0, 0, 64, 1_024]);
 }
 
 fn limits(rng: &mut Rng) -> Limits {

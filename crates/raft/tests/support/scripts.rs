@@ -13,10 +13,13 @@ scripts! {
     append_needs_its_previous_entry
     append_takes_what_is_new
     appends_are_pipelined_within_a_window
+    appends_keep_an_interval
+    appends_repeat_what_is_on_its_way
     backtracking_long_follower
     backtracking_one_round_a_term
     backtracking_short_follower
     candidate_asks_after_its_own_vote_is_durable
+    candidate_asks_again_in_its_term
     candidate_yields_to_the_leader_of_its_term
     change_waits_for_an_entry_of_the_term
     check_quorum_steps_down
@@ -38,6 +41,7 @@ scripts! {
     follower_commits_what_it_has_verified
     follower_times_out_and_asks_first
     former_leader_is_heard_by_its_followers
+    full_append_does_not_wait
     isolated_leader_answers_no_read
     joint_election_needs_both_majorities
     joint_election_needs_the_old_majority
@@ -50,6 +54,7 @@ scripts! {
     late_rejection_moves_nothing
     leader_counts_itself_after_its_sync
     leader_heartbeats_only_in_silence
+    leader_is_as_patient_as_it_is_told
     leader_stickiness
     learner_change_needs_no_joint
     learner_is_promoted
@@ -61,10 +66,10 @@ scripts! {
     lost_append_is_found_by_a_heartbeat
     lost_question_is_asked_again
     match_never_goes_back
-    newborn_waits_for_all
+    new_member_is_brought_up_at_once
     newborn_among_others_does_not_count
     newborn_votes_twice_in_no_term
-    new_member_is_brought_up_at_once
+    newborn_waits_for_all
     newer_term_makes_a_follower
     node_that_forgot_what_it_acknowledged_stops
     node_without_its_log_asks_how_much_it_lacks
@@ -76,6 +81,7 @@ scripts! {
     one_vote_a_term
     ordinary_ack_ends_a_snapshot
     others_may_commit_before_the_leaders_disk
+    pre_candidate_keeps_its_yes
     pre_vote_does_not_disturb
     pre_vote_is_refused_for_a_short_log
     proposals_of_a_turn_share_an_append
@@ -90,6 +96,7 @@ scripts! {
     removed_node_may_lead_until_then
     restart_begins_at_the_snapshot
     restarted_follower_is_not_sent_everything
+    shorter_log_asks_no_sooner
     single_node_cluster
     slow_disks_depose_no_leader
     snapshot_holds_its_configuration

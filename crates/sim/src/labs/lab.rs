@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use sampan_base::{ClusterId, Configuration, NodeId, Rng};
 use sampan_replica::{ConnectionId, Event, Options};
@@ -25,6 +24,7 @@ use crate::world::{Notice, World};
 use super::applied::Applied;
 use super::calls::Calls;
 use super::network::{LabNetwork, Traffic, number_of};
+use super::pace::Pace;
 use super::record::Record;
 use super::tasks::{Task, Tasks};
 
@@ -34,10 +34,6 @@ pub(super) const SYNC_US: u64 = 200;
 pub(super) const TURN_US: u64 = 10;
 /// Every row must be done in this time, in milliseconds of virtual time.
 const LIMIT_MS: u64 = 120_000;
-/// The longest silence of a leader, in milliseconds.
-pub(super) const HEARTBEAT_MS: u64 = 300;
-/// The shortest and the longest election timeout, in milliseconds.
-pub(super) const ELECTION_MS: (u64, u64) = (600, 900);
 
 /// After one group commit in so many a power loss is rehearsed, which reads a whole log.
 const REHEARSE_ONE_IN: u64 = 500;
@@ -78,12 +74,15 @@ pub(crate) struct Setup {
     pub(crate) reliable: bool,
     /// The log size beyond which a server takes a snapshot: `maxraftstate`. `None` is its -1.
     pub(crate) raft_state_bytes_max: Option<u64>,
+    /// When servers speak.
+    pub(crate) pace: Pace,
 }
 
 impl Setup {
     /// So many servers, a reliable network, no snapshots.
     pub(crate) const fn of(servers: usize) -> Self {
-        Self { servers, reliable: true, raft_state_bytes_max: None }
+        let pace = Pace::OF_CONSENSUS;
+        Self { servers, reliable: true, raft_state_bytes_max: None, pace }
     }
 
     /// On an unreliable network.
@@ -96,18 +95,20 @@ impl Setup {
         Self { raft_state_bytes_max: Some(bytes), ..self }
     }
 
+    /// At the pace of the suites of the service.
+    pub(crate) const fn serving(self) -> Self {
+        Self { pace: Pace::OF_SERVICE, ..self }
+    }
+
     /// The options of a server: the shipped ones, but for the course's times and log size.
     fn options(self, id: NodeId) -> Options {
         let mut options = Options::new(id);
-        options.raft.heartbeat_interval = Duration::from_millis(HEARTBEAT_MS);
-        options.raft.election_timeout_min = Duration::from_millis(ELECTION_MS.0);
-        options.raft.election_timeout_max = Duration::from_millis(ELECTION_MS.1);
+        self.pace.apply(&mut options.raft);
         options.raft_state_bytes_max = self.raft_state_bytes_max;
         options.raft_state_snapshot_percent = 0;
         options.kv.shards = 16;
         options.storage.segment_bytes = SEGMENT_BYTES;
         options.storage.entry_bytes_max = SEGMENT_BYTES as usize / 2;
-        options.raft.inflight_messages_max = 1;
         options
     }
 }

@@ -4,17 +4,17 @@
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use super::lab::{ELECTION_MS, HEARTBEAT_MS, SYNC_US, TURN_US};
+use super::lab::{SYNC_US, TURN_US};
 use super::network::HOP_US;
+use super::pace::Pace;
 use super::reference::{Figures, Reference};
 use super::runner::RowReport;
 
 /// What the figures rest on, in one paragraph above the table.
 pub fn preface() -> String {
-    let (shortest, longest) = ELECTION_MS;
     format!(
-        "Virtual time: a hop takes {} ms, a sync {} ms, a turn of a server {} ms; heartbeats every \
-         {HEARTBEAT_MS} ms, election timeouts {shortest} to {longest} ms.\nAn RPC is a request, of a \
+        "Virtual time: a hop takes {} ms, a sync {} ms, a turn of a server {} ms.\n2A to 2D: {}.\n3A, \
+         3B, difficulties: {}.\nAn RPC is a request, of a \
          server or a clerk, lost or not; bytes are of requests sent and replies delivered.\nWith \
          several seeds the figures are medians. \"ref\" is the same design in Go, one run in real \
          time (key/value rows: release build); \"rep\" is what its authors reported. A row is worse \
@@ -23,6 +23,8 @@ pub fn preface() -> String {
         HOP_US as f64 / 1e3,
         SYNC_US as f64 / 1e3,
         TURN_US as f64 / 1e3,
+        Pace::OF_CONSENSUS,
+        Pace::OF_SERVICE,
     )
 }
 

@@ -115,7 +115,8 @@ fn rows_2d() -> Vec<Row> {
 
 fn rows_3a() -> Vec<Row> {
     use suite_3a::{concurrent_append, one_partition, speed};
-    let (three, five, seven) = (Setup::of(3), Setup::of(5), Setup::of(7).unreliable());
+    let of = |servers| Setup::of(servers).serving();
+    let (three, five, seven) = (of(3), of(5), of(7).unreliable());
     let bad = five.unreliable();
     let (one, many) = (Load::of(1), Load::of(5));
     let all_faults = many.crash().partitions();
@@ -148,9 +149,8 @@ fn rows_3a() -> Vec<Row> {
 }
 
 fn rows_3b() -> Vec<Row> {
-    let three = Setup::of(3).max_raft_state(RAFT_STATE_BYTES_MAX);
-    let five = Setup::of(5).max_raft_state(RAFT_STATE_BYTES_MAX);
-    let seven = Setup::of(7).unreliable().max_raft_state(RAFT_STATE_BYTES_MAX);
+    let of = |servers| Setup::of(servers).serving().max_raft_state(RAFT_STATE_BYTES_MAX);
+    let (three, five, seven) = (of(3), of(5), of(7).unreliable());
     let (bad, many) = (five.unreliable(), Load::of(5));
     let all_faults = many.crash().partitions();
     let random_keys = Load::of(15).crash().partitions().random_keys();
@@ -180,7 +180,7 @@ fn rows_3b() -> Vec<Row> {
 fn rows_of_difficulties() -> Vec<Row> {
     use difficulties as d;
     const SUITE: &str = "difficulties";
-    let plain = Setup::of(3);
+    let plain = Setup::of(3).serving();
     let (bad, snapshots) = (plain.unreliable(), plain.max_raft_state(d::STATE_BYTES_MAX));
     vec![
         row(SUITE, "1 a failed call is tried again", bad, |lab, _| d::failed_calls(lab)),
