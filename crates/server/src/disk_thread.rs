@@ -15,8 +15,10 @@ use sampan_replica::{DiskDone, DiskJob, Lane, job};
 use crate::disk::RealDisk;
 use crate::error::ServerError;
 use crate::quick_disk::QuickDisk;
+use crate::segments_lane::{self, LogPace};
 
-/// All lanes. Dropping it ends the threads after the jobs they have.
+/// All lanes. Dropping it ends the threads after the jobs they have; that of the segment lane ends in
+/// the midst of one.
 pub(crate) struct DiskThreads {
     log: Sender<DiskJob>,
     segments: Sender<DiskJob>,
@@ -31,6 +33,13 @@ pub(crate) struct DiskThreads {
     /// When the group commit under way was submitted.
     append_since: Instant,
     quick: QuickDisk,
+    pace: Arc<LogPace>,
+}
+
+impl Drop for DiskThreads {
+    fn drop(&mut self) {
+        self.pace.end();
+    }
 }
 
 /// Results on their way back.
@@ -51,9 +60,10 @@ impl DiskThreads {
     /// Starts a thread for each lane.
     pub(crate) fn start(disk: &RealDisk) -> Result<Self, ServerError> {
         let done = Arc::new(Done::default());
-        let log = spawn("disk-log", disk.clone(), &done)?;
-        let segments = spawn("disk-segments", disk.clone(), &done)?;
-        let background = spawn("disk-background", disk.clone(), &done)?;
+        let pace = Arc::new(LogPace::default());
+        let log = spawn("disk-log", disk.clone(), &done, &pace)?;
+        let segments = spawn("disk-segments", disk.clone(), &done, &pace)?;
+        let background = spawn("disk-background", disk.clone(), &done, &pace)?;
         Ok(Self {
             log,
             segments,
@@ -64,6 +74,7 @@ impl DiskThreads {
             in_log_lane: 0,
             append_since: Instant::now(),
             quick: QuickDisk::default(),
+            pace,
         })
     }
 
@@ -71,6 +82,9 @@ impl DiskThreads {
     /// only a caller that has nothing else to do may want. How long that took, if so; its result is
     /// there then.
     pub(crate) fn run_or_submit(&mut self, job: DiskJob, may_wait: bool) -> Option<Duration> {
+        if let DiskJob::Append(ops) = &job {
+            self.pace.appending(ops);
+        }
         if !may_wait || self.in_log_lane > 0 || !self.quick.may_wait_for(&job) {
             self.submit(job);
             return None;
@@ -154,19 +168,31 @@ impl Drop for Watch {
     }
 }
 
-fn spawn(name: &str, disk: RealDisk, done: &Arc<Done>) -> Result<Sender<DiskJob>, ServerError> {
+fn spawn(
+    name: &str,
+    disk: RealDisk,
+    done: &Arc<Done>,
+    pace: &Arc<LogPace>,
+) -> Result<Sender<DiskJob>, ServerError> {
     let (jobs, queue) = channel();
-    let watch = Watch(done.clone());
+    let (watch, pace) = (Watch(done.clone()), pace.clone());
     thread::Builder::new()
         .name(name.into())
-        .spawn(move || work(disk, &queue, &watch))
+        .spawn(move || work(disk, &queue, &watch, &pace))
         .map_err(|error| ServerError::Resources(format!("no thread for {name}: {error}")))?;
     Ok(jobs)
 }
 
-fn work(mut disk: RealDisk, queue: &Receiver<DiskJob>, watch: &Watch) {
+fn work(mut disk: RealDisk, queue: &Receiver<DiskJob>, watch: &Watch, pace: &LogPace) {
     for job in queue {
-        watch.0.push(job::run(&mut disk, job));
+        let done = match job {
+            DiskJob::Maintain(ops) => {
+                let Some(done) = segments_lane::run(&mut disk, &ops, pace) else { return };
+                DiskDone::Maintain(done)
+            }
+            job => job::run(&mut disk, job),
+        };
+        watch.0.push(done);
     }
 }
 

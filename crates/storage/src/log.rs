@@ -12,9 +12,9 @@ use crate::page::PAGE_BYTES;
 use crate::segment::{self, FIRST_BATCH_OFFSET, SegmentHeader, WAL_DIRECTORY};
 use crate::{Identity, Options};
 
-/// How much of a recycled segment is zeroed between two syncs: small, so that a commit of the log
-/// lane never waits behind a long one.
-const ZERO_CHUNK_BYTES: u64 = 1 << 20;
+/// How much of a spare is zeroed between two syncs: small, so that a commit of the log lane never waits
+/// behind a long one.
+const ZERO_CHUNK_BYTES: u64 = 256 << 10;
 
 /// A segment that is part of the log.
 #[derive(Clone, Debug)]
@@ -287,17 +287,16 @@ impl Log {
         let mut ops = Vec::new();
         let fits = |released: &Spare| released.len_bytes == len_bytes;
         let released = self.released.iter().position(fits);
-        // After a lack of space there may be a beginning of this file: it is replaced, or begun anew.
+        // A beginning of this file that may be there is replaced, or zeroed.
         if let Some(released) = released.and_then(|i| self.released.remove(i)) {
             ops.push(DiskOp::Rename { from: released.file, to: staged.clone() });
             // Only when the old name is gone for good may the contents go.
             ops.push(wal());
-            if !planted!(SpareNotZeroed) {
-                zero(&staged, len_bytes, &mut ops);
-            }
         } else {
-            ops.push(DiskOp::Create { file: staged.clone(), zero_bytes: len_bytes });
-            ops.push(DiskOp::Sync { file: staged.clone() });
+            ops.push(DiskOp::Reserve { file: staged.clone(), len_bytes });
+        }
+        if !planted!(SpareNotZeroed) {
+            zero(&staged, len_bytes, &mut ops);
         }
         let file = segment::spare_name(self.spare_number);
         ops.push(DiskOp::Rename { from: staged, to: file.clone() });
@@ -410,7 +409,7 @@ impl Segment {
     }
 }
 
-/// Overwrites a file with zeros, in its place: it keeps its blocks, so a full disk does not matter.
+/// Overwrites a file with zeros, in its place: it has its blocks, so a full disk does not matter.
 fn zero(file: &FileName, len_bytes: u64, ops: &mut Vec<DiskOp>) {
     let zeros = Bytes::from(vec![0; ZERO_CHUNK_BYTES.min(len_bytes) as usize]);
     let mut offset = 0;

@@ -1,0 +1,133 @@
+//! The work of the segment lane, at a pace that leaves the disk to the log.
+//!
+//! A segment of zeros is made while others wait for group commits on the same disk. So each piece of it
+//! is followed by a pause, unless the log is filling the segment it has: what is prepared stays ahead
+//! of what is appended.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use sampan_base::disk::{Disk, DiskError, DiskOp};
+
+/// After each piece there is a pause, of so long at most.
+const PAUSE: Duration = Duration::from_millis(10);
+/// The pace of the log is looked at so often.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+/// Bytes prepared for each byte appended to the log, at least.
+const AHEAD: u64 = 2;
+
+/// What the threads tell the one of the segment lane.
+#[derive(Default, Debug)]
+pub(crate) struct LogPace {
+    appended_bytes: AtomicU64,
+    ended: AtomicBool,
+}
+
+impl LogPace {
+    /// A group commit is on its way.
+    pub(crate) fn appending(&self, ops: &[DiskOp]) {
+        let bytes: u64 = ops.iter().map(written_bytes).sum();
+        self.appended_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Nobody waits for the lane any more.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Executes the steps in order, up to the first error; `None` if the end came first, in the midst of
+/// it.
+pub(crate) fn run(
+    disk: &mut dyn Disk,
+    ops: &[DiskOp],
+    log: &LogPace,
+) -> Option<Result<(), DiskError>> {
+    let appended_before = log.appended_bytes.load(Ordering::Relaxed);
+    let mut prepared_bytes = 0;
+    for op in ops {
+        if log.ended.load(Ordering::Relaxed) {
+            return None;
+        }
+        if let Err(error) = disk.execute(op) {
+            return Some(Err(error));
+        }
+        prepared_bytes += written_bytes(op);
+        let mut paused = Duration::ZERO;
+        let is_ahead = || {
+            let appended_bytes = log.appended_bytes.load(Ordering::Relaxed) - appended_before;
+            prepared_bytes > AHEAD * appended_bytes && !log.ended.load(Ordering::Relaxed)
+        };
+        while matches!(op, DiskOp::Sync { .. }) && paused < PAUSE && is_ahead() {
+            thread::sleep(LOOK_INTERVAL);
+            paused += LOOK_INTERVAL;
+        }
+    }
+    Some(Ok(()))
+}
+
+fn written_bytes(op: &DiskOp) -> u64 {
+    match op {
+        DiskOp::Write { bytes, .. } => bytes.len() as u64,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::disk::RealDisk;
+    use crate::testing::TempDir;
+
+    /// Makes a file of 32 pieces while so many bytes are appended: how long it took.
+    fn prepare(appended_bytes: usize) -> Duration {
+        let dir = TempDir::new("segments-lane");
+        let log = LogPace::default();
+        let file: sampan_base::disk::FileName = "f".into();
+        let piece = || DiskOp::Write { file: file.clone(), offset: 0, bytes: vec![0; 4096].into() };
+        let mut ops = vec![DiskOp::Create { file: file.clone(), zero_bytes: 0 }];
+        for _ in 0..32 {
+            ops.extend([piece(), DiskOp::Sync { file: file.clone() }]);
+        }
+        let began = Instant::now();
+        thread::scope(|scope| {
+            let lane = scope.spawn(|| run(&mut RealDisk::new(dir.path()), &ops, &log));
+            let bytes = Bytes::from(vec![0; appended_bytes]);
+            // It may look at the log's pace before this or after.
+            for _ in 0..16 {
+                log.appending(&[DiskOp::Write {
+                    file: "log".into(),
+                    offset: 0,
+                    bytes: bytes.clone(),
+                }]);
+                thread::sleep(LOOK_INTERVAL);
+            }
+            assert_eq!(lane.join().unwrap(), Some(Ok(())));
+        });
+        began.elapsed()
+    }
+
+    #[test]
+    fn the_lane_takes_its_time_unless_the_log_needs_it() {
+        let idle = prepare(0);
+        assert!(idle >= 32 * PAUSE, "{idle:?}");
+        let busy = prepare(1 << 20);
+        assert!(busy < idle / 2, "{busy:?}, and {idle:?} for an idle log");
+    }
+
+    #[test]
+    fn an_end_or_an_error_cuts_it_short() {
+        let dir = TempDir::new("segments-lane-end");
+        let log = LogPace::default();
+        let mut disk = RealDisk::new(dir.path());
+        let missing = [DiskOp::Sync { file: "f".into() }];
+        assert!(matches!(run(&mut disk, &missing, &log), Some(Err(DiskError::NotFound(_)))));
+        log.end();
+        assert_eq!(run(&mut disk, &missing, &log), None);
+    }
+}
