@@ -7,7 +7,9 @@
 //! index. No round starts before this leader has committed an entry of its term, since before that
 //! it does not know what is committed (6.4, step 1). All end void when the term does.
 //!
-//! A follower asks its leader for an index on behalf of all its waiting reads.
+//! A follower asks its leader for an index on behalf of all its waiting reads. Its question is an
+//! acknowledgement too: of three voters, the one that asks and the leader are a quorum, and no round
+//! is needed.
 
 use std::collections::VecDeque;
 
@@ -131,6 +133,11 @@ impl Raft {
         nonce: u64,
         sequence: u64,
     ) -> Result<(), DropReason> {
+        if self.is_confirmed_by_question_of(from) {
+            let (index, last) = (self.commit, self.log.last_index());
+            self.send(from, Body::ReadIndexReply { nonce, sequence, index, last });
+            return Ok(());
+        }
         let RoleState::Leader(leader) = &mut self.role else { return Err(DropReason::WrongRole) };
         let reads = &mut leader.reads;
         // A later request of a node covers its earlier ones.
@@ -150,6 +157,24 @@ impl Raft {
     }
 
     // ---------------------------------------------------------------------- the leader
+
+    /// Whether a follower's question alone confirms this leader for the reads it is asked for.
+    ///
+    /// When the follower asked, it had not left this term, nor had this leader, which is still in
+    /// it. If the two are a quorum, no later term had a leader by then, and all that was acknowledged
+    /// by then is within this leader's commit index of now. The reads began before the question was
+    /// sent, so it proves as much if it comes late, doubled or out of order. It proves nothing for
+    /// reads that began elsewhere: those of the leader and of other followers need a round.
+    ///
+    /// A learner's word, and that of a leader that is being removed, count for nothing here either;
+    /// during a joint configuration the two must be a majority of both halves.
+    fn is_confirmed_by_question_of(&self, follower: NodeId) -> bool {
+        let id = self.config.id;
+        let stands = |voter| u64::from(voter == id || voter == follower);
+        matches!(self.role, RoleState::Leader(_))
+            && self.has_committed_in_term()
+            && agreed(self.configurations.latest(), stands) == 1
+    }
 
     /// Makes a round of the reads that have none. True if the voters must be asked.
     pub(crate) fn start_read_round(&mut self, _now: Time) -> bool {

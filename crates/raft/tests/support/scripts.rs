@@ -51,6 +51,7 @@ scripts! {
     joint_needs_the_old_majority
     late_append_changes_nothing_that_is_committed
     late_heartbeat_reply_confirms_no_later_read
+    late_question_of_a_follower_gives_no_stale_read
     late_rejection_moves_nothing
     leader_counts_itself_after_its_sync
     leader_heartbeats_only_in_silence
@@ -85,6 +86,10 @@ scripts! {
     pre_vote_does_not_disturb
     pre_vote_is_refused_for_a_short_log
     proposals_of_a_turn_share_an_append
+    question_in_a_joint_configuration
+    question_of_a_follower_confirms_no_other_read
+    question_of_a_follower_is_no_quorum
+    question_of_a_learner_confirms_nothing
     quorum_of_one_reads_at_once
     read_index_on_a_follower
     read_index_on_the_leader
