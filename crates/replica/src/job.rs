@@ -4,10 +4,12 @@
 //! log segments, for which a group commit may wait; the background lane writes and reads snapshots,
 //! which may take long.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
 use sampan_base::{NodeId, SnapshotMeta, planted};
-use sampan_storage::snapshot;
+use sampan_storage::snapshot::{self, SnapshotReader};
 
 /// A queue of jobs that run one after another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -35,12 +37,14 @@ pub enum DiskJob {
     SnapshotVerify(FileName),
     /// Make a verified snapshot the newest one.
     SnapshotCommit(Vec<DiskOp>),
-    /// Read the payload of one chunk of a verified snapshot, to load it.
+    /// Read header and footer of a snapshot that has arrived.
+    SnapshotOpen(FileName),
+    /// Read one of its chunks back, check it, and load it.
     SnapshotLoad {
-        /// The file.
-        file: FileName,
-        /// Where the chunk begins.
-        offset: u64,
+        /// The file, and what its footer says.
+        reader: Arc<SnapshotReader>,
+        /// Which chunk.
+        number: usize,
     },
     /// Read raw bytes of a snapshot for a peer.
     SnapshotSend {
@@ -83,8 +87,10 @@ pub enum DiskDone {
     SnapshotVerify(Result<SnapshotMeta, String>),
     /// Of [`DiskJob::SnapshotCommit`].
     SnapshotCommit(Result<(), DiskError>),
-    /// Of [`DiskJob::SnapshotLoad`]: the payload and where the next chunk begins, or no more.
-    SnapshotLoad(Result<Option<(Bytes, u64)>, String>),
+    /// Of [`DiskJob::SnapshotOpen`].
+    SnapshotOpen(Result<Arc<SnapshotReader>, String>),
+    /// Of [`DiskJob::SnapshotLoad`]: the payload.
+    SnapshotLoad(Result<Bytes, String>),
     /// Of [`DiskJob::SnapshotSend`].
     SnapshotSend {
         /// For whom.
@@ -113,9 +119,12 @@ pub fn run(disk: &mut dyn Disk, job: DiskJob) -> DiskDone {
         DiskJob::SnapshotVerify(file) => {
             DiskDone::SnapshotVerify(snapshot::verify(disk, &file).map_err(|e| e.to_string()))
         }
-        DiskJob::SnapshotLoad { file, offset } => DiskDone::SnapshotLoad(
-            snapshot::read_chunk(disk, &file, offset).map_err(|e| e.to_string()),
+        DiskJob::SnapshotOpen(file) => DiskDone::SnapshotOpen(
+            SnapshotReader::open(disk, &file).map(Arc::new).map_err(|error| error.to_string()),
         ),
+        DiskJob::SnapshotLoad { reader, number } => {
+            DiskDone::SnapshotLoad(reader.chunk(disk, number).map_err(|error| error.to_string()))
+        }
         DiskJob::SnapshotSend { to, id, file, offset, len_bytes } => {
             let data = disk.read(&file, offset, len_bytes);
             DiskDone::SnapshotSend { to, id, offset, data }

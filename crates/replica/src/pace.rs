@@ -1,7 +1,7 @@
 //! How fast work that can wait may go: snapshots that are written or sent to peers, and backups.
 //!
 //! After LEDBAT (RFC 6817): what goes in the background watches how long the foreground takes, and
-//! gives way as soon as that grows beyond what it is without the background. The rate falls by half
+//! gives way as soon as that grows beyond what it is without the background. The rate falls by a quarter
 //! then, and grows by so much a second otherwise; where nobody is in the foreground there is no limit.
 //! What a command takes on a leader, from its arrival to its reply, tells of everything that the two
 //! share: this thread, the processors, the network, and the disks of a quorum. A follower goes by its
@@ -24,10 +24,10 @@ const RATE_START: u64 = 32 << 20;
 /// More than any disk or network is asked for.
 const RATE_MAX: u64 = 1 << 30;
 /// By so much the rate grows within a second.
-const RATE_GROWTH: u64 = 32 << 20;
+const RATE_GROWTH: u64 = 64 << 20;
 /// The rate falls once in this time at most: so long it may take for the last fall to show.
 const FALL_INTERVAL: Duration = Duration::from_millis(50);
-/// The foreground may take half as long again as without background, and this.
+/// The foreground may take three quarters longer than without background, and this besides.
 const SLACK: Duration = Duration::from_millis(1);
 /// Timers are no finer than this.
 const LATE_MAX: Duration = Duration::from_millis(2);
@@ -85,10 +85,10 @@ impl Pace {
         if began {
             return;
         }
-        if self.recent > usual + usual / 2 + SLACK.as_nanos() as u64 {
+        if self.recent > usual + usual / 4 * 3 + SLACK.as_nanos() as u64 {
             if now >= self.fell_at + FALL_INTERVAL {
                 self.fell_at = now;
-                self.rate = (self.rate / 2).max(RATE_MIN);
+                self.rate = (self.rate / 4 * 3).max(RATE_MIN);
             }
         } else {
             let more = RATE_GROWTH * apart.as_micros() as u64 / 1_000_000;
@@ -181,7 +181,7 @@ mod tests {
         let mut now = Time::ZERO + Duration::from_secs(1);
         let went: Vec<u64> =
             (0..20).map(|_| run(&mut pace, &mut now, |_| Duration::from_millis(2))).collect();
-        assert!(went[1] < 80 << 20, "{went:?}");
+        assert!(went[1] < 160 << 20, "{went:?}");
         assert!(went[19] > 400 << 20, "{went:?}");
     }
 

@@ -2,18 +2,20 @@
 //! `InstallSnapshot` and `CondInstallSnapshot`).
 //!
 //! The file arrives in pieces by offset and may resume after a lost connection or a restart. After
-//! its last byte: sync, read back and verify, load beside the running state, rename. Only then does
+//! its last byte: sync, read back and verify chunk by chunk, each loaded beside the running state
+//! while the next ones are read, rename. Only then does
 //! consensus move, and only if the snapshot is still ahead of what is committed here; the new state
 //! replaces the old in the same step. Nothing here blocks the replica's other inputs.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sampan_base::SnapshotMeta;
 use sampan_base::disk::{DiskOp, FileName};
 use sampan_kv::{Kv, Restore};
 use sampan_raft::SnapshotChunk;
-use sampan_storage::snapshot::{self, SnapshotReceiver};
+use sampan_storage::snapshot::{SnapshotReader, SnapshotReceiver};
 
 use crate::job::{DiskDone, DiskJob};
 use crate::output::Event;
@@ -44,11 +46,39 @@ pub(crate) struct Receiving {
 enum Step {
     Writing(SnapshotReceiver),
     Sealing,
-    Verifying,
-    Loading(Box<Restore>),
+    Opening,
+    Loading(Box<Loading>),
+    /// What was loaded is of no use.
+    Failed,
     /// Waits while a snapshot of the own state gets its name.
     Loaded(Box<Kv>),
     Committing(Box<Kv>),
+}
+
+/// Chunks that are read ahead of the one that is loaded.
+const CHUNKS_AHEAD: usize = 4;
+
+/// The chunks of a whole file on their way into a state.
+struct Loading {
+    reader: Arc<SnapshotReader>,
+    restore: Restore,
+    /// Chunks whose reading was asked for, and that were loaded.
+    asked: usize,
+    loaded: usize,
+}
+
+impl Loading {
+    /// The next chunk to read, if so much may be read ahead.
+    fn next_read(&mut self) -> Option<DiskJob> {
+        let number = self.asked;
+        let wanted = number < self.reader.chunk_count().min(self.loaded + CHUNKS_AHEAD);
+        self.asked += usize::from(wanted);
+        wanted.then(|| DiskJob::SnapshotLoad { reader: self.reader.clone(), number })
+    }
+
+    fn is_done(&self) -> bool {
+        self.loaded == self.reader.chunk_count()
+    }
 }
 
 impl Receiving {
@@ -201,37 +231,29 @@ impl Replica {
                 DiskJob::SnapshotWrite(receiver.finish().1)
             }
             (Step::Sealing, _) => {
-                receiving.step = Step::Verifying;
-                DiskJob::SnapshotVerify(file)
+                receiving.step = Step::Opening;
+                DiskJob::SnapshotOpen(file)
             }
-            (Step::Verifying, DiskDone::SnapshotVerify(Ok(meta))) => {
-                if meta != receiving.meta {
+            (Step::Opening, DiskDone::SnapshotOpen(Ok(reader))) => {
+                if *reader.meta() != receiving.meta {
                     let why = format!("{file} is not the snapshot that was announced");
-                    receiving.step = Step::Verifying;
+                    receiving.step = Step::Failed;
                     return self.give_up_receiving(receiving, why);
                 }
                 let restore = Restore::new(self.options.kv, receiving.meta.size_bytes);
-                receiving.step = Step::Loading(Box::new(restore));
-                DiskJob::SnapshotLoad { file, offset: snapshot::FIRST_CHUNK_OFFSET }
+                let loading = Loading { reader, restore, asked: 0, loaded: 0 };
+                receiving.step = Step::Loading(Box::new(loading));
+                return self.continue_loading(receiving);
             }
-            (Step::Loading(mut restore), DiskDone::SnapshotLoad(Ok(Some((payload, offset))))) => {
-                let fed = restore.feed(&payload);
-                receiving.step = Step::Loading(restore);
+            (Step::Loading(mut loading), DiskDone::SnapshotLoad(Ok(payload))) => {
+                let fed = loading.restore.feed(&payload);
+                loading.loaded += 1;
+                receiving.step = Step::Loading(loading);
                 if let Err(error) = fed {
                     return self.give_up_receiving(receiving, error.to_string());
                 }
-                DiskJob::SnapshotLoad { file, offset }
+                return self.continue_loading(receiving);
             }
-            (Step::Loading(restore), DiskDone::SnapshotLoad(Ok(None))) => match restore.finish() {
-                Ok(kv) => {
-                    receiving.step = Step::Loaded(Box::new(kv));
-                    return self.commit_received(receiving);
-                }
-                Err(error) => {
-                    receiving.step = Step::Verifying;
-                    return self.give_up_receiving(receiving, error.to_string());
-                }
-            },
             (Step::Committing(kv), DiskDone::SnapshotCommit(_)) => {
                 return self.on_snapshot_received(receiving.meta, *kv);
             }
@@ -240,6 +262,27 @@ impl Replica {
         let owner = Owner::Receiving(receiving.attempt);
         self.snapshots.receiving = Some(receiving);
         self.snapshot_job(owner, job);
+    }
+
+    /// Reads on, or uses what is loaded.
+    fn continue_loading(&mut self, mut receiving: Receiving) {
+        let Step::Loading(loading) = &mut receiving.step else { unreachable!("it is loading") };
+        while let Some(job) = loading.next_read() {
+            self.snapshot_job(Owner::Receiving(receiving.attempt), job);
+        }
+        if !loading.is_done() {
+            self.snapshots.receiving = Some(receiving);
+            return;
+        }
+        let step = std::mem::replace(&mut receiving.step, Step::Failed);
+        let Step::Loading(loading) = step else { unreachable!("just seen") };
+        match loading.restore.finish() {
+            Ok(kv) => {
+                receiving.step = Step::Loaded(Box::new(kv));
+                self.commit_received(receiving);
+            }
+            Err(error) => self.give_up_receiving(receiving, error.to_string()),
+        }
     }
 
     /// Gives a loaded snapshot its name, unless it is no longer ahead of what is committed here.

@@ -391,6 +391,7 @@ impl Replica {
             DiskDone::SnapshotWrite(_)
             | DiskDone::SnapshotVerify(_)
             | DiskDone::SnapshotCommit(_)
+            | DiskDone::SnapshotOpen(_)
             | DiskDone::SnapshotLoad(_)
             | DiskDone::SnapshotSend { .. } => self.on_snapshot_job(done),
         }

@@ -483,9 +483,9 @@ impl Replica {
             DiskDone::SnapshotWrite(Err(DiskError::NoSpace(file))) => {
                 Some(format!("{file}: no space"))
             }
-            DiskDone::SnapshotVerify(Err(why)) | DiskDone::SnapshotLoad(Err(why)) => {
-                Some(why.clone())
-            }
+            DiskDone::SnapshotVerify(Err(why))
+            | DiskDone::SnapshotOpen(Err(why))
+            | DiskDone::SnapshotLoad(Err(why)) => Some(why.clone()),
             // Any other error of a write or a rename: the disk cannot be trusted (rule 10).
             DiskDone::SnapshotWrite(Err(error)) | DiskDone::SnapshotCommit(Err(error)) => {
                 return self.stop(Fatal::Disk(error.to_string()));

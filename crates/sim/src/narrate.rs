@@ -101,8 +101,11 @@ pub(crate) fn done(id: NodeId, done: &DiskDone, batch: u64) -> String {
             let what = data.as_ref().map_or_else(ToString::to_string, |d| d.len().to_string());
             format!("{id} disk reads snapshot #{snapshot} at {offset} for {to}: {what}")
         }
-        DiskDone::SnapshotLoad(Ok(Some((data, next)))) => {
-            format!("{id} disk loads {} bytes of a snapshot, next at {next}", data.len())
+        DiskDone::SnapshotOpen(Ok(reader)) => {
+            format!("{id} disk reads what snapshot #{} says it holds", reader.meta().id)
+        }
+        DiskDone::SnapshotLoad(Ok(data)) => {
+            format!("{id} disk loads {} bytes of a snapshot", data.len())
         }
         other => {
             let text = format!("{other:?}");

@@ -217,6 +217,7 @@ fn steps(job: &DiskJob) -> Option<&[DiskOp]> {
         | DiskJob::SnapshotWrite(ops)
         | DiskJob::SnapshotCommit(ops) => Some(ops),
         DiskJob::SnapshotVerify(_)
+        | DiskJob::SnapshotOpen(_)
         | DiskJob::SnapshotLoad { .. }
         | DiskJob::SnapshotSend { .. } => None,
     }

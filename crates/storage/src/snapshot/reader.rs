@@ -16,7 +16,7 @@ use crate::{Identity, PartialSnapshot};
 
 /// A complete snapshot file: header and footer read and found to agree. The chunks are checked as
 /// they are read.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct SnapshotReader {
     file: FileName,
     meta: SnapshotMeta,
