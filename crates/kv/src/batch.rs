@@ -12,10 +12,6 @@ use sampan_base::WallTime;
 use sampan_base::codec::{DecodeError, Reader, Writer};
 
 const VERSION: u8 = 1;
-/// A longer batch takes its memory along: a copy of it would not be cheap, nor its room be needed
-/// again soon.
-const COPIED_BYTES_MAX: usize = 512 << 10;
-
 /// Gathers encoded commands into the bytes of one log entry.
 #[derive(Clone, Debug)]
 pub struct BatchBuilder {
@@ -31,16 +27,15 @@ impl BatchBuilder {
 
     /// An empty batch, stamped with the leader's clock.
     pub fn new(now: WallTime) -> Self {
-        let mut builder = Self { bytes: Vec::new(), count: 0 };
-        builder.begin(now);
-        builder
+        Self::with_capacity(now, Self::HEADER_BYTES)
     }
 
-    fn begin(&mut self, now: WallTime) {
-        self.count = 0;
-        self.bytes.clear();
-        self.bytes.put_u8(VERSION);
-        self.bytes.put_u64(now.unix_ms);
+    /// The same, with room for a batch of so many bytes.
+    pub fn with_capacity(now: WallTime, bytes: usize) -> Self {
+        let mut builder = Self { bytes: Vec::with_capacity(bytes), count: 0 };
+        builder.bytes.put_u8(VERSION);
+        builder.bytes.put_u64(now.unix_ms);
+        builder
     }
 
     /// Adds one command as [`parse`](crate::parse) encoded it.
@@ -69,25 +64,11 @@ impl BatchBuilder {
         self.bytes.len()
     }
 
-    /// The payload of the log entry. The builder begins another batch.
-    ///
-    /// An entry stays in memory until a snapshot covers it, so its payload has exactly the memory it
-    /// needs, and the room that the batch grew into is the next one's.
-    pub fn take(&mut self) -> Bytes {
-        let payload = if self.bytes.len() <= COPIED_BYTES_MAX {
-            Bytes::copy_from_slice(&self.bytes)
-        } else {
-            let mut grown = std::mem::take(&mut self.bytes);
-            grown.shrink_to_fit();
-            grown.into()
-        };
-        self.begin(WallTime::ZERO);
-        payload
-    }
-
-    /// The payload of the log entry.
+    /// The payload of the log entry. An entry stays in memory until a snapshot covers it, so its
+    /// payload has exactly the memory it needs.
     pub fn finish(mut self) -> Bytes {
-        self.take()
+        self.bytes.shrink_to_fit();
+        self.bytes.into()
     }
 }
 
@@ -134,36 +115,25 @@ mod tests {
 
     #[test]
     fn a_payload_holds_no_more_memory_than_it_has_bytes() {
-        let mut builder = BatchBuilder::new(WallTime::ZERO);
-        let long = vec![7; COPIED_BYTES_MAX];
+        let long = vec![7; 100_000];
         for commands in [&[&long[..1_000]; 100][..], &[b"short"], &[], &[&long, &long[..9]]] {
-            for command in commands {
-                builder.push(command);
+            let room = commands.iter().map(|c| BatchBuilder::COMMAND_OVERHEAD_BYTES + c.len());
+            let room = BatchBuilder::HEADER_BYTES + room.sum::<usize>();
+            for reserved in [0, room, 2 * room] {
+                let mut builder = BatchBuilder::with_capacity(WallTime::from_unix_ms(5), reserved);
+                for command in commands {
+                    builder.push(command);
+                }
+                assert_eq!((builder.len(), builder.bytes()), (commands.len(), room));
+                let payload = builder.finish();
+                let mut reader = BatchReader::new(&payload).unwrap();
+                assert_eq!(reader.time(), WallTime::from_unix_ms(5));
+                for command in commands {
+                    assert_eq!(reader.next_command(), Ok(Some(*command)));
+                }
+                assert_eq!(reader.next_command(), Ok(None));
+                assert_eq!(held_bytes(payload), room);
             }
-            let bytes = builder.bytes();
-            assert_eq!(builder.len(), commands.len());
-            assert_eq!(held_bytes(builder.take()), bytes);
-            assert!(builder.is_empty() && builder.bytes() == BatchBuilder::HEADER_BYTES);
         }
-    }
-
-    #[test]
-    fn the_room_of_a_batch_is_the_next_ones() {
-        let mut builder = BatchBuilder::new(WallTime::ZERO);
-        builder.push(&[7; 10_000]);
-        let room = builder.bytes.capacity();
-        let first = builder.take();
-        assert_eq!(builder.bytes.capacity(), room);
-        builder.stamp(WallTime::from_unix_ms(5));
-        builder.push(b"next");
-        let next = builder.take();
-        let mut reader = BatchReader::new(&next).unwrap();
-        assert_eq!(reader.time(), WallTime::from_unix_ms(5));
-        assert_eq!(reader.next_command(), Ok(Some(&b"next"[..])));
-        assert_eq!(reader.next_command(), Ok(None));
-        assert_eq!(
-            BatchReader::new(&first).unwrap().next_command().unwrap().unwrap().len(),
-            10_000
-        );
     }
 }

@@ -66,8 +66,10 @@ impl Waiter {
 /// The batch that gathers during a turn.
 #[derive(Debug)]
 pub(crate) struct OpenBatch {
-    builder: BatchBuilder,
     waiters: Vec<Waiter>,
+    /// The commands among them, and the bytes of the batch that they make.
+    commands: usize,
+    bytes: usize,
     /// Numbers the batches of this node, from 1.
     pub(crate) id: u64,
     /// Has something to say although it may hold no command: a ride or the time.
@@ -108,8 +110,9 @@ pub(crate) struct Writes {
 impl Writes {
     pub(crate) fn new() -> Self {
         let open = OpenBatch {
-            builder: BatchBuilder::new(WallTime::ZERO),
             waiters: Vec::new(),
+            commands: 0,
+            bytes: BatchBuilder::HEADER_BYTES,
             id: 1,
             wanted: false,
         };
@@ -118,7 +121,8 @@ impl Writes {
 
     /// Adds a command.
     pub(crate) fn push(&mut self, ticket: Ticket, request: Waiting) {
-        self.open.builder.push(&request.command);
+        self.open.commands += 1;
+        self.open.bytes += BatchBuilder::COMMAND_OVERHEAD_BYTES + request.command.len();
         self.add(
             ticket,
             request.since,
@@ -146,22 +150,32 @@ impl Writes {
 
     /// Is there something to propose?
     pub(crate) fn is_ready(&self) -> bool {
-        self.open.wanted || !self.open.builder.is_empty()
+        self.open.wanted || self.open.commands > 0
     }
 
     /// Bytes of commands gathered.
     pub(crate) fn open_bytes(&self) -> usize {
-        self.open.builder.bytes()
+        self.open.bytes
     }
 
-    /// Closes the batch: its bytes, stamped with the leader's time, and its waiters.
+    /// Closes the batch: its bytes, stamped with the leader's time, and its waiters. The one copy of a
+    /// command between its connection and the log is made here.
     pub(crate) fn close(&mut self, wall: WallTime) -> (Bytes, Vec<Waiter>) {
-        self.open.builder.stamp(wall);
-        self.open.id += 1;
-        self.open.wanted = false;
         // The next turn's batch is most likely as long as this one.
         let next = Vec::with_capacity(self.open.waiters.len());
-        (self.open.builder.take(), std::mem::replace(&mut self.open.waiters, next))
+        let waiters = std::mem::replace(&mut self.open.waiters, next);
+        let mut batch = BatchBuilder::with_capacity(wall, self.open.bytes);
+        for waiter in &waiters {
+            if let WaiterKind::Command(command) = &waiter.kind {
+                batch.push(command);
+            }
+        }
+        assert_eq!(batch.bytes(), self.open.bytes, "of {} commands", self.open.commands);
+        self.open.id += 1;
+        self.open.wanted = false;
+        self.open.commands = 0;
+        self.open.bytes = BatchBuilder::HEADER_BYTES;
+        (batch.finish(), waiters)
     }
 
     /// Remembers who waits for a proposed batch. A node that led before may hold proposals of an

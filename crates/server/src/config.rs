@@ -187,7 +187,7 @@ impl Default for Limits {
             clients_max: 10_000,
             accept_backlog: 1_024,
             request: RequestLimits::default(),
-            read_bytes: 64 << 10,
+            read_bytes: 256 << 10,
             pipeline_max: 10_000,
             output_pause_bytes: 1 << 20,
             output_soft_bytes: 8 << 20,

@@ -26,6 +26,8 @@ use crate::stats::count_up;
 const ARGUMENTS_INLINE: usize = 8;
 /// A longer part of a request gets a buffer of its own, which grows as it arrives.
 const PARTIAL_SHARED_BYTES_MAX: usize = 16 << 10;
+/// The commands of one read keep the memory they were gathered in if they are longer than this.
+const MOVED_BYTES_MIN: usize = 16 << 10;
 
 /// Accepts connections, for ever.
 pub(crate) async fn accept(node: Rc<Node>, listener: TcpListener) {
@@ -259,7 +261,12 @@ impl Connection {
             }
             return;
         }
-        let encoded = Bytes::copy_from_slice(&batch.encoded);
+        // A long command is not copied; short ones share memory that is as long as they are.
+        let encoded = if batch.encoded.len() > MOVED_BYTES_MIN {
+            Bytes::from(std::mem::take(&mut batch.encoded))
+        } else {
+            Bytes::copy_from_slice(&batch.encoded)
+        };
         let mut start = 0;
         let requests = batch.requests.drain(..).map(|request| {
             let command = encoded.slice(start..request.end);
