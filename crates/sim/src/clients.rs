@@ -12,6 +12,7 @@ use sampan_base::{LogIndex, NodeId};
 use sampan_kv::{Class, Reply, parse};
 use sampan_replica::{ClientReply, ConnectionId, Input, Request};
 
+use crate::backups::Backups;
 use crate::checkers::Violation;
 use crate::faults::Fault;
 use crate::history::End;
@@ -310,6 +311,9 @@ impl Simulation {
 
     /// A node answered; the answer is on its way to the client.
     pub(crate) fn reply_leaves(&mut self, reply: ClientReply) {
+        if Backups::is_operators(reply.connection) {
+            return self.backups.failed(reply.connection);
+        }
         let client = (reply.connection.0 >> 32) as usize;
         let latency = self.client_latency_us();
         self.after(latency, Todo::Answer { client, reply: Box::new(reply) });
@@ -326,6 +330,7 @@ impl Simulation {
         let place = pending.iter().position(|pending| pending.sent_as == Some((connection, seq)));
         let Some(place) = place else { return Ok(()) };
         self.clients[client].pending[place].sent_as = None;
+        self.backups.answered(decided_at);
         let id = self.clients[client].pending[place].id;
         let verdict = judge(&reply);
         if verdict == Verdict::Wrong

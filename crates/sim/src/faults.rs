@@ -127,6 +127,10 @@ faults! {
     Retry Client "retry",
     /// A client goes away without waiting for its answers.
     Disconnect Client "disconnect",
+    /// A disk is emptied; the node comes back under its own name.
+    Wiped Disk "wiped in place",
+    /// Somebody takes a backup.
+    Backup Cluster "backup",
 }
 
 impl fmt::Display for Fault {
@@ -136,7 +140,16 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// Does it wait until the members are settled, and the loss of one disk more can be borne?
+    /// What a disk held is gone for good.
+    pub const LOSSES: [Self; 5] =
+        [Self::BitFlip, Self::BadSector, Self::Misdirected, Self::DiskLost, Self::Wiped];
+
+    /// In the end another machine votes than before.
+    pub const CHANGES_OF_VOTERS: [Self; 5] =
+        [Self::BitFlip, Self::BadSector, Self::Misdirected, Self::DiskLost, Self::Membership];
+
+    /// Does it wait until the members are settled, and the loss of one disk more can be borne? Other
+    /// kinds make way for it in time (`insistence.rs`).
     pub const fn needs_a_sound_cluster(self) -> bool {
         matches!(
             self,
@@ -147,6 +160,7 @@ impl Fault {
                 | Self::Membership
                 | Self::Learner
                 | Self::Install
+                | Self::Wiped
         )
     }
 }

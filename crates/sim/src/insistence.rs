@@ -19,7 +19,28 @@ const LOOK_EVERY_US: u64 = 1_500_000;
 /// A node that is to need a snapshot stays away for this long, in microseconds.
 const AWAY_US: u64 = 25_000_000;
 
+/// After so many thousandths of the safety phase kinds that wait for a sound cluster have waited long
+/// enough.
+const OWING_FROM_PERMILLE: u64 = 600;
+
 impl Simulation {
+    /// Is a kind still silent that waits for a sound cluster, and the time short? Then nothing else
+    /// goes wrong that can wait, and what is damaged is replaced at once.
+    pub(crate) fn is_owing(&self) -> bool {
+        let from = self.plan.safety_us / 1_000 * OWING_FROM_PERMILLE;
+        if self.is_healing() || self.world.now().0 < from {
+            return false;
+        }
+        let counts = self.counts_so_far();
+        let owed = |fault: Fault| fault.needs_a_sound_cluster() && counts.of(fault) == 0;
+        self.plan.faults.iter().any(owed)
+    }
+
+    /// Does a fault that is due make way for others?
+    pub(crate) fn must_make_way(&self, fault: Fault, tries: u32) -> bool {
+        tries < TRIES_MAX && !fault.needs_a_sound_cluster() && self.is_owing()
+    }
+
     /// Brings about what has not been felt so far.
     pub(crate) fn insist(&mut self) -> Result<(), Violation> {
         if self.is_healing() {
@@ -76,8 +97,9 @@ impl Simulation {
     }
 
     /// A node falls so far behind that only a snapshot helps: a follower that the others can do
-    /// without stays away, or a fresh learner starts from nothing.
+    /// without stays away, or a fresh learner starts from nothing. What it lacks is trimmed.
     fn leave_behind(&mut self) -> Result<(), Violation> {
+        self.take_snapshots()?;
         let joins = [Fault::Learner, Fault::Membership, Fault::DiskLost];
         if joins.into_iter().any(|fault| self.plan.faults.has(fault)) {
             return self.fault_strikes(Fault::Learner, TRIES_MAX);

@@ -13,6 +13,7 @@
 // joins reads best a line each.
 #![allow(clippy::unreadable_literal, clippy::needless_pass_by_value, clippy::needless_for_each)]
 
+mod backups;
 pub mod checkers;
 mod clients;
 pub mod clock;

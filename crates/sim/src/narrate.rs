@@ -5,10 +5,10 @@
 use std::fmt::Write;
 
 use sampan_base::{Entry, EntryKind, LogIndex, NodeId, Term};
-use sampan_kv::BatchReader;
+use sampan_kv::{BatchReader, Digest};
 use sampan_raft::Raft;
 use sampan_replica::wire::PeerMessage;
-use sampan_replica::{DiskDone, Event};
+use sampan_replica::{BackupReady, DiskDone, Event};
 
 use crate::checkers::Seen;
 
@@ -112,6 +112,14 @@ pub(crate) fn done(id: NodeId, done: &DiskDone, batch: u64) -> String {
             format!("{id} disk {}", text.strip_suffix("(Ok(()))").unwrap_or(&text))
         }
     }
+}
+
+/// `n1 backup at 40, 4311 bytes`: the snapshot that a backup is.
+pub(crate) fn backup(id: NodeId, ready: &BackupReady, read: &Result<Digest, String>) -> String {
+    let meta = &ready.snapshot.meta;
+    let (index, bytes) = (meta.position.index, meta.size_bytes);
+    let failure = read.as_ref().err().map(|why| format!(" ✗ {why}")).unwrap_or_default();
+    format!("{id} backup at {index}, {bytes} bytes{failure}")
 }
 
 /// `n1 applies 5@3 2 commands`: committed, and applied.

@@ -29,7 +29,7 @@ pub(crate) enum Undo {
 }
 
 /// Kinds that a schedule brings about; the others follow from rates or from these.
-const SCHEDULED: [Fault; 29] = [
+const SCHEDULED: [Fault; 31] = [
     Fault::Partition,
     Fault::OneWayCut,
     Fault::SlowLink,
@@ -59,6 +59,8 @@ const SCHEDULED: [Fault; 29] = [
     Fault::Snapshot,
     Fault::SessionExpiry,
     Fault::Disconnect,
+    Fault::Wiped,
+    Fault::Backup,
 ];
 
 /// A fault that could not strike is tried again after this, in microseconds.
@@ -94,7 +96,7 @@ impl Simulation {
             return Ok(());
         }
         self.lasts_us = 0;
-        if self.strike(fault)? {
+        if !self.must_make_way(fault, tries) && self.strike(fault)? {
             let now = self.world.now();
             self.world.trace.line(now, || format!("fault: {fault}"));
             self.record.history.faults.push(sampan_lincheck::Fault {
@@ -136,6 +138,8 @@ impl Simulation {
             Fault::SyncDrops => Ok(self.arm(Mishap::SyncFails { drop_pages: true })),
             Fault::BadSector | Fault::BitFlip | Fault::Misdirected => Ok(self.damage_disk(fault)),
             Fault::DiskLost => self.lose_disk(),
+            Fault::Wiped => Ok(self.wipe_disk()),
+            Fault::Backup => self.ask_for_backup(),
             Fault::Membership => self.change_members(),
             Fault::Learner => self.add_learner(),
             Fault::Transfer => self.transfer(),
@@ -426,6 +430,24 @@ impl Simulation {
         Ok(true)
     }
 
+    /// Somebody empties a data directory, or puts an empty disk in its place, and starts the node
+    /// again with the same command, as `docs/operations.md` says.
+    fn wipe_disk(&mut self) -> bool {
+        let Some(now) = self.settled_configuration() else { return false };
+        if !self.can_lose_a_disk() || now.voters != self.first_voters() {
+            return false;
+        }
+        let voters: Vec<NodeId> = now.voters.into_iter().collect();
+        let id = *self.rng.pick(&voters);
+        self.reset_clients_of(id);
+        self.disk_counts.merge(&self.world.node(id).disk().counts);
+        self.known_errors.remove(&id);
+        self.world.wipe(id);
+        let down = self.draw_us(2_000_000);
+        self.after(down, Todo::Restart(id));
+        true
+    }
+
     // ------------------------------------------------------------------------------- cluster
 
     fn change_members(&mut self) -> Result<bool, Violation> {
@@ -434,9 +456,12 @@ impl Simulation {
         };
         let voters: Vec<NodeId> = now.voters.iter().copied().collect();
         let victim = *self.rng.pick(&voters);
+        let mut asked = true;
         match self.rng.below(4) {
             0 | 3 if voters.len() == 1 || (voters.len() < 7 && self.rng.one_in(2)) => {
-                if let Some(id) = self.add_machine()? {
+                let fresh = self.add_machine()?;
+                asked = fresh.is_some();
+                if let Some(id) = fresh {
                     self.operator.wish(Wish::Learn(id));
                     self.operator.wish(Wish::Promote(id));
                 }
@@ -447,21 +472,22 @@ impl Simulation {
                 self.operator.wish(Wish::Promote(victim));
             }
             _ => {
-                if let Some(id) = self.add_machine()? {
+                let fresh = self.add_machine()?;
+                asked = fresh.is_some();
+                if let Some(id) = fresh {
                     self.operator.wish(Wish::Replace(victim, id));
                     self.operator.wish(Wish::Promote(id));
                     self.operator.wish(Wish::Leave(victim));
                 }
             }
         }
-        Ok(true)
+        Ok(asked)
     }
 
     /// The members are never made fewer than these: what a disk may lose for good must stay within
     /// what a quorum can bear.
     fn voters_min(&self) -> usize {
-        let losses = [Fault::BitFlip, Fault::BadSector, Fault::Misdirected, Fault::DiskLost];
-        if losses.into_iter().any(|fault| self.plan.faults.has(fault)) { 3 } else { 1 }
+        if Fault::LOSSES.into_iter().any(|fault| self.plan.faults.has(fault)) { 3 } else { 1 }
     }
 
     fn add_learner(&mut self) -> Result<bool, Violation> {
@@ -470,10 +496,13 @@ impl Simulation {
         };
         if let Some(&learner) = now.learners.first() {
             self.operator.wish(Wish::Leave(learner));
-        } else if let Some(id) = self.add_machine()? {
+            return Ok(true);
+        }
+        let fresh = self.add_machine()?;
+        if let Some(id) = fresh {
             self.operator.wish(Wish::Learn(id));
         }
-        Ok(true)
+        Ok(fresh.is_some())
     }
 
     fn transfer(&mut self) -> Result<bool, Violation> {
@@ -484,7 +513,7 @@ impl Simulation {
         Ok(true)
     }
 
-    fn take_snapshots(&mut self) -> Result<bool, Violation> {
+    pub(crate) fn take_snapshots(&mut self) -> Result<bool, Violation> {
         for id in self.world.ids_up() {
             self.world.input(id, Input::TakeSnapshot)?;
         }
@@ -630,5 +659,7 @@ fn is_counted_here(fault: Fault) -> bool {
             | Fault::NoSpace
             | Fault::Misdirected
             | Fault::SessionExpiry
+            | Fault::Wiped
+            | Fault::Backup
     )
 }

@@ -1,13 +1,14 @@
 //! The operator: changes the members, one goal at a time, and puts fresh machines in the place of
 //! those whose disks are lost (`docs/operations.md` in fast motion).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use sampan_base::{Configuration, NodeId};
 use sampan_replica::Input;
 
 use crate::checkers::Violation;
 use crate::clock::NodeClock;
+use crate::disk::{Mishap, SimDisk};
 use crate::node::NodeSetup;
 use crate::run::{Simulation, Todo};
 use crate::swarm_network::NODES_MAX;
@@ -115,6 +116,11 @@ impl Simulation {
         }
     }
 
+    /// The members that the cluster began with.
+    pub(crate) fn first_voters(&self) -> BTreeSet<NodeId> {
+        (1..=self.plan.nodes).map(NodeId::of).collect()
+    }
+
     /// The configuration that the leader has in force, if it is committed and simple.
     pub(crate) fn settled_configuration(&self) -> Option<Configuration> {
         let raft = self.world.node(self.world.leader()?).replica()?.raft();
@@ -130,18 +136,23 @@ impl Simulation {
 
     /// Is nothing under way, and is every voter's disk what it was told to be?
     pub(crate) fn is_sound(&self, configuration: &Configuration) -> bool {
-        let sound = |id: &NodeId| self.world.get(*id).is_some_and(|node| !node.disk().damaged);
+        let sound = |id: &NodeId| {
+            let disk = self.world.get(*id).map(crate::node::Node::disk);
+            disk.is_some_and(|disk| !disk.damaged && !disk.emptied)
+        };
         self.operator.is_content() && configuration.voters.iter().all(sound)
     }
 
     /// A disk that was damaged and serves on is replaced in time.
     fn replace_the_damaged(&mut self) -> Result<(), Violation> {
         let Some(now) = self.settled_configuration() else { return Ok(()) };
-        let damaged = now.members().into_iter().find(|id| {
-            self.world.get(*id).is_some_and(|n| n.disk().damaged && n.disk().armed() == 0)
-        });
+        // One that is only about to be may yet be forgiven.
+        let is_damaged = |disk: &SimDisk| disk.damaged && !disk.awaits(Mishap::WriteMisdirected);
+        let mut members = now.members().into_iter();
+        let damaged =
+            members.find(|id| self.world.get(*id).is_some_and(|node| is_damaged(node.disk())));
         match damaged {
-            Some(id) if self.rng.one_in(REPLACE_ONE_IN) => self.replace(id),
+            Some(id) if self.is_owing() || self.rng.one_in(REPLACE_ONE_IN) => self.replace(id),
             _ => Ok(()),
         }
     }

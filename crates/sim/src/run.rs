@@ -12,6 +12,7 @@ use sampan_base::{ClusterId, Configuration, NodeId, Rng};
 use sampan_kv::Reply;
 use sampan_replica::{ClientReply, ConnectionId, Event, Input, Request};
 
+use crate::backups::Backups;
 use crate::checkers::{Violation, exactly_once, linearizability, ttl};
 use crate::clients::Client;
 use crate::disk::DiskCounts;
@@ -138,6 +139,7 @@ pub struct Simulation {
     pub(crate) counts: FaultCounts,
     pub(crate) disk_counts: DiskCounts,
     pub(crate) operator: Operator,
+    pub(crate) backups: Backups,
     /// Nodes that refused to start because of damage.
     pub(crate) refusals: u64,
     /// Damaged logs that their nodes have got back from their peers.
@@ -145,7 +147,7 @@ pub struct Simulation {
     /// How long the fault that strikes now will last, for the picture.
     pub(crate) lasts_us: u64,
     /// Errors of each disk that a node has stopped for.
-    known_errors: BTreeMap<NodeId, u64>,
+    pub(crate) known_errors: BTreeMap<NodeId, u64>,
     todos: Vec<Option<Todo>>,
     todos_free: Vec<usize>,
     phase: Phase,
@@ -199,6 +201,7 @@ impl Simulation {
             counts: FaultCounts::default(),
             disk_counts: DiskCounts::default(),
             operator: Operator::new(plan.nodes),
+            backups: Backups::default(),
             refusals: 0,
             repairs: 0,
             lasts_us: 0,
@@ -296,7 +299,7 @@ impl Simulation {
     }
 
     fn set_up(&mut self) -> Result<(), Violation> {
-        let ids: Vec<NodeId> = (1..=self.plan.nodes).map(NodeId::of).collect();
+        let ids = self.first_voters();
         let bootstrap = Configuration::of_voters(ids.clone());
         for &id in &ids {
             let setup = self.setup_of(id, bootstrap.clone());
@@ -357,10 +360,15 @@ impl Simulation {
                 self.counts.add(Fault::Install, 1);
                 Ok(())
             }
-            Notice::Event(_, Event::NonVoting(None)) => {
-                self.repairs += 1;
+            Notice::Event(id, Event::NonVoting(None)) => {
+                if std::mem::take(&mut self.world.node_mut(id).disk_mut().emptied) {
+                    self.counts.add(Fault::Wiped, 1);
+                } else {
+                    self.repairs += 1;
+                }
                 Ok(())
             }
+            Notice::Backup(id, ready, read) => self.backup_is_ready(id, &ready, read),
             Notice::Event(..) => Ok(()),
             Notice::Stopped(id, why) => self.node_stopped(id, &why),
             Notice::PowerLost(id) => {

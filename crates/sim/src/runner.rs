@@ -65,8 +65,7 @@ pub struct Summary {
     pub hash: u64,
     /// The runs that failed, in the order of seeds.
     pub failures: Vec<RunReport>,
-    /// Runs in which an enabled kind never struck, with those kinds, in the order of seeds. Kinds
-    /// that wait for a sound cluster are excused: other faults may keep it from being one.
+    /// Runs in which an enabled kind never struck, with those kinds, in the order of seeds.
     pub silent_runs: Vec<(u64, Vec<Fault>)>,
 }
 
@@ -178,10 +177,9 @@ fn summarize(reports: Vec<RunReport>, wall: Duration) -> Summary {
             summary.enabled.add(fault, 1);
         }
         report.silent_faults().for_each(|fault| summary.silent.add(fault, 1));
-        let inexcusable: Vec<Fault> =
-            report.silent_faults().filter(|fault| !fault.needs_a_sound_cluster()).collect();
-        if !inexcusable.is_empty() {
-            summary.silent_runs.push((report.seed, inexcusable));
+        let silent: Vec<Fault> = report.silent_faults().collect();
+        if !silent.is_empty() {
+            summary.silent_runs.push((report.seed, silent));
         }
         let pace = (report.operations_a_second(), report.seed);
         if summary.slowest.is_none_or(|slowest| pace < slowest) {

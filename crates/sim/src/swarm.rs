@@ -78,7 +78,7 @@ impl Plan {
         pace(&mut Rng::seeded(seed ^ 0x5a3d_7057_0003), &mut options.raft);
         let clients = clients(&mut rng, &options);
         let sessions = clients.iter().filter(|client| client.session).count();
-        let faults = faults(&mut rng, nodes, sessions, &options);
+        let faults = faults(seed, &mut rng, nodes, sessions, &options);
         let rates = rates(&mut rng, faults, &options);
         if rates.reorder || rates.drop + rates.corrupt + rates.delay > 0 {
             // A thousand pieces of a snapshot, and a wait for each one that is lost or comes too
@@ -237,7 +237,7 @@ fn mix(rng: &mut Rng) -> Mix {
 }
 
 /// Which kinds of faults may strike: classes first, then kinds.
-fn faults(rng: &mut Rng, nodes: u64, sessions: usize, options: &Options) -> FaultSet {
+fn faults(seed: u64, rng: &mut Rng, nodes: u64, sessions: usize, options: &Options) -> FaultSet {
     let mut set = FaultSet::default();
     if rng.one_in(12) {
         return set; // a run in peace
@@ -251,10 +251,18 @@ fn faults(rng: &mut Rng, nodes: u64, sessions: usize, options: &Options) -> Faul
         FaultClass::Client,
     ];
     let on: Vec<FaultClass> = classes.into_iter().filter(|_| rng.permille(700)).collect();
+    // Chance of their own, so that the rest of a seed's plan stays what it was.
+    let late = &mut Rng::seeded(seed ^ 0x5a3d_7057_0004);
     for fault in Fault::ALL {
-        if on.contains(&fault.class()) && rng.permille(500) {
+        let is_late = matches!(fault, Fault::Wiped | Fault::Backup);
+        let chance = if is_late { &mut *late } else { &mut *rng };
+        if on.contains(&fault.class()) && chance.permille(500) {
             set.insert(fault);
         }
+    }
+    // A node whose disk was emptied knows the first members: they must be those of now.
+    if set.has(Fault::Wiped) && nodes >= 3 && late.one_in(2) {
+        Fault::CHANGES_OF_VOTERS.into_iter().for_each(|fault| set.remove(fault));
     }
     remove_impossible(&mut set, nodes, sessions, options);
     set
@@ -273,7 +281,7 @@ fn remove_impossible(set: &mut FaultSet, nodes: u64, sessions: usize, options: &
     }
     // What a disk loses for good must be within what a quorum can bear.
     if nodes < 3 {
-        for fault in [Fault::BitFlip, Fault::BadSector, Fault::Misdirected, Fault::DiskLost] {
+        for fault in Fault::LOSSES {
             set.remove(fault);
         }
     }
@@ -283,6 +291,9 @@ fn remove_impossible(set: &mut FaultSet, nodes: u64, sessions: usize, options: &
         }
         set.remove(Fault::Transfer);
         set.remove(Fault::RollingRestart);
+    }
+    if Fault::CHANGES_OF_VOTERS.into_iter().any(|fault| set.has(fault)) {
+        set.remove(Fault::Wiped);
     }
     let snapshots = options.raft_state_bytes_max.is_some_and(|bytes| bytes <= 64 << 10);
     let laggards = set.has(Fault::Kill) || set.has(Fault::PowerCut) || set.has(Fault::Partition);

@@ -13,13 +13,15 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use sampan_base::{ClusterId, LogIndex, NodeId, Rng, Time};
+use sampan_kv::Digest;
 use sampan_replica::wire::{PeerMessage, decode_frame, encode_frame};
 use sampan_replica::{
-    ClientReply, DiskDone, DiskJob, Envelope, Event, Fatal, Input, Lane, OpenError, Outputs,
-    Replica, job,
+    BackupReady, ClientReply, DiskDone, DiskJob, Envelope, Event, Fatal, Input, Lane, OpenError,
+    Outputs, Replica, job,
 };
 use sampan_storage::{Identity, Storage};
 
+use crate::backups;
 use crate::checkers::{Oracles, Seen, Violation};
 use crate::clock::NodeClock;
 use crate::disk::{DiskOp, FileClass, SimDisk, Survival};
@@ -39,6 +41,8 @@ pub enum Notice {
     Reply(NodeId, ClientReply),
     /// A replica reports something.
     Event(NodeId, Event),
+    /// A snapshot for a backup, and what came of reading it.
+    Backup(NodeId, BackupReady, Result<Digest, String>),
     /// A node's process ended by itself: its disk failed.
     Stopped(NodeId, String),
     /// The watch let a node's power go.
@@ -159,10 +163,7 @@ impl<N: Network> World<N> {
             self.nodes.resize_with(slot + 1, || None);
         }
         assert!(self.nodes[slot].is_none(), "{id} is there already");
-        let mut disk = SimDisk::new(self.rng.fork());
-        let identity = Identity { cluster: self.cluster, node: id };
-        let create = if setup.formed { Storage::create_formed } else { Storage::create };
-        create(&mut disk, identity, &setup.options.storage).expect("a fresh disk is empty");
+        let disk = self.fresh_disk(id, &setup);
         self.nodes[slot] = Some(Box::new(Node::new(id, setup, disk)));
     }
 
@@ -218,6 +219,25 @@ impl<N: Network> World<N> {
         self.stop(id);
         self.trace.event(self.now, [id.get(), 5, 0], || format!("✗ {id} removed with its disk"));
         self.nodes[id.get() as usize] = None;
+    }
+
+    /// A machine's process dies, and its disk is emptied. It will start under its own name.
+    pub fn wipe(&mut self, id: NodeId) {
+        self.stop(id);
+        self.trace.event(self.now, [id.get(), 9, 0], || format!("✗ {id} wiped"));
+        let disk = self.fresh_disk(id, &self.node(id).setup.clone());
+        let node = self.node_mut(id);
+        node.disk = disk;
+        node.disk.emptied = true;
+        self.oracles.disk_emptied(id);
+    }
+
+    fn fresh_disk(&mut self, id: NodeId, setup: &NodeSetup) -> SimDisk {
+        let mut disk = SimDisk::new(self.rng.fork());
+        let identity = Identity { cluster: self.cluster, node: id };
+        let create = if setup.formed { Storage::create_formed } else { Storage::create };
+        create(&mut disk, identity, &setup.options.storage).expect("a fresh disk is empty");
+        disk
     }
 
     /// Changes a machine's clocks.
@@ -549,6 +569,12 @@ impl<N: Network> World<N> {
         for event in outputs.events.drain(..) {
             self.trace.line(self.now, || narrate::event(id, &event));
             self.notices.push_back(Notice::Event(id, event));
+        }
+        for ready in outputs.backups.drain(..) {
+            let node = self.node(id);
+            let read = backups::read(&node.disk, node.setup.options.kv, &ready);
+            self.trace.line(self.now, || narrate::backup(id, &ready, &read));
+            self.notices.push_back(Notice::Backup(id, ready, read));
         }
         if std::mem::take(&mut outputs.shutdown_complete) {
             self.notices.push_back(Notice::ShutdownComplete(id));

@@ -18,8 +18,9 @@ pub struct ElectionSafety {
 impl ElectionSafety {
     /// A node's vote in a term is durable.
     pub fn voted(&mut self, id: NodeId, term: Term, vote: Option<NodeId>) {
+        // The first one: who has forgotten it may take another in its place, but may not give it.
         if let Some(vote) = vote {
-            self.votes.insert((term, id), vote);
+            self.votes.entry((term, id)).or_insert(vote);
         }
     }
 

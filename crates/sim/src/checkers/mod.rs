@@ -125,6 +125,12 @@ impl Seen {
         self.issued - self.in_flight.len() as u64
     }
 
+    /// What it held durably, or did before its disk was damaged, whichever is longer.
+    fn longest_acknowledged(&self) -> Option<LogShape> {
+        let logs = [self.before_damage.as_ref(), Some(&self.durable)].into_iter().flatten();
+        logs.max_by_key(|log| log.last()).cloned()
+    }
+
     /// Is an entry durable here, or was it until the disk was damaged?
     pub fn acknowledged(&self, position: LogPosition) -> bool {
         let held = |log: &LogShape| log.holds(position);
@@ -311,6 +317,15 @@ impl Oracles {
         self.state_machine.check(id, seen.cursors.applied, replica.kv().digest())?;
         self.nodes[slot] = Some(seen);
         Ok(())
+    }
+
+    /// A node's disk was emptied: what it acknowledged of its log was true, and is gone, and so is its
+    /// hard state.
+    pub fn disk_emptied(&mut self, id: NodeId) {
+        if let Some(seen) = self.seen_mut(id) {
+            let before_damage = seen.longest_acknowledged();
+            *seen = Seen { before_damage, ..Seen::default() };
+        }
     }
 
     /// A node's process died.

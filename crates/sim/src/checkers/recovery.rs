@@ -35,7 +35,7 @@ pub fn check(
     let mut log = LogShape::starting_after(start);
     log_matching::follow(id, &mut log, raft, registry)?;
     let rejoins = raft.non_voting_until().is_some();
-    if rejoins && !node.disk().damaged {
+    if rejoins && !node.disk().damaged && !node.disk().emptied {
         return Err(violation(id, "takes a sound disk for a damaged one".into()));
     }
     let mut before_damage = None;
@@ -45,8 +45,7 @@ pub fn check(
         if rejoins {
             // It knows that it lost something: it will not vote on what it does not know.
             check_promises_kept(id, old, raft.term(), raft.vote())?;
-            let longest = [old.before_damage.as_ref(), Some(&old.durable)].into_iter().flatten();
-            before_damage = longest.max_by_key(|log| log.last()).cloned();
+            before_damage = old.longest_acknowledged();
         } else {
             check_nothing_lost(id, old, &log, raft.term(), raft.vote())?;
             before_damage.clone_from(&old.before_damage);

@@ -165,6 +165,8 @@ pub struct SimDisk {
     given_back_bytes: u64,
     /// It stopped holding what was stored: no oracle may count on this disk any more.
     pub damaged: bool,
+    /// It took the place of another, and its node has not yet got back what was on that.
+    pub emptied: bool,
     /// After this many more steps every step fails: the power goes during a start.
     steps_left: Option<u64>,
     rng: Rng,
@@ -186,6 +188,7 @@ impl SimDisk {
             crowded: false,
             given_back_bytes: 0,
             damaged: false,
+            emptied: false,
             steps_left: None,
             rng,
             counts: DiskCounts::default(),
@@ -211,6 +214,11 @@ impl SimDisk {
     /// Mishaps that have not happened yet.
     pub fn armed(&self) -> usize {
         self.mishaps.len()
+    }
+
+    /// May this one still happen?
+    pub fn awaits(&self, mishap: Mishap) -> bool {
+        self.mishaps.iter().any(|(armed, _)| *armed == mishap)
     }
 
     /// Disarms all mishaps, gives back the room and makes every sector readable.

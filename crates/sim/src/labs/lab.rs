@@ -287,7 +287,7 @@ impl Lab {
                     self.state().events.push((number_of(id), event));
                 }
                 Some(Notice::Stopped(id, why)) => return fail(format!("{id} stopped: {why}")),
-                Some(Notice::ShutdownComplete(_) | Notice::PowerLost(_)) => {}
+                Some(Notice::ShutdownComplete(_) | Notice::PowerLost(_) | Notice::Backup(..)) => {}
                 None => return fail(format!("not done after {LIMIT_MS} virtual ms")),
             }
         }
