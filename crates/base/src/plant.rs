@@ -196,6 +196,12 @@ plants! {
     CutNotReplayed,
     /// The log is trimmed by a segment too many.
     TrimmedTooFar,
+    /// A node with an empty disk takes part before it has heard from the others.
+    NewbornUnheard,
+    /// A node that lost its disk counts before it has the log again.
+    NewbornCounted,
+    /// A backup is any snapshot that there is, however old.
+    BackupOfOld,
 }
 
 thread_local! {

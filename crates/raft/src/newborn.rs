@@ -17,7 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sampan_base::{LogIndex, NodeId, Term, Time};
+use sampan_base::{LogIndex, NodeId, Term, Time, planted};
 
 use crate::node::Raft;
 use crate::read::FollowerReads;
@@ -113,7 +113,7 @@ impl Raft {
             self.vote = Some(me);
             self.persistence.hard_state_changed();
         }
-        if heard.values().any(|(_, holds)| *holds) {
+        if heard.values().any(|(_, holds)| *holds) && !planted!(NewbornCounted) {
             self.non_voting_until = Some(LogIndex::MAX);
             self.following.reads = FollowerReads::new(self.rng.next_u64(), true);
         }

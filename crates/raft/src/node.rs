@@ -159,7 +159,7 @@ impl Raft {
         node.restore_configurations();
         if restored.newborn {
             node.newborn = Some(Newborn::new(node.rng.next_u64(), now));
-            if node.unheard_voters().is_empty() {
+            if node.unheard_voters().is_empty() || planted!(NewbornUnheard) {
                 node.come_of_age(now);
             }
         }

@@ -5,7 +5,7 @@
 //! taken anyway, or one taken for this purpose. It is an ordinary snapshot, and lets the log be
 //! trimmed as any other. Reading its file is the host's matter, for files are.
 
-use sampan_base::{LogIndex, Time};
+use sampan_base::{LogIndex, Time, planted};
 use sampan_kv::Reply;
 use sampan_raft::{ReadId, ReadOutcome};
 use sampan_storage::StoredSnapshot;
@@ -83,7 +83,7 @@ impl Replica {
         if let Some(newest) = self.storage.snapshots().first() {
             let covers = |waiting: &mut Waiting| match waiting.stage {
                 Stage::Covering(index) => index <= newest.meta.position.index,
-                Stage::Asking { .. } => false,
+                Stage::Asking { .. } => planted!(BackupOfOld),
             };
             for Waiting { connection, seq, .. } in self.backups.waiting.extract_if(.., covers) {
                 let snapshot = newest.clone();

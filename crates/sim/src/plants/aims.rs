@@ -102,6 +102,13 @@ pub(super) fn rotten_votes(plan: &mut Plan) {
     plan.nodes = 5;
 }
 
+/// Voters whose disks are emptied, under a cluster that often elects.
+pub(super) fn wipes(plan: &mut Plan) {
+    only(plan, &[Fault::Wiped, Fault::Kill, Fault::Partition], 300);
+    short_terms(plan);
+    plan.nodes = 3;
+}
+
 /// Followers that need snapshots, and leaders' snapshots that arrive late and twice.
 pub(super) fn installs(plan: &mut Plan) {
     only(plan, &[Fault::Kill, Fault::Partition, Fault::Snapshot], 500);

@@ -7,6 +7,7 @@ use sampan_base::plant::Plant;
 
 use super::aims::{
     churn, crashes, duplicates, forwards, installs, rot, rotten_votes, split, stale_terms, unrest,
+    wipes,
 };
 use super::scenarios::{
     late_append_of_an_old_leader, late_heartbeat_answers, longer_older_log,
@@ -222,6 +223,15 @@ pub fn row(plant: Plant) -> Row {
         Plant::SpareNotZeroed => (Storage, "etcd #6378", "recovery", Hunt::Aimed(crashes)),
         Plant::CutNotReplayed => (Storage, "qdrant #2508", "recovery", Hunt::Aimed(unrest)),
         Plant::TrimmedTooFar => (Storage, "RedisRaft #43", "recovery", Hunt::Swarm),
+        Plant::NewbornUnheard => {
+            (Storage, "RethinkDB #5289, RedisRaft #17", "replica-invariant", Hunt::Aimed(wipes))
+        }
+        Plant::NewbornCounted => {
+            (Storage, "RethinkDB #5289, RedisRaft #17", "leader-completeness", Hunt::Aimed(wipes))
+        }
+        Plant::BackupOfOld => {
+            (Snapshots, "etcdctl snapshot save, of one member", "backup", Hunt::Swarm)
+        }
     };
     Row { area, source, expected, hunt }
 }
