@@ -103,6 +103,11 @@ impl Replica {
         has_reserve
     }
 
+    /// Other room than that of the reserve belongs to the snapshot under way.
+    pub(crate) fn lend_room(&mut self) {
+        self.disk.reserve_lent_until = Some(self.now.mono + ARRIVING_GRACE);
+    }
+
     /// The reserve stays lent while a snapshot arrives.
     pub(crate) fn extend_loan(&mut self) {
         let until = self.now.mono + ARRIVING_GRACE;

@@ -505,7 +505,7 @@ impl Replica {
             Owner::Taking(id) if self.snapshots.taking.as_ref().is_some_and(|t| t.id == id) => {
                 let waits = self.lend_reserve();
                 self.snapshots.taking_starves |= waits;
-                waits
+                waits || self.replace_older_snapshots()
             }
             Owner::Receiving(attempt) => {
                 self.starve_receiving(attempt);
@@ -513,6 +513,21 @@ impl Replica {
             }
             Owner::Taking(_) | Owner::Nobody => false,
         }
+    }
+
+    /// Not even the reserve was enough: the older snapshots, there in case the newest one is damaged,
+    /// give their room. True if there was one.
+    fn replace_older_snapshots(&mut self) -> bool {
+        let Some(taking) = &self.snapshots.taking else { return false };
+        let (owner, again) = (Owner::Taking(taking.id), taking.written.clone());
+        let ops = self.storage.release_older_snapshots();
+        let gives = !ops.is_empty();
+        if gives {
+            self.lend_room();
+            self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(ops));
+            self.snapshot_job(owner, DiskJob::SnapshotWrite(again));
+        }
+        gives
     }
 
     fn on_taking_job(&mut self, id: u64, failed: Option<String>) {

@@ -302,6 +302,16 @@ impl Storage {
         ops
     }
 
+    /// Gives up all snapshots but the newest, for one that a full disk has no other room for. The list
+    /// runs before that one is written on; it is empty if nothing can be given up.
+    pub fn release_older_snapshots(&mut self) -> Vec<DiskOp> {
+        if self.committing.is_some() || self.snapshots.is_empty() {
+            return Vec::new();
+        }
+        let older = self.snapshots.split_off(1);
+        older.into_iter().map(|stored| DiskOp::Remove { file: stored.file }).collect()
+    }
+
     /// The list of [`Storage::snapshot_commit`] ended: the snapshot is the newest one, and the log
     /// may be trimmed up to it. Panics if no commit is under way.
     pub fn snapshot_committed(&mut self) {

@@ -120,6 +120,37 @@ fn a_full_follower_that_falls_behind_has_its_reads_answered_by_the_leader() {
 }
 
 #[test]
+fn a_full_disk_is_compacted_on_the_room_of_the_older_snapshot_if_there_is_no_other() {
+    let (mut cluster, leader) = Cluster::with_leader(1, |id| {
+        let mut options = compacting(id);
+        options.snapshot_reserve_percent = 0;
+        options
+    });
+    let mut refused = 0;
+    let mut write = |cluster: &mut Cluster, numbers: std::ops::Range<usize>| {
+        for n in numbers {
+            let command = format!("SET key{} {}", n % 100, format!("{n}").repeat(100));
+            while cluster.ask(leader, 1, &command) != "OK" {
+                refused += 1;
+                assert!(refused < 500, "write {n}");
+                cluster.run_ms(1);
+            }
+        }
+    };
+    write(&mut cluster, 100..500);
+    cluster.run_ms(100);
+    let before = cluster.node(leader).status().snapshot.expect("it has been compacted").0;
+    fill_up(&mut cluster, leader);
+    write(&mut cluster, 500..1_000);
+    let after = cluster.node(leader).status().snapshot.expect("another one").0;
+    assert!(after.0 > before.0 + 300, "from {before} to {after}");
+    cluster.kill(leader);
+    cluster.start(leader);
+    cluster.wait_for_leader();
+    assert_eq!(cluster.ask(leader, 2, "GET key99"), "999".repeat(100));
+}
+
+#[test]
 fn a_full_disk_is_compacted_on_the_room_of_the_reserve() {
     let (mut cluster, leader) = Cluster::with_leader(1, compacting);
     let write = |cluster: &mut Cluster, from: usize, to: usize| {
