@@ -97,7 +97,7 @@ impl Options {
             kv: sampan_kv::Limits::default(),
             no_leader_wait: Duration::from_millis(400),
             client_timeout: Duration::from_millis(5_000),
-            raft_state_bytes_max: Some(128 << 20),
+            raft_state_bytes_max: Some(64 << 20),
             raft_state_snapshot_percent: 100,
             snapshot_reserve_percent: 100,
             disk_stall: Some(Duration::from_millis(1_000)),
