@@ -9,6 +9,7 @@ use sampan_base::{LogIndex, NodeId, SnapshotMeta, Time, planted};
 
 use crate::follower::Incoming;
 use crate::log::Log;
+use crate::membership::agreed;
 use crate::node::{Raft, RoleState};
 use crate::progress::State;
 use crate::{Body, SnapshotChunk, SnapshotRead};
@@ -115,6 +116,20 @@ impl Raft {
             peer.become_snapshot(latest.clone(), leader.sequence, now);
         }
         crate::invariants::check(self);
+    }
+
+    /// Can this leader commit with the peers that it hears and that need no snapshot? If not,
+    /// everybody waits for the transfers.
+    pub fn commits_without_snapshots(&self, now: Time) -> bool {
+        let RoleState::Leader(leader) = &self.role else { return true };
+        let able = agreed(self.configurations.latest(), |id: NodeId| {
+            let is_able = leader.peers.get(&id).is_some_and(|peer| {
+                let is_there = now < peer.heard_at + self.config.election_timeout_min;
+                is_there && !matches!(peer.state, State::Snapshot(_))
+            });
+            u64::from(is_able || id == self.config.id)
+        });
+        able > 0
     }
 
     // ----------------------------------------------------------------------- receiving

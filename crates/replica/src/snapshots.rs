@@ -436,12 +436,13 @@ impl Replica {
         }
     }
 
-    /// Reads the parts that peers wait for, as fast as may be.
+    /// Reads the parts that peers wait for, as fast as may be: at once if clients wait for them, too.
     fn send_parts(&mut self) {
         if !self.raft.is_leader() {
             return self.snapshots.parts.clear();
         }
-        while self.pace.is_free(self.now.mono)
+        let is_urgent = !self.raft.commits_without_snapshots(self.now.mono);
+        while (is_urgent || self.pace.is_free(self.now.mono))
             && let Some(wanted) = self.snapshots.parts.pop_front()
         {
             self.pace.went(self.now.mono, wanted.len_max as u64);

@@ -276,6 +276,26 @@ fn a_transfer_gives_way_to_clients_and_goes_on() {
 }
 
 #[test]
+fn a_transfer_that_clients_wait_for_does_not_give_way_to_them() {
+    let (mut cluster, leader, follower) = far_behind(300);
+    let other = (1..=3).find(|&id| id != leader && id != follower).unwrap();
+    cluster.snapshot_parts_per_ms = usize::MAX;
+    cluster.hold = |message| {
+        let PeerMessage::Raft(message) = message else { return false };
+        matches!(&message.body, Body::InstallSnapshot { data, .. } if !data.is_empty())
+    };
+    cluster.start(follower);
+    cluster.run_ms(200);
+    cluster.kill(other);
+    cluster.send(leader, 1, &["SET k1 v1"]);
+    cluster.run_ms(600);
+    assert!(cluster.node(leader).is_leader() && installs(&cluster) == 0);
+    cluster.hold = |_| false;
+    cluster.run_ms(20);
+    assert_eq!(installs(&cluster), 1, "nothing holds it back");
+}
+
+#[test]
 fn a_transfer_is_not_overtaken_by_later_snapshots() {
     let (mut cluster, leader, follower) = far_behind(200);
     // Fast enough for the log that it needs next to be within what is kept for it.
