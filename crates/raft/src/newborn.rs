@@ -6,7 +6,8 @@
 //!
 //! - It adopts the highest term, as one in which it has voted. Whoever got its vote in the earlier
 //!   life has made that term durable before it asked, so no vote is given twice; and no leader of an
-//!   older term is confirmed by it.
+//!   older term is confirmed by it. Only a vote for itself may be in a later term that nobody knows
+//!   of: it is void, for the candidacy ended with the life.
 //! - If anybody holds anything, it may have acknowledged entries that it lacks: it neither votes nor
 //!   counts until it has the log as the leader has it (`check_recovered`). If nobody does, nothing was
 //!   ever committed, and it is a voter like the others.

@@ -64,6 +64,14 @@ impl ForwardsOut {
         }
     }
 
+    /// Others know of this life of the node. If it is a later one than this, the disk that counted was
+    /// lost: this is the life after it. What waits goes again with the next attempts.
+    pub(crate) fn outlive(&mut self, incarnation: u64) {
+        if incarnation > self.incarnation {
+            self.incarnation = incarnation.saturating_add(1);
+        }
+    }
+
     /// The number of the frame that gathers.
     pub(crate) fn open_frame(&self) -> u64 {
         self.last_frame_seq + 1
@@ -138,6 +146,12 @@ pub(crate) struct ForwardWindow {
 }
 
 impl ForwardWindow {
+    /// The life that frames were last admitted from, if the frame is of an earlier one: its sender must
+    /// know, for its lives were counted by a disk that may be lost.
+    pub(crate) fn later_life(&self, forward: &Forward) -> Option<u64> {
+        (forward.incarnation < self.incarnation).then_some(self.incarnation)
+    }
+
     /// Notes a frame; true if it was not seen before and could not have been.
     pub(crate) fn admit(&mut self, forward: &Forward) -> bool {
         let life = (forward.incarnation, forward.term);
@@ -196,5 +210,18 @@ mod tests {
         assert!(window.admit(&frame(3, 5, 1)), "a new life counts from one");
         assert!(window.admit(&frame(3, 6, 2)));
         assert!(!window.admit(&frame(3, 6, 1)), "seen in the term before");
+    }
+
+    #[test]
+    fn a_node_whose_lives_are_counted_anew_learns_of_those_before() {
+        let mut window = ForwardWindow::default();
+        assert!(window.admit(&frame(9, 5, 4)));
+        assert_eq!(window.later_life(&frame(9, 5, 4)), None, "it is this one");
+        let mut forwards = ForwardsOut::new(1);
+        assert!(!window.admit(&frame(forwards.incarnation, 5, 1)));
+        forwards.outlive(window.later_life(&frame(1, 5, 1)).unwrap_or_default());
+        assert!(window.admit(&frame(forwards.incarnation, 5, 1)));
+        forwards.outlive(3);
+        assert_eq!(forwards.incarnation, 10, "an earlier one is no news");
     }
 }

@@ -22,10 +22,10 @@ use sampan_kv::{BatchBuilder, Class, Reply};
 use crate::forwards::Forwarded;
 use crate::input::{ConnectionId, Request};
 use crate::lines::{Home, Origin, Ticket, Waiting};
-use crate::output::ClientReply;
+use crate::output::{ClientReply, Envelope, Stream};
 use crate::reads::{READ_ROUNDS_MAX, Reading, Round};
 use crate::replica::Replica;
-use crate::wire::{Forward, ForwardOutcome, ForwardReply, Outcome};
+use crate::wire::{Forward, ForwardOutcome, ForwardReply, Outcome, PeerMessage};
 use crate::writes::{Proposal, Waiter};
 
 /// How long the answers of a node that is gone may take to be read from its other connection.
@@ -91,6 +91,11 @@ impl Replica {
         let window = self.forward_windows.entry(from).or_default();
         if !window.admit(&forward) && !planted!(ForwardTakenTwice) {
             self.counters.forwards_dropped += 1;
+            if let Some(incarnation) = window.later_life(&forward) {
+                let reply = ForwardReply { incarnation, outcomes: Vec::new() };
+                let message = PeerMessage::ForwardReply(reply);
+                self.messages.push(Envelope { to: from, stream: Stream::Main, message });
+            }
             return;
         }
         let home = Home::Peer { node: from, incarnation: forward.incarnation };
@@ -124,6 +129,7 @@ impl Replica {
 
     /// What became of commands this node has forwarded.
     pub(crate) fn on_forward_reply(&mut self, reply: ForwardReply) {
+        self.forwards.outlive(reply.incarnation);
         if reply.incarnation != self.forwards.incarnation {
             return;
         }

@@ -24,6 +24,12 @@ impl ElectionSafety {
         }
     }
 
+    /// A node has forgotten all it knew. A vote for itself is void with it: nobody else could use it, and
+    /// no candidate is left that might.
+    pub fn forgot(&mut self, id: NodeId) {
+        self.votes.retain(|(_, voter), vote| *voter != id || *vote != id);
+    }
+
     /// A node leads that did not, or in another term.
     pub fn check(
         &mut self,
@@ -65,6 +71,21 @@ mod tests {
         assert!(safety.check(b, Term(2), &nobody).is_ok());
         assert!(safety.check(a, Term(1), &nobody).is_ok());
         assert!(safety.check(b, Term(1), &nobody).is_err());
+    }
+
+    #[test]
+    fn a_vote_that_was_forgotten_counts_unless_it_was_for_oneself() {
+        let configuration =
+            Configuration { voters: voters(&[1, 2, 3]), ..Configuration::default() };
+        let (one, two, three) = (NodeId::of(1), NodeId::of(2), NodeId::of(3));
+        for (first, sound) in [(two, false), (three, true)] {
+            let mut safety = ElectionSafety::default();
+            safety.voted(one, Term(5), Some(one));
+            safety.voted(three, Term(5), Some(first));
+            safety.forgot(three);
+            safety.voted(three, Term(5), Some(one));
+            assert_eq!(safety.check(one, Term(5), &configuration).is_ok(), sound, "first {first}");
+        }
     }
 
     #[test]

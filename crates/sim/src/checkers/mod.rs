@@ -326,6 +326,7 @@ impl Oracles {
             let before_damage = seen.longest_acknowledged();
             *seen = Seen { before_damage, ..Seen::default() };
         }
+        self.election_safety.forgot(id);
     }
 
     /// A node's process died.
