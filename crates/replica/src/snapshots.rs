@@ -62,6 +62,11 @@ enum Step {
     Committing { meta: SnapshotMeta },
 }
 
+/// Nothing new in the log for so long: the node is at rest, and a snapshot is in nobody's way.
+const REST: Duration = Duration::from_secs(10);
+/// A log of a quarter of its limit, and no less than this, is worth a snapshot at rest.
+const REST_LOG_BYTES_MIN: u64 = 16 << 20;
+
 /// What was left of the log when it was last trimmed: kept for a lagging follower, or because a
 /// segment is let go of as a whole.
 #[derive(Default)]
@@ -85,6 +90,8 @@ pub(crate) struct Snapshots {
     not_before: Time,
     retained: Retained,
     retain_check_at: Option<Time>,
+    /// The end of the log, and since when it is there.
+    end: (LogIndex, Time),
     /// Parts that peers wait for, to be read when the pace allows it.
     parts: VecDeque<SnapshotRead>,
     pub(crate) pauses: SnapshotPauses,
@@ -103,6 +110,7 @@ impl Snapshots {
             not_before: now.mono,
             retained: Retained::default(),
             retain_check_at: None,
+            end: (LogIndex::ZERO, now.mono),
             parts: VecDeque::new(),
             pauses: SnapshotPauses::default(),
         }
@@ -135,6 +143,10 @@ impl Replica {
 
     /// Starts a snapshot if one is due, and lets go of log that nobody needs any more.
     pub(crate) fn drive_snapshots(&mut self) {
+        let last = self.raft.last_index();
+        if self.snapshots.end.0 != last {
+            self.snapshots.end = (last, self.now.mono);
+        }
         if self.snapshot_is_due() {
             self.begin_snapshot();
         }
@@ -191,8 +203,21 @@ impl Replica {
         // While the disk has no room to keep more for it, the log may not outgrow what there is.
         let divisor = if self.storage.reserve_is_short() { RESERVE_SHORT_DIVISOR } else { 1 };
         let outgrown = |max| self.log_has_grown_past(max / divisor) && self.log_is_mostly_applied();
-        let due = snapshots.wanted || self.log_bytes_max().is_some_and(outgrown);
+        let due = snapshots.wanted
+            || self.log_bytes_max().is_some_and(|max| outgrown(max) || self.rests_on_log(max));
         due && self.is_ahead_of_snapshots()
+    }
+
+    /// Is the node at rest, with a log in memory that a snapshot would free? Writes that come and go
+    /// can make it write at most four bytes of snapshots for each byte of log, while it is at rest.
+    fn rests_on_log(&self, bytes_max: u64) -> bool {
+        let (last, since) = self.snapshots.end;
+        let worth = (bytes_max / 4).max(REST_LOG_BYTES_MIN);
+        let covered = self.newest_snapshot().map_or(LogIndex::ZERO, |(index, _)| index);
+        self.applied.index == last
+            && self.now.mono.since(since) >= REST
+            && self.log_entries_bytes() > worth
+            && self.raft.log_bytes_after(covered) as u64 > worth
     }
 
     /// Would a snapshot now let go of half of the log at least? After a restart little of a long log

@@ -50,6 +50,26 @@ fn with_no_threshold_no_snapshot_is_taken() {
 }
 
 #[test]
+fn a_node_at_rest_lets_go_of_a_long_log() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let value = "v".repeat(1 << 19);
+    for n in 0..36 {
+        assert_eq!(cluster.ask(leader, 1, &format!("SET k{} {value}", n % 2)), "OK");
+    }
+    cluster.run_ms(8_000);
+    assert_eq!(cluster.node(leader).status().snapshot, None, "not long enough at rest");
+    cluster.run_ms(4_000);
+    for id in 1..=3 {
+        let status = cluster.node(id).status();
+        assert!(status.snapshot.is_some(), "node {id} took a snapshot");
+        assert!(status.raft.first_index.0 > 30, "node {id} trimmed its log");
+    }
+    let taken = cluster.node(leader).status().snapshot;
+    cluster.run_ms(30_000);
+    assert_eq!(cluster.node(leader).status().snapshot, taken, "once is enough");
+}
+
+#[test]
 fn a_follower_that_was_away_catches_up_by_snapshot() {
     let (mut cluster, leader) = Cluster::with_leader(3, compacting);
     let follower = cluster.follower_of(leader);
