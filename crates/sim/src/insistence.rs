@@ -47,6 +47,9 @@ impl Simulation {
             return Ok(());
         }
         self.after(LOOK_EVERY_US, Todo::Insist);
+        let settled = self.settled_configuration();
+        self.was_sound_when_owing |=
+            self.is_owing() && settled.is_some_and(|settled| self.is_sound(&settled));
         let counts = self.counts_so_far();
         for fault in self.plan.faults.iter().filter(|fault| counts.of(*fault) == 0) {
             self.bring_about(fault)?;

@@ -65,7 +65,8 @@ pub struct Summary {
     pub hash: u64,
     /// The runs that failed, in the order of seeds.
     pub failures: Vec<RunReport>,
-    /// Runs in which an enabled kind never struck, with those kinds, in the order of seeds.
+    /// Runs in which an enabled kind never struck, with those kinds, in the order of seeds. Kinds that
+    /// wait for a sound cluster are excused only where it was not sound at any look.
     pub silent_runs: Vec<(u64, Vec<Fault>)>,
 }
 
@@ -115,6 +116,7 @@ pub fn run_plan(plan: Plan, trace: Trace, watch: Option<Box<dyn SyncWatch>>) -> 
             rehearsals: 0,
             repairs: 0,
             refusals: 0,
+            was_sound_when_owing: false,
             lines: Vec::new(),
             record: None,
         }
@@ -177,7 +179,9 @@ fn summarize(reports: Vec<RunReport>, wall: Duration) -> Summary {
             summary.enabled.add(fault, 1);
         }
         report.silent_faults().for_each(|fault| summary.silent.add(fault, 1));
-        let silent: Vec<Fault> = report.silent_faults().collect();
+        let can_be_asked_of =
+            |fault: &Fault| report.was_sound_when_owing || !fault.needs_a_sound_cluster();
+        let silent: Vec<Fault> = report.silent_faults().filter(can_be_asked_of).collect();
         if !silent.is_empty() {
             summary.silent_runs.push((report.seed, silent));
         }
