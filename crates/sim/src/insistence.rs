@@ -47,11 +47,13 @@ impl Simulation {
             return Ok(());
         }
         self.after(LOOK_EVERY_US, Todo::Insist);
-        let settled = self.settled_configuration();
-        self.was_sound_when_owing |=
-            self.is_owing() && settled.is_some_and(|settled| self.is_sound(&settled));
-        let counts = self.counts_so_far();
+        let (counts, is_owing) = (self.counts_so_far(), self.is_owing());
         for fault in self.plan.faults.iter().filter(|fault| counts.of(*fault) == 0) {
+            // One before it may have left the cluster unsound, for as long as the run lasts.
+            let settled = self.settled_configuration();
+            if is_owing && settled.is_some_and(|settled| self.is_sound(&settled)) {
+                self.had_their_turn.insert(fault);
+            }
             self.bring_about(fault)?;
         }
         Ok(())

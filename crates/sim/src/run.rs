@@ -96,8 +96,8 @@ pub struct RunReport {
     pub repairs: u64,
     /// Nodes that refused to start because of damage, and were replaced.
     pub refusals: u64,
-    /// Was the cluster sound at any time when a kind of fault waited only for that?
-    pub was_sound_when_owing: bool,
+    /// Kinds of fault whose turn came late, in a cluster that was sound.
+    pub had_their_turn: crate::faults::FaultSet,
     /// The last lines of the trace, if they were kept.
     pub lines: Vec<String>,
     /// The history, for a picture of it.
@@ -142,8 +142,8 @@ pub struct Simulation {
     pub(crate) disk_counts: DiskCounts,
     pub(crate) operator: Operator,
     pub(crate) backups: Backups,
-    /// Was the cluster sound at any time when a kind of fault waited only for that?
-    pub(crate) was_sound_when_owing: bool,
+    /// Kinds of fault whose turn came late, in a cluster that was sound.
+    pub(crate) had_their_turn: crate::faults::FaultSet,
     /// Nodes that refused to start because of damage.
     pub(crate) refusals: u64,
     /// Damaged logs that their nodes have got back from their peers.
@@ -206,7 +206,7 @@ impl Simulation {
             disk_counts: DiskCounts::default(),
             operator: Operator::new(plan.nodes),
             backups: Backups::default(),
-            was_sound_when_owing: false,
+            had_their_turn: crate::faults::FaultSet::default(),
             refusals: 0,
             repairs: 0,
             lasts_us: 0,
@@ -608,7 +608,7 @@ impl Simulation {
             rehearsals: self.world.oracles.rehearsals,
             repairs: self.repairs,
             refusals: self.refusals,
-            was_sound_when_owing: self.was_sound_when_owing,
+            had_their_turn: self.had_their_turn,
             lines: self.world.trace.into_lines(),
             record: failed.then(|| Box::new(self.record.history)),
             violation,

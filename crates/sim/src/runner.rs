@@ -116,7 +116,7 @@ pub fn run_plan(plan: Plan, trace: Trace, watch: Option<Box<dyn SyncWatch>>) -> 
             rehearsals: 0,
             repairs: 0,
             refusals: 0,
-            was_sound_when_owing: false,
+            had_their_turn: crate::faults::FaultSet::default(),
             lines: Vec::new(),
             record: None,
         }
@@ -180,7 +180,7 @@ fn summarize(reports: Vec<RunReport>, wall: Duration) -> Summary {
         }
         report.silent_faults().for_each(|fault| summary.silent.add(fault, 1));
         let can_be_asked_of =
-            |fault: &Fault| report.was_sound_when_owing || !fault.needs_a_sound_cluster();
+            |fault: &Fault| report.had_their_turn.has(*fault) || !fault.needs_a_sound_cluster();
         let silent: Vec<Fault> = report.silent_faults().filter(can_be_asked_of).collect();
         if !silent.is_empty() {
             summary.silent_runs.push((report.seed, silent));
