@@ -187,7 +187,8 @@ fn work(mut disk: RealDisk, queue: &Receiver<DiskJob>, watch: &Watch, pace: &Log
     for job in queue {
         let done = match job {
             DiskJob::Maintain(ops) => {
-                let Some(done) = segments_lane::run(&mut disk, &ops, pace) else { return };
+                let done = segments_lane::run(&mut disk, &ops, pace, thread::sleep);
+                let Some(done) = done else { return };
                 DiskDone::Maintain(done)
             }
             job => job::run(&mut disk, job),

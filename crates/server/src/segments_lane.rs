@@ -5,7 +5,6 @@
 //! of what is appended.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use sampan_base::disk::{Disk, DiskError, DiskOp};
@@ -38,11 +37,12 @@ impl LogPace {
 }
 
 /// Executes the steps in order, up to the first error; `None` if the end came first, in the midst of
-/// it.
+/// it. `pause` waits for so long.
 pub(crate) fn run(
     disk: &mut dyn Disk,
     ops: &[DiskOp],
     log: &LogPace,
+    pause: impl Fn(Duration),
 ) -> Option<Result<(), DiskError>> {
     let appended_before = log.appended_bytes.load(Ordering::Relaxed);
     let mut prepared_bytes = 0;
@@ -60,7 +60,7 @@ pub(crate) fn run(
             prepared_bytes > AHEAD * appended_bytes && !log.ended.load(Ordering::Relaxed)
         };
         while matches!(op, DiskOp::Sync { .. }) && paused < PAUSE && is_ahead() {
-            thread::sleep(LOOK_INTERVAL);
+            pause(LOOK_INTERVAL);
             paused += LOOK_INTERVAL;
         }
     }
@@ -76,48 +76,42 @@ fn written_bytes(op: &DiskOp) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
-    use bytes::Bytes;
+    use std::cell::Cell;
+    use std::thread;
 
     use super::*;
     use crate::disk::RealDisk;
     use crate::testing::TempDir;
 
-    /// Makes a file of 32 pieces while so many bytes are appended: how long it took.
+    const PIECES: u32 = 32;
+
+    /// Makes a file of pieces of 4 KiB; so many bytes are appended in each pause. How long it paused.
     fn prepare(appended_bytes: usize) -> Duration {
         let dir = TempDir::new("segments-lane");
         let log = LogPace::default();
-        let file: sampan_base::disk::FileName = "f".into();
-        let piece = || DiskOp::Write { file: file.clone(), offset: 0, bytes: vec![0; 4096].into() };
-        let mut ops = vec![DiskOp::Create { file: file.clone(), zero_bytes: 0 }];
-        for _ in 0..32 {
-            ops.extend([piece(), DiskOp::Sync { file: file.clone() }]);
+        let write = |bytes: usize| DiskOp::Write {
+            file: "f".into(),
+            offset: 0,
+            bytes: vec![0; bytes].into(),
+        };
+        let mut ops = vec![DiskOp::Create { file: "f".into(), zero_bytes: 0 }];
+        for _ in 0..PIECES {
+            ops.extend([write(4096), DiskOp::Sync { file: "f".into() }]);
         }
-        let began = Instant::now();
-        thread::scope(|scope| {
-            let lane = scope.spawn(|| run(&mut RealDisk::new(dir.path()), &ops, &log));
-            let bytes = Bytes::from(vec![0; appended_bytes]);
-            // It may look at the log's pace before this or after.
-            for _ in 0..16 {
-                log.appending(&[DiskOp::Write {
-                    file: "log".into(),
-                    offset: 0,
-                    bytes: bytes.clone(),
-                }]);
-                thread::sleep(LOOK_INTERVAL);
-            }
-            assert_eq!(lane.join().unwrap(), Some(Ok(())));
-        });
-        began.elapsed()
+        let paused = Cell::new(Duration::ZERO);
+        let pause = |time| {
+            paused.set(paused.get() + time);
+            log.appending(&[write(appended_bytes)]);
+        };
+        assert_eq!(run(&mut RealDisk::new(dir.path()), &ops, &log, pause), Some(Ok(())));
+        paused.get()
     }
 
     #[test]
     fn the_lane_takes_its_time_unless_the_log_needs_it() {
-        let idle = prepare(0);
-        assert!(idle >= 32 * PAUSE, "{idle:?}");
-        let busy = prepare(1 << 20);
-        assert!(busy < idle / 2, "{busy:?}, and {idle:?} for an idle log");
+        assert_eq!(prepare(0), PAUSE * PIECES, "nothing is appended");
+        assert_eq!(prepare(2048), LOOK_INTERVAL * PIECES, "as fast as it may just be");
+        assert_eq!(prepare(1 << 20), LOOK_INTERVAL, "the log is ahead after the first pause");
     }
 
     #[test]
@@ -126,8 +120,11 @@ mod tests {
         let log = LogPace::default();
         let mut disk = RealDisk::new(dir.path());
         let missing = [DiskOp::Sync { file: "f".into() }];
-        assert!(matches!(run(&mut disk, &missing, &log), Some(Err(DiskError::NotFound(_)))));
+        assert!(matches!(
+            run(&mut disk, &missing, &log, thread::sleep),
+            Some(Err(DiskError::NotFound(_)))
+        ));
         log.end();
-        assert_eq!(run(&mut disk, &missing, &log), None);
+        assert_eq!(run(&mut disk, &missing, &log, thread::sleep), None);
     }
 }
