@@ -93,12 +93,20 @@ pub(crate) struct Lines {
     by_origin: BTreeMap<Origin, Line>,
     waiting: usize,
     waiting_bytes: usize,
+    /// The line that a request came to last, and how many came to it since one came to another.
+    latest: Option<Origin>,
+    latest_in_a_row: u32,
 }
 
 impl Lines {
     /// The line of a connection; made if there is none.
     pub(crate) fn line(&mut self, origin: Origin) -> &mut Line {
         self.by_origin.entry(origin).or_default()
+    }
+
+    /// How many requests in a row came to one line.
+    pub(crate) fn in_a_row(&self) -> u32 {
+        self.latest_in_a_row
     }
 
     /// Requests that wait, over all lines.
@@ -126,6 +134,8 @@ impl Lines {
         };
         let bytes = waiting.command.len();
         line.waiting.insert(place, waiting);
+        let again = self.latest.replace(origin) == Some(origin);
+        self.latest_in_a_row = if again { self.latest_in_a_row.saturating_add(1) } else { 1 };
         self.waiting += 1;
         self.waiting_bytes += bytes;
     }

@@ -34,6 +34,8 @@ const WATERMARK_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Memory of a large state that is gone is freed a piece in each of these, and with each turn.
 const GARBAGE_INTERVAL: std::time::Duration = std::time::Duration::from_millis(1);
+/// A client has the leader for itself after so many requests of which none was another's.
+const ALONE_AFTER_REQUESTS: u32 = 64;
 
 /// Figures that only count up.
 #[derive(Clone, Copy, Default, Debug)]
@@ -293,10 +295,15 @@ impl Replica {
             || held_bytes >= self.options.requests_held_bytes_max
     }
 
-    /// Does this node follow a leader, and nobody of its own waits for an answer? Then a host may let
-    /// it wait for its disk.
-    pub fn only_follows(&self) -> bool {
-        !self.raft.is_leader() && self.raft.leader().is_some() && self.requests_under_way() == 0
+    /// Does nobody need this node before its disk is done? Then a host may let it wait for that. So it
+    /// is with a follower of which nobody of its own waits for an answer, and with a leader that has
+    /// long had one client alone, which has sent one command and waits.
+    pub fn may_wait_for_disk(&self) -> bool {
+        match self.requests_under_way() {
+            0 => !self.raft.is_leader() && self.raft.leader().is_some(),
+            1 => self.raft.is_leader() && self.lines.in_a_row() >= ALONE_AFTER_REQUESTS,
+            _ => false,
+        }
     }
 
     /// This node's id.

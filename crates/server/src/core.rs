@@ -170,7 +170,7 @@ impl Core {
             node.peers.send(&envelope);
         }
         node.peers.flush();
-        let may_wait = self.outputs.replies.is_empty() && node.replica.borrow().only_follows();
+        let may_wait = self.outputs.replies.is_empty() && node.replica.borrow().may_wait_for_disk();
         for job in self.outputs.jobs.drain(..) {
             let waited = self.disks.run_or_submit(job, may_wait);
             self.was_held_up |= waited.is_some_and(|waited| waited > HELD_UP);

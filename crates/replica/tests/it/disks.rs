@@ -317,3 +317,41 @@ fn while_a_snapshot_is_written_the_log_stays_below_twice_the_limit() {
         assert!(status.log_bytes_live < 2 * status.log_bytes_max.expect("there is a limit"));
     }
 }
+
+#[test]
+fn a_host_may_wait_for_the_disk_if_nobody_needs_the_node_before() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    let may_wait = |cluster: &Cluster, id: u64| cluster.node(id).may_wait_for_disk();
+    // Many commands of one client; then what it sends next stays under way.
+    let alone = |cluster: &mut Cluster, id: u64, commands: &[&str]| {
+        (0..100).for_each(|_| drop(cluster.ask(id, 1, "SET k v")));
+        cluster.hanging_disks = [1, 2, 3].into();
+        cluster.send(id, 1, commands);
+        cluster.run_ms(1);
+    };
+    let recover = |cluster: &mut Cluster| {
+        cluster.hanging_disks.clear();
+        cluster.run_ms(50);
+    };
+    assert!(may_wait(&cluster, follower), "nobody of its own waits");
+    assert!(!may_wait(&cluster, leader), "nothing is under way: what comes next is not known");
+
+    alone(&mut cluster, leader, &["SET k w"]);
+    assert!(may_wait(&cluster, leader) && may_wait(&cluster, follower));
+    cluster.send(leader, 2, &["SET k x"]);
+    assert!(!may_wait(&cluster, leader), "somebody else waits");
+    recover(&mut cluster);
+    cluster.hanging_disks = [1, 2, 3].into();
+    cluster.send(leader, 1, &["SET k w"]);
+    assert!(!may_wait(&cluster, leader), "there was somebody else just now");
+    recover(&mut cluster);
+
+    alone(&mut cluster, leader, &["SET k w", "SET k x"]);
+    assert!(!may_wait(&cluster, leader), "a pipeline: more of it may come");
+    recover(&mut cluster);
+
+    alone(&mut cluster, follower, &["SET k w"]);
+    assert!(!may_wait(&cluster, follower), "its client waits for what the leader says");
+    assert!(may_wait(&cluster, leader), "it has that one client, too, if through another node");
+}
