@@ -126,6 +126,11 @@ impl Snapshots {
     }
 }
 
+/// Bytes of log that are worth a snapshot at rest, where so many are worth one at any time.
+fn worth_at_rest(bytes_max: u64) -> u64 {
+    (bytes_max / 4).max(REST_LOG_BYTES_MIN)
+}
+
 /// A peer needs the log after this: after the snapshot that it is getting, if it is.
 fn needed_from(peer: &PeerStatus) -> LogIndex {
     match peer.state {
@@ -169,10 +174,26 @@ impl Replica {
         }
     }
 
-    /// When something that waits for its turn may go.
+    /// When something that waits for its turn may go, or a snapshot at rest may be due.
     pub(crate) fn snapshots_deadline(&self) -> Time {
         let waits = self.snapshots.taking.as_ref().is_some_and(|taking| taking.waits);
-        if waits || !self.snapshots.parts.is_empty() { self.pace.free_at() } else { Time::NEVER }
+        let waits = waits || !self.snapshots.parts.is_empty();
+        let turn = if waits { self.pace.free_at() } else { Time::NEVER };
+        turn.min(self.rest_deadline())
+    }
+
+    /// When it is to be seen whether this node rests on a long log: not more than once, for if a
+    /// snapshot is not due then, nothing but an input can make it due. Cheap, and so it may be wrong
+    /// about a log that a snapshot holds already.
+    fn rest_deadline(&self) -> Time {
+        let (last, since) = self.snapshots.end;
+        let may_rest = self.applied.index == last && self.snapshots.taking.is_none();
+        let is_worth = |max| self.log_entries_bytes() > worth_at_rest(max);
+        if !may_rest || !self.log_bytes_max().is_some_and(is_worth) {
+            return Time::NEVER;
+        }
+        let at = (since + REST).max(self.snapshots.not_before);
+        if at > self.now.mono { at } else { Time::NEVER }
     }
 
     /// How fast a host may do what is in the background and can wait, such as to read a backup:
@@ -212,7 +233,7 @@ impl Replica {
     /// can make it write at most four bytes of snapshots for each byte of log, while it is at rest.
     fn rests_on_log(&self, bytes_max: u64) -> bool {
         let (last, since) = self.snapshots.end;
-        let worth = (bytes_max / 4).max(REST_LOG_BYTES_MIN);
+        let worth = worth_at_rest(bytes_max);
         let covered = self.newest_snapshot().map_or(LogIndex::ZERO, |(index, _)| index);
         self.applied.index == last
             && self.now.mono.since(since) >= REST

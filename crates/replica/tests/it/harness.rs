@@ -122,6 +122,8 @@ pub(crate) struct Cluster {
     /// The background lanes of all disks hang.
     pub(crate) hanging_background: bool,
     hanging: Vec<(u64, DiskJob)>,
+    /// Nodes are stepped when they ask for it or something comes in, not each millisecond.
+    pub(crate) wakes_on_demand: bool,
     /// Messages delivered.
     pub(crate) delivered: usize,
     /// So many parts of snapshots arrive in a millisecond.
@@ -156,6 +158,7 @@ impl Cluster {
             hanging_disks: BTreeSet::new(),
             hanging_background: false,
             hanging: Vec::new(),
+            wakes_on_demand: false,
             delivered: 0,
             snapshot_parts_per_ms: usize::MAX,
             newest_parts_first: false,
@@ -301,7 +304,10 @@ impl Cluster {
             self.now_us += 1_000;
             let ids: Vec<u64> = self.nodes.keys().copied().collect();
             for id in ids {
-                self.input(id, Input::Tick);
+                let is_due = self.nodes[&id].next_deadline() <= now_at(self.now_us).mono;
+                if is_due || !self.wakes_on_demand {
+                    self.input(id, Input::Tick);
+                }
             }
             let hanging_disks = self.hanging_disks.clone();
             for (id, job) in self

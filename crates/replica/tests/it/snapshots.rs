@@ -1,5 +1,7 @@
 //! Compaction and catch-up, seen through the whole replica.
 
+use std::time::Duration;
+
 use sampan_raft::{Body, PeerState};
 use sampan_replica::wire::PeerMessage;
 use sampan_replica::{Event, Input, Options};
@@ -67,6 +69,34 @@ fn a_node_at_rest_lets_go_of_a_long_log() {
     let taken = cluster.node(leader).status().snapshot;
     cluster.run_ms(30_000);
     assert_eq!(cluster.node(leader).status().snapshot, taken, "once is enough");
+}
+
+#[test]
+fn a_node_alone_wakes_for_the_snapshot_at_rest() {
+    // Nothing but that has it step.
+    let (mut cluster, id) = Cluster::with_leader(1, |id| {
+        let mut options = Options::new(id);
+        let hour = Duration::from_secs(3_600);
+        options.raft.heartbeat_interval = hour;
+        (options.raft.election_timeout_min, options.raft.election_timeout_max) =
+            (hour * 2, hour * 4);
+        options
+    });
+    cluster.wakes_on_demand = true;
+    let value = "v".repeat(1 << 19);
+    for n in 0..36 {
+        assert_eq!(cluster.ask(id, 1, &format!("SET k{} {value}", n % 2)), "OK");
+    }
+    cluster.run_ms(9_900);
+    assert_eq!(cluster.node(id).status().snapshot, None, "not long enough at rest");
+    cluster.run_ms(200);
+    let taken = cluster.node(id).status().snapshot;
+    assert!(taken.is_some_and(|(index, _)| index.0 > 36), "{taken:?}");
+    let left = cluster.node(id).next_deadline();
+    assert!(
+        left > sampan_base::Time::ZERO + Duration::from_secs(60),
+        "it asks for no more: {left:?}"
+    );
 }
 
 #[test]
