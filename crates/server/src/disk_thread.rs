@@ -15,7 +15,7 @@ use sampan_replica::{DiskDone, DiskJob, Lane, job};
 use crate::disk::RealDisk;
 use crate::error::ServerError;
 use crate::quick_disk::QuickDisk;
-use crate::segments_lane::{self, LogPace};
+use crate::segments_lane::{self, LogPace, written_bytes};
 
 /// All lanes. Dropping it ends the threads after the jobs they have; that of the segment lane ends in
 /// the midst of one.
@@ -82,15 +82,12 @@ impl DiskThreads {
     /// only a caller that has nothing else to do may want. How long that took, if so; its result is
     /// there then.
     pub(crate) fn run_or_submit(&mut self, job: DiskJob, may_wait: bool) -> Option<Duration> {
-        if let DiskJob::Append(ops) = &job {
-            self.pace.appending(ops);
-        }
         if !may_wait || self.in_log_lane > 0 || !self.quick.may_wait_for(&job) {
             self.submit(job);
             return None;
         }
         let began = Instant::now();
-        self.done_here.push(job::run(&mut self.disk, job));
+        self.done_here.push(run(&mut self.disk, job, &self.pace));
         let took = began.elapsed();
         self.quick.took(took, true);
         Some(took)
@@ -191,10 +188,18 @@ fn work(mut disk: RealDisk, queue: &Receiver<DiskJob>, watch: &Watch, pace: &Log
                 let Some(done) = done else { return };
                 DiskDone::Maintain(done)
             }
-            job => job::run(&mut disk, job),
+            job => run(&mut disk, job, pace),
         };
         watch.0.push(done);
     }
+}
+
+/// Runs a job, and tells the segment lane of a group commit.
+fn run(disk: &mut RealDisk, job: DiskJob, pace: &LogPace) -> DiskDone {
+    let bytes = if let DiskJob::Append(ops) = &job { written_bytes(ops) } else { 0 };
+    let done = job::run(disk, job);
+    pace.appended(bytes);
+    done
 }
 
 #[cfg(test)]
@@ -249,6 +254,7 @@ mod tests {
         let results = results_of(&mut threads, 3);
         assert!(matches!(results[0], DiskDone::Append(Err(_))), "{results:?}");
         assert_eq!(results[1..], [DiskDone::Append(Ok(())), DiskDone::Append(Ok(()))]);
+        assert_eq!(threads.pace.appended_bytes(), 13, "the segment lane knows of them");
         threads.submit(DiskJob::Append(vec![DiskOp::Remove { file: "f".into() }]));
         assert_eq!(results_of(&mut threads, 1), [DiskDone::Append(Ok(()))]);
     }

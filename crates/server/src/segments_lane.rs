@@ -2,7 +2,8 @@
 //!
 //! A segment of zeros is made while others wait for group commits on the same disk. So each piece of it
 //! is followed by a pause, unless the log is filling the segment it has: what is prepared stays ahead
-//! of what is appended.
+//! of what is appended. A group commit counts when it has ended: one that is as long as a segment leaves
+//! the log waiting for the next one, and is on its way when that is begun.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,10 +25,14 @@ pub(crate) struct LogPace {
 }
 
 impl LogPace {
-    /// A group commit is on its way.
-    pub(crate) fn appending(&self, ops: &[DiskOp]) {
-        let bytes: u64 = ops.iter().map(written_bytes).sum();
+    /// A group commit has ended that wrote so much.
+    pub(crate) fn appended(&self, bytes: u64) {
         self.appended_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of all group commits that have ended.
+    pub(crate) fn appended_bytes(&self) -> u64 {
+        self.appended_bytes.load(Ordering::Relaxed)
     }
 
     /// Nobody waits for the lane any more.
@@ -44,7 +49,7 @@ pub(crate) fn run(
     log: &LogPace,
     pause: impl Fn(Duration),
 ) -> Option<Result<(), DiskError>> {
-    let appended_before = log.appended_bytes.load(Ordering::Relaxed);
+    let appended_before = log.appended_bytes();
     let mut prepared_bytes = 0;
     for op in ops {
         if log.ended.load(Ordering::Relaxed) {
@@ -53,10 +58,10 @@ pub(crate) fn run(
         if let Err(error) = disk.execute(op) {
             return Some(Err(error));
         }
-        prepared_bytes += written_bytes(op);
+        prepared_bytes += written_bytes(std::slice::from_ref(op));
         let mut paused = Duration::ZERO;
         let is_ahead = || {
-            let appended_bytes = log.appended_bytes.load(Ordering::Relaxed) - appended_before;
+            let appended_bytes = log.appended_bytes() - appended_before;
             prepared_bytes > AHEAD * appended_bytes && !log.ended.load(Ordering::Relaxed)
         };
         while matches!(op, DiskOp::Sync { .. }) && paused < PAUSE && is_ahead() {
@@ -67,11 +72,13 @@ pub(crate) fn run(
     Some(Ok(()))
 }
 
-fn written_bytes(op: &DiskOp) -> u64 {
-    match op {
+/// Bytes that these steps write.
+pub(crate) fn written_bytes(ops: &[DiskOp]) -> u64 {
+    let written = ops.iter().map(|op| match op {
         DiskOp::Write { bytes, .. } => bytes.len() as u64,
         _ => 0,
-    }
+    });
+    written.sum()
 }
 
 #[cfg(test)]
@@ -101,7 +108,7 @@ mod tests {
         let paused = Cell::new(Duration::ZERO);
         let pause = |time| {
             paused.set(paused.get() + time);
-            log.appending(&[write(appended_bytes)]);
+            log.appended(appended_bytes as u64);
         };
         assert_eq!(run(&mut RealDisk::new(dir.path()), &ops, &log, pause), Some(Ok(())));
         paused.get()
