@@ -347,11 +347,11 @@ impl Replica {
                 return;
             }
             Step::Writing { mut writer, more: true } => {
-                let bytes_max = self.options.snapshot_chunk_bytes;
-                let mut payload = Vec::with_capacity(bytes_max + 1024);
-                let more = self.capture_slice(&mut payload);
-                self.pace.went(self.now.mono, payload.len() as u64);
-                let ops = writer.chunk(&payload);
+                let room_bytes = self.options.snapshot_chunk_bytes + 1024;
+                let before = writer.bytes_written();
+                let (more, ops) =
+                    writer.chunk_with(room_bytes, |payload| self.capture_slice(payload));
+                self.pace.went(self.now.mono, writer.bytes_written() - before);
                 (Step::Writing { writer, more }, DiskJob::SnapshotWrite(ops))
             }
             Step::Writing { writer, more: false } => {

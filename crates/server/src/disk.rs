@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, FallocateFlags};
+use rustix::io::Errno;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
 
 /// Open files kept, at most, besides those with unsynced writes.
@@ -135,7 +137,7 @@ impl RealDisk {
         let allocated = rustix::fs::fallocate(&opened, FallocateFlags::empty(), 0, len_bytes);
         let filled = match allocated {
             // Not every file system can: then zeros take the room.
-            Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(&opened, len_bytes),
+            Err(Errno::OPNOTSUPP) => write_zeros(&opened, len_bytes),
             allocated => allocated.map_err(Into::into),
         };
         filled.map_err(|error| {
@@ -254,19 +256,18 @@ impl Disk for RealDisk {
         let failed = |error: io::Error| disk_error(&name, &error);
         let handle = self.handle(&name)?;
         let there = handle.file.metadata().map_err(failed)?.len().saturating_sub(offset);
-        let mut bytes = vec![0; len_bytes.min(there) as usize];
-        let mut filled = 0;
-        while let Some(rest) = bytes.get_mut(filled..)
-            && !rest.is_empty()
-        {
-            match handle.file.read_at(rest, offset + filled as u64) {
+        let wanted = len_bytes.min(there) as usize;
+        // Not zeroed first: whole snapshots are read through here.
+        let mut bytes = Vec::with_capacity(wanted);
+        while bytes.len() < wanted {
+            let at = offset + bytes.len() as u64;
+            match rustix::io::pread(&handle.file, spare_capacity(&mut bytes), at) {
                 Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(failed(error)),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(failed(error.into())),
             }
         }
-        bytes.truncate(filled);
+        bytes.truncate(wanted);
         Ok(bytes.into())
     }
 

@@ -102,12 +102,14 @@ impl ChunkHeader {
         Self { crc, id, number, len_bytes }
     }
 
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        out.put_u32(CHUNK_MAGIC);
-        out.put_u32(self.crc);
-        out.put_u64(self.id);
-        out.put_u32(self.number);
-        out.put_u32(self.len_bytes);
+    pub(super) fn encode(&self) -> [u8; CHUNK_HEADER_BYTES as usize] {
+        let mut out = [0; CHUNK_HEADER_BYTES as usize];
+        out[..4].copy_from_slice(&CHUNK_MAGIC.to_le_bytes());
+        out[4..8].copy_from_slice(&self.crc.to_le_bytes());
+        out[8..16].copy_from_slice(&self.id.to_le_bytes());
+        out[16..20].copy_from_slice(&self.number.to_le_bytes());
+        out[20..].copy_from_slice(&self.len_bytes.to_le_bytes());
+        out
     }
 
     /// Reads a header, of a payload no longer than the limit.

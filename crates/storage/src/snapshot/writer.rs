@@ -45,6 +45,22 @@ impl SnapshotWriter {
     /// Appends a chunk. Panics if it is empty or longer than [`CHUNK_BYTES_MAX`].
     #[must_use = "the chunk is to be written"]
     pub fn chunk(&mut self, payload: &[u8]) -> Vec<DiskOp> {
+        self.chunk_with(payload.len(), |out| out.extend_from_slice(payload)).1
+    }
+
+    /// Appends the chunk that `fill` appends to the buffer it gets, which has room for about
+    /// `payload_bytes`: so that a large payload is not copied once more. Panics like
+    /// [`SnapshotWriter::chunk`]. Returns what `fill` does, and the chunk to be written.
+    pub fn chunk_with<T>(
+        &mut self,
+        payload_bytes: usize,
+        fill: impl FnOnce(&mut Vec<u8>) -> T,
+    ) -> (T, Vec<DiskOp>) {
+        const HEADER: usize = CHUNK_HEADER_BYTES as usize;
+        let mut bytes = Vec::with_capacity(HEADER + payload_bytes);
+        bytes.resize(HEADER, 0);
+        let filled = fill(&mut bytes);
+        let payload = bytes.get(HEADER..).unwrap_or_default();
         assert!(
             !payload.is_empty() && payload.len() <= CHUNK_BYTES_MAX,
             "a chunk of {} bytes",
@@ -52,16 +68,14 @@ impl SnapshotWriter {
         );
         let header = ChunkHeader::of(self.subject.id, self.chunks.len() as u32, payload);
         self.chunks.push(ChunkInfo { len_bytes: header.len_bytes, crc: header.crc });
-        let mut bytes = Vec::with_capacity(CHUNK_HEADER_BYTES as usize + payload.len());
-        header.encode(&mut bytes);
-        bytes.extend_from_slice(payload);
+        bytes[..HEADER].copy_from_slice(&header.encode());
         let mut ops = Vec::with_capacity(2);
         self.write(bytes, &mut ops);
         if self.offset - self.synced_offset >= SYNC_EVERY_BYTES {
             self.synced_offset = self.offset;
             ops.push(DiskOp::Sync { file: self.file.clone() });
         }
-        ops
+        (filled, ops)
     }
 
     /// Ends the file with its footer and syncs it. `digest` is the host's, over the state; it comes
