@@ -14,6 +14,9 @@ use sampan_kv::{BatchBuilder, Class, Kv, Reply};
 
 use crate::lines::{Ticket, Waiting};
 
+/// A command from this length on is kept as a part of its batch, so that it is in memory once.
+const LONG_COMMAND_BYTES: usize = 16 << 10;
+
 /// Somebody who waits for a command of a batch, or whose read rides on it.
 #[derive(Debug)]
 pub(crate) struct Waiter {
@@ -163,7 +166,7 @@ impl Writes {
     pub(crate) fn close(&mut self, wall: WallTime) -> (Bytes, Vec<Waiter>) {
         // The next turn's batch is most likely as long as this one.
         let next = Vec::with_capacity(self.open.waiters.len());
-        let waiters = std::mem::replace(&mut self.open.waiters, next);
+        let mut waiters = std::mem::replace(&mut self.open.waiters, next);
         let mut batch = BatchBuilder::with_capacity(wall, self.open.bytes);
         for waiter in &waiters {
             if let WaiterKind::Command(command) = &waiter.kind {
@@ -175,7 +178,9 @@ impl Writes {
         self.open.wanted = false;
         self.open.commands = 0;
         self.open.bytes = BatchBuilder::HEADER_BYTES;
-        (batch.finish(), waiters)
+        let data = batch.finish();
+        keep_long_commands_once(&mut waiters, &data);
+        (data, waiters)
     }
 
     /// Remembers who waits for a proposed batch. A node that led before may hold proposals of an
@@ -196,5 +201,52 @@ impl Writes {
     pub(crate) fn next_deadline(&self) -> Time {
         let deadlines = self.proposals.iter().map(|proposal| proposal.deadline);
         deadlines.min().unwrap_or(Time::NEVER)
+    }
+}
+
+/// Has the waiters keep their long commands as parts of the batch, which holds them in their order.
+fn keep_long_commands_once(waiters: &mut [Waiter], batch: &Bytes) {
+    let mut end = BatchBuilder::HEADER_BYTES;
+    for waiter in waiters {
+        let WaiterKind::Command(command) = &mut waiter.kind else { continue };
+        let start = end + BatchBuilder::COMMAND_OVERHEAD_BYTES;
+        end = start + command.len();
+        if command.len() >= LONG_COMMAND_BYTES {
+            *command = batch.slice(start..end);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::ConnectionId;
+    use crate::lines::{Home, Origin};
+
+    #[test]
+    fn a_long_command_is_in_memory_once() {
+        let mut writes = Writes::new();
+        let lengths = [3, LONG_COMMAND_BYTES, LONG_COMMAND_BYTES - 1, 2 * LONG_COMMAND_BYTES];
+        let commands: Vec<Bytes> = (1..).zip(lengths).map(|(i, n)| vec![i; n].into()).collect();
+        for (seq, command) in (0..).zip(&commands) {
+            let origin = Origin { home: Home::Here, connection: ConnectionId(1) };
+            let request = Waiting {
+                maybe_appended: false,
+                seq,
+                class: Class::Write,
+                stale: false,
+                command: command.clone(),
+                since: Time::ZERO,
+            };
+            writes.push(Ticket { origin, seq }, request);
+        }
+        let (data, waiters) = writes.close(WallTime::from_unix_ms(1));
+        let batch = data.as_ptr_range();
+        for (waiter, command) in waiters.into_iter().zip(commands) {
+            let kept = waiter.into_waiting().command;
+            assert_eq!(kept, command);
+            let is_part = batch.contains(&kept.as_ptr());
+            assert_eq!(is_part, kept.len() >= LONG_COMMAND_BYTES, "{} bytes", kept.len());
+        }
     }
 }

@@ -112,6 +112,8 @@ pub struct RequestParser {
     limits: RequestLimits,
     /// Bytes of the request under way that need not be seen again; 0 at its start.
     position: usize,
+    /// How long the request under way is at least; 0 while that is not known.
+    announced: usize,
     /// Arguments of the array under way that are still to come.
     remaining: usize,
     /// The arguments so far: ranges of the request, or of `inline_text`.
@@ -126,6 +128,7 @@ impl RequestParser {
         Self {
             limits,
             position: 0,
+            announced: 0,
             remaining: 0,
             ranges: Vec::new(),
             is_inline: false,
@@ -147,6 +150,7 @@ impl RequestParser {
         if self.position == 0 {
             self.ranges.clear();
         }
+        self.announced = 0;
         let parsed = match buf.first() {
             None => Ok(Parsed::Incomplete),
             Some(b'*') => self.parse_array(buf),
@@ -156,6 +160,12 @@ impl RequestParser {
             self.position = 0;
         }
         parsed
+    }
+
+    /// How long a request that [`RequestParser::parse`] found incomplete is at least, in bytes: through
+    /// the end of the argument that is on its way. 0 if no length is known. Within the limits.
+    pub const fn announced_bytes(&self) -> usize {
+        self.announced
     }
 
     /// The arguments of the request that [`RequestParser::parse`] found complete in `buf`: the same
@@ -191,7 +201,7 @@ impl RequestParser {
 
     /// The next argument of the array, or `None` while it is not all there. (Its header of a few
     /// bytes is read again then.)
-    fn read_bulk(&self, buf: &[u8]) -> Result<Option<Range<usize>>, ProtocolError> {
+    fn read_bulk(&mut self, buf: &[u8]) -> Result<Option<Range<usize>>, ProtocolError> {
         match buf.get(self.position) {
             None => return Ok(None),
             Some(b'$') => {}
@@ -210,7 +220,10 @@ impl RequestParser {
             return Err(ProtocolError::TooBigRequest);
         }
         match buf.get(end..end + 2) {
-            None => Ok(None),
+            None => {
+                self.announced = end + 2;
+                Ok(None)
+            }
             Some(b"\r\n") => Ok(Some(start..end)),
             Some(_) => Err(ProtocolError::ExpectedCrlf),
         }
@@ -285,6 +298,17 @@ impl<'a> Args<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_that_is_under_way_says_how_long_it_is_at_least() {
+        let mut parser = RequestParser::new(RequestLimits::default());
+        let request = b"*2\r\n$3\r\nGET\r\n$5\r\nmykey\r\n";
+        for (seen, announced) in [(4, 0), (6, 0), (8, 13), (13, 0), (16, 0), (17, 24), (24, 0)] {
+            let parsed = parser.parse(&request[..seen]).unwrap();
+            assert_eq!(matches!(parsed, Parsed::Complete { .. }), seen == request.len());
+            assert_eq!(parser.announced_bytes(), announced, "after {seen} bytes");
+        }
+    }
 
     #[test]
     fn inline_commands_are_not_kept_once_the_next_is_read() {

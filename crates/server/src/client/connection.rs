@@ -165,7 +165,8 @@ impl Connection {
         } else {
             &mut self.partial
         };
-        buffer.reserve(node.config.limits.read_bytes.max(buffer.len()));
+        let missing = self.parser.announced_bytes().saturating_sub(buffer.len());
+        buffer.reserve(node.config.limits.read_bytes.max(missing));
         let room = buffer.capacity() - buffer.len();
         let count = match ready!(pin!(self.reader.read_buf(buffer)).poll(cx)) {
             Ok(0) => {
