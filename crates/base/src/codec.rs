@@ -2,6 +2,8 @@
 //!
 //! Bytes from outside are never asserted on (design rule 15): every read returns a `Result`.
 
+use bytes::Bytes;
+
 /// Why bytes could not be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DecodeError {
@@ -146,6 +148,11 @@ pub trait Writer {
         self.put_u32(u32::try_from(bytes.len()).expect("a length that fits 32 bits"));
         self.put(bytes);
     }
+
+    /// The same for bytes that are shared: a writer may keep them instead of a copy.
+    fn put_shared(&mut self, bytes: &Bytes) {
+        self.put_bytes(bytes);
+    }
 }
 
 impl Writer for Vec<u8> {
@@ -156,8 +163,16 @@ impl Writer for Vec<u8> {
 
 /// CRC-32 (ISO-HDLC) over several slices as if they were one.
 pub fn crc32(parts: &[&[u8]]) -> u32 {
+    crc32_with(parts, std::iter::empty())
+}
+
+/// The same over these and `more`.
+pub fn crc32_with<'a>(parts: &[&[u8]], more: impl Iterator<Item = &'a [u8]>) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     for part in parts {
+        hasher.update(part);
+    }
+    for part in more {
         hasher.update(part);
     }
     hasher.finalize()

@@ -66,7 +66,7 @@ impl Configuration {
     }
 
     /// Appends `count, id...` for each of the three sets.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut impl Writer) {
         for set in [&self.voters, &self.voters_outgoing, &self.learners] {
             out.put_u32(set.len() as u32);
             for id in set {

@@ -71,7 +71,7 @@ impl Reply {
     }
 
     /// Appends the encoding.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut impl Writer) {
         match self {
             Self::Ok => out.put_u8(TAG_OK),
             Self::Nil => out.put_u8(TAG_NIL),
@@ -81,7 +81,7 @@ impl Reply {
             }
             Self::Bulk(bytes) => {
                 out.put_u8(TAG_BULK);
-                out.put_bytes(bytes);
+                out.put_shared(bytes);
             }
             Self::Simple(text) => {
                 let place = SIMPLE_TEXTS.iter().position(|known| known == text);

@@ -37,7 +37,7 @@ const GREET_REPLY: u8 = 16;
 
 impl Message {
     /// Appends the message to `out`.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut impl Writer) {
         out.put_u8(self.kind());
         out.put_u64(self.from.get());
         out.put_u64(self.to.get());
@@ -66,7 +66,7 @@ impl Message {
         }
     }
 
-    fn encode_body(&self, out: &mut Vec<u8>) {
+    fn encode_body(&self, out: &mut impl Writer) {
         match &self.body {
             Body::PreVote { last } => put_position(out, *last),
             Body::PreVoteReply { asked, answer } => {
@@ -104,7 +104,7 @@ impl Message {
             Body::InstallSnapshot { sequence, meta, offset, data } => {
                 put_numbers(out, &[*sequence, *offset]);
                 put_meta(out, meta);
-                out.put_bytes(data);
+                out.put_shared(data);
             }
             Body::InstallSnapshotReply { sequence, id, next_offset, matched } => {
                 put_numbers(out, &[*sequence, *id, *next_offset, matched.0]);
@@ -212,31 +212,31 @@ fn decode_body(kind: u8, r: &mut Reader<'_>, bytes: &Bytes) -> Result<Body, Deco
     })
 }
 
-fn put_numbers(out: &mut Vec<u8>, numbers: &[u64]) {
+fn put_numbers(out: &mut impl Writer, numbers: &[u64]) {
     for &number in numbers {
         out.put_u64(number);
     }
 }
 
 /// What a node says of itself with its answers: one byte, zero if all is well.
-fn put_state(out: &mut Vec<u8>, recovering: bool, health: Health) {
+fn put_state(out: &mut impl Writer, recovering: bool, health: Health) {
     out.put_u8(u8::from(recovering) | health.as_byte() << 1);
 }
 
-fn put_position(out: &mut Vec<u8>, position: LogPosition) {
+fn put_position(out: &mut impl Writer, position: LogPosition) {
     put_numbers(out, &[position.term.0, position.index.0]);
 }
 
-fn put_entries(out: &mut Vec<u8>, entries: &[Entry]) {
+fn put_entries(out: &mut impl Writer, entries: &[Entry]) {
     out.put_u32(entries.len() as u32);
     for entry in entries {
         out.put_u64(entry.term.0);
         out.put_u8(entry.kind as u8);
-        out.put_bytes(&entry.data);
+        out.put_shared(&entry.data);
     }
 }
 
-fn put_meta(out: &mut Vec<u8>, meta: &SnapshotMeta) {
+fn put_meta(out: &mut impl Writer, meta: &SnapshotMeta) {
     put_position(out, meta.position);
     put_numbers(out, &[meta.id, meta.size_bytes]);
     meta.configuration.encode(out);

@@ -20,6 +20,7 @@ mod apply;
 mod backups;
 mod disk_health;
 mod forwards;
+pub mod frame_queue;
 pub mod input;
 pub mod job;
 mod lines;

@@ -5,7 +5,7 @@
 //! from one node to another is the server's matter.
 
 use bytes::Bytes;
-use sampan_base::codec::{DecodeError, Reader, Writer, crc32};
+use sampan_base::codec::{DecodeError, Reader, Writer, crc32, crc32_with};
 use sampan_base::{ClusterId, LogIndex, NodeId, Term};
 use sampan_kv::{Class, Reply};
 use sampan_raft::Message;
@@ -100,7 +100,7 @@ impl ForwardOutcome {
 
 impl PeerMessage {
     /// Appends the message's bytes.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut impl Writer) {
         match self {
             Self::Raft(message) => {
                 out.put_u8(1);
@@ -129,7 +129,7 @@ impl PeerMessage {
     }
 }
 
-fn encode_forward(forward: &Forward, out: &mut Vec<u8>) {
+fn encode_forward(forward: &Forward, out: &mut impl Writer) {
     out.put_u64(forward.incarnation);
     out.put_u64(forward.term.0);
     out.put_u64(forward.frame_seq);
@@ -138,7 +138,7 @@ fn encode_forward(forward: &Forward, out: &mut Vec<u8>) {
         out.put_u64(request.id);
         out.put_u64(request.connection.0);
         out.put_u8(class_to_byte(request.class));
-        out.put_bytes(&request.command);
+        out.put_shared(&request.command);
     }
 }
 
@@ -176,7 +176,7 @@ fn class_from_byte(byte: u8) -> Result<Class, DecodeError> {
         .ok_or(DecodeError::Invalid("class"))
 }
 
-fn encode_forward_reply(reply: &ForwardReply, out: &mut Vec<u8>) {
+fn encode_forward_reply(reply: &ForwardReply, out: &mut impl Writer) {
     out.put_u64(reply.incarnation);
     out.put_u32(reply.outcomes.len() as u32);
     for outcome in &reply.outcomes {
@@ -241,18 +241,38 @@ pub fn encode_frame(
     out: &mut Vec<u8>,
 ) {
     let start = out.len();
+    put_frame(cluster, from, to, message, out);
+    let (header, payload) = out[start..].split_at_mut(FRAME_HEADER_BYTES);
+    complete_frame_header(header, std::iter::once(&*payload));
+}
+
+/// Appends a frame whose length and checksum are still to be told.
+pub(crate) fn put_frame(
+    cluster: ClusterId,
+    from: NodeId,
+    to: NodeId,
+    message: &PeerMessage,
+    out: &mut impl Writer,
+) {
     out.put_u32(FRAME_MAGIC);
-    out.put_u64(0); // length and checksum, known below
+    out.put_u64(0);
     out.put_u64(cluster.0);
     out.put_u64(from.get());
     out.put_u64(to.get());
     message.encode(out);
-    let payload_bytes = out.len() - start - FRAME_HEADER_BYTES;
+}
+
+/// Tells them, by the parts of the payload.
+pub(crate) fn complete_frame_header<'a>(
+    header: &mut [u8],
+    payload: impl Iterator<Item = &'a [u8]> + Clone,
+) {
+    let payload_bytes: usize = payload.clone().map(<[u8]>::len).sum();
     assert!(payload_bytes <= FRAME_PAYLOAD_BYTES_MAX, "a frame of {payload_bytes} bytes");
     let len = (payload_bytes as u32).to_le_bytes();
-    let checksum = crc32(&[&len, &out[start + 12..]]).to_le_bytes();
-    out[start + 4..start + 8].copy_from_slice(&len);
-    out[start + 8..start + 12].copy_from_slice(&checksum);
+    let checksum = crc32_with(&[&len, &header[12..]], payload).to_le_bytes();
+    header[4..8].copy_from_slice(&len);
+    header[8..12].copy_from_slice(&checksum);
 }
 
 /// Reads the header at the start of `bytes`; `Ok(None)` while it is not whole.

@@ -304,7 +304,7 @@ mod tests {
         let mut parser = RequestParser::new(RequestLimits::default());
         let request = b"*2\r\n$3\r\nGET\r\n$5\r\nmykey\r\n";
         for (seen, announced) in [(4, 0), (6, 0), (8, 13), (13, 0), (16, 0), (17, 24), (24, 0)] {
-            let parsed = parser.parse(&request[..seen]).unwrap();
+            let parsed = parser.parse(request.split_at(seen).0).unwrap();
             assert_eq!(matches!(parsed, Parsed::Complete { .. }), seen == request.len());
             assert_eq!(parser.announced_bytes(), announced, "after {seen} bytes");
         }

@@ -3,13 +3,14 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io::{self, ErrorKind, IoSlice};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use sampan_base::NodeId;
-use sampan_replica::wire::encode_frame;
+use sampan_replica::frame_queue::FrameQueue;
 use sampan_replica::{Envelope, Input, Stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -20,8 +21,8 @@ use super::handshake::{HandshakeError, Hello, Welcome};
 use crate::net;
 use crate::stats::count_up;
 
-/// An empty queue keeps memory for this many bytes.
-const KEPT_BYTES: usize = 4 << 20;
+/// Pieces of the queue handed to the kernel by one call.
+const PIECES_MAX: usize = 64;
 /// Lines in the log about one link: one more in each of these, and not more than so many at once.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 const LINES_MAX: u32 = 5;
@@ -35,9 +36,7 @@ pub(super) struct Link {
 #[derive(Default)]
 struct State {
     socket: Option<OwnedWriteHalf>,
-    /// Frames, of which the first `sent_bytes` are gone.
-    queue: Vec<u8>,
-    sent_bytes: usize,
+    queue: FrameQueue,
     /// In the list of links to flush.
     is_marked: bool,
     /// The kernel takes no more for now: the task goes on when it does.
@@ -56,27 +55,13 @@ impl Link {
             count_up(&peers.counters.dropped_unconnected, 1);
             return false;
         }
-        let waiting = state.queue.len() - state.sent_bytes;
-        // A frame longer than the limit must leave at some time: into an empty queue.
-        if waiting >= peers.limits.peer_queue_bytes_max {
-            count_up(&peers.counters.dropped_queue_full, 1);
-            return false;
-        }
-        let before = state.queue.len();
         let identity = peers.identity;
-        encode_frame(
-            identity.cluster,
-            identity.node,
-            envelope.to,
-            &envelope.message,
-            &mut state.queue,
-        );
-        let frame_bytes = state.queue.len() - before;
-        if waiting > 0 && waiting + frame_bytes > peers.limits.peer_queue_bytes_max {
-            state.queue.truncate(before);
+        let way = (identity.cluster, identity.node, envelope.to);
+        let pushed = state.queue.push(way, &envelope.message, peers.limits.peer_queue_bytes_max);
+        let Some(frame_bytes) = pushed else {
             count_up(&peers.counters.dropped_queue_full, 1);
             return false;
-        }
+        };
         count_up(&peers.counters.frames_sent, 1);
         count_up(&peers.counters.bytes_sent, frame_bytes as u64);
         !std::mem::replace(&mut state.is_marked, true)
@@ -93,8 +78,7 @@ impl Link {
 
     /// Bytes that wait to be sent.
     pub(super) fn queued_bytes(&self) -> usize {
-        let state = self.state.borrow();
-        state.queue.len() - state.sent_bytes
+        self.state.borrow().queue.len()
     }
 
     /// Is there a connection?
@@ -136,14 +120,11 @@ impl Link {
 impl State {
     fn write(&mut self) {
         let Some(socket) = &self.socket else { return };
-        while let Some(rest) = self.queue.get(self.sent_bytes..)
-            && !rest.is_empty()
-        {
-            match socket.try_write(rest) {
-                Ok(written) => self.sent_bytes += written,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+        while !self.queue.is_empty() {
+            match write_some(socket, &self.queue) {
+                Ok(written) => self.queue.mark_sent(written),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.is_blocked = true;
-                    self.drop_sent();
                     break;
                 }
                 Err(_) => {
@@ -154,19 +135,19 @@ impl State {
         }
         if self.is_blocked || self.is_broken {
             self.task.as_ref().inspect(|task| task.wake_by_ref());
-        } else {
-            self.queue.clear();
-            self.queue.shrink_to(KEPT_BYTES);
-            self.sent_bytes = 0;
         }
     }
+}
 
-    /// Moves what is left to the front once that is less than what is gone.
-    fn drop_sent(&mut self) {
-        if self.sent_bytes > self.queue.len() / 2 {
-            self.queue.drain(..self.sent_bytes);
-            self.sent_bytes = 0;
-        }
+/// One call: how many bytes the kernel took.
+fn write_some(socket: &OwnedWriteHalf, queue: &FrameQueue) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); PIECES_MAX];
+    let pieces = slices.iter_mut().zip(queue.pieces()).map(|(slice, piece)| {
+        *slice = IoSlice::new(piece);
+    });
+    match pieces.count() {
+        1 => socket.try_write(&slices[0]),
+        count => socket.try_write_vectored(&slices[..count]),
     }
 }
 
