@@ -61,6 +61,14 @@ impl Display for Body {
             Self::InstallSnapshotReply { id, next_offset, matched, .. } => {
                 write!(f, "InstallSnapshotReply #{id} next={next_offset} match={matched}")
             }
+            Self::SnapshotHeld { id, maker, meta, .. } => {
+                write!(
+                    f,
+                    "SnapshotHeld #{id}: rather #{} {} of {maker}",
+                    meta.id,
+                    At(meta.position)
+                )
+            }
             Self::TimeoutNow => f.write_str("TimeoutNow"),
             Self::ReadIndex { sequence, .. } => write!(f, "ReadIndex #{sequence}"),
             Self::ReadIndexReply { sequence, index, last, .. } => {

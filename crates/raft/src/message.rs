@@ -128,6 +128,18 @@ pub enum Body {
         /// the snapshot's index once installed, the commit index if the snapshot is older.
         matched: LogIndex,
     },
+    /// Another answer to [`Body::InstallSnapshot`]: the sender holds part of a snapshot that another node
+    /// made, for a leader before this one, and would go on with that.
+    SnapshotHeld {
+        /// The number of the request.
+        sequence: u64,
+        /// Which snapshot was offered.
+        id: u64,
+        /// Who made the one that is here in part.
+        maker: NodeId,
+        /// The one that is here in part.
+        meta: SnapshotMeta,
+    },
     /// "Start an election at once" (thesis 3.10).
     TimeoutNow,
     /// "What is your commit index?" from a follower with reads to serve (thesis 6.4).
@@ -296,6 +308,9 @@ impl Message {
                         && end.is_some_and(|end| end <= meta.size_bytes)
                 }
                 Body::InstallSnapshotReply { matched, .. } => numbers_are_sane(&[matched.0]),
+                Body::SnapshotHeld { meta, .. } => {
+                    meta.position.term <= self.term && numbers_are_sane(&[meta.position.index.0])
+                }
                 Body::ReadIndexReply { index, last, .. } => {
                     index <= last && numbers_are_sane(&[last.0])
                 }

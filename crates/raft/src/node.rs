@@ -429,6 +429,9 @@ impl Raft {
                 self.on_install_snapshot(from, sequence, meta, offset, data);
                 Ok(())
             }
+            Body::SnapshotHeld { sequence, id, maker, meta } => {
+                self.on_snapshot_held(now, from, sequence, id, maker, meta)
+            }
             Body::TimeoutNow => self.on_timeout_now(now),
             Body::ReadIndex { nonce, sequence } => self.on_read_index(now, from, nonce, sequence),
             Body::ReadIndexReply { nonce, sequence, index, last } => {

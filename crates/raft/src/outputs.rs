@@ -70,6 +70,8 @@ pub struct SnapshotRead {
     pub offset: u64,
     /// How many bytes at most; fewer only where the file ends.
     pub len_max: usize,
+    /// Which other node has the file, and is to send the part; unset: this one has.
+    pub maker: Option<NodeId>,
 }
 
 /// A part of a snapshot file, from the leader. The host writes it if it continues what it has of

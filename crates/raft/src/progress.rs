@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 
-use sampan_base::{LogIndex, SnapshotMeta, Time, planted};
+use sampan_base::{LogIndex, NodeId, SnapshotMeta, Time, planted};
 
 use crate::{Config, Health};
 
@@ -33,6 +33,9 @@ pub(crate) enum State {
 /// So many answers in a row that name the same byte as missing say that it was lost: fewer may come
 /// from parts that overtook each other.
 const REPEATS_OF_LOSS: u32 = 3;
+
+/// So many questions without progress say that the node that has the file sends none of it.
+const STALLS_MAX: u32 = 3;
 
 /// A snapshot on its way to the peer.
 #[derive(Debug)]
@@ -52,6 +55,12 @@ pub(crate) struct SnapshotSend {
     fell_back: Option<u64>,
     /// When to ask how far the peer is, unless there is progress.
     pub(crate) retry_at: Time,
+    /// Which other node made it, and sends it.
+    pub(crate) maker: Option<NodeId>,
+    /// The last snapshot of another node from which nothing came.
+    given_up: Option<u64>,
+    /// Times in a row that it was asked how far the peer is, with no progress since.
+    stalls: u32,
 }
 
 impl SnapshotSend {
@@ -65,6 +74,9 @@ impl SnapshotSend {
             repeats: 0,
             fell_back: None,
             retry_at: now,
+            maker: None,
+            given_up: None,
+            stalls: 0,
         }
     }
 
@@ -74,9 +86,18 @@ impl SnapshotSend {
             self.acked = held;
         }
         self.asked = self.acked;
+        self.stalls += 1;
         self.question = question;
         self.heard = false;
         self.repeats = 0;
+    }
+
+    /// Is another node's snapshot no better than the own one, because nothing comes any more from its
+    /// maker, or because it has to come from its beginning?
+    pub(crate) fn is_deserted(&self, now: Time) -> bool {
+        let has_stalled = self.stalls >= STALLS_MAX && now >= self.retry_at;
+        let begins_anew = self.heard && self.acked == 0 || self.fell_back == Some(0);
+        self.maker.is_some() && (has_stalled || begins_anew)
     }
 
     /// The next part to ask the host for, if the peer may get one now: where it begins, how long.
@@ -111,6 +132,7 @@ impl SnapshotSend {
             self.repeats += u32::from(self.asked > self.acked);
             return;
         }
+        self.stalls = if next_offset > self.acked { 0 } else { self.stalls };
         self.acked = next_offset;
         self.asked = self.asked.max(next_offset);
         self.repeats = 0;
@@ -362,7 +384,28 @@ impl Progress {
 
     /// The next entry is trimmed: send this snapshot.
     pub(crate) fn become_snapshot(&mut self, meta: SnapshotMeta, sequence: u64, now: Time) {
-        self.enter(State::Snapshot(SnapshotSend::new(meta, now)), sequence);
+        let mut send = SnapshotSend::new(meta, now);
+        if let State::Snapshot(SnapshotSend { meta, maker: Some(_), .. }) = &self.state {
+            send.given_up = Some(meta.id);
+        }
+        self.enter(State::Snapshot(send), sequence);
+    }
+
+    /// The peer, which is offered snapshot `id`, is to get this one from its maker instead. False if it
+    /// is offered another one, or nothing came from there.
+    pub(crate) fn become_snapshot_of(
+        &mut self,
+        id: u64,
+        maker: NodeId,
+        meta: SnapshotMeta,
+        now: Time,
+    ) -> bool {
+        let State::Snapshot(send) = &mut self.state else { return false };
+        let fits = send.meta.id == id && send.maker.is_none() && send.given_up != Some(meta.id);
+        if fits {
+            *send = SnapshotSend { maker: Some(maker), ..SnapshotSend::new(meta, now) };
+        }
+        fits
     }
 
     fn enter(&mut self, state: State, sequence: u64) {
@@ -463,14 +506,17 @@ mod tests {
         assert!(!peer.is_loss(4, at(0)), "the newer Append shows it by itself");
     }
 
-    fn sending(size_bytes: u64) -> SnapshotSend {
-        let meta = SnapshotMeta {
+    fn snapshot(id: u64, size_bytes: u64) -> SnapshotMeta {
+        SnapshotMeta {
             position: sampan_base::LogPosition { index: at(5), ..Default::default() },
             configuration: sampan_base::Configuration::default(),
-            id: 1,
+            id,
             size_bytes,
-        };
-        let mut send = SnapshotSend::new(meta, Time::ZERO);
+        }
+    }
+
+    fn sending(size_bytes: u64) -> SnapshotSend {
+        let mut send = SnapshotSend::new(snapshot(1, size_bytes), Time::ZERO);
         send.start_again(1);
         send
     }
@@ -500,6 +546,34 @@ mod tests {
         assert_eq!(parts(&mut send), [], "all of it, and not installed: is it still there?");
         send.acked(7, 90, Time(9));
         assert_eq!(parts(&mut send), [(90, 10)]);
+    }
+
+    #[test]
+    fn a_snapshot_of_another_node_is_given_up_if_nothing_comes_of_it() {
+        let maker = NodeId::of(3);
+        // So many questions, and the answers to them.
+        let is_deserted = |questions: u64, answers: &[(u64, u64)]| {
+            let mut peer = Progress::new(at(9), 1, Time::ZERO);
+            peer.become_snapshot(snapshot(1, 100), 1, Time::ZERO);
+            let mut take =
+                |offered| peer.become_snapshot_of(offered, maker, snapshot(2, 100), Time::ZERO);
+            assert!(!take(7), "it is offered another one");
+            assert!(take(1) && !take(1), "it is not offered that any more");
+            let State::Snapshot(send) = &mut peer.state else { panic!("a snapshot") };
+            (1..=questions).for_each(|question| send.start_again(question));
+            for &(request, held) in answers {
+                send.acked(request, held, Time(9));
+            }
+            let is_deserted = send.is_deserted(Time(9));
+            peer.become_snapshot(snapshot(1, 100), 9, Time::ZERO);
+            let again = peer.become_snapshot_of(1, maker, snapshot(2, 100), Time::ZERO);
+            assert!(!again, "it was given up");
+            is_deserted
+        };
+        assert!(!is_deserted(2, &[]) && is_deserted(3, &[]), "three questions without an answer");
+        assert!(!is_deserted(3, &[(3, 50)]), "it gets on");
+        assert!(is_deserted(1, &[(1, 0)]), "nothing of it is there");
+        assert!(is_deserted(1, &[(1, 50), (1, 0)]), "nothing of it is there any more");
     }
 
     #[test]

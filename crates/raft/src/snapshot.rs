@@ -12,7 +12,7 @@ use crate::log::Log;
 use crate::membership::agreed;
 use crate::node::{Raft, RoleState};
 use crate::progress::State;
-use crate::{Body, SnapshotChunk, SnapshotRead};
+use crate::{Body, DropReason, SnapshotChunk, SnapshotRead};
 
 impl Raft {
     /// A durable snapshot exists at `meta.position` (the course's `Snapshot`): entries through
@@ -64,6 +64,12 @@ impl Raft {
         let window = chunk.max(self.config.snapshot_inflight_bytes_max as u64);
         let mut questions = Vec::new();
         for (&to, peer) in &mut leader.peers {
+            let State::Snapshot(send) = &peer.state else { continue };
+            if send.is_deserted(now)
+                && let Some(own) = &self.snapshot
+            {
+                peer.become_snapshot(own.clone(), leader.sequence, now);
+            }
             let State::Snapshot(send) = &mut peer.state else { continue };
             if now >= send.retry_at {
                 leader.sequence += 1;
@@ -73,8 +79,8 @@ impl Raft {
                 peer.messages_sent += 1;
             }
             while let Some((offset, len)) = send.next_part(chunk, window) {
-                let (id, len_max) = (send.meta.id, len as usize);
-                self.pending.snapshot_reads.push(SnapshotRead { to, id, offset, len_max });
+                let (id, len_max, maker) = (send.meta.id, len as usize, send.maker);
+                self.pending.snapshot_reads.push(SnapshotRead { to, id, offset, len_max, maker });
             }
         }
         for (to, sequence, meta, offset) in questions {
@@ -116,6 +122,34 @@ impl Raft {
             peer.become_snapshot(latest.clone(), leader.sequence, now);
         }
         crate::invariants::check(self);
+    }
+
+    /// A peer that is offered snapshot `id` holds part of another one. That is as good, if it is one of
+    /// what is committed and this log has all that follows it; and cheaper.
+    pub(crate) fn on_snapshot_held(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        sequence: u64,
+        id: u64,
+        maker: NodeId,
+        meta: SnapshotMeta,
+    ) -> Result<(), DropReason> {
+        let timeout = self.config.election_timeout_min;
+        let RoleState::Leader(leader) = &mut self.role else { return Err(DropReason::WrongRole) };
+        if sequence > leader.sequence {
+            return Err(DropReason::Malformed);
+        }
+        let is_useful = meta.position.index <= self.commit && self.log.contains(meta.position);
+        let is_there = leader.peers.get(&maker).is_some_and(|peer| now < peer.heard_at + timeout);
+        let peer = leader.peers.get_mut(&from).ok_or(DropReason::UnknownPeer)?;
+        peer.heard_at = now;
+        peer.messages_received += 1;
+        if !(is_useful && is_there && peer.become_snapshot_of(id, maker, meta, now)) {
+            // From its beginning, then.
+            peer.snapshot_acked(sequence, id, 0, now + self.config.snapshot_retry_interval);
+        }
+        Ok(())
     }
 
     /// Can this leader commit with the peers that it hears and that need no snapshot? If not,
@@ -170,6 +204,17 @@ impl Raft {
             let matched = LogIndex::ZERO;
             self.send(to, Body::InstallSnapshotReply { sequence, id, next_offset, matched });
         }
+        crate::invariants::check(self);
+    }
+
+    /// The host was offered the leader's snapshot `id`, and would go on with another one, of which it
+    /// holds part: `maker` has it.
+    pub fn snapshot_held(&mut self, id: u64, maker: NodeId, meta: SnapshotMeta) {
+        let Some(incoming) = self.following.incoming.as_ref().filter(|it| it.meta.id == id) else {
+            return;
+        };
+        let (to, sequence) = (incoming.from, incoming.sequence);
+        self.send(to, Body::SnapshotHeld { sequence, id, maker, meta });
         crate::invariants::check(self);
     }
 

@@ -34,6 +34,7 @@ const READ_INDEX: u8 = 13;
 const READ_INDEX_REPLY: u8 = 14;
 const GREET: u8 = 15;
 const GREET_REPLY: u8 = 16;
+const SNAPSHOT_HELD: u8 = 17;
 
 impl Message {
     /// Appends the message to `out`.
@@ -58,6 +59,7 @@ impl Message {
             Body::HeartbeatReply { .. } => HEARTBEAT_REPLY,
             Body::InstallSnapshot { .. } => INSTALL_SNAPSHOT,
             Body::InstallSnapshotReply { .. } => INSTALL_SNAPSHOT_REPLY,
+            Body::SnapshotHeld { .. } => SNAPSHOT_HELD,
             Body::TimeoutNow => TIMEOUT_NOW,
             Body::ReadIndex { .. } => READ_INDEX,
             Body::ReadIndexReply { .. } => READ_INDEX_REPLY,
@@ -109,6 +111,10 @@ impl Message {
             Body::InstallSnapshotReply { sequence, id, next_offset, matched } => {
                 put_numbers(out, &[*sequence, *id, *next_offset, matched.0]);
             }
+            Body::SnapshotHeld { sequence, id, maker, meta } => {
+                put_numbers(out, &[*sequence, *id, maker.get()]);
+                put_meta(out, meta);
+            }
             Body::TimeoutNow => {}
             Body::ReadIndex { nonce, sequence } => put_numbers(out, &[*nonce, *sequence]),
             Body::ReadIndexReply { nonce, sequence, index, last } => {
@@ -131,12 +137,9 @@ impl Message {
                 entries.iter().map(|entry| ENTRY_HEADER_BYTES + entry.data.len()).sum()
             }
             Body::InstallSnapshot { meta, data, .. } => {
-                12 + 8
-                    * (meta.configuration.voters.len()
-                        + meta.configuration.voters_outgoing.len()
-                        + meta.configuration.learners.len())
-                    + data.len()
+                configuration_len(&meta.configuration) + data.len()
             }
+            Body::SnapshotHeld { meta, .. } => configuration_len(&meta.configuration),
             _ => 0,
         };
         FIELDS_MAX + data
@@ -199,6 +202,10 @@ fn decode_body(kind: u8, r: &mut Reader<'_>, bytes: &Bytes) -> Result<Body, Deco
             let matched = LogIndex(r.u64()?);
             Body::InstallSnapshotReply { sequence, id, next_offset, matched }
         }
+        SNAPSHOT_HELD => {
+            let (sequence, id, maker) = (r.u64()?, r.u64()?, node_id(r)?);
+            Body::SnapshotHeld { sequence, id, maker, meta: meta(r)? }
+        }
         TIMEOUT_NOW => Body::TimeoutNow,
         READ_INDEX => Body::ReadIndex { nonce: r.u64()?, sequence: r.u64()? },
         READ_INDEX_REPLY => {
@@ -210,6 +217,11 @@ fn decode_body(kind: u8, r: &mut Reader<'_>, bytes: &Bytes) -> Result<Body, Deco
         GREET_REPLY => Body::GreetReply { nonce: r.u64()?, holds: r.bool()? },
         _ => return Err(DecodeError::Invalid("message kind")),
     })
+}
+
+fn configuration_len(configuration: &Configuration) -> usize {
+    let Configuration { voters, voters_outgoing, learners } = configuration;
+    12 + 8 * (voters.len() + voters_outgoing.len() + learners.len())
 }
 
 fn put_numbers(out: &mut impl Writer, numbers: &[u64]) {

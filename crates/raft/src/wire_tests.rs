@@ -67,7 +67,7 @@ fn samples() -> Vec<(Message, &'static str)> {
         (
             message(Body::InstallSnapshot {
                 sequence: 7,
-                meta,
+                meta: meta.clone(),
                 offset: 4,
                 data: Bytes::from_static(b"hi"),
             }),
@@ -90,6 +90,10 @@ fn samples() -> Vec<(Message, &'static str)> {
         ),
         (message(Body::Greet { nonce: 5 }), "05*7"),
         (message(Body::GreetReply { nonce: 5, holds: true }), "05*7 01"),
+        (
+            message(Body::SnapshotHeld { sequence: 7, id: 5, maker: NodeId::of(3), meta }),
+            "07*7 05*7 03*7 02*7 08*7 09*7 0a*7 01*3 01*7 00*3 01*3 02*7",
+        ),
     ]
 }
 

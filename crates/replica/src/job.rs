@@ -58,6 +58,8 @@ pub enum DiskJob {
         offset: u64,
         /// How much at most.
         len_bytes: u64,
+        /// Which leader wants it sent from here; unset: this node, which leads.
+        wanted_by: Option<NodeId>,
     },
 }
 
@@ -101,6 +103,8 @@ pub enum DiskDone {
         offset: u64,
         /// The bytes.
         data: Result<Bytes, DiskError>,
+        /// As in the job.
+        wanted_by: Option<NodeId>,
     },
 }
 
@@ -125,9 +129,9 @@ pub fn run(disk: &mut dyn Disk, job: DiskJob) -> DiskDone {
         DiskJob::SnapshotLoad { reader, number } => {
             DiskDone::SnapshotLoad(reader.chunk(disk, number).map_err(|error| error.to_string()))
         }
-        DiskJob::SnapshotSend { to, id, file, offset, len_bytes } => {
+        DiskJob::SnapshotSend { to, id, file, offset, len_bytes, wanted_by } => {
             let data = disk.read(&file, offset, len_bytes);
-            DiskDone::SnapshotSend { to, id, offset, data }
+            DiskDone::SnapshotSend { to, id, offset, data, wanted_by }
         }
     }
 }

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sampan_base::SnapshotMeta;
 use sampan_base::disk::{DiskOp, FileName};
+use sampan_base::{NodeId, SnapshotMeta};
 use sampan_kv::{Kv, Restore};
 use sampan_raft::SnapshotChunk;
 use sampan_storage::snapshot::{SnapshotReader, SnapshotReceiver};
@@ -25,6 +25,8 @@ use crate::snapshots::Owner;
 /// A snapshot that arrives from the leader.
 pub(crate) struct Receiving {
     meta: SnapshotMeta,
+    /// Who has it: the node that offered it first, as far as is known.
+    maker: NodeId,
     file: FileName,
     /// Bytes handed to the disk.
     accepted: u64,
@@ -119,9 +121,27 @@ impl Replica {
     /// A piece of a snapshot file.
     pub(crate) fn on_snapshot_chunk(&mut self, chunk: SnapshotChunk) {
         let id = chunk.meta.id;
-        if self.snapshots.receiving.as_ref().is_none_or(|receiving| receiving.meta.id != id) {
-            self.begin_receiving(chunk.meta);
+        if let Some((maker, meta)) = self.held_of_another(&chunk) {
+            return self.raft.snapshot_held(id, maker, meta);
         }
+        if self.snapshots.receiving.as_ref().is_none_or(|receiving| receiving.meta.id != id) {
+            self.begin_receiving(chunk.from, chunk.meta);
+        }
+        self.on_snapshot_part(id, chunk.offset, chunk.data);
+    }
+
+    /// The leader offers a snapshot while part of another one is here, of use and made by another node,
+    /// which led before.
+    fn held_of_another(&self, chunk: &SnapshotChunk) -> Option<(NodeId, SnapshotMeta)> {
+        let held = self.snapshots.receiving.as_ref()?;
+        let is_offer = chunk.data.is_empty() && chunk.meta.id != held.meta.id;
+        let is_useful = held.stored > 0 && held.meta.position.index > self.raft.commit();
+        let is_made_elsewhere = held.maker != chunk.from;
+        (is_offer && is_useful && is_made_elsewhere).then(|| (held.maker, held.meta.clone()))
+    }
+
+    /// A piece of the file that is arriving, from whoever sends it.
+    pub(crate) fn on_snapshot_part(&mut self, id: u64, offset: u64, data: Bytes) {
         let Some(receiving) = &mut self.snapshots.receiving else { return };
         if receiving.meta.id != id {
             return;
@@ -131,7 +151,7 @@ impl Replica {
             return self.raft.snapshot_stored(self.now.mono, id, receiving.stored);
         }
         let early_bytes_max = self.options.raft.snapshot_inflight_bytes_max;
-        let ops = receiving.take(chunk.offset, chunk.data, early_bytes_max);
+        let ops = receiving.take(offset, data, early_bytes_max);
         if ops.is_empty() {
             // A question, or it came too early or again: what is missing, at once.
             return self.raft.snapshot_stored(self.now.mono, id, receiving.accepted);
@@ -162,7 +182,7 @@ impl Replica {
         self.lend_reserve();
     }
 
-    fn begin_receiving(&mut self, meta: SnapshotMeta) {
+    fn begin_receiving(&mut self, maker: NodeId, meta: SnapshotMeta) {
         if self.is_committing_received() {
             return;
         }
@@ -187,6 +207,7 @@ impl Replica {
         self.snapshots.attempts += 1;
         self.snapshots.receiving = Some(Receiving {
             meta,
+            maker,
             file,
             accepted: stored,
             early: BTreeMap::new(),

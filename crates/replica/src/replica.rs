@@ -25,7 +25,9 @@ use crate::pace::Pace;
 use crate::reads::Reads;
 use crate::snapshots::Snapshots;
 use crate::status::Status;
-use crate::wire::{FORWARD_REQUESTS_MAX, ForwardOutcome, ForwardReply, PeerMessage};
+use crate::wire::{
+    FORWARD_REQUESTS_MAX, ForwardOutcome, ForwardReply, PeerMessage, SnapshotMissing, SnapshotPart,
+};
 use crate::writes::Writes;
 
 /// After this long without a write, the disk is told how far its log is durable
@@ -369,6 +371,13 @@ impl Replica {
             PeerMessage::Raft(message) => self.raft.step(self.now.mono, message),
             PeerMessage::Forward(forward) => self.on_forward(from, forward),
             PeerMessage::ForwardReply(reply) => self.on_forward_reply(reply),
+            PeerMessage::SnapshotWanted(wanted) => self.lend_snapshot(from, &wanted),
+            PeerMessage::SnapshotPart(SnapshotPart { id, offset, data }) => {
+                self.on_snapshot_part(id, offset, data);
+            }
+            PeerMessage::SnapshotMissing(SnapshotMissing { to, id }) => {
+                self.raft.snapshot_unreadable(self.now.mono, to, id);
+            }
         }
     }
 

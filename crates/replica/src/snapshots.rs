@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use sampan_base::disk::{DiskError, DiskOp, FileName};
-use sampan_base::{LogIndex, SnapshotMeta, Time, planted};
+use sampan_base::{LogIndex, NodeId, SnapshotMeta, Time, planted};
 use sampan_kv::Digest;
 use sampan_raft::{PeerState, PeerStatus, SnapshotRead};
 use sampan_storage::snapshot::SnapshotWriter;
@@ -17,10 +17,11 @@ use sampan_storage::{PartialSnapshot, StoredSnapshot};
 
 use crate::input::Now;
 use crate::job::{DiskDone, DiskJob};
-use crate::output::{Event, Fatal};
+use crate::output::{Envelope, Event, Fatal, Stream};
 use crate::receiving::Receiving;
 use crate::replica::Replica;
 use crate::status::SnapshotPauses;
+use crate::wire::{PeerMessage, SnapshotMissing, SnapshotPart, SnapshotWanted};
 
 /// After a snapshot failed (no room, or it did not verify), the next try waits this long.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -28,6 +29,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 const RESERVE_SHORT_DIVISOR: u64 = 4;
 /// A command that has waited this long tells of the foreground before it is done.
 const LONG_WAIT: Duration = Duration::from_millis(50);
+/// A part that another node wants sent is no longer than this.
+const LENT_BYTES_MAX: u64 = 8 << 20;
 /// How often it is looked whether a follower still needs the log that is kept for it.
 const RETAIN_CHECK: Duration = Duration::from_millis(200);
 
@@ -94,6 +97,8 @@ pub(crate) struct Snapshots {
     end: (LogIndex, Time),
     /// Parts that peers wait for, to be read when the pace allows it.
     parts: VecDeque<SnapshotRead>,
+    /// The snapshot of which a part was last sent for another leader, and when.
+    lent: Option<(u64, Time)>,
     pub(crate) pauses: SnapshotPauses,
 }
 
@@ -112,6 +117,7 @@ impl Snapshots {
             retain_check_at: None,
             end: (LogIndex::ZERO, now.mono),
             parts: VecDeque::new(),
+            lent: None,
             pauses: SnapshotPauses::default(),
         }
     }
@@ -464,7 +470,9 @@ impl Replica {
         if self.storage.out_of_space() {
             Vec::new()
         } else {
-            self.live_peers().filter_map(id).collect()
+            let lent_since = self.now.mono - self.options.raft.election_timeout_max * 2;
+            let lent = self.snapshots.lent.filter(|(_, at)| *at >= lent_since).map(|(id, _)| id);
+            self.live_peers().filter_map(id).chain(lent).collect()
         }
     }
 
@@ -497,14 +505,51 @@ impl Replica {
     }
 
     fn read_part(&mut self, wanted: SnapshotRead) {
-        let SnapshotRead { to, id, offset, len_max } = wanted;
+        let SnapshotRead { to, id, offset, len_max, maker } = wanted;
+        let len_bytes = len_max as u64;
+        if let Some(maker) = maker {
+            let wanted = SnapshotWanted { to, id, offset, len_max: len_bytes };
+            self.tell(maker, Stream::Main, PeerMessage::SnapshotWanted(wanted));
+        } else if let Some(file) = self.snapshot_file(id) {
+            let wanted_by = None;
+            self.jobs.push(DiskJob::SnapshotSend { to, id, file, offset, len_bytes, wanted_by });
+        } else {
+            self.raft.snapshot_unreadable(self.now.mono, to, id);
+        }
+    }
+
+    fn snapshot_file(&self, id: u64) -> Option<FileName> {
         let known = self.storage.snapshots().iter().find(|stored| stored.meta.id == id);
-        match known.map(|stored| stored.file.clone()) {
-            Some(file) => {
-                let len_bytes = len_max as u64;
-                self.jobs.push(DiskJob::SnapshotSend { to, id, file, offset, len_bytes });
+        known.map(|stored| stored.file.clone())
+    }
+
+    fn tell(&mut self, to: NodeId, stream: Stream, message: PeerMessage) {
+        self.messages.push(Envelope { to, stream, message });
+    }
+
+    /// A leader wants a part of a snapshot sent that this node made, and sent before when it led.
+    pub(crate) fn lend_snapshot(&mut self, leader: NodeId, wanted: &SnapshotWanted) {
+        let SnapshotWanted { to, id, offset, len_max } = *wanted;
+        let Some(file) = self.snapshot_file(id) else {
+            let missing = PeerMessage::SnapshotMissing(SnapshotMissing { to, id });
+            return self.tell(leader, Stream::Main, missing);
+        };
+        self.snapshots.lent = Some((id, self.now.mono));
+        let len_bytes = len_max.min(LENT_BYTES_MAX);
+        let wanted_by = Some(leader);
+        self.jobs.push(DiskJob::SnapshotSend { to, id, file, offset, len_bytes, wanted_by });
+    }
+
+    /// A part of a snapshot was read.
+    fn on_part_read(&mut self, to: NodeId, part: SnapshotPart, wanted_by: Option<NodeId>) {
+        let SnapshotPart { id, offset, data } = part;
+        match wanted_by {
+            None => self.raft.snapshot_read(self.now.mono, to, id, offset, data),
+            Some(_) if data.is_empty() => {}
+            Some(_) => {
+                let part = PeerMessage::SnapshotPart(SnapshotPart { id, offset, data });
+                self.tell(to, Stream::Bulk, part);
             }
-            None => self.raft.snapshot_unreadable(self.now.mono, to, id),
         }
     }
 
@@ -515,10 +560,16 @@ impl Replica {
 
     /// A snapshot job of the background lane has ended.
     pub(crate) fn on_snapshot_job(&mut self, done: DiskDone) {
-        if let DiskDone::SnapshotSend { to, id, offset, data } = done {
-            match data {
-                Ok(data) => self.raft.snapshot_read(self.now.mono, to, id, offset, data),
-                Err(_) => self.raft.snapshot_unreadable(self.now.mono, to, id),
+        if let DiskDone::SnapshotSend { to, id, offset, data, wanted_by } = done {
+            match (data, wanted_by) {
+                (Ok(data), _) => {
+                    self.on_part_read(to, SnapshotPart { id, offset, data }, wanted_by);
+                }
+                (Err(_), None) => self.raft.snapshot_unreadable(self.now.mono, to, id),
+                (Err(_), Some(leader)) => {
+                    let missing = PeerMessage::SnapshotMissing(SnapshotMissing { to, id });
+                    self.tell(leader, Stream::Main, missing);
+                }
             }
             return;
         }

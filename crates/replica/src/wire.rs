@@ -33,6 +33,45 @@ pub enum PeerMessage {
     Forward(Forward),
     /// Their answers.
     ForwardReply(ForwardReply),
+    /// A leader has another node's snapshot sent to a peer by who made it.
+    SnapshotWanted(SnapshotWanted),
+    /// That part.
+    SnapshotPart(SnapshotPart),
+    /// It cannot be sent.
+    SnapshotMissing(SnapshotMissing),
+}
+
+/// See [`PeerMessage::SnapshotWanted`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotWanted {
+    /// For whom.
+    pub to: NodeId,
+    /// Which snapshot.
+    pub id: u64,
+    /// From where in its file.
+    pub offset: u64,
+    /// How many bytes at most.
+    pub len_max: u64,
+}
+
+/// See [`PeerMessage::SnapshotPart`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotPart {
+    /// Of which snapshot.
+    pub id: u64,
+    /// Where it belongs in the file.
+    pub offset: u64,
+    /// The bytes.
+    pub data: Bytes,
+}
+
+/// See [`PeerMessage::SnapshotMissing`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotMissing {
+    /// For whom it was wanted.
+    pub to: NodeId,
+    /// Which snapshot.
+    pub id: u64,
 }
 
 /// Commands of the sender's clients for the leader of `term`.
@@ -114,6 +153,23 @@ impl PeerMessage {
                 out.put_u8(3);
                 encode_forward_reply(reply, out);
             }
+            Self::SnapshotWanted(SnapshotWanted { to, id, offset, len_max }) => {
+                out.put_u8(4);
+                for number in [to.get(), *id, *offset, *len_max] {
+                    out.put_u64(number);
+                }
+            }
+            Self::SnapshotPart(SnapshotPart { id, offset, data }) => {
+                out.put_u8(5);
+                out.put_u64(*id);
+                out.put_u64(*offset);
+                out.put_shared(data);
+            }
+            Self::SnapshotMissing(SnapshotMissing { to, id }) => {
+                out.put_u8(6);
+                out.put_u64(to.get());
+                out.put_u64(*id);
+            }
         }
     }
 
@@ -123,6 +179,7 @@ impl PeerMessage {
             Some(1) => Message::decode(&bytes.slice(1..)).map(Self::Raft),
             Some(2) => decode_forward(bytes).map(Self::Forward),
             Some(3) => decode_forward_reply(bytes).map(Self::ForwardReply),
+            Some(&kind @ 4..=6) => decode_snapshot_message(kind, bytes),
             Some(_) => Err(DecodeError::Invalid("message kind")),
             None => Err(DecodeError::Truncated),
         }
@@ -215,6 +272,31 @@ fn decode_forward_reply(bytes: &Bytes) -> Result<ForwardReply, DecodeError> {
     }
     reader.finish()?;
     Ok(ForwardReply { incarnation, outcomes })
+}
+
+fn decode_snapshot_message(kind: u8, bytes: &Bytes) -> Result<PeerMessage, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    reader.take(1)?;
+    let node = |id| NodeId::new(id).ok_or(DecodeError::Invalid("node id"));
+    let message = match kind {
+        4 => PeerMessage::SnapshotWanted(SnapshotWanted {
+            to: node(reader.u64()?)?,
+            id: reader.u64()?,
+            offset: reader.u64()?,
+            len_max: reader.u64()?,
+        }),
+        5 => PeerMessage::SnapshotPart(SnapshotPart {
+            id: reader.u64()?,
+            offset: reader.u64()?,
+            data: bytes.slice_ref(reader.bytes(usize::MAX)?),
+        }),
+        _ => PeerMessage::SnapshotMissing(SnapshotMissing {
+            to: node(reader.u64()?)?,
+            id: reader.u64()?,
+        }),
+    };
+    reader.finish()?;
+    Ok(message)
 }
 
 /// What a frame says besides its message.

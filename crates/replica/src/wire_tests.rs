@@ -26,6 +26,18 @@ fn messages() -> Vec<PeerMessage> {
         }),
         PeerMessage::Forward(Forward { incarnation: 2, term: Term(4), frame_seq: 5, requests }),
         PeerMessage::ForwardReply(ForwardReply { incarnation: 2, outcomes }),
+        PeerMessage::SnapshotWanted(SnapshotWanted {
+            to: NodeId::of(3),
+            id: 9,
+            offset: 100,
+            len_max: 50,
+        }),
+        PeerMessage::SnapshotPart(SnapshotPart {
+            id: 9,
+            offset: 100,
+            data: Bytes::from_static(b"part"),
+        }),
+        PeerMessage::SnapshotMissing(SnapshotMissing { to: NodeId::of(3), id: 9 }),
     ]
 }
 

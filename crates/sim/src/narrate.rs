@@ -45,6 +45,11 @@ fn body(message: &PeerMessage) -> String {
                 outcomes.map(|outcome| format!("{} {:?}", outcome.id, outcome.outcome)).collect();
             format!("ForwardReply [{}]", told.join(", "))
         }
+        PeerMessage::SnapshotWanted(wanted) => format!("{wanted:?}"),
+        PeerMessage::SnapshotPart(part) => {
+            format!("SnapshotPart #{} {}+{}", part.id, part.offset, part.data.len())
+        }
+        PeerMessage::SnapshotMissing(missing) => format!("{missing:?}"),
     }
 }
 
@@ -97,7 +102,7 @@ pub(crate) fn done(id: NodeId, done: &DiskDone, batch: u64) -> String {
     match done {
         DiskDone::Append(Ok(())) => format!("{id} sync #{batch}"),
         DiskDone::Append(Err(error)) => format!("{id} ✗ sync #{}: {error}", batch + 1),
-        DiskDone::SnapshotSend { to, id: snapshot, offset, data } => {
+        DiskDone::SnapshotSend { to, id: snapshot, offset, data, .. } => {
             let what = data.as_ref().map_or_else(ToString::to_string, |d| d.len().to_string());
             format!("{id} disk reads snapshot #{snapshot} at {offset} for {to}: {what}")
         }

@@ -273,7 +273,7 @@ impl Cluster {
     fn serve_snapshot(&mut self, id: NodeId, read: SnapshotRead) {
         let host = self.hosts.get_mut(&id).expect("a known node");
         let file = host.disk.snapshots.iter().find(|(meta, _)| meta.id == read.id);
-        let (SnapshotRead { to, id: snapshot, offset, len_max }, now) = (read, host.now);
+        let (SnapshotRead { to, id: snapshot, offset, len_max, maker: _ }, now) = (read, host.now);
         let raft = host.raft.as_mut().expect("it is up");
         match file {
             Some((_, file)) => {

@@ -457,6 +457,7 @@ fn snapshot_bytes(message: &PeerMessage) -> Option<usize> {
         PeerMessage::Raft(Message { body: Body::InstallSnapshot { data, .. }, .. }) => {
             Some(data.len())
         }
+        PeerMessage::SnapshotPart(part) => Some(part.data.len()),
         _ => None,
     }
 }

@@ -281,6 +281,67 @@ fn a_transfer_that_is_cut_ten_times_sends_little_twice() {
     }
 }
 
+/// Half of the snapshot of a leader has arrived at the follower, and another node is to lead. That one
+/// has the log after that snapshot, and an older one of its own.
+fn half_arrived() -> (Cluster, [u64; 3], u64) {
+    let (mut cluster, leader, follower) = far_behind(300);
+    let other = (1..=3).find(|&id| id != leader && id != follower).expect("a third node");
+    for (id, from) in [(other, 400), (leader, 401)] {
+        write_large(&mut cluster, leader, from..from + 1, 300);
+        cluster.run_ms(100);
+        cluster.input(id, Input::TakeSnapshot);
+        cluster.run_ms(100);
+    }
+    let snapshot =
+        |cluster: &Cluster, id| cluster.node(id).status().snapshot.expect("there is one");
+    let (index, size_bytes) = snapshot(&cluster, leader);
+    assert!(snapshot(&cluster, other).0 < index, "an older one");
+    cluster.start(follower);
+    while acked_bytes(&cluster, leader, follower).is_none_or(|acked| acked < size_bytes / 2) {
+        cluster.run_ms(1);
+    }
+    (cluster, [leader, other, follower], size_bytes)
+}
+
+fn hand_over(cluster: &mut Cluster, from: u64, to: u64) {
+    cluster.input(from, Input::TransferLeadership(Some(sampan_base::NodeId::of(to))));
+    while !cluster.node(to).is_leader() {
+        cluster.run_ms(1);
+    }
+}
+
+#[test]
+fn a_transfer_goes_on_after_a_change_of_leader() {
+    let (mut cluster, [leader, other, follower], size_bytes) = half_arrived();
+    hand_over(&mut cluster, leader, other);
+    cluster.run_ms(5_000);
+    assert!(cluster.node(other).is_leader());
+    assert_eq!(cluster.node(other).kv().digest(), cluster.node(follower).kv().digest());
+    assert_eq!(installs(&cluster), 1);
+    let sent = cluster.snapshot_bytes_sent as u64;
+    assert!(sent < size_bytes * 11 / 10, "{sent} sent of {size_bytes}");
+}
+
+#[test]
+fn a_transfer_begins_anew_if_the_node_that_made_the_snapshot_is_gone() {
+    for is_taken_up in [false, true] {
+        let (mut cluster, [leader, other, follower], size_bytes) = half_arrived();
+        if is_taken_up {
+            hand_over(&mut cluster, leader, other);
+            cluster.run_ms(100);
+            let acked = acked_bytes(&cluster, other, follower);
+            assert!(acked.is_some_and(|acked| acked > size_bytes / 2), "{acked:?}");
+        }
+        cluster.kill(leader);
+        cluster.run_ms(20_000);
+        assert!(cluster.node(other).is_leader());
+        assert_eq!(cluster.node(other).kv().digest(), cluster.node(follower).kv().digest());
+        assert_eq!(installs(&cluster), 1);
+        let sent = cluster.snapshot_bytes_sent as u64;
+        assert!(sent > size_bytes * 5 / 4, "{sent} sent of {size_bytes}: it began anew");
+    }
+}
+
 #[test]
 fn parts_that_overtake_each_other_are_neither_sent_again_nor_waited_for() {
     let (mut cluster, leader, follower) = far_behind(300);

@@ -131,8 +131,10 @@ pub(crate) fn number_of(id: NodeId) -> usize {
 /// exchange does; what answers one is a reply.
 pub(super) fn is_request(message: &PeerMessage) -> bool {
     match message {
-        PeerMessage::Forward(_) => true,
-        PeerMessage::ForwardReply(_) => false,
+        PeerMessage::Forward(_) | PeerMessage::SnapshotWanted(_) => true,
+        PeerMessage::ForwardReply(_)
+        | PeerMessage::SnapshotPart(_)
+        | PeerMessage::SnapshotMissing(_) => false,
         PeerMessage::Raft(message) => match message.body {
             Body::PreVote { .. }
             | Body::Vote { .. }
@@ -147,6 +149,7 @@ pub(super) fn is_request(message: &PeerMessage) -> bool {
             | Body::AppendReply { .. }
             | Body::HeartbeatReply { .. }
             | Body::InstallSnapshotReply { .. }
+            | Body::SnapshotHeld { .. }
             | Body::ReadIndexReply { .. }
             | Body::GreetReply { .. } => false,
         },
@@ -164,7 +167,8 @@ fn loss_notice(sending: &Sending<'_>, after_us: u64) -> Option<LossNotice> {
         Body::PreVoteReply { .. }
         | Body::VoteReply { .. }
         | Body::AppendReply { .. }
-        | Body::InstallSnapshotReply { .. } => (sending.to, sending.from),
+        | Body::InstallSnapshotReply { .. }
+        | Body::SnapshotHeld { .. } => (sending.to, sending.from),
         _ => return None,
     };
     Some(LossNotice { to, peer, after_us })
