@@ -190,8 +190,8 @@ plants! {
     DamagedTailCut,
     /// A log that does not reach the snapshot is taken for one that never was.
     GapStartsAnew,
-    /// A segment is used again with its old batches in it.
-    SpareNotZeroed,
+    /// A segment is used again and does not say what else may stand in it.
+    EarlierLifeUnnamed,
     /// A cut that is on disk is not made when the log is read.
     CutNotReplayed,
     /// The log is trimmed by a segment too many.

@@ -110,6 +110,7 @@ fn create_ops(identity: Identity, options: &Options, newborn: bool) -> Vec<DiskO
         first: Link { sequence: 1, chain: 0 },
         serves_from: LogIndex::ZERO,
         len_bytes: options.segment_bytes,
+        earlier: Vec::new(),
     };
     let staged = segment::temporary_name(1);
     let mut ops = vec![

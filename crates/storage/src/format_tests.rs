@@ -15,7 +15,7 @@ use crate::batch::{self, Change, Link};
 use crate::create::{IDENTITY_FILE, IDENTITY_MAGIC};
 use crate::hard_state::{HARD_STATE_MAGIC, Record};
 use crate::sector::CONTENT_BYTES;
-use crate::segment::{SEGMENT_MAGIC, SegmentHeader};
+use crate::segment::{EARLIER_MAX, EarlierLife, SEGMENT_MAGIC, SegmentHeader};
 use crate::snapshot::{
     CHUNK_HEADER_BYTES, CHUNK_MAGIC, FIRST_CHUNK_OFFSET, FOOTER_MAGIC, SNAPSHOT_MAGIC,
     SnapshotWriter, TRAILER_BYTES, TRAILER_MAGIC,
@@ -126,6 +126,10 @@ fn segment_header() -> SegmentHeader {
         first: Link { sequence: 0x33, chain: 0x3435_3637_3839_3a3b },
         serves_from: LogIndex(0x3c),
         len_bytes: 0x4000,
+        earlier: vec![
+            EarlierLife { number: 0x30, end_bytes: 0x2000 },
+            EarlierLife { number: 0x2f, end_bytes: 0x3000 },
+        ],
     }
 }
 
@@ -211,8 +215,13 @@ fn a_segment_its_sectors_batches_and_entries_are_laid_out_as_documented() {
         ("chain", u64(0x3435_3637_3839_3a3b)),
         ("serves_from", u64(0x3c)),
         ("length", u64(0x4000)),
+        ("count", u32(2)),
+        ("earlier", raw(&[u64(0x30), u64(0x2000), u64(0x2f), u64(0x3000)].concat())),
     ]);
     check("segment", &page, &fields);
+    // Where none is named there are zeros, as in files that are older than this field.
+    let first_life = SegmentHeader { earlier: Vec::new(), ..header.clone() }.encode();
+    assert!(first_life[80..].iter().all(|&byte| byte == 0));
 
     let life = [u64(IDENTITY.cluster.0), u64(IDENTITY.node.get()), u64(0x31), u64(0x32)].concat();
     let salt = crc32(&[&life]);
@@ -337,6 +346,7 @@ fn the_document_states_the_constants_of_the_code() {
     assert!(DOC.contains(&format!("| page | {PAGE_BYTES} bytes.")));
     assert!(DOC.contains(&format!("**Sectors.** {SECTOR_BYTES} bytes")));
     assert!(DOC.contains(&format!("| stamped sector | {CONTENT_BYTES} bytes of content")));
+    assert!(DOC.contains(&format!("of earlier lives, at most {EARLIER_MAX}")));
     let reasons = [
         "SealedSegment",
         "LaterBatch",

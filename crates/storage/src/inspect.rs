@@ -102,6 +102,8 @@ pub struct SegmentContent {
     pub serves_from: LogIndex,
     /// Length of the file, as the header says.
     pub len_bytes: u64,
+    /// The numbers of the segments that the file was before and may hold something of, newest first.
+    pub earlier: Vec<u64>,
     /// Its batches, up to the first that is not there.
     pub batches: Vec<BatchContent>,
     /// Where the batches end.
@@ -131,7 +133,7 @@ pub struct BatchContent {
 /// that was acknowledged only the other files know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SegmentEnd {
-    /// Zeros follow, or the end of the file.
+    /// Nothing of this segment follows.
     Clean,
     /// Part of a batch that a crash cut short, or that is being written.
     Unfinished,
@@ -169,6 +171,7 @@ pub fn segment(bytes: &[u8]) -> Result<SegmentContent, FileFault> {
         first_batch: header.first.sequence,
         serves_from: header.serves_from,
         len_bytes: header.len_bytes,
+        earlier: header.earlier.iter().map(|life| life.number).collect(),
         batches: Vec::new(),
         end_offset: FIRST_BATCH_OFFSET,
         end: SegmentEnd::Clean,
@@ -186,7 +189,7 @@ pub fn segment(bytes: &[u8]) -> Result<SegmentContent, FileFault> {
     if content.end == SegmentEnd::Clean {
         let rest = bytes.get(content.end_offset as usize..).unwrap_or_default();
         let first_sector = (content.end_offset / SECTOR_BYTES) as u32;
-        let tail = Tail { salt, first_sector, rest, fault };
+        let tail = Tail { header: &header, first_sector, rest, fault };
         // Nothing but this file: no watermark.
         content.end = match judge_tail(&tail, next.sequence, 0) {
             Ok(false) => SegmentEnd::Clean,

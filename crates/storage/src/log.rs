@@ -2,6 +2,7 @@
 //! longer needed. Makes lists of steps; reads nothing. Recovery is in `replay.rs` and `open.rs`.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::Bytes;
 use sampan_base::disk::{DiskError, DiskOp, FileName};
@@ -9,7 +10,9 @@ use sampan_base::{Entry, LogIndex, LogPosition, planted};
 
 use crate::batch::{self, Change, Link, batch_bytes};
 use crate::page::PAGE_BYTES;
-use crate::segment::{self, FIRST_BATCH_OFFSET, SegmentHeader, WAL_DIRECTORY};
+use crate::segment::{
+    self, EARLIER_MAX, EarlierLife, FIRST_BATCH_OFFSET, SegmentHeader, WAL_DIRECTORY,
+};
 use crate::{Identity, Options};
 
 /// How much of a spare is zeroed between two syncs: small, so that a commit of the log lane never waits
@@ -32,13 +35,26 @@ pub(crate) struct Segment {
     pub(crate) durable: bool,
     /// The name it has until its first batch is synced.
     pub(crate) staged: Option<FileName>,
+    /// As in its header; `None` if an earlier run of the node began it.
+    pub(crate) earlier: Option<Vec<EarlierLife>>,
 }
 
-/// A file of zeros, ready to become a segment.
+/// A file of zeros, but for what earlier lives left there: ready to become a segment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Spare {
     pub(crate) file: FileName,
     pub(crate) len_bytes: u64,
+    pub(crate) earlier: Vec<EarlierLife>,
+}
+
+/// A file that is no longer part of the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Released {
+    pub(crate) file: FileName,
+    pub(crate) len_bytes: u64,
+    /// What may stand in it besides zeros; `None` if this run of the node does not know. A start reads
+    /// of a segment what it needs, and no more, so the rest may be damaged.
+    pub(crate) earlier: Option<Vec<EarlierLife>>,
 }
 
 /// What the background lane is doing for the log.
@@ -59,8 +75,8 @@ pub(crate) struct Log {
     entry_bytes_max: usize,
     /// Oldest first. Never empty; batches go to the last.
     segments: VecDeque<Segment>,
-    /// No longer part of the log, not yet recycled or removed.
-    released: VecDeque<Spare>,
+    /// Not yet recycled or removed.
+    released: VecDeque<Released>,
     spare: Option<Spare>,
     background: Background,
     /// Names the next spare.
@@ -79,7 +95,7 @@ pub(crate) struct Log {
 /// What recovery hands to a running log.
 pub(crate) struct Found {
     pub(crate) segments: VecDeque<Segment>,
-    pub(crate) released: VecDeque<Spare>,
+    pub(crate) released: VecDeque<Released>,
     pub(crate) spare: Option<Spare>,
     pub(crate) spare_number: u64,
     pub(crate) next: Link,
@@ -187,7 +203,7 @@ impl Log {
         let spare = self.spare.take().unwrap_or_else(|| {
             let file = segment::temporary_name(sequence);
             ops.push(DiskOp::Create { file: file.clone(), zero_bytes: self.segment_bytes });
-            Spare { file, len_bytes: self.segment_bytes }
+            Spare { file, len_bytes: self.segment_bytes, earlier: Vec::new() }
         });
         let header = SegmentHeader {
             identity: self.identity,
@@ -196,7 +212,10 @@ impl Log {
             first: self.next,
             serves_from,
             len_bytes: spare.len_bytes,
+            earlier: spare.earlier,
         };
+        let others = header.earlier_salts();
+        assert!(others.iter().all(|(_, salt)| *salt != header.salt()), "two lives have one salt");
         let bytes = header.encode().into();
         ops.push(DiskOp::Write { file: spare.file.clone(), offset: 0, bytes });
         self.segments.push_back(Segment::begun(&header, spare.file));
@@ -251,22 +270,45 @@ impl Log {
         let too_many =
             planted!(TrimmedTooFar) && needed_from.is_some_and(|i| i + 1 < self.segments.len());
         for segment in self.segments.drain(..needed_from.unwrap_or(0) + usize::from(too_many)) {
-            self.released.push_back(Spare { file: segment.file, len_bytes: segment.len_bytes });
+            self.released.push_back(segment.into());
         }
     }
 
-    /// The next work for the segment lane that needs no room: a spare made of a released segment;
-    /// what was released removed.
-    pub(crate) fn recycle(&mut self) -> Option<Vec<DiskOp>> {
-        let fits = |released: &Spare| released.len_bytes == self.segment_bytes;
+    /// The next work for the segment lane that needs no room: a spare made of a released segment; or
+    /// those removed that will not be spares. As many are kept as the log has, which is about what it
+    /// grows by between two snapshots; none if `room_is_short`.
+    pub(crate) fn recycle(&mut self, room_is_short: bool) -> Option<Vec<DiskOp>> {
+        let segment_bytes = self.segment_bytes;
+        let fits = |released: &Released| released.len_bytes == segment_bytes;
         if self.spare.is_none() && self.released.iter().any(fits) {
             return Some(self.prepare_spare());
         }
-        if self.released.is_empty() {
+        let kept = if room_is_short { 0 } else { self.segments.len() };
+        let mut surplus = self.released.len().saturating_sub(kept);
+        let mut ops = Vec::new();
+        self.released.retain(|released| {
+            let keeps = fits(released) && surplus == 0;
+            if !keeps {
+                surplus = surplus.saturating_sub(1);
+                ops.push(DiskOp::Remove { file: released.file.clone() });
+            }
+            keeps
+        });
+        if ops.is_empty() {
             return None;
         }
         self.background = Background::Removing;
-        Some(self.released.drain(..).map(|Spare { file, .. }| DiskOp::Remove { file }).collect())
+        Some(ops)
+    }
+
+    /// Removes all that was released.
+    pub(crate) fn remove_released(&mut self) -> Vec<DiskOp> {
+        self.released.drain(..).map(|Released { file, .. }| DiskOp::Remove { file }).collect()
+    }
+
+    /// Is anything released?
+    pub(crate) fn has_released(&self) -> bool {
+        !self.released.is_empty()
     }
 
     /// A new spare, if there is none, and the disk was not found full just now.
@@ -281,27 +323,35 @@ impl Log {
 
     /// Makes a spare, of a released segment if one fits.
     fn prepare_spare(&mut self) -> Vec<DiskOp> {
-        let staged = segment::spare_temporary_name(self.spare_number);
+        let file = segment::spare_name(self.spare_number);
         let len_bytes = self.segment_bytes;
+        let fits = |released: &Released| released.len_bytes == len_bytes;
+        let released = self.released.iter().position(fits).and_then(|i| self.released.remove(i));
+        let earlier = released.as_ref().and_then(|released| released.earlier.clone());
+        let zeros = zeros_wanted(earlier.as_deref(), len_bytes);
+        let mut earlier = earlier.unwrap_or_default();
+        let staged = match zeros {
+            Some(_) => segment::spare_temporary_name(self.spare_number),
+            None => file.clone(),
+        };
         let wal = || DiskOp::SyncDirectory { directory: WAL_DIRECTORY.into() };
         let mut ops = Vec::new();
-        let fits = |released: &Spare| released.len_bytes == len_bytes;
-        let released = self.released.iter().position(fits);
         // A beginning of this file that may be there is replaced, or zeroed.
-        if let Some(released) = released.and_then(|i| self.released.remove(i)) {
-            ops.push(DiskOp::Rename { from: released.file, to: staged.clone() });
+        if let Some(Released { file: from, .. }) = released {
             // Only when the old name is gone for good may the contents go.
-            ops.push(wal());
+            ops.extend([DiskOp::Rename { from, to: staged.clone() }, wal()]);
         } else {
             ops.push(DiskOp::Reserve { file: staged.clone(), len_bytes });
         }
-        if !planted!(SpareNotZeroed) {
-            zero(&staged, len_bytes, &mut ops);
+        if let Some(zeros) = zeros {
+            earlier.retain(|life| life.end_bytes <= zeros.start);
+            zero(&staged, zeros, &mut ops);
+            ops.extend([DiskOp::Rename { from: staged, to: file.clone() }, wal()]);
         }
-        let file = segment::spare_name(self.spare_number);
-        ops.push(DiskOp::Rename { from: staged, to: file.clone() });
-        ops.push(wal());
-        self.background = Background::Preparing(Spare { file, len_bytes });
+        if planted!(EarlierLifeUnnamed) {
+            earlier.clear();
+        }
+        self.background = Background::Preparing(Spare { file, len_bytes, earlier });
         ops
     }
 
@@ -363,8 +413,9 @@ impl Log {
             _ => 0,
         };
         let segments: u64 = self.segments.iter().map(|segment| segment.len_bytes).sum();
-        let others = self.released.iter().chain(&self.spare);
-        segments + preparing + others.map(|spare| spare.len_bytes).sum::<u64>()
+        let released: u64 = self.released.iter().map(|released| released.len_bytes).sum();
+        let spare = self.spare.as_ref().map_or(0, |spare| spare.len_bytes);
+        segments + preparing + released + spare
     }
 
     /// The number of the current segment.
@@ -390,7 +441,12 @@ impl Log {
 impl Segment {
     /// A segment with a header and no batch, still under another name.
     pub(crate) fn begun(header: &SegmentHeader, staged: FileName) -> Self {
-        Self { staged: Some(staged), durable: false, ..Self::standing(header, FIRST_BATCH_OFFSET) }
+        Self {
+            staged: Some(staged),
+            durable: false,
+            earlier: Some(header.earlier.clone()),
+            ..Self::standing(header, FIRST_BATCH_OFFSET)
+        }
     }
 
     /// A segment that is there, with its batches ending at `used_bytes`.
@@ -405,16 +461,44 @@ impl Segment {
             used_bytes,
             durable: true,
             staged: None,
+            earlier: None,
         }
     }
 }
 
-/// Overwrites a file with zeros, in its place: it has its blocks, so a full disk does not matter.
-fn zero(file: &FileName, len_bytes: u64, ops: &mut Vec<DiskOp>) {
-    let zeros = Bytes::from(vec![0; ZERO_CHUNK_BYTES.min(len_bytes) as usize]);
-    let mut offset = 0;
-    while offset < len_bytes {
-        let bytes = zeros.slice(..zeros.len().min((len_bytes - offset) as usize));
+impl From<Segment> for Released {
+    /// All batches of a segment that is released are synced, so of what was there before only that
+    /// behind them is left.
+    fn from(segment: Segment) -> Self {
+        let Segment { file, len_bytes, sequence, used_bytes, .. } = segment;
+        let earlier = segment.earlier.map(|mut earlier| {
+            earlier.retain(|life| life.end_bytes > used_bytes);
+            earlier.insert(0, EarlierLife { number: sequence, end_bytes: used_bytes });
+            earlier
+        });
+        Self { file, len_bytes, earlier }
+    }
+}
+
+/// What of a file must be zeroed before it can be a spare: all of it, if it is not known what stands
+/// there; what the older lives left, if there are too many of them.
+fn zeros_wanted(earlier: Option<&[EarlierLife]>, len_bytes: u64) -> Option<Range<u64>> {
+    match earlier {
+        None => Some(0..len_bytes),
+        Some([newest, .., oldest]) if earlier.map_or(0, <[_]>::len) > EARLIER_MAX => {
+            Some(newest.end_bytes..oldest.end_bytes)
+        }
+        Some(_) => None,
+    }
+}
+
+/// Overwrites part of a file with zeros, in its place: it has its blocks, so a full disk does not
+/// matter.
+fn zero(file: &FileName, part: Range<u64>, ops: &mut Vec<DiskOp>) {
+    let zeros = Bytes::from(vec![0; ZERO_CHUNK_BYTES.min(part.end - part.start) as usize]);
+    let mut offset = part.start;
+    while offset < part.end {
+        let bytes = zeros.slice(..zeros.len().min((part.end - offset) as usize));
         let chunk_bytes = bytes.len() as u64;
         ops.push(DiskOp::Write { file: file.clone(), offset, bytes });
         ops.push(DiskOp::Sync { file: file.clone() });

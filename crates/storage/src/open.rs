@@ -11,7 +11,7 @@ use crate::batch::Link;
 use crate::create::check_identity;
 use crate::fresh::FreshSegment;
 use crate::hard_state::{self, Record};
-use crate::log::{self, Log, Segment, Spare};
+use crate::log::{self, Log, Released, Segment, Spare};
 use crate::page::{PAGE_BYTES, is_zero};
 use crate::replay::{self, Join, Known, Replayed, SegmentFile};
 use crate::reserve::{self, Reserve};
@@ -307,7 +307,8 @@ impl Opening<'_> {
         Ok(record)
     }
 
-    /// A spare that is really zero, if there is one. A crash may have left header and batch in it.
+    /// A spare that is really zero, if there is one. Another one was a segment before, or a crash left
+    /// header and batch in it: what exactly stands in it nobody can tell any more.
     fn adopt_spare(&mut self) -> Result<Option<Spare>, OpenError> {
         let wanted = self.options.segment_bytes;
         for info in &self.directory.wal {
@@ -320,7 +321,8 @@ impl Opening<'_> {
                 Err(error) => return Err(error.into()),
             };
             if zero {
-                return Ok(Some(Spare { file: info.file.clone(), len_bytes: wanted }));
+                let file = info.file.clone();
+                return Ok(Some(Spare { file, len_bytes: wanted, earlier: Vec::new() }));
             }
         }
         Ok(None)
@@ -383,8 +385,8 @@ impl Opening<'_> {
         record: &mut Record,
         spare: Option<Spare>,
     ) -> Result<log::Found, OpenError> {
-        let last = log.read.last().and_then(|&place| self.files[place].header);
-        let Some(fresh) = FreshSegment::plan(log, last.as_ref(), start_anew_after, faulty) else {
+        let last = log.read.last().and_then(|&place| self.files[place].header.as_ref());
+        let Some(fresh) = FreshSegment::plan(log, last, start_anew_after, faulty) else {
             return Ok(self.found(log, u64::MAX, log.next, log.next_index.prev(), spare));
         };
         let found = self.begin_fresh(&fresh, log, record, spare)?;
@@ -415,6 +417,7 @@ impl Opening<'_> {
             first: fresh.first,
             serves_from: fresh.serves_from,
             len_bytes,
+            earlier: Vec::new(),
         };
         let mut ops = Vec::new();
         let (usable, kept) = match spare {
@@ -476,7 +479,7 @@ impl Opening<'_> {
                 }
                 _ => {
                     let (file, len_bytes) = (file.file.clone(), file.len_bytes);
-                    released.push_back(Spare { file, len_bytes });
+                    released.push_back(Released { file, len_bytes, earlier: None });
                 }
             }
         }

@@ -237,7 +237,7 @@ impl Replayed {
                 Err(fault) => {
                     let rest = bytes.get(self.offset() as usize..).unwrap_or_default();
                     let first_sector = (self.offset() / SECTOR_BYTES) as u32;
-                    let tail = Tail { salt, first_sector, rest, fault };
+                    let tail = Tail { header, first_sector, rest, fault };
                     self.torn = judge_tail(&tail, self.next.sequence, known.synced_batch)?;
                     return Ok(());
                 }
@@ -339,7 +339,8 @@ impl Replayed {
 
 /// What stands where the next batch should be, to the end of the last segment.
 pub(crate) struct Tail<'a> {
-    pub(crate) salt: u32,
+    /// Of the segment.
+    pub(crate) header: &'a SegmentHeader,
     /// The number of the first sector of `rest`.
     pub(crate) first_sector: u32,
     pub(crate) rest: &'a [u8],
@@ -351,7 +352,7 @@ pub(crate) struct Tail<'a> {
 /// or damage.
 ///
 /// Cut short means: nothing says that this batch was synced, and every sector from here on is either
-/// still zero or exactly what this batch wrote there.
+/// still what it was when the segment began, or exactly what this batch wrote there.
 pub(crate) fn judge_tail(
     tail: &Tail<'_>,
     expected: u64,
@@ -362,10 +363,13 @@ pub(crate) fn judge_tail(
     }
     let mut begun = false;
     let mut strange = None;
+    let salt = tail.header.salt();
+    let earlier = tail.header.earlier_salts();
     let sectors = tail.rest.chunks(SECTOR_BYTES as usize);
     for (number, bytes) in (tail.first_sector..).zip(sectors) {
-        match sector::classify(tail.salt, number, bytes) {
-            Sector::Zero => {}
+        let left_by = earlier.iter().find(|(end, _)| number < *end).map(|&(_, salt)| salt);
+        match sector::classify(salt, left_by, number, bytes) {
+            Sector::Unwritten => {}
             Sector::Sound(batch) if batch == expected as u32 => begun = true,
             // The log lane runs in order, and each list ends with a sync: what is of a later batch
             // was written after this one was synced.

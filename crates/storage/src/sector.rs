@@ -2,8 +2,8 @@
 //! that it is whole, here, and of this segment's present life.
 //!
 //! A disk writes sectors, not batches: a crash leaves any subset of those that were not synced. With
-//! a stamp in each, recovery tells sector by sector "never written" (zeros), "as written" and
-//! "damaged", also when the sector with the batch's header is the one that is missing. That is what
+//! a stamp in each, recovery tells sector by sector "never written" (zeros, or what an earlier life of
+//! the file left there), "as written" and "damaged", also when the sector with the batch's header is the one that is missing. That is what
 //! makes a torn batch provable (`docs/format.md`, decision table).
 
 use sampan_base::codec::Writer;
@@ -27,8 +27,8 @@ const _: () = assert!(CRC_OFFSET + 4 == SECTOR && PAGE_BYTES.is_multiple_of(SECT
 /// What recovery sees in a sector.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Sector {
-    /// All zeros, as when the segment was prepared.
-    Zero,
+    /// Not written in this life of the file: all zeros, or as an earlier life wrote it.
+    Unwritten,
     /// As written, by the batch whose sequence number ends in these 32 bits.
     Sound(u32),
     /// Anything else.
@@ -100,12 +100,18 @@ pub(crate) fn sound(salt: u32, number: u32, sector: &[u8]) -> Option<u32> {
     (stored == checksum(salt, number, sector)).then_some(batch)
 }
 
-/// What a sector is.
-pub(crate) fn classify(salt: u32, number: u32, sector: &[u8]) -> Sector {
+/// What a sector is. An earlier life of the file that had `earlier` for a salt may have left it.
+pub(crate) fn classify(salt: u32, earlier: Option<u32>, number: u32, sector: &[u8]) -> Sector {
     if is_zero(sector) {
-        return Sector::Zero;
+        return Sector::Unwritten;
     }
-    sound(salt, number, sector).map_or(Sector::Damaged, Sector::Sound)
+    if let Some(batch) = sound(salt, number, sector) {
+        return Sector::Sound(batch);
+    }
+    match earlier.and_then(|salt| sound(salt, number, sector)) {
+        Some(_) => Sector::Unwritten,
+        None => Sector::Damaged,
+    }
 }
 
 /// The chain value after a sector: it depends on every byte of every sector before.
@@ -116,7 +122,7 @@ pub(crate) fn chain_next(chain: u64, sector: &[u8]) -> u64 {
 
 /// The checksum of a sector, over all before it. It begins from the segment's salt and the sector's
 /// number (an odd factor keeps the 2^32 starts distinct), so that neither an old life of the file
-/// nor another place can pass.
+/// nor another place can pass: of the same bytes, CRC-32 from another start is never the same.
 fn checksum(salt: u32, number: u32, sector: &[u8]) -> u32 {
     let start = salt.wrapping_add(number.wrapping_mul(0x9e37_79b1));
     let mut hasher = crc32fast::Hasher::new_with_initial(start);
@@ -144,10 +150,10 @@ mod tests {
             let mut back = Vec::new();
             for (number, sector) in (8..).zip(bytes.chunks_exact(SECTOR)) {
                 if (number as usize - 8) * CONTENT_BYTES < len {
-                    assert_eq!(classify(1, number, sector), Sector::Sound(7));
+                    assert_eq!(classify(1, None, number, sector), Sector::Sound(7));
                     back.extend_from_slice(&sector[..CONTENT_BYTES]);
                 } else {
-                    assert_eq!(classify(1, number, sector), Sector::Zero);
+                    assert_eq!(classify(1, None, number, sector), Sector::Unwritten);
                 }
             }
             assert_eq!(back[..len], content);
@@ -157,14 +163,23 @@ mod tests {
     #[test]
     fn a_sector_of_another_place_another_life_or_with_any_flipped_bit_is_damaged() {
         let sector = &written(&[0; 10], 1, 8)[..SECTOR];
-        assert_eq!(classify(1, 8, sector), Sector::Sound(7));
-        assert_eq!(classify(1, 9, sector), Sector::Damaged);
-        assert_eq!(classify(2, 8, sector), Sector::Damaged);
+        assert_eq!(classify(1, None, 8, sector), Sector::Sound(7));
+        assert_eq!(classify(1, None, 9, sector), Sector::Damaged);
+        assert_eq!(classify(2, Some(3), 8, sector), Sector::Damaged);
         for bit in 0..SECTOR * 8 {
             let mut bad = sector.to_vec();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(classify(1, 8, &bad), Sector::Damaged, "bit {bit}");
+            assert_eq!(classify(1, None, 8, &bad), Sector::Damaged, "bit {bit}");
+            assert_eq!(classify(2, Some(1), 8, &bad), Sector::Damaged, "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_sector_of_the_earlier_life_is_unwritten_in_its_place_alone() {
+        let sector = &written(&[0; 10], 1, 8)[..SECTOR];
+        assert_eq!(classify(2, Some(1), 8, sector), Sector::Unwritten);
+        assert_eq!(classify(2, Some(1), 9, sector), Sector::Damaged);
+        assert_eq!(classify(1, Some(2), 8, sector), Sector::Sound(7), "this life comes first");
     }
 
     #[test]

@@ -123,8 +123,8 @@ impl Storage {
         self.log.trim(index);
     }
 
-    /// The next work to keep a spare segment and the reserve ready and to remove what was released:
-    /// at most one list at a time; `None` if there is nothing to do or a list is under way.
+    /// The next work to keep a spare segment and the reserve ready and to remove what was released and
+    /// is not wanted for spares: at most one list at a time; `None` if there is nothing to do or a list is under way.
     /// **Segment lane.** What met a full disk is not tried again before [`Storage::ask_again`].
     #[must_use = "these steps are to be run, and reported with `maintained`"]
     pub fn maintain(&mut self) -> Option<Vec<DiskOp>> {
@@ -132,7 +132,7 @@ impl Storage {
             return None;
         }
         // First what makes room; then the reserve, or the log would take what a snapshot gave back.
-        if let Some(ops) = self.log.recycle() {
+        if let Some(ops) = self.log.recycle(self.reserve.is_short()) {
             self.maintaining = Some(Maintenance::Log);
             return Some(ops);
         }
@@ -169,23 +169,31 @@ impl Storage {
         self.reserve.want(bytes);
     }
 
-    /// Gives up the reserve for a snapshot that met a full disk. Until that has ended the caller
-    /// leaves [`Storage::maintain`] alone, which would take the room back. `None` if there is no
-    /// reserve, or a list is under way that must end first ([`Storage::is_maintaining`]).
+    /// Gives up the reserve, and released segments, for a snapshot that met a full disk. Until that has
+    /// ended the caller leaves [`Storage::maintain`] alone, which would take the room back. `None` if
+    /// there is neither, or a list is under way that must end first ([`Storage::is_maintaining`]).
     /// **Segment lane.**
     #[must_use = "these steps are to be run, and reported with `maintained`"]
     pub fn release_reserve(&mut self) -> Option<Vec<DiskOp>> {
         if self.maintaining.is_some() {
             return None;
         }
-        let (len_bytes, op) = self.reserve.release()?;
+        let mut ops = self.log.remove_released();
+        let mut len_bytes = self.reserve.held_bytes();
+        if let Some((shorter_bytes, op)) = self.reserve.release() {
+            len_bytes = shorter_bytes;
+            ops.push(op);
+        }
+        if ops.is_empty() {
+            return None;
+        }
         self.maintaining = Some(Maintenance::Reserve(len_bytes));
-        Some(vec![op])
+        Some(ops)
     }
 
     /// Would [`Storage::release_reserve`] give room to a snapshot?
-    pub const fn has_reserve(&self) -> bool {
-        self.reserve.has_room_for_a_snapshot()
+    pub fn has_reserve(&self) -> bool {
+        self.reserve.has_room_for_a_snapshot() || self.log.has_released()
     }
 
     /// Is a list of the segment lane under way?

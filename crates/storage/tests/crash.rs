@@ -5,7 +5,7 @@
 mod common;
 
 use common::Host;
-use sampan_base::disk::Disk;
+use sampan_base::disk::{Disk, DiskOp};
 use sampan_base::{HardState, Rng, Term};
 use sampan_storage::testing::{KeepAll, KeepSynced, MemDisk, Odometer};
 use sampan_storage::{OpenError, Options, Storage};
@@ -28,6 +28,27 @@ fn any_history_and_any_crash_leaves_what_was_synced() {
     }
     println!("{crashes} crashes: {torn} torn tails, {superseded} logs superseded, {copied} copies");
     assert!(torn > 20 && superseded > 5 && copied > 50, "{torn} {superseded} {copied}");
+}
+
+#[test]
+fn a_crash_in_a_file_that_was_another_segment_leaves_what_was_synced() {
+    let (mut recycled, mut torn) = (0, 0);
+    for seed in 0..seeds(60) {
+        let mut host = Host::new(seed, Options::tiny());
+        for _ in 0..3 {
+            while !host.is_in_recycled() {
+                host.step();
+            }
+            for _ in 0..host.rng.below(30) {
+                host.step();
+            }
+            host.crash();
+        }
+        recycled += host.recycled;
+        torn += host.torn;
+    }
+    println!("{recycled} restarts with such a segment, {torn} torn tails");
+    assert!(recycled > 100 && torn > 0, "{recycled} {torn}");
 }
 
 #[test]
@@ -112,6 +133,36 @@ fn every_subset_of_the_unsynced_sectors_of_a_batch_is_a_torn_tail_or_the_batch()
         }
     }
     assert_eq!((whole, torn), (1, (1 << 10) - 1));
+}
+
+#[test]
+fn every_subset_of_a_batch_over_an_earlier_life_is_a_torn_tail_or_the_batch_or_nothing() {
+    let options = Options::tiny();
+    let (mut disk, mut storage, _) = common::recycled(&options);
+    for directory in ["wal", "snapshots"] {
+        disk.execute(&DiskOp::SyncDirectory { directory: directory.into() }).unwrap();
+    }
+    let entries = common::open(&mut disk.clone(), &options).1.entries.len();
+    // Five sectors and three of padding.
+    let index = storage.last_index().0 + 1;
+    let ops = storage.append(None, None, &[common::entry(index, 1, vec![7; 2200])]);
+    disk.execute(&ops[0]).unwrap();
+    let mut subsets = Odometer::default();
+    let (mut whole, mut torn, mut nothing) = (0, 0, 0);
+    loop {
+        let (_, found) = common::open(&mut disk.crash(&mut subsets), &options);
+        match (found.entries.len() - entries, found.report.torn_tail) {
+            (1, None) => whole += 1,
+            (0, Some(_)) => torn += 1,
+            (0, None) => nothing += 1,
+            other => panic!("{other:?}"),
+        }
+        if !subsets.advance() {
+            break;
+        }
+    }
+    // The padding is of no account.
+    assert_eq!((whole, torn, nothing), (8, 30 * 8, 8));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{IDENTITY, append, created, entry, open, position, take_snapshot};
+use common::{IDENTITY, append, created, entry, open, position, recycled, take_snapshot};
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
 use sampan_base::{HardState, NodeId, Term};
 use sampan_storage::inspect::{self, BatchContent, FileFault, FileKind, SegmentEnd};
@@ -99,6 +99,21 @@ fn each_file_is_known_by_its_first_bytes_and_read_by_itself() {
 #[test]
 fn no_flipped_bit_of_a_segment_goes_unnoticed() {
     let (_, bytes) = the_segment(&mut node());
+    every_flipped_bit_is_noticed(&bytes);
+}
+
+#[test]
+fn nor_of_a_segment_in_a_file_that_was_another_one() {
+    let (mut disk, _, segment) = recycled(&Options::tiny());
+    let bytes = all(&mut disk, &segment);
+    let content = inspect::segment(&bytes).unwrap();
+    assert!(content.end == SegmentEnd::Clean && !content.earlier.is_empty());
+    assert!(bytes[content.end_offset as usize..].iter().any(|&byte| byte != 0));
+    every_flipped_bit_is_noticed(&bytes);
+}
+
+fn every_flipped_bit_is_noticed(bytes: &[u8]) {
+    let bytes = bytes.to_vec();
     let sound = inspect::segment(&bytes).unwrap();
     // What fills a batch's last page is no part of it, and read by nobody.
     let filling = |batch: &BatchContent| {

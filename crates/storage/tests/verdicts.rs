@@ -4,7 +4,10 @@
 
 mod common;
 
-use common::{IDENTITY, append, brief, created, entry, maintain, open, position, take_snapshot};
+use common::{
+    IDENTITY, append, brief, created, entry, maintain, newest_segment, open, position, recycled,
+    take_snapshot,
+};
 use sampan_base::disk::{Disk, DiskOp, FileName};
 use sampan_base::{ClusterId, HardState, LogIndex, NodeId, Term};
 use sampan_storage::snapshot::SnapshotWriter;
@@ -183,6 +186,121 @@ fn a_segment_of_another_history_is_damage_though_every_checksum_in_it_is_right()
         disk.execute(&DiskOp::Write { file: FIRST_SEGMENT.into(), offset: 0, bytes }).unwrap();
         assert_eq!(damage(&mut disk).reason, DamageReason::Inconsistent);
     }
+}
+
+/// A recycled segment with three batches of one page each; and the disk before the last two.
+fn three_batches_over_an_earlier_life() -> (MemDisk, Storage, FileName, MemDisk) {
+    let (mut disk, mut storage, segment) = recycled(&Options::tiny());
+    let before = disk.clone();
+    for _ in 2..=3 {
+        let index = storage.last_index().0 + 1;
+        append(&mut disk, &mut storage, &[entry(index, 1, vec![b'x'; 1200])]);
+    }
+    assert_eq!(newest_segment(&mut disk), segment);
+    (disk, storage, segment, before)
+}
+
+/// The file is again what it was, there.
+fn revert(disk: &mut MemDisk, before: &MemDisk, file: &str, offset: u64, len_bytes: u64) {
+    let (_, old) = before.files().find(|(name, _)| &***name == file).unwrap();
+    for at in offset..offset + len_bytes {
+        disk.corrupt(file, at, |byte| *byte = old[at as usize]);
+    }
+}
+
+#[test]
+fn what_an_earlier_life_left_counts_as_zeros_do() {
+    let (mut disk, mut storage, segment, before) = three_batches_over_an_earlier_life();
+    let entries = open(&mut disk.clone(), &Options::tiny()).1.entries.len();
+    let reverted = |disk: &MemDisk, offset, len_bytes| {
+        let mut disk = disk.clone();
+        revert(&mut disk, &before, &segment, offset, len_bytes);
+        disk
+    };
+    // The last batch never reached the disk, or all of it but for one sector, or but for its header.
+    for (lost_from, lost_bytes, torn) in [
+        (0, PAGE_BYTES, false),
+        (SECTOR_BYTES, PAGE_BYTES - SECTOR_BYTES, true),
+        (0, SECTOR_BYTES, true),
+    ] {
+        let mut disk = reverted(&disk, offset(3) + lost_from, lost_bytes);
+        let (_, found) = open(&mut disk, &Options::tiny());
+        assert_eq!(found.entries.len(), entries - 1);
+        assert_eq!(found.report.torn_tail, torn.then(|| (segment.clone(), offset(3))));
+    }
+    // The padding of a last page is read by nobody.
+    let mut padding = reverted(&disk, offset(3) + 4 * SECTOR_BYTES, 4 * SECTOR_BYTES);
+    assert_eq!(open(&mut padding, &Options::tiny()).1.entries.len(), entries);
+
+    let mut later = reverted(&disk, offset(2), PAGE_BYTES);
+    assert_eq!(damage(&mut later).reason, DamageReason::LaterBatch);
+    disk.execute_all(&storage.refresh_watermark()).unwrap();
+    let mut vouched_for = reverted(&disk, offset(3), PAGE_BYTES);
+    assert_eq!(damage(&mut vouched_for).reason, DamageReason::BelowWatermark);
+    let index = storage.last_index().0 + 1;
+    append(&mut disk, &mut storage, &[entry(index, 1, "in the next segment")]);
+    let mut sealed = reverted(&disk, offset(3), PAGE_BYTES);
+    assert_eq!(damage(&mut sealed).reason, DamageReason::SealedSegment);
+}
+
+#[test]
+fn what_no_life_wrote_there_is_damage() {
+    let (_, _, segment, before) = three_batches_over_an_earlier_life();
+    let spoiled = |spoil: &dyn Fn(&mut MemDisk)| {
+        let mut disk = before.clone();
+        spoil(&mut disk);
+        let damage = damage(&mut disk);
+        assert_eq!((&damage.segment, damage.offset), (&segment, offset(2)));
+        damage.reason
+    };
+    let put = |disk: &mut MemDisk, at: u64, bytes: &[u8]| {
+        (at..).zip(bytes).for_each(|(at, &new)| disk.corrupt(&segment, at, |byte| *byte = new));
+    };
+    let sector = |at: u64| before.clone().read(&segment, at, SECTOR_BYTES).unwrap();
+    // A bit of what an earlier life wrote, anywhere behind the end.
+    for at in [offset(2), offset(2) + 100, offset(3) + 511, offset(4) - 1] {
+        let flip = |disk: &mut MemDisk| disk.corrupt(&segment, at, |byte| *byte ^= 8);
+        assert_eq!(spoiled(&flip), DamageReason::NonZeroSector, "{at}");
+    }
+    // A sector of it in another place.
+    let moved = sector(offset(3));
+    let reason = spoiled(&|disk| put(disk, offset(3) + SECTOR_BYTES, &moved));
+    assert_eq!(reason, DamageReason::NonZeroSector);
+    // A sector, in its place, of a life that was another file's.
+    let mut others = before.files().filter(|(file, _)| ends_with_log(file) && **file != segment);
+    let (_, other) = others.next().unwrap();
+    let at = offset(3) as usize;
+    let stranger = other[at..at + SECTOR_BYTES as usize].to_vec();
+    assert!(stranger.iter().any(|&byte| byte != 0));
+    let reason = spoiled(&|disk| put(disk, offset(3), &stranger));
+    assert_eq!(reason, DamageReason::NonZeroSector);
+}
+
+fn ends_with_log(file: &str) -> bool {
+    file.strip_suffix(".log").is_some()
+}
+
+#[test]
+fn a_start_removes_a_spare_that_was_a_segment_and_zeroes_what_it_found_before_its_next_life() {
+    let (mut disk, mut storage, _) = recycled(&Options::tiny());
+    let is_zero = |disk: &MemDisk| {
+        let spare = disk.files().find(|(file, _)| file.ends_with(".spare"));
+        spare.map(|(_, bytes)| bytes.iter().all(|&byte| byte == 0))
+    };
+    let roll = |disk: &mut MemDisk, storage: &mut Storage| {
+        let index = storage.last_index().0 + 1;
+        append(disk, storage, &[entry(index, 1, vec![b'r'; 8000])]);
+        take_snapshot(disk, storage, index, position(index, 1));
+        storage.trim(LogIndex(index));
+        maintain(disk, storage);
+    };
+    while is_zero(&disk) != Some(false) {
+        roll(&mut disk, &mut storage);
+    }
+    let (mut storage, found) = open(&mut disk, &Options::tiny());
+    assert_eq!((is_zero(&disk), found.report.leftovers_removed > 0), (None, true));
+    roll(&mut disk, &mut storage);
+    assert_eq!(is_zero(&disk), Some(true));
 }
 
 #[test]

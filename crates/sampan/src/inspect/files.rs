@@ -127,7 +127,11 @@ fn next_batch(content: &SegmentContent) -> u64 {
 
 fn end(content: &SegmentContent) -> String {
     match content.end {
-        SegmentEnd::Clean => "with zeros".to_owned(),
+        SegmentEnd::Clean if content.earlier.is_empty() => "with zeros".to_owned(),
+        SegmentEnd::Clean => {
+            let earlier: Vec<String> = content.earlier.iter().map(u64::to_string).collect();
+            format!("with what segment {} left in the file", earlier.join(", then "))
+        }
         SegmentEnd::Unfinished => format!(
             "with a part of batch {}, cut short by a crash or being written",
             next_batch(content)

@@ -220,7 +220,7 @@ pub fn row(plant: Plant) -> Row {
             (Storage, "RedisRaft log.c (M15), NATS #7549", "recovery", Hunt::Aimed(rot))
         }
         Plant::GapStartsAnew => (Storage, "hashicorp CTRL (M46)", "recovery", Hunt::Aimed(rot)),
-        Plant::SpareNotZeroed => (Storage, "etcd #6378", "recovery", Hunt::Aimed(crashes)),
+        Plant::EarlierLifeUnnamed => (Storage, "etcd #6378", "recovery", Hunt::Aimed(crashes)),
         Plant::CutNotReplayed => (Storage, "qdrant #2508", "recovery", Hunt::Aimed(unrest)),
         Plant::TrimmedTooFar => (Storage, "RedisRaft #43", "recovery", Hunt::Swarm),
         Plant::NewbornUnheard => {

@@ -13,7 +13,7 @@ use sampan_base::{
 };
 use sampan_storage::snapshot::{self, SnapshotReceiver, SnapshotWriter};
 use sampan_storage::testing::MemDisk;
-use sampan_storage::{Identity, OnDamage, OpenError, Options, Recovered, Storage};
+use sampan_storage::{Identity, OnDamage, OpenError, Options, Recovered, Storage, inspect};
 
 pub(crate) const IDENTITY: Identity =
     Identity { cluster: ClusterId(0x0051_4d50_414e), node: NodeId::of(3) };
@@ -57,6 +57,35 @@ pub(crate) fn maintain(disk: &mut MemDisk, storage: &mut Storage) {
             break;
         }
     }
+}
+
+/// A node with one batch in its newest segment, whose file an earlier life has filled with stamped
+/// sectors to the end; and that segment.
+pub(crate) fn recycled(options: &Options) -> (MemDisk, Storage, FileName) {
+    let mut disk = created(options);
+    let (mut storage, _) = open(&mut disk, options);
+    for index in 1.. {
+        append(&mut disk, &mut storage, &[entry(index, 1, vec![b'e'; 3900])]);
+        let segment = newest_segment(&mut disk);
+        if !earlier_lives(&mut disk, &segment).is_empty() {
+            return (disk, storage, segment);
+        }
+        take_snapshot(&mut disk, &mut storage, index, position(index, 1));
+        storage.trim(LogIndex(index));
+        maintain(&mut disk, &mut storage);
+    }
+    unreachable!("no segment is used again")
+}
+
+pub(crate) fn newest_segment(disk: &mut MemDisk) -> FileName {
+    let files = disk.list("wal").unwrap().into_iter().map(|info| info.file);
+    files.filter(|file| file.ends_with(".log")).max().unwrap()
+}
+
+/// The segments that the file of this one was before, as its header says.
+pub(crate) fn earlier_lives(disk: &mut MemDisk, segment: &FileName) -> Vec<u64> {
+    let bytes = disk.read(segment, 0, u64::MAX >> 1).unwrap();
+    inspect::segment(&bytes).map_or_else(|_| Vec::new(), |content| content.earlier)
 }
 
 /// Writes, verifies and commits a snapshot with some payload.
@@ -197,6 +226,8 @@ pub(crate) struct Host {
     pub(crate) torn: u64,
     pub(crate) superseded: u64,
     pub(crate) copied: u64,
+    /// Restarts with a newest segment whose file was another one before.
+    pub(crate) recycled: u64,
 }
 
 impl Host {
@@ -223,7 +254,14 @@ impl Host {
             torn: 0,
             superseded: 0,
             copied: 0,
+            recycled: 0,
         }
+    }
+
+    /// Was the file of the newest segment another one before?
+    pub(crate) fn is_in_recycled(&mut self) -> bool {
+        let newest = newest_segment(&mut self.disk);
+        !earlier_lives(&mut self.disk, &newest).is_empty()
     }
 
     /// Does something, at random.
@@ -451,6 +489,7 @@ impl Host {
             self.disk = attempt.crash(&mut self.rng);
         }
         let incarnation = self.storage.incarnation();
+        self.recycled += u64::from(self.is_in_recycled());
         let opened = Storage::open(&mut self.disk, IDENTITY, &self.options);
         let (storage, recovered) = opened.unwrap_or_else(|error| panic!("{error}"));
         self.storage = storage;
