@@ -98,9 +98,19 @@ pub(crate) fn encode(salt: u32, offset: u64, link: Link, change: &Change<'_>) ->
         out.put(&entry_header(salt, entry));
         out.put(&entry.data);
     }
-    let (bytes, chain) =
-        out.finish(salt, (offset / SECTOR_BYTES) as u32, link.sequence, link.chain);
+    let (bytes, chain) = out.finish(salt, sector_number(offset), link.sequence, link.chain);
     (bytes.into(), chain)
+}
+
+/// The header of a batch at `offset` of a segment, whichever batch that is.
+pub(crate) fn header_at(salt: u32, segment: &[u8], offset: u64) -> Result<Header, BatchFault> {
+    let rest = segment.get(offset as usize..).unwrap_or_default();
+    let head = rest.get(..SECTOR_BYTES as usize).ok_or(BatchFault::NoHeader)?;
+    let stamped = sector::sound(salt, sector_number(offset), head).ok_or(BatchFault::NoHeader)?;
+    let header =
+        Header::decode(salt, head, rest.len() as u64).map_err(|_| BatchFault::Inconsistent)?;
+    let same_batch = stamped == header.link.sequence as u32;
+    same_batch.then_some(header).ok_or(BatchFault::Inconsistent)
 }
 
 /// The batch at `offset` of a segment, which must be the one that `link` names.
@@ -110,15 +120,12 @@ pub(crate) fn decode(
     offset: u64,
     link: Link,
 ) -> Result<Batch, BatchFault> {
-    let rest = segment.get(offset as usize..).unwrap_or_default();
-    let first_sector = (offset / SECTOR_BYTES) as u32;
-    let head = rest.get(..SECTOR_BYTES as usize).ok_or(BatchFault::NoHeader)?;
-    let stamped = sector::sound(salt, first_sector, head).ok_or(BatchFault::NoHeader)?;
-    let header =
-        Header::decode(salt, head, rest.len() as u64).map_err(|_| BatchFault::Inconsistent)?;
-    if stamped != link.sequence as u32 || header.link != link {
+    let header = header_at(salt, segment, offset)?;
+    if header.link != link {
         return Err(BatchFault::Inconsistent);
     }
+    let (first_sector, stamped) = (sector_number(offset), link.sequence as u32);
+    let rest = &segment[offset as usize..];
 
     let content_bytes = (HEADER_BYTES + header.payload_bytes) as usize;
     let sectors = content_bytes.div_ceil(CONTENT_BYTES);
@@ -146,14 +153,19 @@ pub(crate) fn decode(
     })
 }
 
+/// The number of the sector at an offset of a segment.
+const fn sector_number(offset: u64) -> u32 {
+    (offset / SECTOR_BYTES) as u32
+}
+
 /// A batch's header.
-struct Header {
-    link: Link,
+pub(crate) struct Header {
+    pub(crate) link: Link,
     synced_through: u64,
-    reset: Option<LogPosition>,
-    first_index: LogIndex,
+    pub(crate) reset: Option<LogPosition>,
+    pub(crate) first_index: LogIndex,
     last_term: Term,
-    count: u32,
+    pub(crate) count: u32,
     payload_bytes: u64,
 }
 

@@ -1,6 +1,7 @@
 //! Reads the log back: segments → batches → entries, and the verdict on where it ends. Changes
 //! nothing. The decision table of `docs/format.md` is [`judge_tail`].
 
+use bytes::Bytes;
 use sampan_base::disk::{Disk, DiskError, FileName};
 use sampan_base::{Entry, LogIndex, LogPosition, Term, planted};
 
@@ -113,7 +114,7 @@ pub(crate) fn replay(disk: &mut dyn Disk, files: &[SegmentFile], known: Known) -
 
 /// The segments that no later one voids, oldest first. Those without a sound header are not among
 /// them: whether one is missing shows where its batches do.
-fn live_segments(files: &[SegmentFile]) -> Vec<usize> {
+pub(crate) fn live_segments(files: &[SegmentFile]) -> Vec<usize> {
     let mut live: Vec<usize> = Vec::with_capacity(files.len());
     for (i, file) in files.iter().enumerate() {
         let Some(header) = &file.header else { continue };
@@ -203,14 +204,18 @@ impl Replayed {
         if file.len_bytes != header.len_bytes {
             return Err(at(file.len_bytes, 0, DamageReason::SegmentLength));
         }
-        let bytes = match page::read(disk, &file.file, 0, file.len_bytes) {
-            Ok(bytes) if bytes.len() as u64 == file.len_bytes => bytes,
-            Ok(_) => return Err(at(0, 0, DamageReason::SegmentLength)),
+        let (bytes, all_of_it) = match read_file(disk, file) {
+            Ok((bytes, _)) if bytes.len() as u64 != file.len_bytes => {
+                return Err(at(0, 0, DamageReason::SegmentLength));
+            }
+            Ok(read) => read,
             Err(_) => return Err(at(0, 0, DamageReason::Unreadable)),
         };
         self.bytes_read += file.len_bytes;
-        self.read_batches(header, &bytes, sealed_by, known)
-            .map_err(|reason| at(self.offset(), self.next.sequence, reason))
+        self.read_batches(header, &bytes, sealed_by, known).map_err(|reason| {
+            let reason = if all_of_it { reason } else { DamageReason::Unreadable };
+            at(self.offset(), self.next.sequence, reason)
+        })
     }
 
     /// Where in the last segment read the next batch is.
@@ -335,6 +340,34 @@ impl Replayed {
         }
         entries
     }
+}
+
+/// Reads a segment. What the disk cannot read of it is filled with what nobody wrote, page by page;
+/// the second result says that there is nothing of that kind.
+pub(crate) fn read_file(
+    disk: &mut dyn Disk,
+    segment: &SegmentFile,
+) -> Result<(Bytes, bool), DiskError> {
+    const NOBODY_WROTE: u8 = 0xff;
+    let SegmentFile { file, len_bytes, .. } = segment;
+    match page::read(disk, file, 0, *len_bytes) {
+        Err(DiskError::Io(..)) => {}
+        whole => return whole.map(|bytes| (bytes, true)),
+    }
+    let mut all_of_it = true;
+    let mut bytes = Vec::with_capacity(*len_bytes as usize);
+    for offset in (0..*len_bytes).step_by(PAGE_BYTES as usize) {
+        let page_bytes = PAGE_BYTES.min(len_bytes - offset);
+        match page::read(disk, file, offset, page_bytes) {
+            Ok(page) => bytes.extend_from_slice(&page),
+            Err(DiskError::Io(..)) => {
+                all_of_it = false;
+                bytes.resize(bytes.len() + page_bytes as usize, NOBODY_WROTE);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((bytes.into(), all_of_it))
 }
 
 /// What stands where the next batch should be, to the end of the last segment.

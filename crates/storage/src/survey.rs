@@ -123,6 +123,24 @@ impl Snapshots {
     }
 }
 
+/// What the newest snapshot covers whose header and footer are sound; the rest of it is not read.
+pub(crate) fn newest_snapshot(
+    disk: &mut dyn Disk,
+    directory: &Directory,
+    identity: Identity,
+) -> Result<Option<SnapshotMeta>, OpenError> {
+    let mut files: Vec<&FileName> = directory.snapshots_ending(".snap").collect();
+    files.sort_by(|a, b| b.cmp(a));
+    for file in files {
+        match read_snapshot(disk, file, identity, None) {
+            Ok(stored) => return Ok(Some(stored.meta)),
+            Err(SnapshotError::Disk(error)) => return Err(error.into()),
+            Err(SnapshotError::Damaged { .. } | SnapshotError::UnsupportedVersion { .. }) => {}
+        }
+    }
+    Ok(None)
+}
+
 fn read_snapshot(
     disk: &mut dyn Disk,
     file: &FileName,
