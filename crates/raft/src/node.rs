@@ -637,10 +637,11 @@ impl Raft {
         self.log.term_at(index)
     }
 
-    /// The entries `from..to_exclusive`, as far as they are in the log. For tests and oracles.
+    /// The entries `from..to_exclusive`, as far as they are in the log.
     pub fn entries(&self, from: LogIndex, to_exclusive: LogIndex) -> Vec<Entry> {
-        let from = from.max(self.log.first_index());
-        let to = to_exclusive.min(self.log.last_index().next()).max(from);
+        let end = self.log.last_index().next();
+        let from = from.clamp(self.log.first_index(), end);
+        let to = to_exclusive.clamp(from, end);
         self.log.range(from, to).cloned().collect()
     }
 

@@ -2,15 +2,17 @@
 //! in one line. What is damaged and what is merely unfinished is decided by `storage`
 //! (`docs/format.md`, section 6).
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use sampan_base::codec::{DecodeError, Reader};
 use sampan_base::disk::Disk;
-use sampan_base::{Configuration, EntryKind, LogIndex, NodeId, SnapshotMeta};
+use sampan_base::{Configuration, Entry, EntryKind, LogIndex, NodeId, SnapshotMeta};
 use sampan_kv::{Kv, Restore};
-use sampan_storage::{Identity, OpenError as E, Recovered, Salvage, SnapshotSink, Storage};
+use sampan_storage::{Identity, OpenError as E, Recovered, Repair, Salvage, SnapshotSink, Storage};
 
 use crate::options::{OnDamage, Options};
+use crate::repairing::Repaired;
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,8 @@ pub struct OpenReport {
     pub keys: u64,
     /// What storage says of it.
     pub storage: sampan_storage::Report,
+    /// What of the log was damaged, and is again what it was.
+    pub repaired: Vec<Repaired>,
     /// Part of the log was damaged, and given up.
     pub faulty: Option<sampan_storage::Damage>,
     /// Neither votes nor counts until its log is durable through this index;
@@ -62,6 +66,9 @@ impl fmt::Display for OpenReport {
             None => f.write_str("no snapshot, ")?,
         }
         write!(f, "{} log entries; {}", self.entries, self.storage)?;
+        for repaired in &self.repaired {
+            write!(f, "; REPAIRED: {repaired}")?;
+        }
         if let Some(damage) = &self.faulty {
             write!(f, "; DAMAGED: {damage}")?;
         }
@@ -89,6 +96,7 @@ impl OpenReport {
             last_index: recovered.entries.last().map_or(covered, |entry| entry.index),
             keys,
             storage: recovered.report.clone(),
+            repaired: Vec::new(),
             faulty: recovered.faulty.clone(),
             non_voting_until: recovered.non_voting_until,
             unheard_voters: Vec::new(),
@@ -158,10 +166,26 @@ impl SnapshotSink for Loading {
 /// Do other nodes vote, as far as what is left of the files tells? A node that was started to join a
 /// cluster and knows no configuration yet has others to learn it from.
 fn has_other_voters(salvage: &Salvage<'_>, bootstrap: &Configuration, id: NodeId) -> bool {
-    let entry = salvage.last_entry_of(EntryKind::Configuration);
-    let of_log = entry.and_then(|entry| Configuration::decode(&mut Reader::new(&entry.data)).ok());
-    let of_snapshot = || salvage.snapshot().map(|meta| meta.configuration.clone());
-    let latest = of_log.or_else(of_snapshot).unwrap_or_else(|| bootstrap.clone());
+    let of_log = salvage.last_entry_of(EntryKind::Configuration);
+    let latest = latest(of_log, salvage.snapshot(), bootstrap);
     let mut voters = latest.voters.iter().chain(&latest.voters_outgoing);
     latest.voters.is_empty() || voters.any(|voter| *voter != id)
+}
+
+/// All who vote, as far as what can be read of a damaged log tells.
+pub(crate) fn voters_known(repair: &Repair, bootstrap: &Configuration) -> BTreeSet<NodeId> {
+    let of_log = repair.last_entry_of(EntryKind::Configuration);
+    let latest = latest(of_log, repair.snapshot(), bootstrap);
+    latest.voters.into_iter().chain(latest.voters_outgoing).collect()
+}
+
+/// The latest configuration of a log, a snapshot, or else a new cluster.
+fn latest(
+    of_log: Option<&Entry>,
+    snapshot: Option<&SnapshotMeta>,
+    bootstrap: &Configuration,
+) -> Configuration {
+    let of_log = of_log.and_then(|entry| Configuration::decode(&mut Reader::new(&entry.data)).ok());
+    let of_snapshot = || snapshot.map(|meta| meta.configuration.clone());
+    of_log.or_else(of_snapshot).unwrap_or_else(|| bootstrap.clone())
 }

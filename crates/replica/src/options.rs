@@ -15,6 +15,9 @@ pub enum OnDamage {
     /// If the cluster has other voters: rejoin it as one that does not vote until a leader has given
     /// it its log again (`docs/format.md`, "Rejoin").
     Rejoin,
+    /// The same, but first ask the other voters for what the log lost, and write it back in its place
+    /// if it proves to be that (`docs/format.md`, "Repair").
+    Repair,
 }
 
 impl fmt::Display for OnDamage {
@@ -22,6 +25,7 @@ impl fmt::Display for OnDamage {
         f.write_str(match self {
             Self::Refuse => "refuse",
             Self::Rejoin => "rejoin",
+            Self::Repair => "repair",
         })
     }
 }
@@ -30,10 +34,10 @@ impl FromStr for OnDamage {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::Refuse, Self::Rejoin]
+        [Self::Refuse, Self::Rejoin, Self::Repair]
             .into_iter()
             .find(|on_damage| on_damage.to_string() == text)
-            .ok_or_else(|| "want refuse or rejoin".to_owned())
+            .ok_or_else(|| "want refuse, rejoin or repair".to_owned())
     }
 }
 
@@ -46,6 +50,9 @@ pub struct Options {
     pub storage: sampan_storage::Options,
     /// A damaged log or snapshot.
     pub on_damage: OnDamage,
+    /// A node that repairs its log and hears of a leader after this long rejoins without what it asks
+    /// for; without a leader it goes on asking.
+    pub repair_wait: Duration,
     /// The state machine. These decide what applying an entry does: the same on every node, always.
     pub kv: sampan_kv::Limits,
     /// How long a command waits for a leader before `-CLUSTERDOWN`.
@@ -93,7 +100,8 @@ impl Options {
         Self {
             raft: sampan_raft::Config::new(id),
             storage: sampan_storage::Options::default(),
-            on_damage: OnDamage::Rejoin,
+            on_damage: OnDamage::Repair,
+            repair_wait: Duration::from_secs(10),
             kv: sampan_kv::Limits::default(),
             no_leader_wait: Duration::from_millis(400),
             client_timeout: Duration::from_millis(5_000),
@@ -118,6 +126,7 @@ impl Options {
         Self {
             raft: sampan_raft::Config::tiny(id),
             storage: sampan_storage::Options::tiny(),
+            repair_wait: Duration::from_secs(1),
             kv: sampan_kv::Limits::tiny(),
             raft_state_bytes_max: Some(4 << 10),
             batch_bytes_max: 64,

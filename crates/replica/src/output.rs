@@ -26,9 +26,9 @@ pub struct ClientReply {
 /// Which stream to a peer a message belongs on, so that a snapshot never delays a heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stream {
-    /// Everything but snapshot chunks.
+    /// Everything but what is on the other one.
     Main,
-    /// Snapshot chunks.
+    /// Snapshot chunks, and entries for nodes that repair their logs.
     Bulk,
 }
 

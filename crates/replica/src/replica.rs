@@ -115,6 +115,8 @@ pub struct Replica {
     pub(crate) messages: Vec<Envelope>,
     pub(crate) events: Vec<Event>,
     fatal: Option<Fatal>,
+    /// Damaged batches of the log that were repaired before this start.
+    pub(crate) batches_repaired: usize,
     raft_outputs: sampan_raft::Outputs,
     pub(crate) counters: Counters,
 }
@@ -195,6 +197,7 @@ impl Replica {
             messages: Vec::new(),
             events: Vec::new(),
             fatal: None,
+            batches_repaired: 0,
             raft_outputs: sampan_raft::Outputs::default(),
             counters: Counters::default(),
             options,
@@ -353,6 +356,7 @@ impl Replica {
             requests_under_way: self.requests_under_way(),
             reserve_bytes: self.storage.reserve_bytes(),
             log_bytes_max: self.log_bytes_max(),
+            batches_repaired: self.batches_repaired,
         }
     }
 
@@ -378,6 +382,13 @@ impl Replica {
             PeerMessage::SnapshotMissing(SnapshotMissing { to, id }) => {
                 self.raft.snapshot_unreadable(self.now.mono, to, id);
             }
+            PeerMessage::Wanted(wanted) => {
+                let held = self.raft.entries(wanted.first, wanted.through_max().next());
+                let message = PeerMessage::Held(wanted.answer(held.into_iter()));
+                self.messages.push(Envelope { to: from, stream: Stream::Bulk, message });
+            }
+            // Of an earlier life, in which this node asked.
+            PeerMessage::Held(_) => {}
         }
     }
 

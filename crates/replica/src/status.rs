@@ -39,6 +39,8 @@ pub struct Status {
     pub reserve_bytes: u64,
     /// The size of log at which a snapshot is taken; `None`: never.
     pub log_bytes_max: Option<u64>,
+    /// Damaged batches of the log that were repaired from other nodes' logs before this start.
+    pub batches_repaired: usize,
 }
 
 /// How long the snapshot taken last held up the replica, by the host's stopwatch.

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use sampan_base::codec::{DecodeError, Reader, Writer, crc32, crc32_with};
-use sampan_base::{ClusterId, LogIndex, NodeId, Term};
+use sampan_base::{ClusterId, Entry, EntryKind, LogIndex, NodeId, Term};
 use sampan_kv::{Class, Reply};
 use sampan_raft::Message;
 
@@ -21,6 +21,10 @@ pub const FRAME_HEADER_BYTES: usize = 4 + 4 + 4 + 8 + 8 + 8;
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 96 << 20;
 /// Requests in one forward, at most.
 pub const FORWARD_REQUESTS_MAX: usize = 16_384;
+/// Bytes of entries in one answer to a node that repairs its log, unless the first alone is longer.
+pub const HELD_BYTES_MAX: usize = 1 << 20;
+/// Indices that one answer is about, at most.
+pub const HELD_INDICES_MAX: u64 = 4_096;
 /// A forwarded command or a relayed reply, at most.
 const FORWARDED_BYTES_MAX: usize = 16 << 20;
 
@@ -39,6 +43,10 @@ pub enum PeerMessage {
     SnapshotPart(SnapshotPart),
     /// It cannot be sent.
     SnapshotMissing(SnapshotMissing),
+    /// A node repairs its log and lacks entries.
+    Wanted(Wanted),
+    /// What another one holds of them.
+    Held(Held),
 }
 
 /// See [`PeerMessage::SnapshotWanted`].
@@ -72,6 +80,52 @@ pub struct SnapshotMissing {
     pub to: NodeId,
     /// Which snapshot.
     pub id: u64,
+}
+
+/// A node whose log is damaged asks for the entries it lost. Whoever is asked answers, whatever its
+/// role: the one who asks can tell the right ones ([`sampan_storage::Repair`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// The first one.
+    pub first: LogIndex,
+    /// The last one.
+    pub last: LogIndex,
+}
+
+/// All that the sender holds of the entries from `first` through `through`: there may be gaps, or
+/// nothing at all.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Held {
+    /// The first that was asked for.
+    pub first: LogIndex,
+    /// The last that this answer is about. What is after it is to be asked for again.
+    pub through: LogIndex,
+    /// In order.
+    pub entries: Vec<Entry>,
+}
+
+impl Wanted {
+    /// The last index that one answer may be about.
+    pub(crate) fn through_max(self) -> LogIndex {
+        self.last.min(LogIndex(self.first.0.saturating_add(HELD_INDICES_MAX - 1)))
+    }
+
+    /// The answer of a node that holds these entries, all it has from `first` through
+    /// [`Wanted::through_max`], in order.
+    pub(crate) fn answer(self, held: impl Iterator<Item = Entry>) -> Held {
+        let mut answer =
+            Held { first: self.first, through: self.through_max(), entries: Vec::new() };
+        let mut bytes = 0;
+        for entry in held {
+            bytes += entry.size_bytes();
+            if bytes > HELD_BYTES_MAX && !answer.entries.is_empty() {
+                answer.through = entry.index.prev();
+                break;
+            }
+            answer.entries.push(entry);
+        }
+        answer
+    }
 }
 
 /// Commands of the sender's clients for the leader of `term`.
@@ -170,6 +224,15 @@ impl PeerMessage {
                 out.put_u64(to.get());
                 out.put_u64(*id);
             }
+            Self::Wanted(Wanted { first, last }) => {
+                out.put_u8(7);
+                out.put_u64(first.0);
+                out.put_u64(last.0);
+            }
+            Self::Held(held) => {
+                out.put_u8(8);
+                encode_held(held, out);
+            }
         }
     }
 
@@ -180,6 +243,8 @@ impl PeerMessage {
             Some(2) => decode_forward(bytes).map(Self::Forward),
             Some(3) => decode_forward_reply(bytes).map(Self::ForwardReply),
             Some(&kind @ 4..=6) => decode_snapshot_message(kind, bytes),
+            Some(7) => decode_wanted(bytes).map(Self::Wanted),
+            Some(8) => decode_held(bytes).map(Self::Held),
             Some(_) => Err(DecodeError::Invalid("message kind")),
             None => Err(DecodeError::Truncated),
         }
@@ -297,6 +362,47 @@ fn decode_snapshot_message(kind: u8, bytes: &Bytes) -> Result<PeerMessage, Decod
     };
     reader.finish()?;
     Ok(message)
+}
+
+fn decode_wanted(bytes: &Bytes) -> Result<Wanted, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    reader.take(1)?;
+    let wanted = Wanted { first: LogIndex(reader.u64()?), last: LogIndex(reader.u64()?) };
+    reader.finish()?;
+    let is_range = wanted.first <= wanted.last && wanted.last < LogIndex::MAX;
+    is_range.then_some(wanted).ok_or(DecodeError::Invalid("range of entries"))
+}
+
+fn encode_held(held: &Held, out: &mut impl Writer) {
+    out.put_u64(held.first.0);
+    out.put_u64(held.through.0);
+    out.put_u32(held.entries.len() as u32);
+    for entry in &held.entries {
+        out.put_u64(entry.index.0);
+        out.put_u64(entry.term.0);
+        out.put_u8(entry.kind as u8);
+        out.put_shared(&entry.data);
+    }
+}
+
+fn decode_held(bytes: &Bytes) -> Result<Held, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    reader.take(1)?;
+    let (first, through) = (LogIndex(reader.u64()?), LogIndex(reader.u64()?));
+    let count = reader.u32()? as usize;
+    // No more than the bytes can hold, so that a bare number allocates nothing.
+    if count > reader.remaining().len() / 21 {
+        return Err(DecodeError::Truncated);
+    }
+    let mut entries = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (index, term) = (LogIndex(reader.u64()?), Term(reader.u64()?));
+        let kind = EntryKind::from_byte(reader.u8()?).ok_or(DecodeError::Invalid("entry kind"))?;
+        let data = bytes.slice_ref(reader.bytes(usize::MAX)?);
+        entries.push(Entry { term, index, kind, data });
+    }
+    reader.finish()?;
+    Ok(Held { first, through, entries })
 }
 
 /// What a frame says besides its message.

@@ -38,7 +38,18 @@ fn messages() -> Vec<PeerMessage> {
             data: Bytes::from_static(b"part"),
         }),
         PeerMessage::SnapshotMissing(SnapshotMissing { to: NodeId::of(3), id: 9 }),
+        PeerMessage::Wanted(Wanted { first: LogIndex(5), last: LogIndex(9) }),
+        PeerMessage::Held(Held {
+            first: LogIndex(5),
+            through: LogIndex(8),
+            entries: vec![entry(5, 100), entry(7, 0)],
+        }),
     ]
+}
+
+fn entry(index: u64, data_bytes: usize) -> Entry {
+    let data = vec![7; data_bytes].into();
+    Entry { term: Term(3), index: LogIndex(index), kind: EntryKind::Command, data }
 }
 
 fn frame(message: &PeerMessage) -> Vec<u8> {
@@ -89,4 +100,26 @@ fn a_header_is_refused_as_soon_as_it_is_wrong() {
     let mut long = frame(&messages()[0]);
     long[4..8].copy_from_slice(&(FRAME_PAYLOAD_BYTES_MAX as u32 + 1).to_le_bytes());
     assert!(decode_frame_header(&long).is_err());
+}
+
+#[test]
+fn an_answer_says_how_far_it_goes_and_is_bounded() {
+    let wanted = Wanted { first: LogIndex(5), last: LogIndex(9) };
+    let answer = wanted.answer([entry(6, 10), entry(8, 10)].into_iter());
+    assert_eq!((answer.first, answer.through, answer.entries.len()), (LogIndex(5), LogIndex(9), 2));
+
+    let large = [entry(6, HELD_BYTES_MAX), entry(8, 10), entry(9, 10)];
+    let answer = wanted.answer(large.into_iter());
+    assert_eq!((answer.through, answer.entries.len()), (LogIndex(7), 1), "the first always fits");
+
+    let long = Wanted { first: LogIndex(5), last: LogIndex(u64::MAX - 1) };
+    assert_eq!(long.answer([].into_iter()).through, LogIndex(4 + HELD_INDICES_MAX));
+}
+
+#[test]
+fn a_range_that_is_none_is_refused() {
+    for (first, last) in [(9, 8), (0, u64::MAX)] {
+        let wanted = Wanted { first: LogIndex(first), last: LogIndex(last) };
+        assert!(decode_frame(&frame(&PeerMessage::Wanted(wanted)).into()).is_err());
+    }
 }

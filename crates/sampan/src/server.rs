@@ -46,7 +46,7 @@ pub(crate) fn with_help(command: Command) -> Command {
     let config = Config::new(ClusterId(0), NodeId::of(1), listen, "data")
         .expect("the default port leaves room for the peer port");
     let command = command.after_help(AFTER_HELP);
-    let command = command.mut_arg("on_damage", |arg| arg.value_name("rejoin|refuse"));
+    let command = command.mut_arg("on_damage", |arg| arg.value_name("repair|rejoin|refuse"));
     Settings::defaults(&config).into_iter().fold(command, |command, (name, default)| {
         command.mut_arg(name, |arg| {
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();

@@ -221,7 +221,7 @@ settings! {
     apply_bytes_max "SAMPAN_APPLY_BYTES_MAX" usize => replica.apply_bytes_max;
     /// Bytes of state in one chunk of a snapshot file
     snapshot_chunk_bytes "SAMPAN_SNAPSHOT_CHUNK_BYTES" usize => replica.snapshot_chunk_bytes;
-    /// A log that is damaged where it may hold acknowledged entries: "rejoin" has the node repaired from its peers, without a vote until it is; "refuse" exits with 5
+    /// A log that is damaged where it may hold acknowledged entries: "repair" has it written again in its place from the logs of the peers, and what cannot be is given up as by "rejoin"; "rejoin" gives up what follows, and the node does not vote until a leader has given it back; "refuse" exits with 5
     on_damage "SAMPAN_ON_DAMAGE" OnDamage => replica.on_damage;
     /// Snapshots kept, 1 or more
     snapshots_kept "SAMPAN_SNAPSHOTS_KEPT" usize => replica.storage.snapshots_kept;

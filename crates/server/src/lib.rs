@@ -49,6 +49,7 @@ mod node;
 mod peer;
 mod quick_disk;
 mod render;
+mod repair;
 mod segments_lane;
 mod signals;
 mod start;

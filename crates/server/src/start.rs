@@ -6,8 +6,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 
-use sampan_replica::{OpenError, Replica};
+use sampan_replica::{OpenError, Replica, Start};
 use sampan_storage::{Identity, Storage};
+use tokio::net::TcpListener as AsyncListener;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
@@ -26,6 +27,7 @@ use crate::log::Log;
 use crate::net;
 use crate::node::Node;
 use crate::peer::Peers;
+use crate::repair;
 use crate::signals::Signals;
 use crate::stats::Stats;
 use crate::time::{Clock, stopwatch, wall};
@@ -150,13 +152,33 @@ fn serve_on(
     let log = if config.is_quiet { Log::quiet(config.node) } else { Log::start(config.node) };
     let disk = RealDisk::new(&config.data_dir);
     let clock = Clock::start();
-    let replica = open(&config, &mut disk.clone(), &clock, &log)?;
-    let disks = DiskThreads::start(&disk)?;
+    let began = Instant::now();
+    let start = open(&config, &mut disk.clone(), &clock, &log)?;
     let served = runtime.block_on(async move {
-        let (node, pieces) = assemble(config, &listeners, clock, log, replica)
-            .map_err(|error| no_resources(&error))?;
+        let mut requests = requests;
+        let ports = Ports::take(listeners, &config, &log).map_err(|error| no_resources(&error))?;
+        let (replica, report) = match start {
+            Start::Ready(replica, report) => (replica, report),
+            Start::Repairing(repairing) => {
+                let Ports { clients, peers, inbox, .. } = &ports;
+                let host = repair::Host { clock, log: &log, disk: disk.clone(), inbox, peers };
+                let repaired = host.run(repairing, clients, &mut requests).await;
+                match repaired.map_err(|error| open_error(&config, &error))? {
+                    Some(started) => started,
+                    None => return Ok(()),
+                }
+            }
+        };
+        let line = format!("loaded in {} ms: {report}", began.elapsed().as_millis());
+        if report.faulty.is_some() || !report.repaired.is_empty() {
+            log.warn(line);
+        } else {
+            log.line(line);
+        }
+        let disks = DiskThreads::start(&disk)?;
+        let (node, clients, pieces) = assemble(config, ports, clock, log, *replica);
         tokio::task::spawn_local(backups::serve(node.clone(), pieces));
-        live(node, listeners, disks, requests).await
+        live(node, clients, disks, requests).await
     });
     drop(lock);
     served
@@ -168,7 +190,7 @@ fn open(
     disk: &mut RealDisk,
     clock: &Clock,
     log: &Log,
-) -> Result<Replica, ServerError> {
+) -> Result<Start, ServerError> {
     let identity = Identity { cluster: config.cluster, node: config.node };
     if !Storage::exists(disk).map_err(|error| data_error(config, &error))? {
         Storage::create(disk, identity, &config.replica.storage)
@@ -177,24 +199,18 @@ fn open(
     }
     let mut options = config.replica.clone();
     options.stopwatch = stopwatch;
-    let began = Instant::now();
-    let opened = Replica::open(disk, identity, options, config.bootstrap(), random(), clock.now());
-    match opened {
-        Ok((replica, report)) => {
-            let line = format!("loaded in {} ms: {report}", began.elapsed().as_millis());
-            if report.faulty.is_some() {
-                log.warn(line);
-            } else {
-                log.line(line);
-            }
-            Ok(replica)
-        }
-        Err(OpenError::Storage(error)) => Err(data_error(config, &error)),
-        Err(error @ OpenError::Alone(_)) => Err(ServerError::DataDamaged(format!(
+    Replica::start(disk, identity, options, config.bootstrap(), random(), clock.now())
+        .map_err(|error| open_error(config, &error))
+}
+
+fn open_error(config: &Config, error: &OpenError) -> ServerError {
+    match error {
+        OpenError::Storage(error) => data_error(config, error),
+        OpenError::Alone(_) => ServerError::DataDamaged(format!(
             "data directory {}: {error}: restore a backup",
             config.data_dir.display()
-        ))),
-        Err(error @ OpenError::State { .. }) => Err(ServerError::DataDamaged(error.to_string())),
+        )),
+        OpenError::State { .. } => ServerError::DataDamaged(error.to_string()),
     }
 }
 
@@ -206,7 +222,7 @@ fn data_error(config: &Config, error: &sampan_storage::OpenError) -> ServerError
              cluster and add a new one, with a new id and an empty directory"
         }
         E::DamagedLog(_) | E::DamagedSnapshot { .. } => {
-            ": with --on-damage rejoin its peers repair it"
+            ": with --on-damage repair its peers give back what is lost"
         }
         _ => "",
     };
@@ -229,20 +245,42 @@ fn data_error(config: &Config, error: &sampan_storage::OpenError) -> ServerError
     }
 }
 
+/// The ports of a node, in use, and what peers need to reach its event loop.
+struct Ports {
+    clients: AsyncListener,
+    client_port: u16,
+    peer_port: u16,
+    peers: Rc<Peers>,
+    inbox: Rc<Inbox>,
+}
+
+impl Ports {
+    /// From now on peers are dialled and let in; clients wait to be accepted.
+    fn take(listeners: Listeners, config: &Config, log: &Log) -> io::Result<Self> {
+        let client_port = listeners.client_address()?.port();
+        let peer_port = listeners.peer_address()?.port();
+        let backlog = config.limits.accept_backlog;
+        let clients = net::adopt(listeners.client, backlog)?;
+        let inbox = Rc::new(Inbox::default());
+        let peers = Peers::new(config, client_port, inbox.clone(), log.clone(), random());
+        let peers = Rc::new(peers);
+        peers.start(net::adopt(listeners.peer, backlog)?);
+        Ok(Self { clients, client_port, peer_port, peers, inbox })
+    }
+}
+
 fn assemble(
     config: Config,
-    listeners: &Listeners,
+    ports: Ports,
     clock: Clock,
     log: Log,
     replica: Replica,
-) -> io::Result<(Rc<Node>, Pieces)> {
+) -> (Rc<Node>, AsyncListener, Pieces) {
     let (backups, pieces) = Backups::new(random());
-    let inbox = Rc::new(Inbox::default());
-    let client_port = listeners.client_address()?.port();
-    let peers = Peers::new(&config, client_port, inbox.clone(), log.clone(), random());
+    let Ports { clients, client_port, peer_port, peers, inbox } = ports;
     let node = Node {
         client_port,
-        peer_port: listeners.peer_address()?.port(),
+        peer_port,
         clock,
         run_id: format!("{:016x}{:016x}{:08x}", random(), random(), random() >> 32),
         log,
@@ -250,7 +288,7 @@ fn assemble(
         inbox,
         clients: Clients::new(config.limits.clone()),
         backups,
-        peers: Rc::new(peers),
+        peers,
         stats: Stats::default(),
         coarse_time: Cell::new(clock.mono()),
         snapshot_at: Cell::new(wall()),
@@ -260,24 +298,20 @@ fn assemble(
         batch: RefCell::new(Batch::default()),
         config,
     };
-    Ok((Rc::new(node), pieces))
+    (Rc::new(node), clients, pieces)
 }
 
 /// All tasks of a node, from the first turn to the last reply.
 async fn live(
     node: Rc<Node>,
-    listeners: Listeners,
+    clients: AsyncListener,
     disks: DiskThreads,
     requests: StopRequests,
 ) -> Result<(), ServerError> {
-    let backlog = node.config.limits.accept_backlog;
-    let clients = net::adopt(listeners.client, backlog).map_err(|error| no_resources(&error))?;
-    let peers = net::adopt(listeners.peer, backlog).map_err(|error| no_resources(&error))?;
     node.log.line(format_args!(
         "serving clients at port {}, peers at port {}",
         node.client_port, node.peer_port
     ));
-    node.peers.start(peers);
     let accepting = tokio::task::spawn_local(connection::accept(node.clone(), clients));
     tokio::task::spawn_local(core::sweep(node.clone()));
     let turns = Core::new(node.clone(), disks, accepting.abort_handle()).run(requests);

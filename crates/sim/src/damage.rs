@@ -10,7 +10,8 @@
 //! - know that something is missing, and not vote until its peers gave it back, or
 //! - refuse, with a reason.
 //!
-//! Anything else is a failure. Some of each kind are lived through by the whole cluster, under load:
+//! Anything else is a failure. A log that can be repaired from its peers is, from a node that has all;
+//! and once for each reference run the logs of all nodes are damaged at once. Some of each kind are lived through by the whole cluster, under load:
 //! the others serve on, the node is repaired by its peers, or replaced if it refuses, and everything
 //! is judged as at any seed.
 
@@ -22,20 +23,27 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sampan_base::NodeId;
 use sampan_base::disk::{Disk, FileName};
 use sampan_base::rng::mix;
+use sampan_base::{LogIndex, NodeId};
 use sampan_replica::OpenError;
-use sampan_storage::{Identity, OpenError as StorageError};
+use sampan_storage::{Identity, OpenError as StorageError, inspect};
 
 use crate::Violation;
 use crate::checkers::Oracles;
 use crate::checkers::recovery::{Found, start_from};
 use crate::crashes::reference_plan;
 use crate::disk::{SECTOR_BYTES, SimDisk, Survival};
+use crate::faults::{Fault, FaultSet};
 use crate::node::Node;
 use crate::run::{Simulation, run_struck};
+use crate::swarm::Plan;
 use crate::trace::Trace;
+
+/// A snapshot is taken once the log is so long: several segments of a reference run.
+const LOG_BYTES_MAX: u64 = 48 << 10;
+/// A log must be repaired, or given up, within this, in virtual milliseconds.
+const REPAIR_MS_MAX: u64 = 30_000;
 
 /// What to try.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +103,8 @@ enum Verdict {
     Unused,
     /// It has everything all the same.
     Heals,
+    /// Its peers give back what it lost, and it is as if nothing had happened.
+    Repairs,
     /// It does not vote until its peers have given it back what it lost.
     Rejoins,
     /// It does not start.
@@ -102,7 +112,7 @@ enum Verdict {
 }
 
 /// How many cases had each verdict, in its order.
-type Verdicts = [u64; 4];
+type Verdicts = [u64; 5];
 
 /// What came of it.
 #[derive(Clone, Default, Debug)]
@@ -110,6 +120,8 @@ pub struct DamageReport {
     rows: BTreeMap<(&'static str, Kind), Verdicts>,
     /// Cases that a cluster lived through.
     continued: Verdicts,
+    /// Clusters that lived through damage of all their logs at once.
+    pub all_at_once: u64,
     /// Reference runs.
     pub runs: u64,
     /// Wall time.
@@ -119,13 +131,13 @@ pub struct DamageReport {
 }
 
 impl DamageReport {
-    /// Cases by verdict: unused, healed, rejoins, refuses.
-    pub fn total(&self) -> [u64; 4] {
-        self.rows.values().fold([0; 4], |total, row| sum(total, *row))
+    /// Cases by verdict: unused, healed, repaired, rejoins, refuses.
+    pub fn total(&self) -> [u64; 5] {
+        self.rows.values().fold([0; 5], |total, row| sum(total, *row))
     }
 
     /// The same of the cases that a cluster lived through.
-    pub const fn continued(&self) -> [u64; 4] {
+    pub const fn continued(&self) -> [u64; 5] {
         self.continued
     }
 
@@ -142,6 +154,7 @@ impl DamageReport {
             *mine = sum(*mine, verdicts);
         }
         self.continued = sum(self.continued, other.continued);
+        self.all_at_once += other.all_at_once;
         self.failures.extend(other.failures);
     }
 }
@@ -153,16 +166,18 @@ fn sum(a: Verdicts, b: Verdicts) -> Verdicts {
 impl fmt::Display for DamageReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = |f: &mut fmt::Formatter<'_>, class: &str, kind: &str, row: &Verdicts| {
-            let [unused, heals, rejoins, refuses] = row;
+            let [unused, heals, repairs, rejoins, refuses] = row;
             let cases: u64 = row.iter().sum();
             writeln!(
                 f,
-                "{class:12} {kind:22} {cases:>8} {unused:>8} {heals:>8} {rejoins:>8} {refuses:>8}"
+                "{class:12} {kind:22} {cases:>8} {unused:>8} {heals:>8} {repairs:>8} {rejoins:>8} \
+                 {refuses:>8}"
             )
         };
         writeln!(
             f,
-            "damaged                                cases   unused    heals  rejoins  refuses"
+            "damaged                                cases   unused    heals  repairs  rejoins  \
+             refuses"
         )?;
         for ((class, kind), row) in &self.rows {
             line(f, class, kind.label(), row)?;
@@ -172,10 +187,12 @@ impl fmt::Display for DamageReport {
         writeln!(
             f,
             "unused: the very same state is found. heals: from a second copy or an older snapshot, with \
-             nothing missing.\nrejoins: does not vote before its peers have repaired it. refuses: with \
+             nothing missing.\nrepairs: its log is what it was, from its peers' logs. rejoins: does not vote before it \
+             has caught up. refuses: with \
              a reason; the operator replaces the node."
         )?;
-        let (runs, failures) = (self.runs, self.failures.len());
+        let (runs, failures, all_at_once) = (self.runs, self.failures.len(), self.all_at_once);
+        writeln!(f, "{all_at_once} clusters had all their logs damaged at once")?;
         write!(f, "{runs} reference runs, {failures} failures, {:.1} s", self.wall.as_secs_f64())
     }
 }
@@ -206,6 +223,18 @@ pub fn damage(sweep: DamageSweep, each: impl Fn(&str)) -> DamageReport {
     report
 }
 
+/// A reference run whose snapshots leave some of the log, also what begins a segment, for a peer to
+/// repair.
+fn plan_of(seed: u64, safety: Duration) -> Plan {
+    let mut plan = reference_plan(seed, safety);
+    plan.faults = FaultSet::default();
+    for fault in [Fault::Kill, Fault::Partition, Fault::Transfer] {
+        plan.faults.insert(fault);
+    }
+    plan.options.raft_state_bytes_max = Some(LOG_BYTES_MAX);
+    plan
+}
+
 /// Whose disk is damaged.
 fn victim_of(seed: u64) -> NodeId {
     NodeId::of(1 + seed % 3)
@@ -220,10 +249,14 @@ fn share_of_seed(seed: u64, share: u64, sweep: &DamageSweep) -> DamageReport {
         *books.borrow_mut() = bench.try_cases(share, &sweep);
         Ok(())
     };
-    let plan = reference_plan(seed, sweep.safety);
-    let run = run_struck(plan, Trace::quiet(), Box::new(strike));
+    let run = run_struck(plan_of(seed, sweep.safety), Trace::quiet(), Box::new(strike));
     let Tried { mut report, by_verdict } = tried.take();
     report.failures.extend(run.violation.map(|violation| format!("seed {seed}: {violation}")));
+    if share == seed % sweep.threads.max(1) {
+        report.all_at_once += 1;
+        let failure = all_at_once(seed, sweep.safety);
+        report.failures.extend(failure.map(|why| format!("seed {seed}, all at once: {why}")));
+    }
     let groups = by_verdict.len().max(1) as u64;
     let wanted = (sweep.continued.div_ceil(sweep.threads.max(1)).div_ceil(groups)) as usize;
     for ((_, verdict), cases) in by_verdict {
@@ -245,22 +278,102 @@ fn live_through(seed: u64, case: &Case, verdict: Verdict, safety: Duration) -> O
         simulation.reset_clients_of(victim);
         simulation.world.cut_power(victim, Survival::None);
         struck.apply(simulation.world.node_mut(victim).disk_mut());
-        simulation.start_node(victim)?;
-        // The operator does not replace what its peers can repair.
-        if let Some(node) = simulation.world.get(victim)
-            && node.is_up()
-        {
-            simulation.world.node_mut(victim).disk_mut().damaged = false;
-        }
-        Ok(())
+        start_all(simulation, &[victim])
     };
-    let run = run_struck(reference_plan(seed, safety), Trace::quiet(), Box::new(strike));
+    let run = run_struck(plan_of(seed, safety), Trace::quiet(), Box::new(strike));
     match (run.violation, verdict) {
         (Some(violation), _) => Some(violation.to_string()),
-        (None, Verdict::Rejoins) if run.repairs == 0 => Some("it was not repaired".into()),
+        (None, Verdict::Repairs | Verdict::Rejoins) if run.repairs + run.batches_repaired == 0 => {
+            Some("it was not repaired".into())
+        }
         (None, Verdict::Refuses) if run.refusals == 0 => Some("it was not replaced".into()),
         _ => None,
     }
+}
+
+/// Starts nodes whose disks are damaged, and lets them repair their logs.
+fn start_all(simulation: &mut Simulation, ids: &[NodeId]) -> Result<(), Violation> {
+    let of = |simulation: &Simulation, is_so: fn(&Node) -> bool| -> Vec<NodeId> {
+        ids.iter().copied().filter(|id| simulation.world.get(*id).is_some_and(is_so)).collect()
+    };
+    for id in ids {
+        simulation.start_node(*id)?;
+    }
+    for _ in 0..REPAIR_MS_MAX {
+        if of(simulation, Node::is_repairing).is_empty() {
+            break;
+        }
+        let until = simulation.world.now().plus_us(1_000);
+        simulation.play_until(until)?;
+    }
+    // The operator does not replace what its peers can repair.
+    for id in of(simulation, Node::is_up) {
+        simulation.world.node_mut(id).disk_mut().damaged = false;
+    }
+    Ok(())
+}
+
+/// The logs of all nodes are damaged, each at another entry, and all start at once: they must repair
+/// one another, and nothing may be lost. What went wrong, if anything.
+fn all_at_once(seed: u64, safety: Duration) -> Option<String> {
+    let mut plan = reference_plan(seed, safety);
+    plan.options.raft_state_bytes_max = None;
+    let damaged: Rc<RefCell<u64>> = Rc::default();
+    let count = damaged.clone();
+    let strike = move |simulation: &mut Simulation| {
+        let ids: Vec<NodeId> = simulation.world.nodes().map(Node::id).collect();
+        let covered = |node: &Node| node.replica().and_then(|replica| replica.status().snapshot);
+        let covered = simulation.world.nodes().filter_map(covered).map(|(index, _)| index).max();
+        let mut taken: Vec<(LogIndex, LogIndex)> = Vec::new();
+        for &id in &ids {
+            simulation.reset_clients_of(id);
+            simulation.world.cut_power(id, Survival::None);
+            let disk = simulation.world.node_mut(id).disk_mut();
+            let batches = batches_after(disk, covered.unwrap_or_default());
+            // Neighbours tell what a batch was unless one of the three has replaced entries.
+            let follow = |a: &Place, b: &Place| a.3.next() == b.2;
+            let known = batches.windows(3).filter(|w| follow(&w[0], &w[1]) && follow(&w[1], &w[2]));
+            let apart = |(.., first, last): &Place| {
+                taken.iter().all(|(from, to)| last < from || first > to)
+            };
+            let mut candidates = known.map(|w| w[1].clone()).filter(apart);
+            let Some((file, offset, first, last)) = candidates.nth(taken.len()) else { continue };
+            taken.push((first, last));
+            let byte = read(disk, &file, offset + 30, 1)[0] ^ 1;
+            disk.alter(&file, offset + 30, &[byte]);
+            *count.borrow_mut() += 1;
+        }
+        start_all(simulation, &ids)
+    };
+    let run = run_struck(plan, Trace::quiet(), Box::new(strike));
+    let damaged = *damaged.borrow();
+    match run.violation {
+        Some(violation) => Some(violation.to_string()),
+        None if damaged < 3 => Some(format!("only {damaged} logs had a batch to damage")),
+        None if (run.batches_repaired, run.repairs) != (damaged, 0) => Some(format!(
+            "{damaged} batches were damaged, {} repaired, {} logs given up",
+            run.batches_repaired, run.repairs
+        )),
+        None => None,
+    }
+}
+
+/// A batch of a log: file, offset, first and last entry.
+type Place = (FileName, u64, LogIndex, LogIndex);
+
+/// The batches of a log whose entries all come after an index.
+fn batches_after(disk: &mut SimDisk, index: LogIndex) -> Vec<Place> {
+    let files: Vec<FileName> = disk.files().filter(|f| f.ends_with(".log")).cloned().collect();
+    let mut batches = Vec::new();
+    for file in files {
+        let Ok(segment) = inspect::segment(&contents(disk, &file)) else { continue };
+        let of_entries = segment.batches.iter().filter(|batch| batch.first_index > index);
+        batches.extend(of_entries.filter_map(|batch| {
+            let last = batch.entries.last()?.index;
+            Some((file.clone(), batch.offset, batch.first_index, last))
+        }));
+    }
+    batches
 }
 
 /// What one thread tried of a run.
@@ -329,7 +442,8 @@ impl<'a> Bench<'a> {
             return Ok(Verdict::Rejoins);
         }
         if found.state == self.sound.state && report.storage == sound.storage {
-            return Ok(Verdict::Unused);
+            let whole = if report.repaired.is_empty() { Verdict::Unused } else { Verdict::Repairs };
+            return Ok(whole);
         }
         let noticed = report.storage.hard_state_repaired.is_some()
             || !report.storage.snapshots_damaged.is_empty()

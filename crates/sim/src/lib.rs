@@ -34,6 +34,7 @@ pub mod plants;
 pub mod queue;
 pub mod run;
 pub mod runner;
+mod starts;
 pub mod swarm;
 pub mod swarm_network;
 pub mod sync_points;

@@ -4,8 +4,8 @@
 
 use std::collections::VecDeque;
 
-use sampan_base::{Configuration, NodeId};
-use sampan_replica::{DiskDone, DiskJob, Input, Lane, Options, Replica};
+use sampan_base::{Configuration, NodeId, Time};
+use sampan_replica::{DiskDone, DiskJob, Input, Lane, Options, Repairing, Replica};
 
 use crate::clock::NodeClock;
 use crate::disk::{Disk, DiskOp, PAGE_BYTES, SimDisk};
@@ -67,6 +67,8 @@ pub struct Node {
     pub(crate) id: NodeId,
     pub(crate) setup: NodeSetup,
     pub(crate) replica: Option<Box<Replica>>,
+    /// In place of the replica while its log is being repaired.
+    pub(crate) repairing: Option<Box<Repairing>>,
     pub(crate) disk: SimDisk,
     pub(crate) clock: NodeClock,
     /// Disk operations take this many times as long.
@@ -91,6 +93,7 @@ impl Node {
             clock: setup.clock,
             setup,
             replica: None,
+            repairing: None,
             disk,
             disk_slowness: 1,
             completion_delay_us: 0,
@@ -109,14 +112,26 @@ impl Node {
         self.id
     }
 
-    /// The replica, while it runs.
+    /// The replica, while it runs and takes part.
     pub fn replica(&self) -> Option<&Replica> {
         self.replica.as_deref()
     }
 
     /// Does its process run? (It may be paused.)
     pub fn is_up(&self) -> bool {
-        self.replica.is_some()
+        self.replica.is_some() || self.repairing.is_some()
+    }
+
+    /// Does it ask its peers for what its log lost?
+    pub fn is_repairing(&self) -> bool {
+        self.repairing.is_some()
+    }
+
+    /// When it wants its next turn, by its own clock.
+    pub(crate) fn next_deadline(&self) -> Time {
+        let repairing = self.repairing.as_ref().map(|repairing| repairing.next_deadline());
+        let replica = self.replica.as_ref().map(|replica| replica.next_deadline());
+        replica.or(repairing).unwrap_or(Time::NEVER)
     }
 
     /// Is its process stopped in its tracks?
@@ -175,7 +190,7 @@ impl Node {
 
     /// The process dies. What the disk was doing is done up to a random step, which may be torn.
     pub(crate) fn die(&mut self, rng: &mut sampan_base::Rng) {
-        self.replica = None;
+        (self.replica, self.repairing) = (None, None);
         self.inbox.clear();
         self.paused = false;
         self.turn_queued = false;

@@ -148,9 +148,13 @@ impl Simulation {
         let Some(now) = self.settled_configuration() else { return Ok(()) };
         // One that is only about to be may yet be forgiven.
         let is_damaged = |disk: &SimDisk| disk.damaged && !disk.awaits(Mishap::WriteMisdirected);
+        // One that is being repaired may yet be as good as new.
+        let is_settled = |node: &crate::node::Node| !node.is_repairing();
         let mut members = now.members().into_iter();
-        let damaged =
-            members.find(|id| self.world.get(*id).is_some_and(|node| is_damaged(node.disk())));
+        let damaged = members.find(|id| {
+            let node = self.world.get(*id);
+            node.is_some_and(|node| is_damaged(node.disk()) && is_settled(node))
+        });
         match damaged {
             Some(id) if self.is_owing() || self.rng.one_in(REPLACE_ONE_IN) => self.replace(id),
             _ => Ok(()),

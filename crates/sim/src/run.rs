@@ -92,8 +92,10 @@ pub struct RunReport {
     pub enabled: crate::faults::FaultSet,
     /// Starts after which a power loss was rehearsed.
     pub rehearsals: u64,
-    /// Damaged logs that were repaired by peers.
+    /// Damaged logs that were given up and given back by a leader.
     pub repairs: u64,
+    /// Damaged batches of logs that were repaired in their place.
+    pub batches_repaired: u64,
     /// Nodes that refused to start because of damage, and were replaced.
     pub refusals: u64,
     /// Kinds of fault whose turn came late, in a cluster that was sound.
@@ -343,7 +345,7 @@ impl Simulation {
         Ok(())
     }
 
-    fn play_until(&mut self, until: SimTime) -> Result<(), Violation> {
+    pub(crate) fn play_until(&mut self, until: SimTime) -> Result<(), Violation> {
         while let Some(notice) = self.world.run(until)? {
             self.react(notice)?;
         }
@@ -607,6 +609,7 @@ impl Simulation {
             enabled,
             rehearsals: self.world.oracles.rehearsals,
             repairs: self.repairs,
+            batches_repaired: self.world.counts.batches_repaired,
             refusals: self.refusals,
             had_their_turn: self.had_their_turn,
             lines: self.world.trace.into_lines(),

@@ -53,6 +53,8 @@ pub struct Summary {
     pub rehearsals: u64,
     /// Damaged logs that were repaired by peers.
     pub repairs: u64,
+    /// Damaged batches of logs that were repaired in their place.
+    pub batches_repaired: u64,
     /// How often each kind of fault struck.
     pub faults: FaultCounts,
     /// In how many runs each kind could have struck.
@@ -115,6 +117,7 @@ pub fn run_plan(plan: Plan, trace: Trace, watch: Option<Box<dyn SyncWatch>>) -> 
             enabled,
             rehearsals: 0,
             repairs: 0,
+            batches_repaired: 0,
             refusals: 0,
             had_their_turn: crate::faults::FaultSet::default(),
             lines: Vec::new(),
@@ -171,6 +174,7 @@ fn summarize(reports: Vec<RunReport>, wall: Duration) -> Summary {
         summary.entries += report.entries;
         summary.rehearsals += report.rehearsals;
         summary.repairs += report.repairs;
+        summary.batches_repaired += report.batches_repaired;
         for (sum, count) in summary.operations.iter_mut().zip(report.operations) {
             *sum += count;
         }
@@ -237,7 +241,8 @@ impl fmt::Display for Summary {
         }
         writeln!(f, "entries committed    {:>10}", self.entries)?;
         writeln!(f, "power losses rehearsed {:>8}", self.rehearsals)?;
-        writeln!(f, "damaged logs repaired  {:>8}", self.repairs)?;
+        writeln!(f, "logs repaired in place {:>8}", self.batches_repaired)?;
+        writeln!(f, "logs given up and back {:>8}", self.repairs)?;
         writeln!(f, "slowest recovery     {:>10.1} virtual s", self.recovery_max.as_secs_f64())?;
         write!(f, "trace hash     {:016x}", self.hash)
     }

@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use sampan_base::{ClusterId, LogIndex, NodeId, Rng, Time};
+use sampan_base::{ClusterId, LogIndex, NodeId, Rng};
 use sampan_kv::Digest;
 use sampan_replica::wire::{PeerMessage, decode_frame, encode_frame};
 use sampan_replica::{
@@ -79,6 +79,8 @@ pub struct WorldCounts {
     pub jobs: u64,
     /// Of those, jobs of which a replica heard before one that was done earlier.
     pub overtaken: u64,
+    /// Damaged batches of logs that were repaired in their place.
+    pub batches_repaired: u64,
 }
 
 /// See [`World::happenings_a_second_max`].
@@ -119,13 +121,13 @@ pub struct World<N> {
     /// Is shown every disk just before each sync.
     pub watch: Option<Box<dyn SyncWatch>>,
     pub(crate) cluster: ClusterId,
-    now: SimTime,
+    pub(crate) now: SimTime,
     queue: Queue<Happening>,
     pub(crate) nodes: Vec<Option<Box<Node>>>,
     rng: Rng,
     pub(crate) notices: VecDeque<Notice>,
     pace: Pace,
-    outputs: Outputs,
+    pub(crate) outputs: Outputs,
     deliveries: Vec<Delivery>,
     frame: Vec<u8>,
 }
@@ -178,23 +180,8 @@ impl<N: Network> World<N> {
         let (options, bootstrap) = (node.setup.options.clone(), node.setup.bootstrap.clone());
         let clock = node.clock.read(now);
         node.life += 1;
-        let opened = Replica::open(&mut node.disk, identity, options, bootstrap, seed, clock);
-        let (replica, report) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                self.trace.event(now, [id.get(), 1, 0], || format!("✗ {id} cannot start: {error}"));
-                return Ok(Err(error));
-            }
-        };
-        node.replica = Some(Box::new(replica));
-        node.busy_until = now;
-        let report = report.to_string();
-        self.trace.event(now, [id.get(), 2, 0], || format!("{id} starts: {report}"));
-        let node = self.nodes[id.get() as usize].as_deref().expect("it was there above");
-        self.oracles.after_start(node, identity)?;
-        self.connect(id);
-        self.turn(id)?;
-        Ok(Ok(report))
+        let started = Replica::start(&mut node.disk, identity, options, bootstrap, seed, clock);
+        self.begin(id, started)
     }
 
     /// A machine's process dies at once, as by `kill -9`; what it wrote stays written.
@@ -274,14 +261,14 @@ impl<N: Network> World<N> {
     }
 
     /// Tells everybody that can be told that a node is up, and it that they are.
-    fn connect(&mut self, id: NodeId) {
+    pub(crate) fn connect(&mut self, id: NodeId) {
         for peer in self.ids_up().into_iter().filter(|&peer| peer != id) {
             self.hint(id, peer, true);
             self.hint(peer, id, true);
         }
     }
 
-    fn disconnect(&mut self, id: NodeId) {
+    pub(crate) fn disconnect(&mut self, id: NodeId) {
         for peer in self.ids_up().into_iter().filter(|&peer| peer != id) {
             self.hint(id, peer, false);
         }
@@ -417,10 +404,8 @@ impl<N: Network> World<N> {
 
     /// Says who wants a turn although its last one was only just now.
     fn storm(&self) -> Violation {
-        let overdue = self.nodes().filter(|node| {
-            let deadline = node.replica().map_or(Time::NEVER, Replica::next_deadline);
-            deadline <= node.clock.read(self.now).mono
-        });
+        let overdue =
+            self.nodes().filter(|node| node.next_deadline() <= node.clock.read(self.now).mono);
         let overdue: Vec<NodeId> = overdue.map(Node::id).collect();
         let detail = format!(
             "more than {} happenings in second {}; always due: {overdue:?}",
@@ -479,20 +464,21 @@ impl<N: Network> World<N> {
         if node.paused || node.turn_queued {
             return Ok(());
         }
-        let deadline = node.replica.as_ref().map_or(Time::NEVER, |replica| replica.next_deadline());
-        if node.clock.when(deadline) > now {
+        if node.clock.when(node.next_deadline()) > now {
             self.schedule_wake(id); // the deadline has moved on
             return Ok(());
         }
         self.deliver(id, Input::Tick)
     }
 
-    fn schedule_wake(&mut self, id: NodeId) {
+    pub(crate) fn schedule_wake(&mut self, id: NodeId) {
         let now = self.now;
         let node = self.node_mut(id);
-        let Some(replica) = &node.replica else { return };
+        if !node.is_up() {
+            return;
+        }
         // At least a microsecond on: a turn that leaves work for the next one ends all the same.
-        let at = node.clock.when(replica.next_deadline()).max(node.busy_until).max(now.plus_us(1));
+        let at = node.clock.when(node.next_deadline()).max(node.busy_until).max(now.plus_us(1));
         if at < node.wake_at {
             node.wake_at = at;
             let life = node.life;
@@ -503,11 +489,11 @@ impl<N: Network> World<N> {
     }
 
     /// One turn of a node: all that is in its inbox, one flush, and the oracles.
-    fn turn(&mut self, id: NodeId) -> Result<(), Violation> {
+    pub(crate) fn turn(&mut self, id: NodeId) -> Result<(), Violation> {
         let now = self.now;
         self.counts.turns += 1;
         let slot = self.nodes[id.get() as usize].as_deref_mut().expect("only nodes take turns");
-        let Some(replica) = &mut slot.replica else { return Ok(()) };
+        let Some(replica) = &mut slot.replica else { return self.repair_turn(id) };
         let clock = slot.clock.read(now);
         for input in slot.inbox.drain(..) {
             replica.step(clock, input);
@@ -550,7 +536,7 @@ impl<N: Network> World<N> {
     }
 
     /// Acts on what a turn put out.
-    fn hand_out(&mut self, id: NodeId) {
+    pub(crate) fn hand_out(&mut self, id: NodeId) {
         let mut outputs = std::mem::take(&mut self.outputs);
         for job in outputs.jobs.drain(..) {
             self.job_arrives(id, job);

@@ -13,8 +13,8 @@ use sampan_kv::{Kv, Reply, Restore};
 use sampan_raft::{Body, Message};
 use sampan_replica::wire::PeerMessage;
 use sampan_replica::{
-    BackupReady, ClientReply, ConnectionId, DiskJob, Event, Input, Lane, Now, Options, Outputs,
-    Replica, Request, job,
+    BackupReady, ClientReply, ConnectionId, DiskJob, Event, Input, Lane, Now, OpenReport, Options,
+    Outputs, Repairing, Replica, Request, Start, job,
 };
 use sampan_storage::{Identity, Storage, snapshot};
 
@@ -37,6 +37,18 @@ impl MemoryDisk {
 
     pub(crate) fn len_of(&self, file: &str) -> usize {
         self.files.get(file).map_or(0, Vec::len)
+    }
+
+    /// Flips a bit of the first place in the log where this stands. False if there is none.
+    pub(crate) fn flip_in_log(&mut self, needle: &[u8]) -> bool {
+        let logs = self.files.iter_mut().filter(|(name, _)| name.starts_with("wal/"));
+        for (_, bytes) in logs {
+            if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle) {
+                bytes[at] ^= 0x10;
+                return true;
+            }
+        }
+        false
     }
 
     /// Refuses what would make a file longer than there is room for.
@@ -109,6 +121,9 @@ pub(crate) struct Cluster {
     options: fn(NodeId) -> Options,
     size: u64,
     nodes: BTreeMap<u64, Replica>,
+    repairing: BTreeMap<u64, Box<Repairing>>,
+    /// What each node found when it started last.
+    pub(crate) reports: BTreeMap<u64, OpenReport>,
     disks: BTreeMap<u64, MemoryDisk>,
     wire: VecDeque<(u64, u64, PeerMessage)>,
     cut: BTreeSet<(u64, u64)>,
@@ -124,6 +139,8 @@ pub(crate) struct Cluster {
     hanging: Vec<(u64, DiskJob)>,
     /// Nodes are stepped when they ask for it or something comes in, not each millisecond.
     pub(crate) wakes_on_demand: bool,
+    /// What nodes said while they repaired their logs.
+    pub(crate) sent_while_repairing: Vec<PeerMessage>,
     /// Messages delivered.
     pub(crate) delivered: usize,
     /// So many parts of snapshots arrive in a millisecond.
@@ -148,6 +165,8 @@ impl Cluster {
             options,
             size,
             nodes: BTreeMap::new(),
+            repairing: BTreeMap::new(),
+            reports: BTreeMap::new(),
             disks: BTreeMap::new(),
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
@@ -159,6 +178,7 @@ impl Cluster {
             hanging_background: false,
             hanging: Vec::new(),
             wakes_on_demand: false,
+            sent_while_repairing: Vec::new(),
             delivered: 0,
             snapshot_parts_per_ms: usize::MAX,
             newest_parts_first: false,
@@ -203,15 +223,51 @@ impl Cluster {
         let identity = Identity { cluster: CLUSTER, node };
         let voters = Configuration::of_voters((1..=self.size).map(NodeId::of));
         let now = now_at(self.now_us);
-        let opened =
-            Replica::open(disk, identity, (self.options)(node), voters, id + self.now_us, now);
-        let (replica, _) = opened.expect("the node's own files open");
-        self.nodes.insert(id, replica);
+        let options = (self.options)(node);
+        let started = Replica::start(disk, identity, options, voters, id + self.now_us, now);
+        self.begin(id, started.expect("the node's own files open"));
+    }
+
+    fn begin(&mut self, id: u64, start: Start) {
+        match start {
+            Start::Ready(replica, report) => {
+                self.nodes.insert(id, *replica);
+                self.reports.insert(id, *report);
+            }
+            Start::Repairing(repairing) => drop(self.repairing.insert(id, repairing)),
+        }
+    }
+
+    /// Does it ask the others for what its log lost?
+    pub(crate) fn is_repairing(&self, id: u64) -> bool {
+        self.repairing.contains_key(&id)
+    }
+
+    fn repair_input(&mut self, id: u64, input: Input) {
+        let now = now_at(self.now_us);
+        let Some(mut repairing) = self.repairing.remove(&id) else { return };
+        let mut out = Outputs::default();
+        repairing.step(now, input);
+        repairing.flush(now, &mut out);
+        self.sent_while_repairing.extend(out.messages.iter().map(|sent| sent.message.clone()));
+        let sent = out.messages.into_iter().map(|sent| (id, sent.to.get(), sent.message));
+        self.wire.extend(sent);
+        if out.shutdown_complete {
+            self.stopped.insert(id);
+        }
+        if repairing.is_settled() {
+            let disk = self.disks.get_mut(&id).expect("a disk per node");
+            let start = repairing.settle(disk, now).expect("the node's own files open");
+            self.begin(id, start);
+        } else {
+            self.repairing.insert(id, repairing);
+        }
     }
 
     /// Ends a node as kill -9 does; the others see its connections close.
     pub(crate) fn kill(&mut self, id: u64) {
         self.nodes.remove(&id);
+        self.repairing.remove(&id);
         self.wire.retain(|(_, to, _)| *to != id);
         let others: Vec<u64> = self.nodes.keys().copied().collect();
         for other in others {
@@ -302,9 +358,10 @@ impl Cluster {
     pub(crate) fn run_ms(&mut self, ms: u64) {
         for _ in 0..ms {
             self.now_us += 1_000;
-            let ids: Vec<u64> = self.nodes.keys().copied().collect();
+            let ids: Vec<u64> = self.nodes.keys().chain(self.repairing.keys()).copied().collect();
             for id in ids {
-                let is_due = self.nodes[&id].next_deadline() <= now_at(self.now_us).mono;
+                let deadline = self.nodes.get(&id).map(Replica::next_deadline);
+                let is_due = deadline.is_none_or(|at| at <= now_at(self.now_us).mono);
                 if is_due || !self.wakes_on_demand {
                     self.input(id, Input::Tick);
                 }
@@ -338,7 +395,8 @@ impl Cluster {
                 let (from, to, message) = self.wire.remove(place).expect("just found");
                 parts_left -= usize::from(snapshot_bytes(&message).is_some());
                 self.delivered += 1;
-                if self.nodes.contains_key(&to) && !self.cut.contains(&(from, to)) {
+                let is_up = self.nodes.contains_key(&to) || self.is_repairing(to);
+                if is_up && !self.cut.contains(&(from, to)) {
                     self.input(to, Input::Peer { from: NodeId::of(from), message });
                 }
             }
@@ -347,6 +405,9 @@ impl Cluster {
 
     /// Feeds one input and does what the node then wants, disk jobs at once.
     pub(crate) fn input(&mut self, id: u64, input: Input) {
+        if self.is_repairing(id) {
+            return self.repair_input(id, input);
+        }
         let now = now_at(self.now_us);
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
@@ -443,6 +504,12 @@ impl Cluster {
             None => "(none)".into(),
         };
         numbers.into_iter().map(show).collect()
+    }
+
+    /// One command, whose reply nobody waits for.
+    pub(crate) fn ask_later(&mut self, id: u64, command: &str) {
+        self.send(id, 99, &[command]);
+        self.run_ms(1);
     }
 
     /// One command, one reply.

@@ -7,4 +7,5 @@ mod harness;
 mod lost_disks;
 mod order;
 mod outcomes;
+mod repairs;
 mod snapshots;

@@ -9,3 +9,4 @@ mod harness;
 mod inspect;
 mod local_cluster;
 mod refusals;
+mod repairs;

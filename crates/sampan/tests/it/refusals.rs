@@ -336,8 +336,9 @@ fn the_environment_is_above_the_file_and_below_the_flags() {
 }
 
 #[test]
-fn a_follower_whose_log_is_damaged_is_repaired_by_its_peers() {
-    let mut cluster = Cluster::start("repaired-log");
+fn a_follower_that_gives_up_its_damaged_log_gets_it_back_from_its_leader() {
+    let options = Options::default().flags("--on-damage rejoin");
+    let mut cluster = Cluster::start_with("rejoined-log", options);
     let leader = cluster.leader();
     let victim = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
     let needle = b"a value to be found in the file";

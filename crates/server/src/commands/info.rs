@@ -147,6 +147,7 @@ fn persistence(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     let limit = status.log_bytes_max.map_or("-1".to_owned(), |bytes| bytes.to_string());
     lines.put("log_bytes_snapshot_at", limit);
     lines.put("snapshot_reserve_bytes", status.reserve_bytes);
+    lines.put("log_batches_repaired", status.batches_repaired);
     lines.put("disk_health", status.raft.health.label());
 }
 

@@ -12,7 +12,8 @@ use std::collections::VecDeque;
 use sampan_base::rng::mix;
 use sampan_base::{HardState, LogIndex, LogPosition, NodeId, Term, Time, WallTime};
 use sampan_raft::Raft;
-use sampan_replica::{Now, OpenError, OpenReport, Replica};
+use sampan_replica::wire::{Held, PeerMessage, Wanted};
+use sampan_replica::{Input, Now, OpenError, OpenReport, Outputs, Repairing, Replica, Start};
 use sampan_storage::{Identity, Recovered, Storage};
 
 use crate::disk::{SimDisk, Survival};
@@ -224,9 +225,19 @@ pub fn start_from(
     let id = node.id();
     let (options, bootstrap) = (node.setup().options.clone(), node.setup().bootstrap.clone());
     let (seed, now) = (1, Now { mono: Time::ZERO, wall: WallTime::default() });
-    let (replica, report) = match Replica::open(image, identity, options, bootstrap, seed, now) {
-        Ok(opened) => opened,
-        Err(error) => return Ok(Err(error)),
+    let mut started = Replica::start(image, identity, options, bootstrap, seed, now);
+    let (replica, report) = loop {
+        started = match started {
+            Ok(Start::Ready(replica, report)) => break (replica, *report),
+            Ok(Start::Repairing(_)) if !image.damaged => {
+                return Err(violation(id, "takes a crash for damage".into()));
+            }
+            // The node as it was before the damage stands for its peers.
+            Ok(Start::Repairing(repairing)) => {
+                repair_from(node.replica(), repairing, now).settle(image, now)
+            }
+            Err(error) => return Ok(Err(error)),
+        };
     };
     let raft = replica.raft();
     let (log, mut state) = known_log(id, raft, oracles)?;
@@ -253,6 +264,28 @@ pub fn start_from(
         state = mix(state ^ part);
     }
     Ok(Ok(Found { report, state }))
+}
+
+/// Lets a node repair its log from peers that hold what this one does.
+fn repair_from(
+    source: Option<&Replica>,
+    mut repairing: Box<Repairing>,
+    now: Now,
+) -> Box<Repairing> {
+    let mut now = now;
+    while !repairing.is_settled() {
+        let mut out = Outputs::default();
+        repairing.flush(now, &mut out);
+        for envelope in out.messages {
+            let PeerMessage::Wanted(Wanted { first, last }) = envelope.message else { continue };
+            let held = source.map(|source| source.raft().entries(first, last.next()));
+            let message =
+                PeerMessage::Held(Held { first, through: last, entries: held.unwrap_or_default() });
+            repairing.step(now, Input::Peer { from: envelope.to, message });
+        }
+        now.mono = repairing.next_deadline();
+    }
+    repairing
 }
 
 /// The log of a node that starts: its shape, and a digest. It starts after something committed and

@@ -131,10 +131,11 @@ pub(crate) fn number_of(id: NodeId) -> usize {
 /// exchange does; what answers one is a reply.
 pub(super) fn is_request(message: &PeerMessage) -> bool {
     match message {
-        PeerMessage::Forward(_) | PeerMessage::SnapshotWanted(_) => true,
+        PeerMessage::Forward(_) | PeerMessage::SnapshotWanted(_) | PeerMessage::Wanted(_) => true,
         PeerMessage::ForwardReply(_)
         | PeerMessage::SnapshotPart(_)
-        | PeerMessage::SnapshotMissing(_) => false,
+        | PeerMessage::SnapshotMissing(_)
+        | PeerMessage::Held(_) => false,
         PeerMessage::Raft(message) => match message.body {
             Body::PreVote { .. }
             | Body::Vote { .. }
