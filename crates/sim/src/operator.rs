@@ -251,6 +251,8 @@ impl Simulation {
             Wish::Replace(_, fresh) => self.operator.leaving.push(fresh),
         }
         self.operator.wishes.pop_front();
+        // A leader that was cut off may still name learners whose machines are gone.
+        goal.learners.retain(|id| self.world.get(*id).is_some());
         if goal != *now && !goal.voters.is_empty() {
             self.operator.goal = Some(goal);
         }

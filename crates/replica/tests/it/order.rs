@@ -126,3 +126,22 @@ fn time_to_live_runs_on_an_idle_cluster() {
         assert_eq!(cluster.ask(id, 1, "GET k"), "nil", "node {id}");
     }
 }
+
+/// A batch frees one key that is over.
+fn freeing_one_at_a_time(id: sampan_base::NodeId) -> Options {
+    let mut options = Options::new(id);
+    options.kv.reclaim_per_batch_max = 1;
+    options
+}
+
+#[test]
+fn keys_that_are_over_all_at_once_are_freed_soon_though_nobody_writes() {
+    let (mut cluster, leader) = Cluster::with_leader(3, freeing_one_at_a_time);
+    let sets: Vec<String> = (0..50).map(|n| format!("SET k{n} v PX 200")).collect();
+    cluster.call(leader, 1, &sets.iter().map(String::as_str).collect::<Vec<_>>());
+    let is_freed = |cluster: &Cluster| cluster.node(leader).kv().next_expiry().is_none();
+    cluster.run_ms(300);
+    assert!(!is_freed(&cluster), "one entry frees one key");
+    cluster.run_ms(1_000);
+    assert!(is_freed(&cluster));
+}
