@@ -11,9 +11,9 @@
 //! - refuse, with a reason.
 //!
 //! Anything else is a failure. A log that can be repaired from its peers is, from a node that has all;
-//! and once for each reference run the logs of all nodes are damaged at once. Some of each kind are lived through by the whole cluster, under load:
-//! the others serve on, the node is repaired by its peers, or replaced if it refuses, and everything
-//! is judged as at any seed.
+//! and once for each reference run the logs of all nodes are damaged at once. Some of each kind are
+//! lived through by the whole cluster, under load: the others serve on, the node is repaired by its
+//! peers, or replaced if it refuses, and everything is judged as at any seed.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -3,8 +3,8 @@
 //!
 //! A disk writes sectors, not batches: a crash leaves any subset of those that were not synced. With
 //! a stamp in each, recovery tells sector by sector "never written" (zeros, or what an earlier life of
-//! the file left there), "as written" and "damaged", also when the sector with the batch's header is the one that is missing. That is what
-//! makes a torn batch provable (`docs/format.md`, decision table).
+//! the file left there), "as written" and "damaged", also when the sector with the batch's header is
+//! the one that is missing. That is what makes a torn batch provable (`docs/format.md`, decision table).
 
 use sampan_base::codec::Writer;
 use sampan_base::rng::mix;

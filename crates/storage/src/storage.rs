@@ -124,8 +124,8 @@ impl Storage {
     }
 
     /// The next work to keep a spare segment and the reserve ready and to remove what was released and
-    /// is not wanted for spares: at most one list at a time; `None` if there is nothing to do or a list is under way.
-    /// **Segment lane.** What met a full disk is not tried again before [`Storage::ask_again`].
+    /// is not wanted for spares: at most one list at a time; `None` if there is nothing to do or a list
+    /// is under way. **Segment lane.** What met a full disk is not tried again before [`Storage::ask_again`].
     #[must_use = "these steps are to be run, and reported with `maintained`"]
     pub fn maintain(&mut self) -> Option<Vec<DiskOp>> {
         if self.maintaining.is_some() {

@@ -2,8 +2,8 @@
 //!
 //! Each node dials every peer at the address it was given for it and sends on the connections it
 //! dialled, two per peer: one for everything and one for snapshot chunks and entries for repairs, so
-//! that bulk never delays a heartbeat. What arrives is read from the connections that the peers dialled. A NAT or a
-//! proxy may thus stand on any link.
+//! that bulk never delays a heartbeat. What arrives is read from the connections that the peers
+//! dialled. A NAT or a proxy may thus stand on any link.
 //!
 //! What it is not: reliable. A full queue drops, a lost connection drops; Raft sends again.
 //!
