@@ -6,12 +6,29 @@
 
 use std::collections::BTreeSet;
 
-use sampan_base::{Configuration, LogPosition, NodeId};
+use sampan_base::{Configuration, LogIndex, LogPosition, NodeId};
+use sampan_raft::Raft;
 
 use super::{Seen, Violation};
 
-/// A node is the first to know that an entry is committed, in this configuration.
+/// The configurations that may have been in force when a node committed through `commit` in a turn
+/// that kept its log through `kept`: the latest, or, where that is new in this turn, the one before
+/// it, as acknowledgements may have come first. An entry that is itself in `commit` was in force.
+pub fn in_force(raft: &Raft, kept: LogIndex, commit: LogIndex) -> [&Configuration; 2] {
+    [raft.configuration(), raft.configuration_at(kept.max(commit))]
+}
+
+/// A node is the first to know that an entry is committed, in one of these configurations.
 pub fn check(
+    id: NodeId,
+    position: LogPosition,
+    [latest, earlier]: [&Configuration; 2],
+    nodes: &[Option<Seen>],
+) -> Result<(), Violation> {
+    check_in(id, position, latest, nodes).or_else(|_| check_in(id, position, earlier, nodes))
+}
+
+fn check_in(
     id: NodeId,
     position: LogPosition,
     configuration: &Configuration,
@@ -40,7 +57,8 @@ pub fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sampan_base::{LogIndex, Term};
+    use sampan_base::{Entry, EntryKind, HardState, Term, Time};
+    use sampan_raft::{Config, Restored};
 
     fn at(index: u64) -> LogPosition {
         LogPosition { term: Term(1), index: LogIndex(index) }
@@ -56,12 +74,55 @@ mod tests {
         std::iter::once(None).chain(durable.iter().map(seen)).collect()
     }
 
+    fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
+        ids.iter().map(|id| NodeId::of(*id)).collect()
+    }
+
+    #[test]
+    fn an_earlier_configuration_counts_only_in_the_turn_that_changes_it() {
+        let old = Configuration { voters: ids(&[1, 2, 3]), ..Configuration::default() };
+        let new = Configuration {
+            voters: ids(&[3, 4]),
+            voters_outgoing: ids(&[1, 2, 3]),
+            ..Configuration::default()
+        };
+        let entry = |index, configuration: Option<&Configuration>| {
+            let mut data = Vec::new();
+            configuration.inspect(|configuration| configuration.encode(&mut data));
+            let kind = configuration.map_or(EntryKind::Noop, |_| EntryKind::Configuration);
+            Entry { term: Term(1), index: LogIndex(index), kind, data: data.into() }
+        };
+        let restored = Restored {
+            hard_state: HardState { term: Term(1), vote: None },
+            snapshot: None,
+            bootstrap: old.clone(),
+            entries: vec![entry(1, None), entry(2, None), entry(3, Some(&new)), entry(4, None)],
+            non_voting_until: None,
+            newborn: false,
+        };
+        let raft = Raft::new(Config::new(NodeId::of(1)), restored, 1, Time(0));
+        let in_force = |kept, commit| in_force(&raft, LogIndex(kept), LogIndex(commit));
+        assert_eq!(in_force(2, 1), [&new, &old], "the entry came in this turn");
+        assert_eq!(in_force(2, 2), [&new, &old]);
+        assert_eq!(in_force(3, 2), [&new, &new], "it was there before");
+        assert_eq!(in_force(2, 3), [&new, &new], "it is what was committed");
+    }
+
+    #[test]
+    fn a_quorum_of_one_of_the_configurations_is_enough() {
+        let [old, new] = [&[1, 2, 3], &[3, 4, 5]]
+            .map(|voters| Configuration { voters: ids(voters), ..Configuration::default() });
+        let check =
+            |durable: &[u64]| check(NodeId::of(1), at(5), [&new, &old], &nodes(durable)).is_ok();
+        assert!(check(&[5, 5, 0, 0, 0]) && check(&[0, 0, 0, 5, 5]));
+        assert!(!check(&[5, 0, 0, 5, 0]), "a majority of neither");
+    }
+
     #[test]
     fn both_halves_of_a_joint_configuration_need_their_majority() {
-        let ids = |ids: &[u64]| ids.iter().map(|id| NodeId::of(*id)).collect();
         let simple = Configuration { voters: ids(&[1, 2, 3]), ..Configuration::default() };
         let check = |configuration: &Configuration, durable: &[u64]| {
-            check(NodeId::of(1), at(5), configuration, &nodes(durable)).is_ok()
+            check_in(NodeId::of(1), at(5), configuration, &nodes(durable)).is_ok()
         };
         assert!(check(&simple, &[5, 7, 0]));
         assert!(!check(&simple, &[5, 4, 4]));

@@ -233,8 +233,8 @@ impl Oracles {
             let span = (before.commit, now.commit);
             let fresh = committed_immutable::check(id, span, now.term, log, &mut self.registry)?;
             if fresh && let Some(position) = position(replica.raft(), now.commit) {
-                let configuration = replica.raft().configuration();
-                durable_quorum::check(id, position, configuration, &self.nodes)?;
+                let in_force = durable_quorum::in_force(replica.raft(), turn.kept, now.commit);
+                durable_quorum::check(id, position, in_force, &self.nodes)?;
             }
         }
         committed_immutable::check_kept(turn, &self.registry)?;
