@@ -5,7 +5,7 @@ use sampan_replica::{Input, OpenError};
 
 use crate::checkers::Violation;
 use crate::disk::{FileClass, Mishap, Survival};
-use crate::faults::Fault;
+use crate::faults::{Fault, FaultClass};
 use crate::operator::Wish;
 use crate::run::{Simulation, Todo};
 
@@ -485,9 +485,14 @@ impl Simulation {
     }
 
     /// The members are never made fewer than these: what a disk may lose for good must stay within
-    /// what a quorum can bear.
+    /// what a quorum can bear, and a network that has yet to fail in some way needs two of them.
     fn voters_min(&self) -> usize {
-        if Fault::LOSSES.into_iter().any(|fault| self.plan.faults.has(fault)) { 3 } else { 1 }
+        if Fault::LOSSES.into_iter().any(|fault| self.plan.faults.has(fault)) {
+            return 3;
+        }
+        let counts = self.counts_so_far();
+        let owed = |fault: Fault| fault.class() == FaultClass::Network && counts.of(fault) == 0;
+        if self.plan.faults.iter().any(owed) { 2 } else { 1 }
     }
 
     fn add_learner(&mut self) -> Result<bool, Violation> {

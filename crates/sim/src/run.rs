@@ -114,6 +114,14 @@ impl RunReport {
         self.enabled.iter().filter(silent)
     }
 
+    /// Those of them that the run must answer for: kinds that wait for a sound cluster are excused
+    /// where it was not sound at any look.
+    pub fn missed_faults(&self) -> impl Iterator<Item = Fault> {
+        let can_be_asked =
+            |fault: &Fault| self.had_their_turn.has(*fault) || !fault.needs_a_sound_cluster();
+        self.silent_faults().filter(can_be_asked)
+    }
+
     /// The run in one line.
     pub fn line(&self) -> String {
         let Self { seed, events, virtual_time, recovery_time, hash, .. } = self;

@@ -67,8 +67,7 @@ pub struct Summary {
     pub hash: u64,
     /// The runs that failed, in the order of seeds.
     pub failures: Vec<RunReport>,
-    /// Runs in which an enabled kind never struck, with those kinds, in the order of seeds. Kinds that
-    /// wait for a sound cluster are excused only where it was not sound at any look.
+    /// Runs that missed kinds ([`RunReport::missed_faults`]), with those kinds, in the order of seeds.
     pub silent_runs: Vec<(u64, Vec<Fault>)>,
 }
 
@@ -183,11 +182,9 @@ fn summarize(reports: Vec<RunReport>, wall: Duration) -> Summary {
             summary.enabled.add(fault, 1);
         }
         report.silent_faults().for_each(|fault| summary.silent.add(fault, 1));
-        let can_be_asked_of =
-            |fault: &Fault| report.had_their_turn.has(*fault) || !fault.needs_a_sound_cluster();
-        let silent: Vec<Fault> = report.silent_faults().filter(can_be_asked_of).collect();
-        if !silent.is_empty() {
-            summary.silent_runs.push((report.seed, silent));
+        let missed: Vec<Fault> = report.missed_faults().collect();
+        if !missed.is_empty() {
+            summary.silent_runs.push((report.seed, missed));
         }
         let pace = (report.operations_a_second(), report.seed);
         if summary.slowest.is_none_or(|slowest| pace < slowest) {
