@@ -47,6 +47,7 @@ async fn serve(peers: Rc<Peers>, mut socket: TcpStream) {
             // A peer that dials anew has given up the connection it had.
             let old = peers.inbound.borrow_mut().insert(key, task.abort_handle());
             old.inspect(AbortHandle::abort);
+            peers.is_there(hello.from);
         }
         Err(error) => refuse(&peers, socket, &error).await,
     }

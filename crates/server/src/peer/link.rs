@@ -15,6 +15,7 @@ use sampan_replica::{Envelope, Input, Stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
 
 use super::Peers;
 use super::handshake::{HandshakeError, Hello, Welcome};
@@ -31,6 +32,8 @@ const LINES_MAX: u32 = 5;
 #[derive(Default)]
 pub(super) struct Link {
     state: RefCell<State>,
+    /// The peer has dialled this node: so it can be dialled.
+    is_there: Notify,
 }
 
 #[derive(Default)]
@@ -84,6 +87,13 @@ impl Link {
     /// Is there a connection?
     pub(super) fn is_connected(&self) -> bool {
         self.state.borrow().socket.is_some()
+    }
+
+    /// The peer is up: a link without a connection waits no longer before it dials.
+    pub(super) fn peer_is_there(&self) {
+        if !self.is_connected() {
+            self.is_there.notify_one();
+        }
     }
 
     fn connect(&self, socket: OwnedWriteHalf) {
@@ -174,8 +184,10 @@ pub(super) async fn run(peers: Rc<Peers>, peer: NodeId, stream: Stream) {
             }
         }
         let pause = peers.rng.borrow_mut().duration_between(wait / 2, wait);
-        tokio::time::sleep(pause).await;
-        wait = (wait * 2).min(peers.limits.redial_time_max);
+        wait = tokio::select! {
+            () = tokio::time::sleep(pause) => (wait * 2).min(peers.limits.redial_time_max),
+            () = link.is_there.notified() => peers.limits.redial_time_min,
+        };
     }
 }
 

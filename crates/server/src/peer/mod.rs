@@ -190,6 +190,15 @@ impl Peers {
         })
     }
 
+    /// A peer has dialled this node. One that was down is dialled back at once, for else it would hear
+    /// nothing of its cluster for as long as the longest wait.
+    fn is_there(&self, id: NodeId) {
+        if let Some(peer) = self.by_id.get(&id) {
+            peer.main.peer_is_there();
+            peer.bulk.peer_is_there();
+        }
+    }
+
     fn told_client_address(&self, id: NodeId, address: HostPort) {
         if let Some(peer) = self.by_id.get(&id) {
             *peer.client_address.borrow_mut() = Some(address);

@@ -183,6 +183,29 @@ fn a_lost_connection_is_reported_at_once_and_dialled_again() {
 }
 
 #[test]
+fn a_peer_that_dials_is_dialled_back_at_once() {
+    /// Less than the shortest pause after a failure, which is half of the wait.
+    const PATIENCE: Duration = Duration::from_secs(20);
+    on_loop(async {
+        let wait = Duration::from_secs(3_600);
+        let limits = Limits { redial_time_min: wait, redial_time_max: wait, ..Limits::default() };
+        let (one, two) = two_sides(&limits);
+        one.start();
+        let listener = two.listener.take().unwrap();
+        let both_streams = || async {
+            for _ in [Stream::Main, Stream::Bulk] {
+                let dialled = tokio::time::timeout(PATIENCE, listener.accept()).await;
+                // It ends before the handshake: one fails, and waits.
+                drop(dialled.expect("node 1 dials").unwrap());
+            }
+        };
+        both_streams().await;
+        let _held = one.connect_as(two.id, Stream::Main).await;
+        both_streams().await;
+    });
+}
+
+#[test]
 fn the_end_of_an_inbound_main_stream_is_reported_and_of_a_bulk_stream_not() {
     on_loop(async {
         let (one, two) = two_sides(&Limits::default());
