@@ -8,6 +8,7 @@ use sampan_base::{
     Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, Term, Time, planted,
 };
 
+use crate::catch_up::{CatchUp, keeps_up};
 use crate::log::Log;
 use crate::membership::agreed;
 use crate::node::{Raft, RoleState};
@@ -46,7 +47,8 @@ impl Leader {
             due = due.min(peer.heartbeat_due);
             // What is trimmed waits for a snapshot, not for an interval.
             let is_unsent = (log.first_index()..=log.last_index()).contains(&peer.next);
-            if is_unsent && peer.has_room(config) {
+            // And what may not go yet waits for the host.
+            if is_unsent && peer.has_room(config) && !peer.is_held {
                 due = due.min(peer.append_due(config));
             }
             if let State::Snapshot(send) = &peer.state {
@@ -260,6 +262,7 @@ impl Raft {
         let round = self.start_read_round(now);
         self.send_to_transfer_target(now);
         self.flush_snapshots(now);
+        let holds_back = self.catch_up.room < usize::MAX && self.commits_without_laggards(now);
         let RoleState::Leader(leader) = &mut self.role else { return };
         let mut sender = Sender {
             id: self.config.id,
@@ -271,11 +274,14 @@ impl Raft {
             persistence: &self.persistence,
             sequence: &mut leader.sequence,
             read: leader.reads.round(),
+            catch_up: &mut self.catch_up,
             messages: &mut self.pending.messages,
         };
         let configuration = self.configurations.latest();
+        let successor = leader.transfer.as_ref().map(|transfer| transfer.to);
         for (&id, peer) in &mut leader.peers {
-            sender.send_appends(id, peer);
+            let is_laggard = successor != Some(id) && !keeps_up(peer.counted(), self.commit);
+            sender.send_appends(id, peer, holds_back && is_laggard);
             if now >= peer.heartbeat_due || (round && configuration.is_voter(id)) {
                 sender.send_heartbeat(id, peer);
             }
@@ -434,18 +440,30 @@ struct Sender<'a> {
     persistence: &'a Persistence,
     sequence: &'a mut u64,
     read: u64,
+    catch_up: &'a mut CatchUp,
     messages: &'a mut Vec<Message>,
 }
 
 impl Sender<'_> {
-    /// As many Appends as the window has room for (thesis 10.2.2).
-    fn send_appends(&mut self, to: NodeId, peer: &mut Progress) {
+    /// As many Appends as the window has room for (thesis 10.2.2), and, if they only help the peer to
+    /// catch up, the allowance.
+    fn send_appends(&mut self, to: NodeId, peer: &mut Progress, only_catches_up: bool) {
+        peer.is_held = false;
         while peer.next <= self.log.last_index() && peer.has_room(self.config) {
             let Some((previous, entries, bytes)) = self.next_entries(peer) else { return };
             let last = previous.index.plus(entries.len() as u64);
             let is_full = last < self.log.last_index();
             if self.now < peer.append_due(self.config) && !is_full {
                 return;
+            }
+            if only_catches_up && is_full {
+                if self.catch_up.room == 0 {
+                    peer.is_held = true;
+                    self.catch_up.waits = true;
+                    return;
+                }
+                self.catch_up.room = self.catch_up.room.saturating_sub(bytes);
+                self.catch_up.sent += bytes;
             }
             let sequence = self.next_sequence();
             peer.sent_append(sequence, last, bytes, self.now);

@@ -112,6 +112,7 @@
 //! - A node whose [`Status::lost_acknowledged`] is set has lost what it promised to keep: the
 //!   process stops.
 
+mod catch_up;
 mod config;
 mod display;
 mod election;

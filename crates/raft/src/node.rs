@@ -11,6 +11,7 @@ use sampan_base::{
     Term, Time, planted,
 };
 
+use crate::catch_up::CatchUp;
 use crate::follower::Following;
 use crate::invariants::{self, Seen};
 use crate::leader::Leader;
@@ -91,6 +92,7 @@ pub struct Raft {
     pub(crate) non_voting_until: Option<LogIndex>,
     pub(crate) health: Health,
     pub(crate) newborn: Option<Newborn>,
+    pub(crate) catch_up: CatchUp,
     pub(crate) lost_acknowledged: bool,
     pub(crate) pending: Outputs,
     pub(crate) reported: (Term, Role, Option<NodeId>),
@@ -150,6 +152,7 @@ impl Raft {
             non_voting_until: restored.non_voting_until,
             health: Health::default(),
             newborn: None,
+            catch_up: CatchUp::UNLIMITED,
             lost_acknowledged: false,
             pending: Outputs::default(),
             reported: (term, Role::Follower, None),
@@ -252,22 +255,28 @@ impl Raft {
 
     /// Everything that became unstable since the last call, as one batch, or `None`.
     pub fn take_persist(&mut self) -> Option<Persist> {
-        self.take_persist_within(Some(usize::MAX))
+        self.take_persist_within(Some(usize::MAX), usize::MAX)
     }
 
-    /// The same with no more than these bytes of entries ([`Entry::size_bytes`]), for a log without
-    /// room for more; with `None` the hard state alone, for a log without room for anything. What is
-    /// left stays unstable, and what acknowledges it waits.
-    pub fn take_persist_within(&mut self, bytes_max: Option<usize>) -> Option<Persist> {
-        let Some(bytes_max) = bytes_max else { return self.take_persist_through(None) };
+    /// The same with no more than `room` bytes of entries ([`Entry::size_bytes`]), for a log without
+    /// room for more; with `None` the hard state alone, for a log without room for anything. Beyond
+    /// its first entry no more than `batch_bytes_max` either. What is left stays unstable, and what
+    /// acknowledges it waits.
+    pub fn take_persist_within(
+        &mut self,
+        room: Option<usize>,
+        batch_bytes_max: usize,
+    ) -> Option<Persist> {
+        let Some(room) = room else { return self.take_persist_through(None) };
         let from = self.persistence.unstable_from();
-        let mut bytes = 0;
-        let unstable = self.log.range(from, self.log.last_index().next());
-        let fitting = unstable.take_while(|entry| {
+        let (mut count, mut bytes) = (0, 0);
+        for entry in self.log.range(from, self.log.last_index().next()) {
             bytes += entry.size_bytes();
-            bytes <= bytes_max
-        });
-        let count = fitting.count() as u64;
+            if bytes > room || count > 0 && bytes > batch_bytes_max {
+                break;
+            }
+            count += 1;
+        }
         self.take_persist_through(Some(from.prev().plus(count)))
     }
 

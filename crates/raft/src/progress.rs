@@ -173,6 +173,8 @@ pub(crate) struct Progress {
     pub(crate) heartbeat_due: Time,
     /// The peer lost part of its log: it does not count.
     pub(crate) recovering: bool,
+    /// It could be sent more, but may not yet (`catch_up.rs`).
+    pub(crate) is_held: bool,
     /// Since the peer reported its loss: the first request that only its new life can have seen.
     new_life_from: u64,
     /// What it last said of its disk, if it has been heard in this term.
@@ -198,6 +200,7 @@ impl Progress {
             append_sent_at: Time::ZERO,
             heartbeat_due: now,
             recovering: false,
+            is_held: false,
             new_life_from: 0,
             health: None,
             messages_sent: 0,

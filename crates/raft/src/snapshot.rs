@@ -9,7 +9,6 @@ use sampan_base::{LogIndex, NodeId, SnapshotMeta, Time, planted};
 
 use crate::follower::Incoming;
 use crate::log::Log;
-use crate::membership::agreed;
 use crate::node::{Raft, RoleState};
 use crate::progress::State;
 use crate::{Body, DropReason, SnapshotChunk, SnapshotRead};
@@ -150,20 +149,6 @@ impl Raft {
             peer.snapshot_acked(sequence, id, 0, now + self.config.snapshot_retry_interval);
         }
         Ok(())
-    }
-
-    /// Can this leader commit with the peers that it hears and that need no snapshot? If not,
-    /// everybody waits for the transfers.
-    pub fn commits_without_snapshots(&self, now: Time) -> bool {
-        let RoleState::Leader(leader) = &self.role else { return true };
-        let able = agreed(self.configurations.latest(), |id: NodeId| {
-            let is_able = leader.peers.get(&id).is_some_and(|peer| {
-                let is_there = now < peer.heard_at + self.config.election_timeout_min;
-                is_there && !matches!(peer.state, State::Snapshot(_))
-            });
-            u64::from(is_able || id == self.config.id)
-        });
-        able > 0
     }
 
     // ----------------------------------------------------------------------- receiving

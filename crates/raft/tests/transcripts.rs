@@ -148,6 +148,10 @@ enum Step {
     Install(u64),
     /// Disks take only so many bytes of entries in a batch; `none`: only hard state.
     Room(String),
+    /// A batch holds no more bytes of entries beyond its first.
+    BatchBytes(usize),
+    /// Followers that only catch up may be sent so many bytes.
+    AllowCatchUp(u64, usize),
     /// How the disk of a node is.
     Health(u64, String),
     /// A connection closed, or opened.
@@ -324,6 +328,10 @@ impl Transcript {
                 cluster.turn(node(*id));
             }
             Step::Room(bytes) => cluster.room = bytes.parse().ok(),
+            Step::BatchBytes(bytes) => cluster.batch_bytes_max = *bytes,
+            Step::AllowCatchUp(id, bytes) => {
+                cluster.input(node(*id), |raft, _| raft.allow_catch_up(*bytes));
+            }
             Step::Health(id, health) => {
                 let all = [Health::Well, Health::Slow, Health::Full];
                 let health = all.into_iter().find(|known| known.label() == health);

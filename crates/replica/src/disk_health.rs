@@ -174,7 +174,7 @@ impl Replica {
     }
 
     /// Bytes of entries that the next batch may hold: what fits the segments that are there.
-    pub(crate) fn persist_bytes_max(&self) -> Option<usize> {
+    pub(crate) fn persist_room_bytes(&self) -> Option<usize> {
         if self.is_log_at_bound() {
             return None;
         }

@@ -18,6 +18,7 @@
 
 mod apply;
 mod backups;
+mod catching_up;
 mod disk_health;
 mod forwards;
 pub mod frame_queue;

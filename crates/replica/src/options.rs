@@ -73,6 +73,10 @@ pub struct Options {
     pub disk_stall: Option<Duration>,
     /// Bytes of commands in one log entry, at most (one command may exceed it).
     pub batch_bytes_max: usize,
+    /// Bytes of entries in one group commit, at most (one entry may exceed it): what comes later waits
+    /// for the next one. A sync of many bytes holds up others on the disk, and acknowledges none of
+    /// them before all.
+    pub group_commit_bytes_max: usize,
     /// Bytes of entries applied in one turn, so that a turn stays short.
     pub apply_bytes_max: usize,
     /// Bytes of state in one snapshot chunk.
@@ -110,6 +114,7 @@ impl Options {
             snapshot_reserve_percent: 100,
             disk_stall: Some(Duration::from_millis(1_000)),
             batch_bytes_max: 256 << 10,
+            group_commit_bytes_max: 1 << 20,
             apply_bytes_max: 1 << 20,
             snapshot_chunk_bytes: 256 << 10,
             requests_under_way_max: 65_536,
@@ -130,6 +135,7 @@ impl Options {
             kv: sampan_kv::Limits::tiny(),
             raft_state_bytes_max: Some(4 << 10),
             batch_bytes_max: 64,
+            group_commit_bytes_max: 256,
             apply_bytes_max: 128,
             snapshot_chunk_bytes: 32,
             requests_under_way_max: 64,

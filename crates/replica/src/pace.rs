@@ -2,7 +2,7 @@
 //!
 //! After LEDBAT (RFC 6817): what goes in the background watches how long the foreground takes, and
 //! gives way as soon as that grows beyond what it is without the background. The rate falls by a quarter
-//! then, and grows by so much a second otherwise; where nobody is in the foreground there is no limit.
+//! then, and grows by so much a second while it is gone at and does no harm; where nobody is in the foreground there is no limit.
 //! What a command takes on a leader, from its arrival to its reply, tells of everything that the two
 //! share: this thread, the processors, the network, and the disks of a quorum. A follower goes by its
 //! group commits.
@@ -24,7 +24,7 @@ const RATE_START: u64 = 32 << 20;
 /// More than any disk or network is asked for.
 const RATE_MAX: u64 = 1 << 30;
 /// By so much the rate grows within a second.
-const RATE_GROWTH: u64 = 64 << 20;
+const RATE_GROWTH: u64 = 256 << 20;
 /// The rate falls once in this time at most: so long it may take for the last fall to show.
 const FALL_INTERVAL: Duration = Duration::from_millis(50);
 /// The foreground may take three quarters longer than without background, and this besides.
@@ -36,6 +36,9 @@ const RECENT_WITHIN: Duration = Duration::from_millis(50);
 const USUAL_WITHIN: Duration = Duration::from_secs(1);
 /// The same upwards while the background is at work: else it would become what is usual.
 const USUAL_RISES_WITHIN: Duration = Duration::from_secs(60);
+/// So long the background goes as slowly as it can where the first foreground begins: until what that
+/// may have taken because of it is forgotten.
+const LEARNING: Duration = Duration::from_secs(3);
 
 /// The pace of the background.
 #[derive(Debug)]
@@ -50,6 +53,8 @@ pub(crate) struct Pace {
     /// Bytes a second, where there is a foreground.
     rate: u64,
     fell_at: Time,
+    /// Not before this does it rise: what is usual is not known yet.
+    learns_until: Time,
     /// When the next piece may go.
     free_at: Time,
 }
@@ -63,6 +68,7 @@ impl Pace {
             went_at: None,
             rate: RATE_START,
             fell_at: now,
+            learns_until: now,
             free_at: now,
         }
     }
@@ -75,8 +81,12 @@ impl Pace {
         let in_aftermath = self.went_at.is_some_and(|at| now < at + AFTERMATH);
         let usual = self.usual.unwrap_or(took);
         if began {
-            self.rate = if self.usual.is_some() { RATE_START } else { RATE_MIN };
+            self.rate = RATE_START;
             self.recent = usual;
+            if self.usual.is_none() {
+                self.rate = RATE_MIN;
+                self.learns_until = now + LEARNING;
+            }
         }
         let rises = in_aftermath && took > usual;
         let within = if rises { USUAL_RISES_WITHIN } else { USUAL_WITHIN };
@@ -90,7 +100,8 @@ impl Pace {
                 self.fell_at = now;
                 self.rate = (self.rate / 4 * 3).max(RATE_MIN);
             }
-        } else {
+        } else if in_aftermath && now >= self.learns_until {
+            // Of a rate that nobody goes at it is not known what the foreground would take.
             let more = RATE_GROWTH * apart.as_micros() as u64 / 1_000_000;
             self.rate = (self.rate + more).min(RATE_MAX);
         }
@@ -181,7 +192,7 @@ mod tests {
         let mut now = Time::ZERO + Duration::from_secs(1);
         let went: Vec<u64> =
             (0..20).map(|_| run(&mut pace, &mut now, |_| Duration::from_millis(2))).collect();
-        assert!(went[1] < 160 << 20, "{went:?}");
+        assert!(went[2] < 16 << 20 && went[3] < 200 << 20, "{went:?}");
         assert!(went[19] > 400 << 20, "{went:?}");
     }
 
@@ -199,6 +210,17 @@ mod tests {
         // It goes on, if only just, whatever the foreground takes.
         let went = (0..5).map(|_| run(&mut pace, &mut now, |_| Duration::from_millis(20))).last();
         assert!(went.unwrap() >= RATE_MIN / 2 && went.unwrap() <= 2 * RATE_MIN, "{went:?}");
+    }
+
+    #[test]
+    fn a_rate_that_is_not_gone_at_does_not_grow() {
+        let mut pace = Pace::new(Time::ZERO);
+        let mut now = Time::ZERO + Duration::from_secs(1);
+        for _ in 0..10_000 {
+            now = now + Duration::from_millis(1);
+            pace.foreground_took(now, Duration::from_millis(2));
+        }
+        assert_eq!(pace.bytes_per_second(now), Some(RATE_MIN));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use sampan_raft::{PersistToken, Raft, Refused, Restored};
 use sampan_storage::{Identity, Storage};
 
 use crate::backups::Backups;
+use crate::catching_up::CatchingUp;
 use crate::disk_health::DiskHealth;
 use crate::forwards::{FORWARD_FRAME_BYTES_MAX, ForwardWindow, ForwardsOut};
 use crate::input::{ConnectionId, Input, Now};
@@ -85,6 +86,7 @@ pub struct Replica {
     pub(crate) snapshots: Snapshots,
     pub(crate) backups: Backups,
     pub(crate) pace: Pace,
+    pub(crate) catching_up: CatchingUp,
     /// Lines that may have something to start.
     pub(crate) to_pump: Vec<Origin>,
     /// The same, once this turn's frame for the leader is gone.
@@ -179,6 +181,7 @@ impl Replica {
             snapshots,
             backups: Backups::default(),
             pace: Pace::new(now.mono),
+            catching_up: CatchingUp::default(),
             to_pump: Vec::new(),
             to_pump_next_turn: Vec::new(),
             held_for_log: 0,
@@ -249,6 +252,7 @@ impl Replica {
             // Also if it is refused: the next try is an interval away.
             self.last_clock_entry = self.now.mono;
         }
+        self.allow_catch_up();
         loop {
             self.observe_leadership();
             self.pump_marked();
@@ -260,6 +264,7 @@ impl Replica {
                 break;
             }
         }
+        self.charge_catch_up();
         self.persist();
         self.maintain_storage();
         self.serve_backups();
@@ -544,7 +549,8 @@ impl Replica {
             return;
         }
         self.persist_standing();
-        if let Some(persist) = self.raft.take_persist_within(self.persist_bytes_max()) {
+        let (room, most) = (self.persist_room_bytes(), self.options.group_commit_bytes_max);
+        if let Some(persist) = self.raft.take_persist_within(room, most) {
             let ops = self.storage.append(persist.hard_state, persist.log_reset, &persist.entries);
             self.persisting = Some(persist.token);
             self.disk.persisting_since = self.now.mono;

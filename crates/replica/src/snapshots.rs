@@ -183,7 +183,7 @@ impl Replica {
     /// When something that waits for its turn may go, or a snapshot at rest may be due.
     pub(crate) fn snapshots_deadline(&self) -> Time {
         let waits = self.snapshots.taking.as_ref().is_some_and(|taking| taking.waits);
-        let waits = waits || !self.snapshots.parts.is_empty();
+        let waits = waits || !self.snapshots.parts.is_empty() || self.raft.catch_up_waits();
         let turn = if waits { self.pace.free_at() } else { Time::NEVER };
         turn.min(self.rest_deadline())
     }
@@ -495,7 +495,7 @@ impl Replica {
         if !self.raft.is_leader() {
             return self.snapshots.parts.clear();
         }
-        let is_urgent = !self.raft.commits_without_snapshots(self.now.mono);
+        let is_urgent = !self.raft.commits_without_laggards(self.now.mono);
         while (is_urgent || self.pace.is_free(self.now.mono))
             && let Some(wanted) = self.snapshots.parts.pop_front()
         {

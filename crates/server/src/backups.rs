@@ -26,12 +26,21 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use crate::node::Node;
+use crate::release;
 
 /// One backup.
 struct Open {
     file: Arc<File>,
     index: LogIndex,
     used_at: Time,
+}
+
+impl Open {
+    /// Nobody reads it any more: its room is given back if its name is gone. Its index.
+    fn finish(self) -> LogIndex {
+        tokio::task::spawn_blocking(move || release::give_back(&self.file));
+        self.index
+    }
 }
 
 /// A piece that a request asks for.
@@ -68,7 +77,7 @@ impl Backups {
 
     /// Opens a file; the backup's id.
     fn open(&self, path: &Path, index: LogIndex, now: Time) -> io::Result<u64> {
-        let file = Arc::new(File::open(path)?);
+        let file = Arc::new(release::open_to_read(path)?);
         let id = self.next_id.get();
         self.next_id.set(id.wrapping_add(1));
         self.open.borrow_mut().insert(id, Open { file, index, used_at: now });
@@ -98,14 +107,14 @@ impl Backups {
 
     /// Ends a backup; false if there is none.
     pub(crate) fn end(&self, id: u64) -> bool {
-        self.open.borrow_mut().remove(&id).is_some()
+        self.open.borrow_mut().remove(&id).map(Open::finish).is_some()
     }
 
     /// Ends those that nobody has read for this long; the index of each.
     pub(crate) fn expire(&self, now: Time, idle_time: Duration) -> Vec<LogIndex> {
         let mut open = self.open.borrow_mut();
         let idle = open.extract_if(.., |_, backup| now.since(backup.used_at) >= idle_time);
-        idle.map(|(_, backup)| backup.index).collect()
+        idle.map(|(_, backup)| backup.finish()).collect()
     }
 }
 

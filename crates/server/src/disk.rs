@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,8 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
+
+use crate::release;
 
 /// Open files kept, at most, besides those with unsynced writes.
 const HANDLES_MAX: usize = 64;
@@ -51,6 +54,19 @@ struct Handle {
     grown: AtomicBool,
     /// Its length, as far as this process made it.
     len_bytes: Mutex<u64>,
+}
+
+impl Handle {
+    /// A write reaches so far. True if the file becomes longer.
+    fn grow_to(&self, end: u64) -> bool {
+        let mut len_bytes = self.len_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let grows = end > *len_bytes;
+        if grows {
+            self.grown.store(true, Ordering::Relaxed);
+            *len_bytes = end;
+        }
+        grows
+    }
 }
 
 impl RealDisk {
@@ -150,14 +166,17 @@ impl RealDisk {
     fn write(&self, file: &FileName, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let handle = self.handle(file)?;
         handle.dirty.store(true, Ordering::Relaxed);
-        let end = offset + bytes.len() as u64;
-        let mut len_bytes = handle.len_bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        if end > *len_bytes {
-            handle.grown.store(true, Ordering::Relaxed);
-            *len_bytes = end;
+        let grows = handle.grow_to(offset + bytes.len() as u64);
+        handle.file.write_all_at(bytes, offset).map_err(|error| disk_error(file, &error))?;
+        if grows {
+            // A file that becomes longer is written in bulk, and others on the disk sync meanwhile: each
+            // piece is to go out now, and not all of them with one sync, which would hold the others up.
+            // To say that the pages are not needed begins to write them; they stay until they are clean,
+            // and do no harm after that. A kernel that does not do this is only less even.
+            let len_bytes = NonZeroU64::new(bytes.len() as u64);
+            _ = rustix::fs::fadvise(&handle.file, offset, len_bytes, Advice::DontNeed);
         }
-        drop(len_bytes);
-        handle.file.write_all_at(bytes, offset).map_err(|error| disk_error(file, &error))
+        Ok(())
     }
 
     fn sync(&self, file: &FileName) -> Result<(), DiskError> {
@@ -189,7 +208,7 @@ impl RealDisk {
 
     fn remove(&self, file: &FileName) -> Result<(), DiskError> {
         self.handles().remove(file);
-        match fs::remove_file(self.path(file)) {
+        match release::remove(&self.path(file)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(disk_error(file, &error)),
             _ => Ok(()),
         }

@@ -48,6 +48,7 @@ mod net;
 mod node;
 mod peer;
 mod quick_disk;
+mod release;
 mod render;
 mod repair;
 mod segments_lane;

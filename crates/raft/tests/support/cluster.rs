@@ -26,6 +26,7 @@ pub struct Cluster {
     pub auto_snapshots: bool,
     /// Bytes of entries that a disk takes in a batch; `None`: only hard state.
     pub room: Option<usize>,
+    pub batch_bytes_max: usize,
     /// How often something of note happened, by name.
     pub counts: BTreeMap<&'static str, u64>,
     seed: u64,
@@ -43,6 +44,7 @@ impl Cluster {
             cut: BTreeSet::new(),
             auto_snapshots: true,
             room: Some(usize::MAX),
+            batch_bytes_max: usize::MAX,
             counts: BTreeMap::new(),
             seed,
             next_id: 0,
@@ -201,7 +203,7 @@ impl Cluster {
         loop {
             let host = self.hosts.get_mut(&id).expect("a known node");
             let Some(raft) = &mut host.raft else { return };
-            let persist = raft.take_persist_within(self.room);
+            let persist = raft.take_persist_within(self.room, self.batch_bytes_max);
             let mut out = std::mem::take(&mut host.out);
             raft.flush(host.now, &mut out);
             if let Some(persist) = persist {

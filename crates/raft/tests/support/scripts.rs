@@ -18,9 +18,11 @@ scripts! {
     backtracking_long_follower
     backtracking_one_round_a_term
     backtracking_short_follower
+    batch_is_bounded_but_for_its_first_entry
     candidate_asks_after_its_own_vote_is_durable
     candidate_asks_again_in_its_term
     candidate_yields_to_the_leader_of_its_term
+    catching_up_is_sent_what_it_may
     change_waits_for_an_entry_of_the_term
     check_quorum_steps_down
     configuration_rolls_back

@@ -190,8 +190,11 @@ fn a_node_that_is_not_to_repair_rejoins_at_once() {
 
 #[test]
 fn a_batch_that_is_longer_than_one_answer_comes_in_several() {
-    let (mut cluster, leader) =
-        Cluster::with_leader(3, |id| Options { batch_bytes_max: 4 << 20, ..Options::new(id) });
+    let (mut cluster, leader) = Cluster::with_leader(3, |id| Options {
+        batch_bytes_max: 4 << 20,
+        group_commit_bytes_max: 4 << 20,
+        ..Options::new(id)
+    });
     let long = "x".repeat(900 << 10);
     let numbers: Vec<String> =
         (0..3).map(|number| format!("SET long{number} {}{long}", value(number))).collect();

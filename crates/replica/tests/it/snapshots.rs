@@ -386,6 +386,41 @@ fn a_transfer_gives_way_to_clients_and_goes_on() {
     assert!(idle_ms < 250 && busy_ms > 30, "{idle_ms} ms, {busy_ms} ms");
 }
 
+/// Many entries in an Append; those of clients come alone.
+fn appending_little(id: sampan_base::NodeId) -> Options {
+    let mut options = never_compacting(id);
+    options.raft.append_bytes_max = 20_000;
+    options
+}
+
+#[test]
+fn a_follower_that_catches_up_gives_way_to_clients_but_does_catch_up() {
+    let takes_ms = |clients_wait: bool| {
+        let (mut cluster, leader) = Cluster::with_leader(3, appending_little);
+        let follower = cluster.follower_of(leader);
+        cluster.kill(follower);
+        write_large(&mut cluster, leader, 0..3_000, 100);
+        if clients_wait {
+            cluster.hold = |message| {
+                let PeerMessage::Raft(message) = message else { return false };
+                matches!(&message.body, Body::Append { entries, .. } if entries.len() == 1)
+            };
+            cluster.send(leader, 1, &["SET k1 v1"]);
+            cluster.run_ms(100);
+        }
+        cluster.start(follower);
+        let began = cluster.now_ms();
+        while cluster.node(follower).status().raft.last_index.0 < 3_000 {
+            assert!(cluster.now_ms() < began + 2_000, "it never catches up");
+            cluster.run_ms(1);
+        }
+        cluster.now_ms() - began
+    };
+    let idle_ms = takes_ms(false);
+    let busy_ms = takes_ms(true);
+    assert!(busy_ms > idle_ms + 30, "{idle_ms} ms, {busy_ms} ms");
+}
+
 #[test]
 fn a_transfer_that_clients_wait_for_does_not_give_way_to_them() {
     let (mut cluster, leader, follower) = far_behind(300);

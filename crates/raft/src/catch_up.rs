@@ -1,0 +1,68 @@
+//! Followers that only catch up: entries that are of use to nobody yet but to the follower itself.
+//!
+//! What it is: which followers those are, and how much they are sent. A follower without entries that
+//! are committed is not waited for while others make commits without it. What it lacks may be much, and
+//! would be sent, written and applied at the cost of those who wait: so the host says how much of it
+//! may go ([`Raft::allow_catch_up`]).
+//! What it is not: a matter of safety. Whoever is sent less only takes longer.
+
+use sampan_base::{LogIndex, NodeId, Time};
+
+use crate::membership::agreed;
+use crate::node::{Raft, RoleState};
+
+/// What followers that only catch up may be sent.
+#[derive(Debug)]
+pub(crate) struct CatchUp {
+    /// Bytes of entries that may still go.
+    pub(crate) room: usize,
+    /// Bytes that went since the host asked.
+    pub(crate) sent: usize,
+    /// Somebody needs more than that.
+    pub(crate) waits: bool,
+}
+
+impl CatchUp {
+    /// Whatever they need.
+    pub(crate) const UNLIMITED: Self = Self { room: usize::MAX, sent: 0, waits: false };
+}
+
+impl Raft {
+    /// From now on followers that only catch up are sent entries of this many bytes, and to the end of
+    /// the Append that reaches it; what was left of an earlier allowance is void. Without a call there
+    /// is no limit. Where commits need such a follower, or an Append holds all that it lacks, there is
+    /// none either.
+    pub fn allow_catch_up(&mut self, bytes: usize) {
+        self.catch_up.room = bytes;
+        self.catch_up.waits = false;
+    }
+
+    /// Bytes of entries that were sent on such an allowance since the last call.
+    pub fn take_catch_up_sent(&mut self) -> usize {
+        std::mem::take(&mut self.catch_up.sent)
+    }
+
+    /// Does a follower wait for another allowance?
+    pub fn catch_up_waits(&self) -> bool {
+        self.is_leader() && self.catch_up.waits
+    }
+
+    /// Can this leader commit with the peers that it hears and that have all that is committed? If
+    /// not, everybody waits for those that catch up.
+    pub fn commits_without_laggards(&self, now: Time) -> bool {
+        let RoleState::Leader(leader) = &self.role else { return true };
+        let able = agreed(self.configurations.latest(), |id: NodeId| {
+            let keeps_up = leader.peers.get(&id).is_some_and(|peer| {
+                let is_there = now < peer.heard_at + self.config.election_timeout_min;
+                is_there && keeps_up(peer.counted(), self.commit)
+            });
+            u64::from(keeps_up || id == self.config.id)
+        });
+        able > 0
+    }
+}
+
+/// Does a peer have all that is committed?
+pub(crate) fn keeps_up(matched: LogIndex, commit: LogIndex) -> bool {
+    matched >= commit
+}
