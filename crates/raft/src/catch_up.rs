@@ -8,6 +8,7 @@
 
 use sampan_base::{LogIndex, NodeId, Time};
 
+use crate::Health;
 use crate::membership::agreed;
 use crate::node::{Raft, RoleState};
 
@@ -47,16 +48,17 @@ impl Raft {
         self.is_leader() && self.catch_up.waits
     }
 
-    /// Can this leader commit with the peers that it hears and that have all that is committed? If
-    /// not, everybody waits for those that catch up.
+    /// Can this leader commit with the peers that it hears, whose disks are well, and that have all
+    /// that is committed? If not, everybody waits for those that catch up.
     pub fn commits_without_laggards(&self, now: Time) -> bool {
         let RoleState::Leader(leader) = &self.role else { return true };
         let able = agreed(self.configurations.latest(), |id: NodeId| {
             let keeps_up = leader.peers.get(&id).is_some_and(|peer| {
                 let is_there = now < peer.heard_at + self.config.election_timeout_min;
-                is_there && keeps_up(peer.counted(), self.commit)
+                let is_well = peer.health.is_none_or(|health| health == Health::Well);
+                is_there && is_well && keeps_up(peer.counted(), self.commit)
             });
-            u64::from(keeps_up || id == self.config.id)
+            u64::from(keeps_up || id == self.config.id && self.health == Health::Well)
         });
         able > 0
     }

@@ -13,8 +13,11 @@ use crate::replica::Replica;
 pub(crate) struct CatchingUp {
     /// The log through here was counted.
     allowed_through: LogIndex,
-    /// Bytes that are to be sent whatever the pace; negative: that much more went.
+    /// Bytes that are to be sent whatever the pace, no more than one Append or the share of one turn;
+    /// negative: that much more went.
     due_bytes: isize,
+    /// This turn's allowance is of the pace.
+    is_paced: bool,
 }
 
 impl Replica {
@@ -28,18 +31,22 @@ impl Replica {
             return self.raft.allow_catch_up(usize::MAX);
         }
         let append_bytes_max = self.options.raft.append_bytes_max;
-        let grown_bytes = self.raft.log_bytes_after(grown_from.min(last));
-        let due_bytes = self.catching_up.due_bytes.saturating_add_unsigned(2 * grown_bytes);
-        self.catching_up.due_bytes = due_bytes.min(append_bytes_max as isize);
-        let is_free = self.pace.is_free(self.now.mono);
-        let due_bytes = usize::try_from(self.catching_up.due_bytes).unwrap_or(0);
-        self.raft.allow_catch_up(if is_free { append_bytes_max } else { due_bytes });
+        let share_bytes = 2 * self.raft.log_bytes_after(grown_from.min(last));
+        let due_bytes = self.catching_up.due_bytes.saturating_add_unsigned(share_bytes);
+        let due_bytes = due_bytes.min(share_bytes.max(append_bytes_max) as isize);
+        // Snapshots that wait for their turn come first: they have no share of their own.
+        let is_paced = self.pace.is_free(self.now.mono) && !self.snapshots.wait_for_pace();
+        self.catching_up.due_bytes = due_bytes;
+        self.catching_up.is_paced = is_paced;
+        let due_bytes = usize::try_from(due_bytes).unwrap_or(0);
+        let paced_bytes = if is_paced { append_bytes_max } else { 0 };
+        self.raft.allow_catch_up(due_bytes.max(paced_bytes));
     }
 
     /// Whoever catches up was sent something: when the next may go.
     pub(crate) fn charge_catch_up(&mut self) {
         let sent_bytes = self.raft.take_catch_up_sent();
-        if sent_bytes > 0 && self.pace.is_free(self.now.mono) {
+        if sent_bytes > 0 && std::mem::take(&mut self.catching_up.is_paced) {
             self.pace.went(self.now.mono, sent_bytes as u64);
         } else {
             self.catching_up.due_bytes =

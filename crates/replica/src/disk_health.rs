@@ -173,7 +173,7 @@ impl Replica {
         self.disk.maintain_at = self.now.mono;
     }
 
-    /// Bytes of entries that the next batch may hold: what fits the segments that are there.
+    /// Bytes of entries that there is room for: what fits the segments that are there.
     pub(crate) fn persist_room_bytes(&self) -> Option<usize> {
         if self.is_log_at_bound() {
             return None;

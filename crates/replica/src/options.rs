@@ -114,7 +114,7 @@ impl Options {
             snapshot_reserve_percent: 100,
             disk_stall: Some(Duration::from_millis(1_000)),
             batch_bytes_max: 256 << 10,
-            group_commit_bytes_max: 1 << 20,
+            group_commit_bytes_max: 4 << 20,
             apply_bytes_max: 1 << 20,
             snapshot_chunk_bytes: 256 << 10,
             requests_under_way_max: 65_536,

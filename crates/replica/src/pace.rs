@@ -1,9 +1,10 @@
-//! How fast work that can wait may go: snapshots that are written or sent to peers, and backups.
+//! How fast work that can wait may go: snapshots that are written or sent to peers, backups, and the log
+//! that followers far behind lack.
 //!
 //! After LEDBAT (RFC 6817): what goes in the background watches how long the foreground takes, and
 //! gives way as soon as that grows beyond what it is without the background. The rate falls by a quarter
-//! then, and grows by so much a second while it is gone at and does no harm; where nobody is in the foreground there is no limit.
-//! What a command takes on a leader, from its arrival to its reply, tells of everything that the two
+//! then, and grows by so much a second while it is gone at and does no harm; where nobody is in the
+//! foreground there is no limit. What a command takes on a leader, from its arrival to its reply, tells of everything that the two
 //! share: this thread, the processors, the network, and the disks of a quorum. A follower goes by its
 //! group commits.
 //!
@@ -81,12 +82,11 @@ impl Pace {
         let in_aftermath = self.went_at.is_some_and(|at| now < at + AFTERMATH);
         let usual = self.usual.unwrap_or(took);
         if began {
-            self.rate = RATE_START;
             self.recent = usual;
             if self.usual.is_none() {
-                self.rate = RATE_MIN;
                 self.learns_until = now + LEARNING;
             }
+            self.rate = if now < self.learns_until { RATE_MIN } else { RATE_START };
         }
         let rises = in_aftermath && took > usual;
         let within = if rises { USUAL_RISES_WITHIN } else { USUAL_WITHIN };
@@ -100,7 +100,7 @@ impl Pace {
                 self.fell_at = now;
                 self.rate = (self.rate / 4 * 3).max(RATE_MIN);
             }
-        } else if in_aftermath && now >= self.learns_until {
+        } else if in_aftermath && self.free_at >= now - LATE_MAX && now >= self.learns_until {
             // Of a rate that nobody goes at it is not known what the foreground would take.
             let more = RATE_GROWTH * apart.as_micros() as u64 / 1_000_000;
             self.rate = (self.rate + more).min(RATE_MAX);

@@ -126,6 +126,11 @@ impl Snapshots {
         self.taking.is_some()
     }
 
+    /// Does anything wait until the pace lets it go?
+    pub(crate) fn wait_for_pace(&self) -> bool {
+        self.taking.as_ref().is_some_and(|taking| taking.waits) || !self.parts.is_empty()
+    }
+
     /// Is one of the own state being given its name?
     pub(crate) fn is_committing_own(&self) -> bool {
         matches!(&self.taking, Some(Taking { step: Step::Committing { .. }, .. }))
@@ -182,8 +187,7 @@ impl Replica {
 
     /// When something that waits for its turn may go, or a snapshot at rest may be due.
     pub(crate) fn snapshots_deadline(&self) -> Time {
-        let waits = self.snapshots.taking.as_ref().is_some_and(|taking| taking.waits);
-        let waits = waits || !self.snapshots.parts.is_empty() || self.raft.catch_up_waits();
+        let waits = self.snapshots.wait_for_pace() || self.raft.catch_up_waits();
         let turn = if waits { self.pace.free_at() } else { Time::NEVER };
         turn.min(self.rest_deadline())
     }

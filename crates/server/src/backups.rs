@@ -1,7 +1,7 @@
 //! Backups that clients are reading: an open file each, read a piece at a time.
 //!
 //! What it is: the side of `BACKUP` that has to do with files. An open file keeps its bytes on the
-//! disk though a later snapshot removes its name; so it is held for as long as pieces are asked for,
+//! disk though a later snapshot removes its name (`release.rs`); so it is held for as long as pieces are asked for,
 //! and a while longer. Pieces are read one after another, on a thread that may wait for the disk: at
 //! most one is in memory besides what connections have not sent, and a connection whose piece is
 //! being read is not read from.
@@ -16,6 +16,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,9 +37,13 @@ struct Open {
 }
 
 impl Open {
-    /// Nobody reads it any more: its room is given back if its name is gone. Its index.
+    /// Nobody asks for more of it: its room is given back if its name is gone. A piece that is still to
+    /// be read keeps it until then. Its index.
     fn finish(self) -> LogIndex {
-        tokio::task::spawn_blocking(move || release::give_back(&self.file));
+        if let Ok(file) = Arc::try_unwrap(self.file) {
+            // A thread that nobody waits for, also not the end of the process.
+            thread::spawn(move || release::give_back(&file));
+        }
         self.index
     }
 }

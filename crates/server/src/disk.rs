@@ -98,6 +98,10 @@ impl RealDisk {
         }
         let opened = OpenOptions::new().read(true).write(!self.read_only).open(self.path(file));
         let opened = opened.map_err(|error| disk_error(file, &error))?;
+        if self.read_only {
+            // A node that removes it meanwhile is to leave it its bytes (`release.rs`).
+            _ = opened.try_lock_shared();
+        }
         let len_bytes = opened.metadata().map_err(|error| disk_error(file, &error))?.len();
         // What is read is read front to back: the kernel is to read ahead while this process makes
         // something of it. Where it does not want to, it is only slower.

@@ -23,6 +23,7 @@ scripts! {
     candidate_asks_again_in_its_term
     candidate_yields_to_the_leader_of_its_term
     catching_up_is_sent_what_it_may
+    catching_up_is_urgent_where_commits_need_it
     change_waits_for_an_entry_of_the_term
     check_quorum_steps_down
     configuration_rolls_back

@@ -20,7 +20,9 @@ use crate::exit::{self, Failure};
 pub(super) async fn facts(path: &Path, entries: bool) -> Result<Facts, Failure> {
     let mut first = Vec::new();
     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-    file.take(8).read_to_end(&mut first).map_err(|error| unreadable(path, &error))?;
+    // A node that removes the file meanwhile leaves its bytes to whoever holds this.
+    _ = file.try_lock_shared();
+    (&file).take(8).read_to_end(&mut first).map_err(|error| unreadable(path, &error))?;
     let read = || fs::read(path).map_err(|error| unreadable(path, &error));
     match FileKind::of(&first) {
         FileKind::Identity => Ok(identity(path, &read()?)),
