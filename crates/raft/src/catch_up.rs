@@ -6,7 +6,7 @@
 //! may go ([`Raft::allow_catch_up`]).
 //! What it is not: a matter of safety. Whoever is sent less only takes longer.
 
-use sampan_base::{LogIndex, NodeId, Time};
+use sampan_base::{NodeId, Time};
 
 use crate::Health;
 use crate::membership::agreed;
@@ -56,15 +56,10 @@ impl Raft {
             let keeps_up = leader.peers.get(&id).is_some_and(|peer| {
                 let is_there = now < peer.heard_at + self.config.election_timeout_min;
                 let is_well = peer.health.is_none_or(|health| health == Health::Well);
-                is_there && is_well && keeps_up(peer.counted(), self.commit)
+                is_there && is_well && peer.keeps_up(self.commit)
             });
             u64::from(keeps_up || id == self.config.id && self.health == Health::Well)
         });
         able > 0
     }
-}
-
-/// Does a peer have all that is committed?
-pub(crate) fn keeps_up(matched: LogIndex, commit: LogIndex) -> bool {
-    matched >= commit
 }

@@ -8,7 +8,7 @@ use sampan_base::{
     Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, Term, Time, planted,
 };
 
-use crate::catch_up::{CatchUp, keeps_up};
+use crate::catch_up::CatchUp;
 use crate::log::Log;
 use crate::membership::agreed;
 use crate::node::{Raft, RoleState};
@@ -280,7 +280,7 @@ impl Raft {
         let configuration = self.configurations.latest();
         let successor = leader.transfer.as_ref().map(|transfer| transfer.to);
         for (&id, peer) in &mut leader.peers {
-            let is_laggard = successor != Some(id) && !keeps_up(peer.counted(), self.commit);
+            let is_laggard = successor != Some(id) && !peer.keeps_up(self.commit);
             sender.send_appends(id, peer, holds_back && is_laggard);
             if now >= peer.heartbeat_due || (round && configuration.is_voter(id)) {
                 sender.send_heartbeat(id, peer);

@@ -213,6 +213,11 @@ impl Progress {
         if self.recovering { LogIndex::ZERO } else { self.matched }
     }
 
+    /// Does the peer have all that is committed?
+    pub(crate) fn keeps_up(&self, commit: LogIndex) -> bool {
+        self.counted() >= commit
+    }
+
     pub(crate) fn inflight(&self) -> (usize, usize) {
         (self.inflight.len(), self.inflight_bytes)
     }

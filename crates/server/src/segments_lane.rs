@@ -2,8 +2,8 @@
 //!
 //! A segment of zeros is made while others wait for group commits on the same disk. So each piece of it
 //! is followed by a pause, unless the log is filling the segment it has: what is prepared stays ahead
-//! of what is appended. A group commit counts when it has ended: a long one leaves
-//! the log waiting for the next one, and is on its way when that is begun.
+//! of what is appended. A group commit counts when it has ended: a long one leaves the log waiting for
+//! the next segment, and is on its way when that is begun.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
