@@ -139,7 +139,7 @@ impl Kv {
             return STRING_TOO_LONG;
         }
         self.keys.edit(key, |old, generation| {
-            Record::new(generation, old.key(), old.expiry_ms(), &[old.value(), suffix])
+            Record::concat(generation, old.key(), old.expiry_ms(), [old.value(), suffix])
         });
         Reply::Int(length as i64)
     }
@@ -224,7 +224,7 @@ impl Kv {
         }
         match self.future_ms(when) {
             Some(expiry_ms) => self.keys.edit(key, |old, generation| {
-                Record::new(generation, old.key(), Some(expiry_ms), &[old.value()])
+                Record::new(generation, old.key(), Some(expiry_ms), old.value())
             }),
             None => {
                 self.keys.remove(key);
@@ -240,7 +240,7 @@ impl Kv {
             return Reply::Int(0);
         }
         self.keys
-            .edit(key, |old, generation| Record::new(generation, old.key(), None, &[old.value()]));
+            .edit(key, |old, generation| Record::new(generation, old.key(), None, old.value()));
         Reply::Int(1)
     }
 

@@ -157,14 +157,14 @@ impl Keyspace {
         let place = self.shard_of(key.hash);
         let shard = &mut self.shards[place];
         let Some(record) = shard.find_mut(key.hash, |record| record.key() == key.key) else {
-            let record = Record::new(self.generation, key.key, expiry_ms, &[value]);
+            let record = Record::new(self.generation, key.key, expiry_ms, value);
             return self.insert(key.hash, record);
         };
         self.expiry.change(key.key, record.expiry_ms(), expiry_ms);
         self.sum.remove(record.content());
         let saver = Saver::of(self.capture.as_mut(), record, self.generation);
         if saver.is_some() || !record.overwrite(self.generation, expiry_ms, value) {
-            let new = Record::new(self.generation, key.key, expiry_ms, &[value]);
+            let new = Record::new(self.generation, key.key, expiry_ms, value);
             self.record_bytes += new.heap_bytes();
             self.record_bytes -= record.heap_bytes();
             Saver::save(saver, std::mem::replace(record, new));

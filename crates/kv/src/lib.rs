@@ -67,6 +67,7 @@ mod restore;
 pub mod session;
 mod snapshot;
 mod spec;
+mod thin;
 
 pub use batch::{BatchBuilder, BatchReader};
 pub use command::{classify, is_once};

@@ -8,7 +8,7 @@ use sampan_base::{
     Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, Term, Time, planted,
 };
 
-use crate::catch_up::CatchUp;
+use crate::catch_up::{CATCH_UP_BYTES_MAX, CatchUp};
 use crate::log::Log;
 use crate::membership::agreed;
 use crate::node::{Raft, RoleState};
@@ -429,6 +429,20 @@ impl Raft {
     }
 }
 
+/// What an Append is to hold.
+struct NextEntries {
+    /// What it follows.
+    previous: LogPosition,
+    count: u64,
+    bytes: usize,
+}
+
+impl NextEntries {
+    fn last(&self) -> LogIndex {
+        self.previous.index.plus(self.count)
+    }
+}
+
 /// What it takes to send to one peer after the other.
 struct Sender<'a> {
     id: NodeId,
@@ -450,9 +464,9 @@ impl Sender<'_> {
     fn send_appends(&mut self, to: NodeId, peer: &mut Progress, only_catches_up: bool) {
         peer.is_held = false;
         while peer.next <= self.log.last_index() && peer.has_room(self.config) {
-            let Some((previous, entries, bytes)) = self.next_entries(peer) else { return };
-            let last = previous.index.plus(entries.len() as u64);
-            let is_full = last < self.log.last_index();
+            let bytes_max = self.config.append_bytes_max;
+            let Some(mut next) = self.next_entries(peer, bytes_max) else { return };
+            let is_full = next.last() < self.log.last_index();
             if self.now < peer.append_due(self.config) && !is_full {
                 return;
             }
@@ -462,33 +476,32 @@ impl Sender<'_> {
                     self.catch_up.waits = true;
                     return;
                 }
-                self.catch_up.room = self.catch_up.room.saturating_sub(bytes);
-                self.catch_up.sent += bytes;
+                let bytes_max = bytes_max.min(CATCH_UP_BYTES_MAX);
+                next = self.next_entries(peer, bytes_max).unwrap_or(next);
+                self.catch_up.room = self.catch_up.room.saturating_sub(next.bytes);
+                self.catch_up.sent += next.bytes;
             }
             let sequence = self.next_sequence();
-            peer.sent_append(sequence, last, bytes, self.now);
-            let commit = self.commit;
+            peer.sent_append(sequence, next.last(), next.bytes, self.now);
+            let (previous, commit) = (next.previous, self.commit);
+            let entries = self.log.copy(previous.index.next(), next.count);
             self.post(to, peer, Body::Append { sequence, previous, commit, entries });
         }
     }
 
-    /// What the next Append holds, with what it follows and its bytes: the next entries, and before
-    /// them those on their way, if they are to be repeated and there is room. `None` if the next one
-    /// is trimmed: `start_snapshots` takes over.
-    fn next_entries(&self, peer: &Progress) -> Option<(LogPosition, Vec<Entry>, usize)> {
+    /// What the next Append holds: the next entries, and before them those on their way, if they are
+    /// to be repeated and there is room. `None` if the next one is trimmed: `start_snapshots` takes
+    /// over.
+    fn next_entries(&self, peer: &Progress, bytes_max: usize) -> Option<NextEntries> {
         let repeats = peer.inflight().1 <= self.config.repeat_bytes_max;
         let starts = [repeats.then(|| peer.first_inflight()), Some(peer.next)];
         starts.into_iter().flatten().find_map(|from| {
             let index = from.prev();
             let term = self.log.term_at(index)?;
-            let (entries, bytes) = self.log.copy(
-                from,
-                self.log.last_index(),
-                self.config.append_entries_max,
-                self.config.append_bytes_max,
-            );
-            let reaches = index.plus(entries.len() as u64) >= peer.next;
-            reaches.then_some((LogPosition { term, index }, entries, bytes))
+            let count_max = self.config.append_entries_max;
+            let (count, bytes) = self.log.fit(from, self.log.last_index(), count_max, bytes_max);
+            let next = NextEntries { previous: LogPosition { term, index }, count, bytes };
+            (next.last() >= peer.next).then_some(next)
         })
     }
 

@@ -116,6 +116,7 @@ mod catch_up;
 mod config;
 mod display;
 mod election;
+mod entries;
 mod follower;
 mod health;
 mod invariants;
@@ -134,6 +135,7 @@ mod status;
 mod transfer;
 mod wire;
 
+pub use catch_up::CATCH_UP_BYTES_MAX;
 pub use config::Config;
 pub use health::Health;
 pub use message::{Answer, AppendResult, Body, Message};

@@ -5,23 +5,22 @@
 //! before the first entry is first class: its term is known, so the log can be matched at it. A
 //! term that is not known is `None`, never 0.
 
-use std::collections::VecDeque;
-
 use sampan_base::{Entry, LogIndex, LogPosition, Term};
+
+use crate::entries::Entries;
 
 /// Contiguous entries; terms never decrease.
 #[derive(Debug)]
 pub(crate) struct Log {
     /// The position before the first entry.
     start: LogPosition,
-    entries: VecDeque<Entry>,
-    bytes: usize,
+    entries: Entries,
 }
 
 impl Log {
     /// A log of no entries that goes on after `start`.
     pub(crate) fn starting_after(start: LogPosition) -> Self {
-        Self { start, entries: VecDeque::new(), bytes: 0 }
+        Self { start, entries: Entries::default() }
     }
 
     /// The position before the first entry.
@@ -39,11 +38,11 @@ impl Log {
 
     /// The last entry's position, or the point the log starts after.
     pub(crate) fn last(&self) -> LogPosition {
-        self.entries.back().map_or(self.start, Entry::position)
+        self.entries.last().map_or(self.start, Entry::position)
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.entries.bytes()
     }
 
     /// The term of an entry, or of the point the log starts after; `None` before and behind.
@@ -76,17 +75,15 @@ impl Log {
         self.entries.range(first..first + (to.0 - from.0) as usize)
     }
 
-    /// Copies of the entries from `from` through `through`: at least one, then while they fit.
-    /// Entry data is shared, not copied. Returns their bytes too.
-    pub(crate) fn copy(
+    /// How many of the entries from `from` through `through` fit, but at least one, and their bytes.
+    pub(crate) fn fit(
         &self,
         from: LogIndex,
         through: LogIndex,
         count_max: usize,
         bytes_max: usize,
-    ) -> (Vec<Entry>, usize) {
-        let mut bytes = 0;
-        let mut count = 0;
+    ) -> (u64, usize) {
+        let (mut count, mut bytes) = (0, 0);
         for entry in self.range(from, through.next()).take(count_max) {
             let more = bytes + entry.size_bytes();
             if count > 0 && more > bytes_max {
@@ -95,7 +92,12 @@ impl Log {
             bytes = more;
             count += 1;
         }
-        (self.range(from, from.plus(count)).cloned().collect(), bytes)
+        (count, bytes)
+    }
+
+    /// Copies of so many entries. Their data is shared, not copied.
+    pub(crate) fn copy(&self, from: LogIndex, count: u64) -> Vec<Entry> {
+        self.range(from, from.plus(count)).cloned().collect()
     }
 
     /// Appends one entry, which must follow.
@@ -109,8 +111,7 @@ impl Log {
             last.index,
             last.term
         );
-        self.bytes += entry.size_bytes();
-        self.entries.push_back(entry);
+        self.entries.push(entry);
     }
 
     /// Removes the entries from `from` on.
@@ -121,8 +122,7 @@ impl Log {
             self.start
         );
         while self.last_index() >= from {
-            let Some(entry) = self.entries.pop_back() else { break };
-            self.bytes -= entry.size_bytes();
+            self.entries.pop_last();
         }
     }
 
@@ -132,15 +132,19 @@ impl Log {
             return;
         }
         let term = self.term_at(through).expect("the trimmed point is in the log");
-        while self.start.index < through {
-            let Some(entry) = self.entries.pop_front() else { break };
-            self.bytes -= entry.size_bytes();
-            self.start = entry.position();
-        }
-        assert!(self.start == LogPosition { term, index: through }, "trimmed to {:?}", self.start);
-        if self.entries.capacity() > 1024 && self.entries.len() < self.entries.capacity() / 4 {
-            self.entries.shrink_to(self.entries.len() * 2);
-        }
+        self.entries.drop_first((through.0 - self.start.index.0) as usize);
+        self.start = LogPosition { term, index: through };
+    }
+
+    /// Removes all entries; the log goes on after `start`.
+    pub(crate) fn restart_after(&mut self, start: LogPosition) {
+        self.entries.drop_first(self.entries.len());
+        self.start = start;
+    }
+
+    /// Frees a little of what was trimmed. Is there more?
+    pub(crate) fn free_trimmed(&mut self) -> bool {
+        self.entries.free_dropped()
     }
 
     /// The last position with index ≤ `limit.index` and term ≤ `limit.term`: the furthest place
@@ -150,7 +154,7 @@ impl Log {
         let by_term = self.entries.partition_point(|entry| entry.term <= limit.term);
         let by_index = limit.index.0.saturating_sub(self.start.index.0) as usize;
         match by_term.min(by_index).min(self.entries.len()).checked_sub(1) {
-            Some(at) => self.entries[at].position(),
+            Some(at) => self.entries.get(at).expect("it is within").position(),
             None => self.start,
         }
     }
@@ -217,12 +221,13 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_holds_at_least_one_entry() {
+    fn at_least_one_entry_fits() {
         let log = log((0, 0), &[1, 1, 1]);
         let one = Entry::OVERHEAD_BYTES;
-        assert_eq!(log.copy(LogIndex(1), LogIndex(3), 9, 1).0.len(), 1);
-        assert_eq!(log.copy(LogIndex(1), LogIndex(3), 9, 2 * one).0.len(), 2);
-        assert_eq!(log.copy(LogIndex(1), LogIndex(3), 1, 9 * one).0.len(), 1);
-        assert_eq!(log.copy(LogIndex(2), LogIndex(3), 9, 9 * one).1, 2 * one);
+        assert_eq!(log.fit(LogIndex(1), LogIndex(3), 9, 1), (1, one));
+        assert_eq!(log.fit(LogIndex(1), LogIndex(3), 9, 2 * one), (2, 2 * one));
+        assert_eq!(log.fit(LogIndex(1), LogIndex(3), 1, 9 * one), (1, one));
+        assert_eq!(log.fit(LogIndex(2), LogIndex(3), 9, 9 * one), (2, 2 * one));
+        assert_eq!(log.copy(LogIndex(2), 2).iter().map(|e| e.index.0).sum::<u64>(), 5);
     }
 }

@@ -340,7 +340,9 @@ impl Raft {
         if self.applied == self.commit {
             return Vec::new();
         }
-        let (entries, _) = self.log.copy(self.applied.next(), self.commit, usize::MAX, bytes_max);
+        let from = self.applied.next();
+        let (count, _) = self.log.fit(from, self.commit, usize::MAX, bytes_max);
+        let entries = self.log.copy(from, count);
         self.applied = self.applied.plus(entries.len() as u64);
         invariants::check(self);
         entries

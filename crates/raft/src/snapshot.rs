@@ -8,7 +8,6 @@ use bytes::Bytes;
 use sampan_base::{LogIndex, NodeId, SnapshotMeta, Time, planted};
 
 use crate::follower::Incoming;
-use crate::log::Log;
 use crate::node::{Raft, RoleState};
 use crate::progress::State;
 use crate::{Body, DropReason, SnapshotChunk, SnapshotRead};
@@ -36,6 +35,12 @@ impl Raft {
         self.log.trim(trim_to);
         self.configurations.trim(self.log.start().index);
         crate::invariants::check(self);
+    }
+
+    /// Frees a little of the memory of entries that were trimmed: that of a hundred thousand takes
+    /// longer than a turn may. Returns whether there is more.
+    pub fn free_trimmed(&mut self) -> bool {
+        self.log.free_trimmed()
     }
 
     // ------------------------------------------------------------------------- sending
@@ -239,7 +244,7 @@ impl Raft {
             self.log.trim(position.index);
             self.configurations.trim(position.index);
         } else {
-            self.log = Log::starting_after(position);
+            self.log.restart_after(position);
             self.configurations =
                 crate::membership::Configurations::new(position.index, meta.configuration.clone());
         }

@@ -5,6 +5,7 @@
 //! (`sampan_raft::Raft::allow_catch_up`).
 
 use sampan_base::LogIndex;
+use sampan_raft::CATCH_UP_BYTES_MAX;
 
 use crate::replica::Replica;
 
@@ -30,16 +31,16 @@ impl Replica {
         if !self.raft.is_leader() || self.pace.bytes_per_second(self.now.mono).is_none() {
             return self.raft.allow_catch_up(usize::MAX);
         }
-        let append_bytes_max = self.options.raft.append_bytes_max;
+        let piece_bytes = CATCH_UP_BYTES_MAX.min(self.options.raft.append_bytes_max);
         let share_bytes = 2 * self.raft.log_bytes_after(grown_from.min(last));
         let due_bytes = self.catching_up.due_bytes.saturating_add_unsigned(share_bytes);
-        let due_bytes = due_bytes.min(share_bytes.max(append_bytes_max) as isize);
+        let due_bytes = due_bytes.min(share_bytes.max(piece_bytes) as isize);
         // Snapshots that wait for their turn come first: they have no share of their own.
         let is_paced = self.pace.is_free(self.now.mono) && !self.snapshots.wait_for_pace();
         self.catching_up.due_bytes = due_bytes;
         self.catching_up.is_paced = is_paced;
         let due_bytes = usize::try_from(due_bytes).unwrap_or(0);
-        let paced_bytes = if is_paced { append_bytes_max } else { 0 };
+        let paced_bytes = if is_paced { piece_bytes } else { 0 };
         self.raft.allow_catch_up(due_bytes.max(paced_bytes));
     }
 

@@ -270,7 +270,7 @@ impl Replica {
         self.serve_backups();
         self.drive_snapshots();
         self.observe_disk();
-        self.has_garbage = self.kv.maintain();
+        self.has_garbage = self.raft.free_trimmed() | self.kv.maintain();
         self.send_outcomes();
         self.hand_out(out);
         out.shutdown_complete = shutdown_complete;

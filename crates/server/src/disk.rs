@@ -21,6 +21,7 @@ use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
 
+use crate::direct::Direct;
 use crate::release;
 
 /// Open files kept, at most, besides those with unsynced writes.
@@ -36,6 +37,8 @@ pub struct RealDisk {
     shared: Arc<Shared>,
     /// Files are opened for reading, and every change is refused.
     read_only: bool,
+    /// Long reads go past the page cache.
+    reads_past_cache: bool,
 }
 
 #[derive(Default, Debug)]
@@ -48,6 +51,8 @@ struct Shared {
 #[derive(Debug)]
 struct Handle {
     file: File,
+    /// For bulk writes.
+    direct: Direct,
     /// Written to since the last sync.
     dirty: AtomicBool,
     /// Its length may not be durable: the next sync must be a full one.
@@ -72,12 +77,22 @@ impl Handle {
 impl RealDisk {
     /// The files beneath `root`, which exists.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into().into(), shared: Arc::default(), read_only: false }
+        Self {
+            root: root.into().into(),
+            shared: Arc::default(),
+            read_only: false,
+            reads_past_cache: false,
+        }
     }
 
     /// The same, to look at and not to change.
     pub fn read_only(root: impl Into<PathBuf>) -> Self {
         Self { read_only: true, ..Self::new(root) }
+    }
+
+    /// The same, for long reads that are not waited for, of what nobody reads again soon.
+    pub(crate) fn past_cache(self) -> Self {
+        Self { reads_past_cache: true, ..self }
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -112,6 +127,7 @@ impl RealDisk {
     fn keep(&self, name: &FileName, file: File, len_bytes: u64, dirty: bool) -> Arc<Handle> {
         let handle = Arc::new(Handle {
             file,
+            direct: Direct::default(),
             dirty: AtomicBool::new(dirty),
             // Found on the disk or just made: nobody here knows that its length is durable.
             grown: AtomicBool::new(true),
@@ -171,16 +187,12 @@ impl RealDisk {
         let handle = self.handle(file)?;
         handle.dirty.store(true, Ordering::Relaxed);
         let grows = handle.grow_to(offset + bytes.len() as u64);
-        handle.file.write_all_at(bytes, offset).map_err(|error| disk_error(file, &error))?;
-        if grows {
-            // A file that becomes longer is written in bulk, and others on the disk sync meanwhile: each
-            // piece is to go out now, and not all of them with one sync, which would hold the others up.
-            // To say that the pages are not needed begins to write them; they stay until they are clean,
-            // and do no harm after that. A kernel that does not do this is only less even.
-            let len_bytes = NonZeroU64::new(bytes.len() as u64);
-            _ = rustix::fs::fadvise(&handle.file, offset, len_bytes, Advice::DontNeed);
-        }
-        Ok(())
+        let written = if grows {
+            write_in_bulk(&handle, offset, bytes)
+        } else {
+            handle.file.write_all_at(bytes, offset)
+        };
+        written.map_err(|error| disk_error(file, &error))
     }
 
     fn sync(&self, file: &FileName) -> Result<(), DiskError> {
@@ -280,6 +292,11 @@ impl Disk for RealDisk {
         let handle = self.handle(&name)?;
         let there = handle.file.metadata().map_err(failed)?.len().saturating_sub(offset);
         let wanted = len_bytes.min(there) as usize;
+        if self.reads_past_cache
+            && let Some(read) = handle.direct.read(&handle.file, offset, wanted)
+        {
+            return read.map_err(failed);
+        }
         // Not zeroed first: whole snapshots are read through here.
         let mut bytes = Vec::with_capacity(wanted);
         while bytes.len() < wanted {
@@ -301,6 +318,19 @@ impl Disk for RealDisk {
             Err(error) => Err(disk_error(&file.into(), &error)),
         }
     }
+}
+
+/// A file that becomes longer is written in bulk, and others on the disk sync meanwhile: each piece is to
+/// go out now, and not all of them with one sync, which would hold the others up.
+fn write_in_bulk(handle: &Handle, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    for (rest, offset) in handle.direct.write(&handle.file, bytes, offset)? {
+        let Some(len_bytes) = NonZeroU64::new(rest.len() as u64) else { continue };
+        handle.file.write_all_at(rest, offset)?;
+        // To say that the pages are not needed begins to write them; they stay until they are clean, and
+        // do no harm after that. A kernel that does not do this is only less even.
+        _ = rustix::fs::fadvise(&handle.file, offset, Some(len_bytes), Advice::DontNeed);
+    }
+    Ok(())
 }
 
 fn write_zeros(file: &File, zero_bytes: u64) -> io::Result<()> {

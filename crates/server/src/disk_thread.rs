@@ -67,7 +67,8 @@ impl DiskThreads {
         let pace = Arc::new(LogPace::default());
         let log = spawn("disk-log", disk.clone(), &done, &pace, false)?;
         let segments = spawn("disk-segments", disk.clone(), &done, &pace, false)?;
-        let background = spawn("disk-background", disk.clone(), &done, &pace, true)?;
+        let past_cache = disk.clone().past_cache();
+        let background = spawn("disk-background", past_cache, &done, &pace, true)?;
         Ok(Self {
             log,
             segments,

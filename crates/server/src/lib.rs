@@ -38,6 +38,7 @@ mod client;
 mod commands;
 pub mod config;
 mod core;
+mod direct;
 pub mod disk;
 mod disk_thread;
 mod error;
