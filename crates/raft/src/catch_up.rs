@@ -12,8 +12,8 @@ use crate::Health;
 use crate::membership::agreed;
 use crate::node::{Raft, RoleState};
 
-/// Bytes of entries in one Append to them, at most (one entry may exceed it): less than an Append may
-/// hold, for others wait while it is sent, received and written.
+/// Bytes of entries in one Append to them, at most (one entry may exceed it), while they lack more than
+/// any Append may hold: others wait while it is sent, received and written.
 pub const CATCH_UP_BYTES_MAX: usize = 256 << 10;
 
 /// What followers that only catch up may be sent.

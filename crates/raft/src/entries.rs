@@ -8,6 +8,7 @@
 //! What it is not: a log. It knows places, and neither indices nor terms.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use sampan_base::Entry;
 
@@ -26,6 +27,8 @@ pub(crate) struct Entries {
     bytes: usize,
     /// Blocks that are no longer of it, and not freed yet.
     dropped: Vec<Block>,
+    /// Entries that came since some were freed.
+    pushed: usize,
 }
 
 #[derive(Default, Debug)]
@@ -50,16 +53,38 @@ impl Entries {
     }
 
     pub(crate) fn get(&self, place: usize) -> Option<&Entry> {
-        let first = self.blocks.front()?.entries.len();
-        match place.checked_sub(first) {
-            None => self.blocks[0].entries.get(place),
-            Some(after) => self.blocks.get(1 + after / BLOCK)?.entries.get(after % BLOCK),
-        }
+        let (block, before) = self.block_of(place);
+        self.blocks.get(block)?.entries.get(place - before)
     }
 
-    /// The entries at these places. Panics when it comes to one that is not there.
-    pub(crate) fn range(&self, places: std::ops::Range<usize>) -> impl Iterator<Item = &Entry> {
-        places.map(|place| self.get(place).expect("the place is within"))
+    /// The entries at these places. Panics if they are not all there.
+    pub(crate) fn range(&self, places: Range<usize>) -> impl Iterator<Item = &Entry> {
+        assert!(places.start <= places.end && places.end <= self.len, "{places:?} of {}", self.len);
+        let (block, before) = self.block_of(places.start);
+        let entries = self.blocks.range(block..).flat_map(|block| &block.entries);
+        entries.skip(places.start - before).take(places.len())
+    }
+
+    /// The sizes of the entries from this place on, added up. Panics if it is behind the end.
+    pub(crate) fn bytes_from(&self, place: usize) -> usize {
+        assert!(place <= self.len, "{place} of {}", self.len);
+        let (block, before) = self.block_of(place);
+        let mut blocks = self.blocks.range(block..);
+        let Some(first) = blocks.next() else { return 0 };
+        let cut = first.entries.range(place - before..).map(Entry::size_bytes).sum::<usize>();
+        cut + blocks.map(|block| block.bytes).sum::<usize>()
+    }
+
+    /// The block that holds this place, or would, and how many entries are before it.
+    fn block_of(&self, place: usize) -> (usize, usize) {
+        let first = self.blocks.front().map_or(0, |first| first.entries.len());
+        match place.checked_sub(first) {
+            None => (0, 0),
+            Some(after) if 1 + after / BLOCK < self.blocks.len() => {
+                (1 + after / BLOCK, first + after / BLOCK * BLOCK)
+            }
+            Some(_) => (self.blocks.len(), place),
+        }
     }
 
     /// How many entries at the beginning are so, where none is so after one that is not.
@@ -89,6 +114,7 @@ impl Entries {
         last.bytes += bytes;
         self.len += 1;
         self.bytes += bytes;
+        self.pushed += 1;
     }
 
     pub(crate) fn pop_last(&mut self) -> Option<Entry> {
@@ -123,13 +149,17 @@ impl Entries {
     }
 
     /// Frees some of those that were dropped: few, for the allocator then gives their memory back, page
-    /// by page. Are there more?
+    /// by page; but more than came meanwhile. Are there more?
     pub(crate) fn free_dropped(&mut self) -> bool {
-        let share = self.dropped.len() * BLOCK / 1024;
-        if let Some(block) = self.dropped.last_mut() {
-            let left = block.entries.len().saturating_sub(share.max(FREED_MIN));
-            block.entries.truncate(left);
-            if left == 0 {
+        let share = FREED_MIN.max(self.dropped.len() * BLOCK / 1024);
+        let mut count = share + std::mem::take(&mut self.pushed);
+        while count > 0
+            && let Some(block) = self.dropped.last_mut()
+        {
+            let freed = count.min(block.entries.len());
+            block.entries.truncate(block.entries.len() - freed);
+            count -= freed;
+            if block.entries.is_empty() {
                 self.dropped.pop();
             }
         }
@@ -172,7 +202,13 @@ mod tests {
                 }),
             }
             assert_eq!((entries.len(), entries.last()), (plain.len(), plain.back()));
-            assert!(entries.range(0..plain.len()).eq(&plain), "{} entries", plain.len());
+            let from = rng.below(1 + plain.len() as u64) as usize;
+            let to = from + rng.below(1 + (plain.len() - from) as u64) as usize;
+            let there = entries.range(from..to).eq(plain.range(from..to));
+            assert!(there, "{from}..{to} of {} entries", plain.len());
+            let bytes = plain.range(from..).map(Entry::size_bytes).sum::<usize>();
+            assert_eq!(entries.bytes_from(from), bytes);
+            assert!(plain.iter().enumerate().all(|(at, entry)| entries.get(at) == Some(entry)));
             assert_eq!(entries.get(plain.len()), None);
             assert_eq!(entries.bytes(), plain.iter().map(Entry::size_bytes).sum::<usize>());
             let term = Term(rng.below(1 + next / 100));
@@ -195,9 +231,13 @@ mod tests {
             entries.push(Entry { term: Term(1), index: LogIndex(index), kind, data });
         }
         entries.drop_first(4 * BLOCK + 5);
+        entries.pushed = 0;
         assert_eq!((entries.len(), entries.get(0).unwrap().index.0), (5, 4 * BLOCK as u64 + 5));
         let steps = (0..100).take_while(|_| entries.free_dropped()).count();
         assert_eq!(steps, 4 * BLOCK / FREED_MIN - 1);
+        entries.drop_first(5);
+        entries.pushed = 9 * BLOCK;
+        assert!(!entries.free_dropped(), "as many as came");
         drop(entries);
         assert!(payload.is_unique(), "nothing keeps an entry");
     }

@@ -476,15 +476,16 @@ impl Sender<'_> {
                     self.catch_up.waits = true;
                     return;
                 }
-                let bytes_max = bytes_max.min(CATCH_UP_BYTES_MAX);
-                next = self.next_entries(peer, bytes_max).unwrap_or(next);
+                if next.bytes > CATCH_UP_BYTES_MAX {
+                    next = self.next_entries(peer, CATCH_UP_BYTES_MAX).unwrap_or(next);
+                }
                 self.catch_up.room = self.catch_up.room.saturating_sub(next.bytes);
                 self.catch_up.sent += next.bytes;
             }
             let sequence = self.next_sequence();
             peer.sent_append(sequence, next.last(), next.bytes, self.now);
             let (previous, commit) = (next.previous, self.commit);
-            let entries = self.log.copy(previous.index.next(), next.count);
+            let entries = self.log.copy(previous.index.next(), next.last().next());
             self.post(to, peer, Body::Append { sequence, previous, commit, entries });
         }
     }

@@ -75,6 +75,13 @@ impl Log {
         self.entries.range(first..first + (to.0 - from.0) as usize)
     }
 
+    /// The sizes of the entries from `from` on, added up.
+    pub(crate) fn bytes_from(&self, from: LogIndex) -> usize {
+        self.offset(from).map_or(self.entries.bytes(), |place| {
+            self.entries.bytes_from(place.min(self.entries.len()))
+        })
+    }
+
     /// How many of the entries from `from` through `through` fit, but at least one, and their bytes.
     pub(crate) fn fit(
         &self,
@@ -95,9 +102,12 @@ impl Log {
         (count, bytes)
     }
 
-    /// Copies of so many entries. Their data is shared, not copied.
-    pub(crate) fn copy(&self, from: LogIndex, count: u64) -> Vec<Entry> {
-        self.range(from, from.plus(count)).cloned().collect()
+    /// Copies of the entries `from..to`. Their data is shared, not copied. Panics if they are not all
+    /// here.
+    pub(crate) fn copy(&self, from: LogIndex, to: LogIndex) -> Vec<Entry> {
+        let mut entries = Vec::with_capacity(to.0.saturating_sub(from.0) as usize);
+        entries.extend(self.range(from, to).cloned());
+        entries
     }
 
     /// Appends one entry, which must follow.
@@ -228,6 +238,6 @@ mod tests {
         assert_eq!(log.fit(LogIndex(1), LogIndex(3), 9, 2 * one), (2, 2 * one));
         assert_eq!(log.fit(LogIndex(1), LogIndex(3), 1, 9 * one), (1, one));
         assert_eq!(log.fit(LogIndex(2), LogIndex(3), 9, 9 * one), (2, 2 * one));
-        assert_eq!(log.copy(LogIndex(2), 2).iter().map(|e| e.index.0).sum::<u64>(), 5);
+        assert_eq!(log.copy(LogIndex(2), LogIndex(4)).iter().map(|e| e.index.0).sum::<u64>(), 5);
     }
 }

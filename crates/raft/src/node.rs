@@ -287,7 +287,7 @@ impl Raft {
         }
         let (hard_state, log_reset, from, token) = self.persistence.take(self.term, last);
         let to = last.map_or(from, LogIndex::next);
-        let entries = self.log.range(from, to).cloned().collect();
+        let entries = self.log.copy(from, to);
         let hard_state = hard_state.then_some(HardState { term: self.term, vote: self.vote });
         Some(Persist { hard_state, log_reset, entries, token })
     }
@@ -342,7 +342,7 @@ impl Raft {
         }
         let from = self.applied.next();
         let (count, _) = self.log.fit(from, self.commit, usize::MAX, bytes_max);
-        let entries = self.log.copy(from, count);
+        let entries = self.log.copy(from, from.plus(count));
         self.applied = self.applied.plus(entries.len() as u64);
         invariants::check(self);
         entries
@@ -624,13 +624,9 @@ impl Raft {
         self.persistence.unstable_from().prev()
     }
 
-    /// Bytes of the entries after `index` in the log in memory. O(their number) unless that is all.
+    /// Bytes of the entries after `index` in the log in memory.
     pub fn log_bytes_after(&self, index: LogIndex) -> usize {
-        if index <= self.log.start().index {
-            return self.log.bytes();
-        }
-        let from = index.next().min(self.log.last_index().next());
-        self.log.range(from, self.log.last_index().next()).map(Entry::size_bytes).sum()
+        self.log.bytes_from(index.next())
     }
 
     /// Through here the log was handed out to be made durable ([`Raft::take_persist`]).
@@ -653,7 +649,7 @@ impl Raft {
         let end = self.log.last_index().next();
         let from = from.clamp(self.log.first_index(), end);
         let to = to_exclusive.clamp(from, end);
-        self.log.range(from, to).cloned().collect()
+        self.log.copy(from, to)
     }
 
     /// The configuration in force: the latest in the log, committed or not (thesis 4.1).

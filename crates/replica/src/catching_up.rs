@@ -4,10 +4,15 @@
 //! What it is not: which followers those are, and how much an Append holds. That is consensus'
 //! (`sampan_raft::Raft::allow_catch_up`).
 
-use sampan_base::LogIndex;
+use std::time::Duration;
+
+use sampan_base::{LogIndex, Time};
 use sampan_raft::CATCH_UP_BYTES_MAX;
 
 use crate::replica::Replica;
+
+/// Without anything sent for so long, a follower that is sent something begins to catch up.
+const APART: Duration = Duration::from_millis(200);
 
 /// What followers that catch up have to get in any case.
 #[derive(Debug, Default)]
@@ -19,6 +24,8 @@ pub(crate) struct CatchingUp {
     due_bytes: isize,
     /// This turn's allowance is of the pace.
     is_paced: bool,
+    /// When a follower was last sent something on it.
+    paced_at: Option<Time>,
 }
 
 impl Replica {
@@ -48,6 +55,11 @@ impl Replica {
     pub(crate) fn charge_catch_up(&mut self) {
         let sent_bytes = self.raft.take_catch_up_sent();
         if sent_bytes > 0 && std::mem::take(&mut self.catching_up.is_paced) {
+            let last = self.catching_up.paced_at.replace(self.now.mono);
+            if last.is_none_or(|at| at + APART < self.now.mono) {
+                // Before this, if anything, snapshots went: a byte of the log is more work than theirs.
+                self.pace.start_over();
+            }
             self.pace.went(self.now.mono, sent_bytes as u64);
         } else {
             self.catching_up.due_bytes =

@@ -112,6 +112,11 @@ impl Pace {
         self.free_at <= now || !self.has_foreground(now)
     }
 
+    /// Work of another kind begins. What a byte of it costs the foreground is not known.
+    pub(crate) fn start_over(&mut self) {
+        self.rate = self.rate.min(RATE_START);
+    }
+
     /// A piece went.
     pub(crate) fn went(&mut self, now: Time, bytes: u64) {
         self.went_at = Some(now);
@@ -221,6 +226,17 @@ mod tests {
             pace.foreground_took(now, Duration::from_millis(2));
         }
         assert_eq!(pace.bytes_per_second(now), Some(RATE_MIN));
+    }
+
+    #[test]
+    fn other_work_starts_anew() {
+        let mut pace = Pace::new(Time::ZERO);
+        let mut now = Time::ZERO + Duration::from_secs(1);
+        (0..6).for_each(|_| _ = run(&mut pace, &mut now, |_| Duration::from_millis(2)));
+        assert!(pace.bytes_per_second(now).unwrap() > 4 * RATE_START, "{pace:?}");
+        pace.start_over();
+        assert_eq!(pace.bytes_per_second(now), Some(RATE_START));
+        assert!(run(&mut pace, &mut now, |_| Duration::from_millis(2)) > RATE_START, "{pace:?}");
     }
 
     #[test]

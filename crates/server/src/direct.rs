@@ -1,6 +1,7 @@
-//! Bulk past the page cache: zeros of a segment, and snapshots, are not wanted again soon, and to have
-//! them in the kernel's memory first costs a copy, fresh pages, and a burst of writing later. What is
-//! read back like this comes from the disk, and not from what was to be written there.
+//! Bulk past the page cache: zeros of a segment, snapshots, and long batches of the log are not wanted
+//! again soon, and to have them in the kernel's memory first costs a copy, fresh pages, and a burst of
+//! writing later. Chunks of snapshots that are read back like this come from the disk, and not from
+//! what was to be written there.
 //!
 //! What it is not: durable. As for any write, only a sync of the file makes it so. Where the file
 //! system has no direct I/O, everything goes the usual way.
@@ -32,31 +33,28 @@ thread_local! {
 pub(crate) struct Direct(OnceLock<Option<File>>);
 
 impl Direct {
-    /// Writes the whole blocks of `bytes` directly, and returns where the rest is before and behind
-    /// them, which is to be written as usual. Nobody else may write to these blocks meanwhile.
-    pub(crate) fn write<'a>(
-        &self,
-        file: &File,
-        bytes: &'a [u8],
-        offset: u64,
-    ) -> io::Result<[(&'a [u8], u64); 2]> {
-        let all = [(bytes, offset), (&[][..], offset)];
+    /// Writes it all: whole blocks directly, if they are enough of them, and the rest as usual. Nobody
+    /// else may write to these blocks meanwhile.
+    pub(crate) fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let end = offset + bytes.len() as u64;
         let (from, to) = (offset.next_multiple_of(ALIGN), end - end % ALIGN);
         if to < from + DIRECT_BYTES_MIN {
-            return Ok(all);
+            return file.write_all_at(bytes, offset);
         }
-        let Some(direct) = self.0.get_or_init(|| open_again(file)) else { return Ok(all) };
+        let Some(direct) = self.0.get_or_init(|| open_again(file)) else {
+            return file.write_all_at(bytes, offset);
+        };
         let (head, rest) = bytes.split_at((from - offset) as usize);
         let (blocks, tail) = rest.split_at((to - from) as usize);
+        file.write_all_at(head, offset)?;
         match write_blocks(direct, blocks, from) {
-            // Not every file system that opens it like this can write it.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(all),
-            written => written.map(|()| [(head, offset), (tail, to)]),
+            Err(error) if is_refused(&error) => file.write_all_at(blocks, from)?,
+            written => written?,
         }
+        file.write_all_at(tail, to)
     }
 
-    /// Up to `len` bytes at an offset, fewer only where the file ends; `None`: read it as usual.
+    /// So many bytes at an offset; `None`: read as usual what is there of them.
     pub(crate) fn read(&self, file: &File, offset: u64, len: usize) -> Option<io::Result<Bytes>> {
         if (len as u64) < DIRECT_BYTES_MIN {
             return None;
@@ -73,15 +71,19 @@ impl Direct {
                 Ok(0) => break,
                 Ok(count) => there += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Behind an end of the file that is not one of a block, or never to be had.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput && there > 0 => break,
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return None,
+                // Also behind what ended in the midst of a block.
+                Err(error) if is_refused(&error) => break,
                 Err(error) => return Some(Err(error)),
             }
         }
-        let (first, end) = (start + skipped, start + there.clamp(skipped, skipped + len));
-        Some(Ok(Bytes::from(buffer).slice(first..end)))
+        let first = start + skipped;
+        (there >= skipped + len).then(|| Ok(Bytes::from(buffer).slice(first..first + len)))
     }
+}
+
+/// Not every file system that opens a file like this can use it, or so finely.
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
 /// The very file that is open, whatever name it has now.
@@ -114,7 +116,7 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn whole_blocks_are_written_and_the_rest_is_left() {
+    fn all_of_it_is_written_wherever_it_begins() {
         let dir = TempDir::new("direct");
         let path = dir.path().join("f");
         let file = File::create(&path).unwrap();
@@ -122,24 +124,19 @@ mod tests {
         let path = dir.path().join("g");
         let direct = Direct::default();
         let bytes: Vec<u8> = (0..3 * BUFFER_BYTES as u32 / 2).map(|at| (at % 251) as u8).collect();
-        for offset in [0, 1, ALIGN - 1, ALIGN, 5 * ALIGN + 7] {
-            let rests = direct.write(&file, &bytes, offset).unwrap();
-            for (rest, at) in rests {
-                file.write_all_at(rest, at).unwrap();
-                // All of it, where the file system has no direct writes.
-                assert!(rest.len() < ALIGN as usize || rest.len() == bytes.len(), "{}", rest.len());
-            }
+        for (offset, len) in
+            [(0, 10), (10, bytes.len()), (1, 65_536), (4_095, 65_537), (8_192, 65_536)]
+        {
+            direct.write(&file, &bytes[..len], offset as u64).unwrap();
             let there = fs::read(&path).unwrap();
-            let (offset, end) = (offset as usize, offset as usize + bytes.len());
-            assert!(there[offset..] == bytes, "written at {offset}");
-            assert_eq!(there.len(), end);
+            assert!(there[offset..offset + len] == bytes[..len], "{len} bytes at {offset}");
+            assert!(there.len() == (offset + len).max(10 + bytes.len()) || len == 10, "{offset}");
         }
-        let (short, offset) = (&bytes[..DIRECT_BYTES_MIN as usize - 1], 0);
-        assert_eq!(direct.write(&file, short, offset).unwrap()[0], (short, offset));
+        assert_eq!(fs::read(&path).unwrap()[0], bytes[0], "what is before is as it was");
     }
 
     #[test]
-    fn what_is_read_is_cut_to_what_was_asked_for_and_to_the_file() {
+    fn what_is_read_is_what_was_asked_for() {
         let dir = TempDir::new("direct-read");
         let path = dir.path().join("f");
         let bytes: Vec<u8> = (0..200_001_u32).map(|at| (at % 251) as u8).collect();
@@ -147,15 +144,14 @@ mod tests {
         let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         file.sync_all().unwrap();
         let direct = Direct::default();
-        for (offset, len) in [(0, 65_536), (1, 70_000), (4_095, 196_000), (8_192, 400_000)] {
-            let wanted = &bytes[offset..bytes.len().min(offset + len)];
+        for (offset, len) in [(0, 65_536), (1, 70_000), (4_095, 195_906), (0, 200_001)] {
+            let wanted = &bytes[offset..offset + len];
             if let Some(read) = direct.read(&file, offset as u64, len) {
                 assert_eq!(read.unwrap(), wanted, "{len} bytes at {offset}");
             }
         }
-        for offset in [200_001, 300_000] {
-            let read = direct.read(&file, offset, 65_536);
-            assert!(read.is_none_or(|read| read.unwrap().is_empty()), "behind the end");
+        for offset in [200_000, 200_001, 300_000] {
+            assert!(direct.read(&file, offset, 65_536).is_none(), "not all of it is there");
         }
         assert!(direct.read(&file, 0, DIRECT_BYTES_MIN as usize - 1).is_none());
     }

@@ -24,7 +24,7 @@ use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
 use crate::direct::Direct;
 use crate::release;
 
-/// Open files kept, at most, besides those with unsynced writes.
+/// Open files kept, at most, besides those with unsynced writes; each may be open twice (`direct.rs`).
 const HANDLES_MAX: usize = 64;
 /// Zeros are written in pieces of this many bytes.
 const ZEROS_BYTES: usize = 256 << 10;
@@ -51,7 +51,7 @@ struct Shared {
 #[derive(Debug)]
 struct Handle {
     file: File,
-    /// For bulk writes.
+    /// For bulk.
     direct: Direct,
     /// Written to since the last sync.
     dirty: AtomicBool,
@@ -187,12 +187,18 @@ impl RealDisk {
         let handle = self.handle(file)?;
         handle.dirty.store(true, Ordering::Relaxed);
         let grows = handle.grow_to(offset + bytes.len() as u64);
-        let written = if grows {
-            write_in_bulk(&handle, offset, bytes)
-        } else {
-            handle.file.write_all_at(bytes, offset)
-        };
-        written.map_err(|error| disk_error(file, &error))
+        let written = handle.direct.write(&handle.file, bytes, offset);
+        written.map_err(|error| disk_error(file, &error))?;
+        if grows {
+            // A file that becomes longer is written in bulk, and others on the disk sync meanwhile: each
+            // piece is to go out now, and not all of them with one sync, which would hold the others up.
+            // To say that the pages are not needed begins to write those that went to the cache; they
+            // stay until they are clean, and do no harm after that. A kernel that does not do this is
+            // only less even.
+            let len_bytes = NonZeroU64::new(bytes.len() as u64);
+            _ = rustix::fs::fadvise(&handle.file, offset, len_bytes, Advice::DontNeed);
+        }
+        Ok(())
     }
 
     fn sync(&self, file: &FileName) -> Result<(), DiskError> {
@@ -318,19 +324,6 @@ impl Disk for RealDisk {
             Err(error) => Err(disk_error(&file.into(), &error)),
         }
     }
-}
-
-/// A file that becomes longer is written in bulk, and others on the disk sync meanwhile: each piece is to
-/// go out now, and not all of them with one sync, which would hold the others up.
-fn write_in_bulk(handle: &Handle, offset: u64, bytes: &[u8]) -> io::Result<()> {
-    for (rest, offset) in handle.direct.write(&handle.file, bytes, offset)? {
-        let Some(len_bytes) = NonZeroU64::new(rest.len() as u64) else { continue };
-        handle.file.write_all_at(rest, offset)?;
-        // To say that the pages are not needed begins to write them; they stay until they are clean, and
-        // do no harm after that. A kernel that does not do this is only less even.
-        _ = rustix::fs::fadvise(&handle.file, offset, Some(len_bytes), Advice::DontNeed);
-    }
-    Ok(())
 }
 
 fn write_zeros(file: &File, zero_bytes: u64) -> io::Result<()> {

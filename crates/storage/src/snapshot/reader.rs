@@ -82,14 +82,19 @@ impl SnapshotReader {
     /// The payload of a chunk, checked. Panics if `number` is not below the count.
     pub fn chunk(&self, disk: &mut dyn Disk, number: usize) -> Result<Bytes, SnapshotError> {
         let (offset, listed) = (self.offsets[number], self.footer.chunks[number]);
-        let (header, payload) = read_sound_chunk(disk, &self.file, offset)?;
+        // With one read: from a disk far away the second one would take as long.
+        let len_bytes = CHUNK_HEADER_BYTES + u64::from(listed.len_bytes);
+        let chunk = read(disk, &self.file, offset, len_bytes)?;
+        let (header, payload) = chunk.split_at(CHUNK_HEADER_BYTES as usize);
+        let header = chunk_header(&self.file, offset, header)?;
+        check_chunk(&self.file, offset, &header, payload)?;
         if header.id != self.meta.id
             || header.number as usize != number
             || (header.crc, header.len_bytes) != (listed.crc, listed.len_bytes)
         {
             return Err(damaged(&self.file, offset, "another chunk is here"));
         }
-        Ok(payload)
+        Ok(chunk.slice(CHUNK_HEADER_BYTES as usize..))
     }
 }
 
@@ -158,15 +163,24 @@ fn read_sound_chunk(
     file: &str,
     offset: u64,
 ) -> Result<(ChunkHeader, Bytes), SnapshotError> {
-    let header = read(disk, file, offset, CHUNK_HEADER_BYTES)?;
-    let header =
-        ChunkHeader::decode(&header).map_err(|_| damaged(file, offset, "no chunk begins here"))?;
+    let header = chunk_header(file, offset, &read(disk, file, offset, CHUNK_HEADER_BYTES)?)?;
     let payload = read(disk, file, offset + CHUNK_HEADER_BYTES, u64::from(header.len_bytes))?;
-    if header.matches(&payload) {
-        Ok((header, payload))
-    } else {
-        Err(damaged(file, offset, "the chunk is not what was written"))
-    }
+    check_chunk(file, offset, &header, &payload)?;
+    Ok((header, payload))
+}
+
+fn chunk_header(file: &str, offset: u64, bytes: &[u8]) -> Result<ChunkHeader, SnapshotError> {
+    ChunkHeader::decode(bytes).map_err(|_| damaged(file, offset, "no chunk begins here"))
+}
+
+fn check_chunk(
+    file: &str,
+    offset: u64,
+    header: &ChunkHeader,
+    payload: &[u8],
+) -> Result<(), SnapshotError> {
+    let is_sound = header.matches(payload);
+    is_sound.then_some(()).ok_or_else(|| damaged(file, offset, "the chunk is not what was written"))
 }
 
 /// Reads exactly this many bytes. What the disk cannot read is damaged, not gone (rule 9).
