@@ -25,11 +25,11 @@ const RATE_START: u64 = 32 << 20;
 /// More than any disk or network is asked for.
 const RATE_MAX: u64 = 1 << 30;
 /// By so much the rate grows within a second.
-const RATE_GROWTH: u64 = 256 << 20;
+const RATE_GROWTH: u64 = 512 << 20;
 /// The rate falls once in this time at most: so long it may take for the last fall to show.
 const FALL_INTERVAL: Duration = Duration::from_millis(50);
-/// The foreground may take three quarters longer than without background, and this besides.
-const SLACK: Duration = Duration::from_millis(1);
+/// The foreground may take half as long again as without background, and this besides.
+const SLACK: Duration = Duration::from_micros(500);
 /// Timers are no finer than this.
 const LATE_MAX: Duration = Duration::from_millis(2);
 /// How fast the smoothed figures follow the samples.
@@ -95,7 +95,7 @@ impl Pace {
         if began {
             return;
         }
-        if self.recent > usual + usual / 4 * 3 + SLACK.as_nanos() as u64 {
+        if self.recent > usual + usual / 2 + SLACK.as_nanos() as u64 {
             if now >= self.fell_at + FALL_INTERVAL {
                 self.fell_at = now;
                 self.rate = (self.rate / 4 * 3).max(RATE_MIN);
@@ -197,7 +197,7 @@ mod tests {
         let mut now = Time::ZERO + Duration::from_secs(1);
         let went: Vec<u64> =
             (0..20).map(|_| run(&mut pace, &mut now, |_| Duration::from_millis(2))).collect();
-        assert!(went[2] < 16 << 20 && went[3] < 200 << 20, "{went:?}");
+        assert!(went[2] < 16 << 20 && went[3] < 300 << 20, "{went:?}");
         assert!(went[19] > 400 << 20, "{went:?}");
     }
 
