@@ -12,7 +12,7 @@ use sampan_raft::CATCH_UP_BYTES_MAX;
 use crate::replica::Replica;
 
 /// Without anything sent for so long, a follower that is sent something begins to catch up.
-const APART: Duration = Duration::from_millis(200);
+const APART: Duration = Duration::from_secs(1);
 
 /// What followers that catch up have to get in any case.
 #[derive(Debug, Default)]
@@ -22,10 +22,36 @@ pub(crate) struct CatchingUp {
     /// Bytes that are to be sent whatever the pace, no more than one Append or the share of one turn;
     /// negative: that much more went.
     due_bytes: isize,
-    /// This turn's allowance is of the pace.
+    /// There is an allowance, and it is of the pace.
+    is_limited: bool,
     is_paced: bool,
     /// When a follower was last sent something on it.
     paced_at: Option<Time>,
+}
+
+impl CatchingUp {
+    /// There is no limit, and what goes is no debt.
+    fn allow_all(&mut self) {
+        *self = Self { allowed_through: self.allowed_through, ..Self::default() };
+    }
+
+    /// What may go in this turn: at the pace one piece, and in any case the share that is due.
+    fn allow(&mut self, share_bytes: usize, piece_bytes: usize, is_paced: bool) -> usize {
+        let due_bytes = self.due_bytes.saturating_add_unsigned(share_bytes);
+        self.due_bytes = due_bytes.min(share_bytes.max(piece_bytes) as isize);
+        (self.is_limited, self.is_paced) = (true, is_paced);
+        let due_bytes = usize::try_from(self.due_bytes).unwrap_or(0);
+        due_bytes.max(if is_paced { piece_bytes } else { 0 })
+    }
+
+    /// So much went. Was it at the pace?
+    fn charge(&mut self, sent_bytes: usize) -> bool {
+        let is_paced = sent_bytes > 0 && std::mem::take(&mut self.is_paced);
+        if self.is_limited && !is_paced {
+            self.due_bytes = self.due_bytes.saturating_sub_unsigned(sent_bytes);
+        }
+        is_paced
+    }
 }
 
 impl Replica {
@@ -36,34 +62,69 @@ impl Replica {
         let last = self.raft.last_index();
         let grown_from = std::mem::replace(&mut self.catching_up.allowed_through, last);
         if !self.raft.is_leader() || self.pace.bytes_per_second(self.now.mono).is_none() {
+            self.catching_up.allow_all();
             return self.raft.allow_catch_up(usize::MAX);
         }
         let piece_bytes = CATCH_UP_BYTES_MAX.min(self.options.raft.append_bytes_max);
         let share_bytes = 2 * self.raft.log_bytes_after(grown_from.min(last));
-        let due_bytes = self.catching_up.due_bytes.saturating_add_unsigned(share_bytes);
-        let due_bytes = due_bytes.min(share_bytes.max(piece_bytes) as isize);
         // Snapshots that wait for their turn come first: they have no share of their own.
         let is_paced = self.pace.is_free(self.now.mono) && !self.snapshots.wait_for_pace();
-        self.catching_up.due_bytes = due_bytes;
-        self.catching_up.is_paced = is_paced;
-        let due_bytes = usize::try_from(due_bytes).unwrap_or(0);
-        let paced_bytes = if is_paced { piece_bytes } else { 0 };
-        self.raft.allow_catch_up(due_bytes.max(paced_bytes));
+        let allowed_bytes = self.catching_up.allow(share_bytes, piece_bytes, is_paced);
+        self.raft.allow_catch_up(allowed_bytes);
     }
 
     /// Whoever catches up was sent something: when the next may go.
     pub(crate) fn charge_catch_up(&mut self) {
         let sent_bytes = self.raft.take_catch_up_sent();
-        if sent_bytes > 0 && std::mem::take(&mut self.catching_up.is_paced) {
-            let last = self.catching_up.paced_at.replace(self.now.mono);
-            if last.is_none_or(|at| at + APART < self.now.mono) {
-                // Before this, if anything, snapshots went: a byte of the log is more work than theirs.
-                self.pace.start_over();
-            }
-            self.pace.went(self.now.mono, sent_bytes as u64);
-        } else {
-            self.catching_up.due_bytes =
-                self.catching_up.due_bytes.saturating_sub_unsigned(sent_bytes);
+        if !self.catching_up.charge(sent_bytes) {
+            return;
         }
+        let last = self.catching_up.paced_at.replace(self.now.mono);
+        let begins = last.is_none_or(|at| at + APART < self.now.mono);
+        if begins && self.pace.went_after(last) {
+            // That were snapshots: a byte of the log is more work than one of theirs.
+            self.pace.start_over();
+        }
+        self.pace.went(self.now.mono, sent_bytes as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIECE: usize = 1_000;
+
+    #[test]
+    fn the_share_is_sent_whatever_the_pace_and_no_more() {
+        let mut catching_up = CatchingUp::default();
+        let mut sent = 0;
+        for _ in 0..1_000 {
+            // Pieces are not cut: one may reach beyond what is due, which the next ones make up for.
+            if catching_up.allow(20, PIECE, false) > 0 {
+                assert!(!catching_up.charge(PIECE), "it is of the share");
+                sent += PIECE;
+            }
+        }
+        assert!((20 * PIECE..22 * PIECE).contains(&sent), "{sent} bytes of {}", 20 * 1_000);
+    }
+
+    #[test]
+    fn at_the_pace_one_piece_goes_and_is_no_debt() {
+        let mut catching_up = CatchingUp::default();
+        assert_eq!(catching_up.allow(0, PIECE, true), PIECE);
+        assert!(catching_up.charge(PIECE));
+        assert_eq!(catching_up.allow(0, PIECE, false), 0);
+        assert_eq!(catching_up.allow(7, PIECE, false), 7);
+    }
+
+    #[test]
+    fn what_went_without_limit_is_no_debt() {
+        let mut catching_up = CatchingUp::default();
+        for _ in 0..3 {
+            catching_up.allow_all();
+            assert!(!catching_up.charge(500_000_000), "nor is it of the pace");
+        }
+        assert_eq!(catching_up.allow(7, PIECE, false), 7);
     }
 }

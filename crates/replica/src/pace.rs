@@ -117,6 +117,11 @@ impl Pace {
         self.rate = self.rate.min(RATE_START);
     }
 
+    /// Did a piece go after this moment, or ever?
+    pub(crate) fn went_after(&self, moment: Option<Time>) -> bool {
+        self.went_at.is_some_and(|at| moment.is_none_or(|moment| at > moment))
+    }
+
     /// A piece went.
     pub(crate) fn went(&mut self, now: Time, bytes: u64) {
         self.went_at = Some(now);

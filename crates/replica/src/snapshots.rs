@@ -97,6 +97,8 @@ pub(crate) struct Snapshots {
     end: (LogIndex, Time),
     /// Parts that peers wait for, to be read when the pace allows it.
     parts: VecDeque<SnapshotRead>,
+    /// A chunk of the own snapshot was the last that went: a part that waits goes before the next one.
+    part_is_next: bool,
     /// The snapshot of which a part was last sent for another leader, and when.
     lent: Option<(u64, Time)>,
     pub(crate) pauses: SnapshotPauses,
@@ -117,6 +119,7 @@ impl Snapshots {
             retain_check_at: None,
             end: (LogIndex::ZERO, now.mono),
             parts: VecDeque::new(),
+            part_is_next: false,
             lent: None,
             pauses: SnapshotPauses::default(),
         }
@@ -327,13 +330,18 @@ impl Replica {
         more
     }
 
-    /// May a chunk be written, or must it wait for the foreground? Nothing waits long for a snapshot
-    /// that a full disk, or a log near its bound, waits for.
+    /// May a chunk be written, or must it wait for the foreground, or for a peer's turn?
     fn may_take(&self) -> bool {
+        let is_peers_turn = self.snapshots.part_is_next && !self.snapshots.parts.is_empty();
+        self.is_urgent() || self.pace.is_free(self.now.mono) && !is_peers_turn
+    }
+
+    /// Nothing waits long for a snapshot that a full disk, or a log near its bound, waits for.
+    fn is_urgent(&self) -> bool {
         let segment_bytes = self.options.storage.segment_bytes;
         let limit = self.log_bytes_max().unwrap_or(u64::MAX / 2);
-        let is_urgent = self.storage.log_bytes_live() > (limit / 2 * 3).max(6 * segment_bytes);
-        is_urgent || self.storage.out_of_space() || self.pace.is_free(self.now.mono)
+        let is_near = self.storage.log_bytes_live() > (limit / 2 * 3).max(6 * segment_bytes);
+        is_near || self.storage.out_of_space()
     }
 
     /// The reserve was given up for a snapshot that met a full disk: its last write once more.
@@ -361,7 +369,10 @@ impl Replica {
                 let before = writer.bytes_written();
                 let (more, ops) =
                     writer.chunk_with(room_bytes, |payload| self.capture_slice(payload));
-                self.pace.went(self.now.mono, writer.bytes_written() - before);
+                let written = writer.bytes_written() - before;
+                // What does not go by the pace is no debt of others that do.
+                self.pace.went(self.now.mono, if self.is_urgent() { 0 } else { written });
+                self.snapshots.part_is_next = true;
                 (Step::Writing { writer, more }, DiskJob::SnapshotWrite(ops))
             }
             Step::Writing { writer, more: false } => {
@@ -503,6 +514,7 @@ impl Replica {
         while (is_urgent || self.pace.is_free(self.now.mono))
             && let Some(wanted) = self.snapshots.parts.pop_front()
         {
+            self.snapshots.part_is_next = false;
             self.pace.went(self.now.mono, wanted.len_max as u64);
             self.read_part(wanted);
         }

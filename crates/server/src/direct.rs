@@ -1,7 +1,7 @@
-//! Bulk past the page cache: zeros of a segment, snapshots, and long batches of the log are not wanted
-//! again soon, and to have them in the kernel's memory first costs a copy, fresh pages, and a burst of
-//! writing later. Chunks of snapshots that are read back like this come from the disk, and not from
-//! what was to be written there.
+//! Bulk past the page cache: zeros of a segment and snapshots are not wanted again soon, and to have
+//! them in the kernel's memory first costs a copy, fresh pages, and a burst of writing later. Chunks of
+//! snapshots that are read back like this come from the disk, and not from what was to be written
+//! there.
 //!
 //! What it is not: durable. As for any write, only a sync of the file makes it so. Where the file
 //! system has no direct I/O, everything goes the usual way.
@@ -18,8 +18,9 @@ use rustix::fs::OFlags;
 
 /// Offsets, lengths and memory of direct I/O are multiples of this: of no disk is more asked.
 const ALIGN: u64 = 4096;
-/// What is copied into aligned memory at a time.
-const BUFFER_BYTES: usize = 256 << 10;
+/// What is copied into aligned memory, and written with one call: the kernel has the disk do its parts at
+/// once, where that can.
+const BUFFER_BYTES: usize = 1 << 20;
 /// Shorter reads and writes gain nothing.
 const DIRECT_BYTES_MIN: u64 = 64 << 10;
 
@@ -98,7 +99,7 @@ fn write_blocks(file: &File, blocks: &[u8], offset: u64) -> io::Result<()> {
     BUFFER.with_borrow_mut(|buffer| {
         for (blocks, offset) in written {
             buffer.clear();
-            buffer.reserve(BUFFER_BYTES + ALIGN as usize);
+            buffer.reserve(blocks.len() + ALIGN as usize);
             buffer.resize(buffer.as_ptr().align_offset(ALIGN as usize), 0);
             let start = buffer.len();
             buffer.extend_from_slice(blocks);

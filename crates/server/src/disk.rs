@@ -37,8 +37,8 @@ pub struct RealDisk {
     shared: Arc<Shared>,
     /// Files are opened for reading, and every change is refused.
     read_only: bool,
-    /// Long reads go past the page cache.
-    reads_past_cache: bool,
+    /// Long reads and writes go past the page cache.
+    past_cache: bool,
 }
 
 #[derive(Default, Debug)]
@@ -81,7 +81,7 @@ impl RealDisk {
             root: root.into().into(),
             shared: Arc::default(),
             read_only: false,
-            reads_past_cache: false,
+            past_cache: false,
         }
     }
 
@@ -90,9 +90,9 @@ impl RealDisk {
         Self { read_only: true, ..Self::new(root) }
     }
 
-    /// The same, for long reads that are not waited for, of what nobody reads again soon.
+    /// The same, for bulk that is not waited for, and that nobody reads again soon.
     pub(crate) fn past_cache(self) -> Self {
-        Self { reads_past_cache: true, ..self }
+        Self { past_cache: true, ..self }
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -187,7 +187,11 @@ impl RealDisk {
         let handle = self.handle(file)?;
         handle.dirty.store(true, Ordering::Relaxed);
         let grows = handle.grow_to(offset + bytes.len() as u64);
-        let written = handle.direct.write(&handle.file, bytes, offset);
+        let written = if self.past_cache {
+            handle.direct.write(&handle.file, bytes, offset)
+        } else {
+            handle.file.write_all_at(bytes, offset)
+        };
         written.map_err(|error| disk_error(file, &error))?;
         if grows {
             // A file that becomes longer is written in bulk, and others on the disk sync meanwhile: each
@@ -298,7 +302,7 @@ impl Disk for RealDisk {
         let handle = self.handle(&name)?;
         let there = handle.file.metadata().map_err(failed)?.len().saturating_sub(offset);
         let wanted = len_bytes.min(there) as usize;
-        if self.reads_past_cache
+        if self.past_cache
             && let Some(read) = handle.direct.read(&handle.file, offset, wanted)
         {
             return read.map_err(failed);

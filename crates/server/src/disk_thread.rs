@@ -66,9 +66,9 @@ impl DiskThreads {
         let done = Arc::new(Done::default());
         let pace = Arc::new(LogPace::default());
         let log = spawn("disk-log", disk.clone(), &done, &pace, false)?;
-        let segments = spawn("disk-segments", disk.clone(), &done, &pace, false)?;
-        let past_cache = disk.clone().past_cache();
-        let background = spawn("disk-background", past_cache, &done, &pace, true)?;
+        let bulk = disk.clone().past_cache();
+        let segments = spawn("disk-segments", bulk.clone(), &done, &pace, false)?;
+        let background = spawn("disk-background", bulk, &done, &pace, true)?;
         Ok(Self {
             log,
             segments,
