@@ -26,6 +26,11 @@ use crate::release;
 
 /// Open files kept, at most, besides those with unsynced writes; each may be open twice (`direct.rs`).
 const HANDLES_MAX: usize = 64;
+/// How the names of files end that go past the page cache: snapshots that come from a peer, while they are
+/// written, and complete ones, when they are read for a peer. The own one is not among them while it is
+/// written and verified: there the log waits, and one piece after another to the disk takes longer.
+const ARRIVING: &str = ".partial";
+const COMPLETE: &str = ".snap";
 /// Zeros are written in pieces of this many bytes.
 const ZEROS_BYTES: usize = 256 << 10;
 
@@ -187,7 +192,7 @@ impl RealDisk {
         let handle = self.handle(file)?;
         handle.dirty.store(true, Ordering::Relaxed);
         let grows = handle.grow_to(offset + bytes.len() as u64);
-        let written = if self.past_cache {
+        let written = if self.past_cache && file.ends_with(ARRIVING) {
             handle.direct.write(&handle.file, bytes, offset)
         } else {
             handle.file.write_all_at(bytes, offset)
@@ -303,6 +308,7 @@ impl Disk for RealDisk {
         let there = handle.file.metadata().map_err(failed)?.len().saturating_sub(offset);
         let wanted = len_bytes.min(there) as usize;
         if self.past_cache
+            && (file.ends_with(ARRIVING) || file.ends_with(COMPLETE))
             && let Some(read) = handle.direct.read(&handle.file, offset, wanted)
         {
             return read.map_err(failed);

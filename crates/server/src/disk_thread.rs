@@ -66,8 +66,8 @@ impl DiskThreads {
         let done = Arc::new(Done::default());
         let pace = Arc::new(LogPace::default());
         let log = spawn("disk-log", disk.clone(), &done, &pace, false)?;
+        let segments = spawn("disk-segments", disk.clone(), &done, &pace, false)?;
         let bulk = disk.clone().past_cache();
-        let segments = spawn("disk-segments", bulk.clone(), &done, &pace, false)?;
         let background = spawn("disk-background", bulk, &done, &pace, true)?;
         Ok(Self {
             log,
