@@ -105,9 +105,7 @@ impl Log {
     /// Copies of the entries `from..to`. Their data is shared, not copied. Panics if they are not all
     /// here.
     pub(crate) fn copy(&self, from: LogIndex, to: LogIndex) -> Vec<Entry> {
-        let mut entries = Vec::with_capacity(to.0.saturating_sub(from.0) as usize);
-        entries.extend(self.range(from, to).cloned());
-        entries
+        self.range(from, to).cloned().collect()
     }
 
     /// Appends one entry, which must follow.

@@ -22,8 +22,9 @@ pub(crate) struct CatchingUp {
     /// Bytes that are to be sent whatever the pace, no more than one Append or the share of one turn;
     /// negative: that much more went.
     due_bytes: isize,
-    /// There is an allowance, and it is of the pace.
+    /// There is a limit in this turn.
     is_limited: bool,
+    /// What goes in this turn goes at the pace.
     is_paced: bool,
     /// When a follower was last sent something on it.
     paced_at: Option<Time>,
@@ -32,7 +33,7 @@ pub(crate) struct CatchingUp {
 impl CatchingUp {
     /// There is no limit, and what goes is no debt.
     fn allow_all(&mut self) {
-        *self = Self { allowed_through: self.allowed_through, ..Self::default() };
+        (self.due_bytes, self.is_limited, self.is_paced) = (0, false, false);
     }
 
     /// What may go in this turn: at the pace one piece, and in any case the share that is due.

@@ -20,17 +20,13 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
+use sampan_storage::snapshot::{ARRIVING, COMPLETE};
 
 use crate::direct::Direct;
 use crate::release;
 
 /// Open files kept, at most, besides those with unsynced writes; each may be open twice (`direct.rs`).
 const HANDLES_MAX: usize = 64;
-/// How the names of files end that go past the page cache: snapshots that come from a peer, while they are
-/// written, and complete ones, when they are read for a peer. The own one is not among them while it is
-/// written and verified: there the log waits, and one piece after another to the disk takes longer.
-const ARRIVING: &str = ".partial";
-const COMPLETE: &str = ".snap";
 /// Zeros are written in pieces of this many bytes.
 const ZEROS_BYTES: usize = 256 << 10;
 
@@ -42,7 +38,7 @@ pub struct RealDisk {
     shared: Arc<Shared>,
     /// Files are opened for reading, and every change is refused.
     read_only: bool,
-    /// Long reads and writes go past the page cache.
+    /// Snapshots from and for peers go past the page cache.
     past_cache: bool,
 }
 
@@ -95,9 +91,16 @@ impl RealDisk {
         Self { read_only: true, ..Self::new(root) }
     }
 
-    /// The same, for bulk that is not waited for, and that nobody reads again soon.
+    /// The same, for the background, which reads and writes snapshots that nobody reads again soon.
     pub(crate) fn past_cache(self) -> Self {
         Self { past_cache: true, ..self }
+    }
+
+    /// Does this file go past the page cache? A snapshot that arrives, or a complete one, which is read
+    /// for a peer. Not the own one while it is written and verified: the log waits for that, and one
+    /// piece after another to the disk takes longer.
+    fn is_past_cache(&self, file: &str) -> bool {
+        self.past_cache && (file.ends_with(ARRIVING) || file.ends_with(COMPLETE))
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -192,7 +195,7 @@ impl RealDisk {
         let handle = self.handle(file)?;
         handle.dirty.store(true, Ordering::Relaxed);
         let grows = handle.grow_to(offset + bytes.len() as u64);
-        let written = if self.past_cache && file.ends_with(ARRIVING) {
+        let written = if self.is_past_cache(file) {
             handle.direct.write(&handle.file, bytes, offset)
         } else {
             handle.file.write_all_at(bytes, offset)
@@ -307,8 +310,7 @@ impl Disk for RealDisk {
         let handle = self.handle(&name)?;
         let there = handle.file.metadata().map_err(failed)?.len().saturating_sub(offset);
         let wanted = len_bytes.min(there) as usize;
-        if self.past_cache
-            && (file.ends_with(ARRIVING) || file.ends_with(COMPLETE))
+        if self.is_past_cache(file)
             && let Some(read) = handle.direct.read(&handle.file, offset, wanted)
         {
             return read.map_err(failed);

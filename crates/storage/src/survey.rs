@@ -6,12 +6,14 @@ use sampan_base::{LogPosition, SnapshotMeta};
 
 use crate::create::IDENTITY_FILE;
 use crate::segment::{self, WAL_DIRECTORY};
-use crate::snapshot::{self, SNAPSHOT_DIRECTORY, SnapshotError, SnapshotReader};
+use crate::snapshot::{
+    self, ARRIVING, COMPLETE, SNAPSHOT_DIRECTORY, SnapshotError, SnapshotReader,
+};
 use crate::{Damage, Identity, OpenError, PartialSnapshot, StoredSnapshot};
 
 /// How the names of the files end that opening reads.
 const READ_ENDINGS: [&str; 6] =
-    [IDENTITY_FILE, "hard_state.a", "hard_state.b", ".log", ".snap", ".partial"];
+    [IDENTITY_FILE, "hard_state.a", "hard_state.b", ".log", COMPLETE, ARRIVING];
 
 /// Whoever takes in the newest snapshot while opening checks it: so it is read once.
 pub trait SnapshotSink {
@@ -88,7 +90,7 @@ impl Snapshots {
         identity: Identity,
         sink: &mut dyn SnapshotSink,
     ) -> Result<Self, OpenError> {
-        let mut files: Vec<&FileName> = directory.snapshots_ending(".snap").collect();
+        let mut files: Vec<&FileName> = directory.snapshots_ending(COMPLETE).collect();
         files.sort_by(|a, b| b.cmp(a));
         let mut snapshots = Self { sound: Vec::new(), damaged: Vec::new() };
         for file in files {
@@ -129,7 +131,7 @@ pub(crate) fn newest_snapshot(
     directory: &Directory,
     identity: Identity,
 ) -> Result<Option<SnapshotMeta>, OpenError> {
-    let mut files: Vec<&FileName> = directory.snapshots_ending(".snap").collect();
+    let mut files: Vec<&FileName> = directory.snapshots_ending(COMPLETE).collect();
     files.sort_by(|a, b| b.cmp(a));
     for file in files {
         match read_snapshot(disk, file, identity, None) {
@@ -170,7 +172,7 @@ pub(crate) fn best_partial(
     directory: &Directory,
 ) -> Result<Option<PartialSnapshot>, OpenError> {
     let mut best: Option<PartialSnapshot> = None;
-    for file in directory.snapshots_ending(".partial") {
+    for file in directory.snapshots_ending(ARRIVING) {
         let found = match snapshot::scan_partial(disk, file) {
             Ok(found) => found,
             Err(SnapshotError::Disk(error)) => return Err(error.into()),

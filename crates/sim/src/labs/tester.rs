@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use sampan_base::{EntryKind, Term};
 use sampan_replica::{Input, Request};
+use sampan_storage::snapshot::COMPLETE;
 use sampan_storage::snapshot::SnapshotReader;
 
 use crate::disk::Disk;
@@ -239,9 +240,8 @@ impl Lab {
 
 /// Term and vote.
 const HARD_STATE_BYTES: u64 = 16;
-/// Where a server's snapshots are, and how the names of complete ones end.
+/// Where a server's snapshots are.
 const SNAPSHOTS: &str = "snapshots";
-const COMPLETE: &str = ".snap";
 
 impl Lab {
     /// The largest newest snapshot of any server, in bytes of state; zero if there is none.

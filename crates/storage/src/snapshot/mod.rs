@@ -62,19 +62,24 @@ pub enum SnapshotError {
     Disk(#[from] DiskError),
 }
 
+/// How the name of a committed snapshot ends.
+pub const COMPLETE: &str = ".snap";
+/// How the name of a snapshot ends that is arriving from a peer.
+pub const ARRIVING: &str = ".partial";
+
 /// The name of a committed snapshot. Names sort by index.
 pub(crate) fn file_name(meta: &SnapshotMeta) -> FileName {
     let (index, term) = (meta.position.index, meta.position.term);
     let id = meta.id;
-    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{:020}-{:020}-{id:016x}.snap", index.0, term.0))
+    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{:020}-{:020}-{id:016x}{COMPLETE}", index.0, term.0))
 }
 
 /// The name of a snapshot that this node is writing.
 fn temporary_name(id: u64) -> FileName {
-    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{id:016x}.snap.tmp"))
+    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{id:016x}{COMPLETE}.tmp"))
 }
 
 /// The name of a snapshot that is arriving from a peer; the only unfinished file a restart keeps.
 fn partial_name(id: u64) -> FileName {
-    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{id:016x}.partial"))
+    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{id:016x}{ARRIVING}"))
 }
