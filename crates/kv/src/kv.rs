@@ -184,9 +184,9 @@ impl Kv {
         &self.limits
     }
 
-    /// Takes the place of another state, whose memory is freed little by little: to free millions of
-    /// keys at once takes longer than a node may be silent.
-    pub fn replace(&mut self, other: Self) {
+    /// Frees the memory of another state little by little: to free millions of keys at once takes longer
+    /// than a node may be silent.
+    pub fn discard(&mut self, other: Self) {
         self.keys.discard(other.keys);
     }
 

@@ -38,6 +38,11 @@ impl Restore {
         self.frames.feed(slice, &mut self.building)
     }
 
+    /// What is there so far, of no use but to be freed ([`Kv::discard`]).
+    pub fn abandon(self) -> Kv {
+        self.building.kv
+    }
+
     /// The state, if the snapshot was complete and the state has the digest it names.
     pub fn finish(self) -> Result<Kv, DecodeError> {
         let (header, digest) = self.frames.finish()?;

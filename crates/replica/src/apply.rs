@@ -11,6 +11,7 @@ use crate::writes::{Proposal, Waiter};
 impl Replica {
     /// Applies what is committed, one turn's share of it, and serves the reads that waited for it.
     pub(crate) fn apply_committed(&mut self) {
+        let before = self.applied.index;
         for mut entry in self.raft.take_committed(self.options.apply_bytes_max) {
             if planted!(LocalTimeApplied) && entry.kind == EntryKind::Command {
                 let local = self.now.wall.unix_ms.to_le_bytes();
@@ -18,6 +19,7 @@ impl Replica {
             }
             self.apply(&entry);
         }
+        self.drop_overtaken(before);
         let served = self.reads.take_served(self.applied.index);
         self.serve_reads(&served);
     }

@@ -1,15 +1,15 @@
 //! Work for disks, as values: what the disk threads of a server and the simulator run alike.
 //!
-//! Three lanes. The log lane has one job at a time, each one group commit. The segment lane prepares
-//! log segments, for which a group commit may wait; the background lane writes and reads snapshots,
-//! which may take long.
+//! Four lanes. The log lane has one job at a time, each one group commit. The segment lane prepares
+//! log segments, for which a group commit may wait; the background lane writes snapshots and checks
+//! whole ones, which may take long; the reading lane reads pieces of snapshots that others wait for.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
 use sampan_base::{NodeId, SnapshotMeta, planted};
-use sampan_storage::snapshot::{self, SnapshotReader};
+use sampan_storage::snapshot::{self, ChunkPlace, SnapshotReader};
 
 /// A queue of jobs that run one after another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -18,8 +18,10 @@ pub enum Lane {
     Log,
     /// Segments of the log, made ready and removed.
     Segments,
-    /// Snapshots.
+    /// Snapshots, written and checked.
     Background,
+    /// Pieces of snapshots, for peers or for the state that is being loaded.
+    Reading,
 }
 
 /// One job.
@@ -39,12 +41,16 @@ pub enum DiskJob {
     SnapshotCommit(Vec<DiskOp>),
     /// Read header and footer of a snapshot that has arrived.
     SnapshotOpen(FileName),
-    /// Read one of its chunks back, check it, and load it.
+    /// Read a chunk of one back that has arrived or still does, and check it.
     SnapshotLoad {
-        /// The file, and what its footer says.
-        reader: Arc<SnapshotReader>,
+        /// The file, of which more may be on its way.
+        file: FileName,
+        /// Which snapshot it is.
+        id: u64,
         /// Which chunk.
-        number: usize,
+        chunk: ChunkPlace,
+        /// Which attempt to receive it this is for; comes back.
+        attempt: u64,
     },
     /// Read raw bytes of a snapshot for a peer.
     SnapshotSend {
@@ -69,7 +75,11 @@ impl DiskJob {
         match self {
             Self::Append(_) | Self::LogControl(_) => Lane::Log,
             Self::Maintain(_) => Lane::Segments,
-            _ => Lane::Background,
+            Self::SnapshotLoad { .. } | Self::SnapshotSend { .. } => Lane::Reading,
+            Self::SnapshotWrite(_)
+            | Self::SnapshotVerify(_)
+            | Self::SnapshotCommit(_)
+            | Self::SnapshotOpen(_) => Lane::Background,
         }
     }
 }
@@ -91,8 +101,13 @@ pub enum DiskDone {
     SnapshotCommit(Result<(), DiskError>),
     /// Of [`DiskJob::SnapshotOpen`].
     SnapshotOpen(Result<Arc<SnapshotReader>, String>),
-    /// Of [`DiskJob::SnapshotLoad`]: the payload.
-    SnapshotLoad(Result<Bytes, String>),
+    /// Of [`DiskJob::SnapshotLoad`].
+    SnapshotLoad {
+        /// As in the job.
+        attempt: u64,
+        /// The bytes.
+        payload: Result<Bytes, String>,
+    },
     /// Of [`DiskJob::SnapshotSend`].
     SnapshotSend {
         /// For whom.
@@ -126,8 +141,9 @@ pub fn run(disk: &mut dyn Disk, job: DiskJob) -> DiskDone {
         DiskJob::SnapshotOpen(file) => DiskDone::SnapshotOpen(
             SnapshotReader::open(disk, &file).map(Arc::new).map_err(|error| error.to_string()),
         ),
-        DiskJob::SnapshotLoad { reader, number } => {
-            DiskDone::SnapshotLoad(reader.chunk(disk, number).map_err(|error| error.to_string()))
+        DiskJob::SnapshotLoad { file, id, chunk, attempt } => {
+            let payload = snapshot::load(disk, &file, id, chunk).map_err(|error| error.to_string());
+            DiskDone::SnapshotLoad { attempt, payload }
         }
         DiskJob::SnapshotSend { to, id, file, offset, len_bytes, wanted_by } => {
             let data = disk.read(&file, offset, len_bytes);

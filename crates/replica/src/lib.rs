@@ -25,6 +25,7 @@ pub mod frame_queue;
 pub mod input;
 pub mod job;
 mod lines;
+mod loading;
 pub mod opening;
 mod options;
 pub mod output;

@@ -1,23 +1,24 @@
 //! A snapshot from the leader: arriving, checked, loaded, in force (paper, Figure 13; the course's
 //! `InstallSnapshot` and `CondInstallSnapshot`).
 //!
-//! The file arrives in pieces by offset and may resume after a lost connection or a restart. After
-//! its last byte: sync, read back and verify chunk by chunk, each loaded beside the running state
-//! while the next ones are read, rename. Only then does
-//! consensus move, and only if the snapshot is still ahead of what is committed here; the new state
-//! replaces the old in the same step. Nothing here blocks the replica's other inputs.
+//! The file arrives in pieces by offset and may resume after a lost connection or a restart. What is
+//! synced is read back and verified chunk by chunk, and loaded beside the running state, while more
+//! arrives (`loading.rs`). After the last byte: sync, compare the footer with what was loaded, rename.
+//! Only then does consensus move, and only if the snapshot is still ahead of what is committed here; the
+//! new state replaces the old in the same step. Nothing here blocks the replica's other inputs.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use bytes::Bytes;
+use sampan_base::codec::DecodeError;
 use sampan_base::disk::{DiskOp, FileName};
-use sampan_base::{NodeId, SnapshotMeta};
-use sampan_kv::{Kv, Restore};
+use sampan_base::{LogIndex, NodeId, SnapshotMeta};
+use sampan_kv::Kv;
 use sampan_raft::SnapshotChunk;
-use sampan_storage::snapshot::{SnapshotReader, SnapshotReceiver};
+use sampan_storage::snapshot::{ChunkScan, SnapshotReader, SnapshotReceiver};
 
 use crate::job::{DiskDone, DiskJob};
+use crate::loading::Loading;
 use crate::output::Event;
 use crate::replica::Replica;
 use crate::snapshots::Owner;
@@ -32,10 +33,11 @@ pub(crate) struct Receiving {
     accepted: u64,
     /// Parts by offset that overtook others, at most as much as a leader may have on its way.
     early: BTreeMap<u64, Bytes>,
-    /// Where the file ends after each piece that the disk has not confirmed, oldest first.
-    writing: VecDeque<u64>,
-    /// Bytes the disk has confirmed.
-    stored: u64,
+    /// How far the file is there, and synced, after each piece that the disk has not confirmed, oldest
+    /// first.
+    writing: VecDeque<Extent>,
+    /// What the disk has confirmed.
+    on_disk: Extent,
     /// Goes before the first piece: makes the file.
     begin: Vec<DiskOp>,
     /// Tells the jobs of this attempt from those of an earlier one at the same snapshot.
@@ -43,44 +45,33 @@ pub(crate) struct Receiving {
     /// It has met a full disk.
     starved: bool,
     step: Step,
+    state: State,
 }
 
+/// How far a file is there, in bytes.
+#[derive(Clone, Copy)]
+struct Extent {
+    stored: u64,
+    synced: u64,
+}
+
+/// The file's way.
 enum Step {
     Writing(SnapshotReceiver),
     Sealing,
     Opening,
+    /// It is whole and what was announced. Waits until its state is loaded, and while a snapshot of the
+    /// own state gets its name.
+    Whole,
+    Committing,
+}
+
+/// The state in it.
+enum State {
     Loading(Box<Loading>),
-    /// What was loaded is of no use.
-    Failed,
-    /// Waits while a snapshot of the own state gets its name.
     Loaded(Box<Kv>),
-    Committing(Box<Kv>),
-}
-
-/// Chunks that are read ahead of the one that is loaded.
-const CHUNKS_AHEAD: usize = 4;
-
-/// The chunks of a whole file on their way into a state.
-struct Loading {
-    reader: Arc<SnapshotReader>,
-    restore: Restore,
-    /// Chunks whose reading was asked for, and that were loaded.
-    asked: usize,
-    loaded: usize,
-}
-
-impl Loading {
-    /// The next chunk to read, if so much may be read ahead.
-    fn next_read(&mut self) -> Option<DiskJob> {
-        let number = self.asked;
-        let wanted = number < self.reader.chunk_count().min(self.loaded + CHUNKS_AHEAD);
-        self.asked += usize::from(wanted);
-        wanted.then(|| DiskJob::SnapshotLoad { reader: self.reader.clone(), number })
-    }
-
-    fn is_done(&self) -> bool {
-        self.loaded == self.reader.chunk_count()
-    }
+    /// What was loaded is not what it says it is.
+    Failed,
 }
 
 impl Receiving {
@@ -93,27 +84,46 @@ impl Receiving {
             }
             return Vec::new();
         }
-        let mut ops = self.write(offset, data);
+        let mut ops = self.write(offset, &data);
         while !ops.is_empty()
             && let Some(next) = self.early.first_entry()
             && *next.key() <= self.accepted
         {
             let (offset, data) = next.remove_entry();
-            ops.extend(self.write(offset, data));
+            ops.extend(self.write(offset, &data));
         }
         if !ops.is_empty() {
-            self.writing.push_back(self.accepted);
+            let Step::Writing(receiver) = &self.step else { unreachable!("parts are still taken") };
+            let synced = receiver.synced_offset();
+            self.writing.push_back(Extent { stored: self.accepted, synced });
             ops.splice(0..0, std::mem::take(&mut self.begin));
         }
         ops
     }
 
-    fn write(&mut self, offset: u64, data: Bytes) -> Vec<DiskOp> {
+    fn write(&mut self, offset: u64, data: &Bytes) -> Vec<DiskOp> {
         let Step::Writing(receiver) = &mut self.step else { unreachable!("parts are still taken") };
         // Parts that reach beyond the announced end are those of another file: not taken.
-        let ops = receiver.write(offset, data).unwrap_or_default();
+        let Ok(ops) = receiver.write(offset, data.clone()) else { return Vec::new() };
         self.accepted = receiver.next_offset();
+        if let State::Loading(loading) = &mut self.state {
+            loading.pass(offset, data);
+        }
         ops
+    }
+
+    /// Is the file what was announced, and what was loaded?
+    fn is(&self, whole: &SnapshotReader) -> bool {
+        let State::Loading(loading) = &self.state else {
+            unreachable!("what is whole is then used")
+        };
+        *whole.meta() == self.meta && loading.is_of(whole)
+    }
+
+    /// A chunk was read back.
+    fn load(&mut self, payload: &[u8]) -> Result<(), DecodeError> {
+        let State::Loading(loading) = &mut self.state else { unreachable!("it is loading") };
+        loading.load(payload)
     }
 }
 
@@ -135,7 +145,7 @@ impl Replica {
     fn held_of_another(&self, chunk: &SnapshotChunk) -> Option<(NodeId, SnapshotMeta)> {
         let held = self.snapshots.receiving.as_ref()?;
         let is_offer = chunk.data.is_empty() && chunk.meta.id != held.meta.id;
-        let is_useful = held.stored > 0 && held.meta.position.index > self.raft.commit();
+        let is_useful = held.on_disk.stored > 0 && held.meta.position.index > self.raft.commit();
         let is_made_elsewhere = held.maker != chunk.from;
         (is_offer && is_useful && is_made_elsewhere).then(|| (held.maker, held.meta.clone()))
     }
@@ -148,7 +158,7 @@ impl Replica {
         }
         if !matches!(receiving.step, Step::Writing(_)) {
             // All of it is here and on its way; the leader may be told again.
-            return self.raft.snapshot_stored(self.now.mono, id, receiving.stored);
+            return self.raft.snapshot_stored(self.now.mono, id, receiving.on_disk.stored);
         }
         let early_bytes_max = self.options.raft.snapshot_inflight_bytes_max;
         let ops = receiving.take(offset, data, early_bytes_max);
@@ -170,10 +180,13 @@ impl Replica {
         // Later pieces may be on their way to the disk: none of them counts any more.
         self.snapshots.attempts += 1;
         receiving.attempt = self.snapshots.attempts;
-        receiving.accepted = receiving.stored;
+        receiving.accepted = receiving.on_disk.stored;
         receiving.writing.clear();
         receiving.early.clear();
-        receiving.begin = receiver.rewind(receiving.stored);
+        receiving.begin = receiver.rewind(receiving.on_disk.stored);
+        if let State::Loading(loading) = &mut receiving.state {
+            loading.ask_again();
+        }
         let is_news = !std::mem::replace(&mut receiving.starved, true);
         if is_news {
             let why = format!("{}: no space, waiting for room", receiving.file);
@@ -187,37 +200,54 @@ impl Replica {
             return;
         }
         if let Some(older) = self.snapshots.receiving.take() {
-            self.remove_file(older.file);
+            self.discard_receiving(older);
         }
-        let id = meta.id;
-        let (receiver, ops, stored) = match self.snapshots.partial.take() {
-            Some(partial) if partial.id == id => {
-                let stored = partial.next_offset;
-                (SnapshotReceiver::resume(partial, &meta), Vec::new(), stored)
+        let (id, size_bytes) = (meta.id, meta.size_bytes);
+        let sync_bytes = self.options.storage.snapshot_sync_bytes;
+        let (receiver, begin, scan) = match self.snapshots.partial.take() {
+            Some(mut partial) if partial.id == id => {
+                let scan = std::mem::take(&mut partial.chunks);
+                (SnapshotReceiver::resume(partial, &meta, sync_bytes), Vec::new(), scan)
             }
             other => {
                 if let Some(other) = other {
                     self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(other.discard()));
                 }
-                let (receiver, ops) = SnapshotReceiver::begin(&meta);
-                (receiver, ops, 0)
+                let (receiver, ops) = SnapshotReceiver::begin(&meta, sync_bytes);
+                (receiver, ops, ChunkScan::default())
             }
         };
         let file = receiver.file().clone();
+        let loading = Loading::new(file.clone(), id, size_bytes, scan, self.options.kv);
+        let here = receiver.next_offset();
         self.snapshots.attempts += 1;
-        self.snapshots.receiving = Some(Receiving {
+        self.load_on(Receiving {
             meta,
             maker,
             file,
-            accepted: stored,
+            accepted: here,
             early: BTreeMap::new(),
             writing: VecDeque::new(),
-            stored,
-            begin: ops,
+            on_disk: Extent { stored: here, synced: here },
+            begin,
             attempt: self.snapshots.attempts,
             starved: false,
             step: Step::Writing(receiver),
+            state: State::Loading(Box::new(loading)),
         });
+    }
+
+    /// A chunk was read back.
+    pub(crate) fn on_chunk_read(&mut self, attempt: u64, payload: Result<Bytes, String>) {
+        let Some(mut receiving) = self.snapshots.receiving.take_if(|r| r.attempt == attempt) else {
+            return;
+        };
+        let loaded =
+            payload.and_then(|payload| receiving.load(&payload).map_err(|error| error.to_string()));
+        match loaded {
+            Ok(()) => self.load_on(receiving),
+            Err(why) => self.give_up_receiving(receiving, why),
+        }
     }
 
     /// A job of the snapshot that arrives has ended.
@@ -237,69 +267,60 @@ impl Replica {
     }
 
     fn continue_receiving(&mut self, mut receiving: Receiving, done: DiskDone) {
-        let id = receiving.meta.id;
-        let file = receiving.file.clone();
-        let job = match (receiving.step, done) {
-            (Step::Writing(receiver), DiskDone::SnapshotWrite(_)) => {
-                receiving.stored = receiving.writing.pop_front().unwrap_or(receiving.stored);
-                self.raft.snapshot_stored(self.now.mono, id, receiving.stored);
-                if receiving.stored < receiving.meta.size_bytes {
-                    receiving.step = Step::Writing(receiver);
-                    self.snapshots.receiving = Some(receiving);
-                    return;
-                }
-                receiving.step = Step::Sealing;
-                DiskJob::SnapshotWrite(receiver.finish().1)
-            }
-            (Step::Sealing, _) => {
-                receiving.step = Step::Opening;
-                DiskJob::SnapshotOpen(file)
-            }
-            (Step::Opening, DiskDone::SnapshotOpen(Ok(reader))) => {
-                if *reader.meta() != receiving.meta {
-                    let why = format!("{file} is not the snapshot that was announced");
-                    receiving.step = Step::Failed;
+        match done {
+            DiskDone::SnapshotWrite(_) => self.on_piece_written(&mut receiving),
+            DiskDone::SnapshotOpen(Ok(whole)) => {
+                if !receiving.is(&whole) {
+                    let why = format!("{} is not the snapshot that was announced", receiving.file);
                     return self.give_up_receiving(receiving, why);
                 }
-                let restore = Restore::new(self.options.kv, receiving.meta.size_bytes);
-                let loading = Loading { reader, restore, asked: 0, loaded: 0 };
-                receiving.step = Step::Loading(Box::new(loading));
-                return self.continue_loading(receiving);
+                receiving.step = Step::Whole;
             }
-            (Step::Loading(mut loading), DiskDone::SnapshotLoad(Ok(payload))) => {
-                let fed = loading.restore.feed(&payload);
-                loading.loaded += 1;
-                receiving.step = Step::Loading(loading);
-                if let Err(error) = fed {
-                    return self.give_up_receiving(receiving, error.to_string());
-                }
-                return self.continue_loading(receiving);
-            }
-            (Step::Committing(kv), DiskDone::SnapshotCommit(_)) => {
-                return self.on_snapshot_received(receiving.meta, *kv);
-            }
-            _ => unreachable!("snapshot {id} got the result of another step"),
-        };
-        let owner = Owner::Receiving(receiving.attempt);
-        self.snapshots.receiving = Some(receiving);
-        self.snapshot_job(owner, job);
+            DiskDone::SnapshotCommit(_) => return self.on_snapshot_received(receiving),
+            _ => unreachable!("no job of an arriving snapshot"),
+        }
+        self.load_on(receiving);
     }
 
-    /// Reads on, or uses what is loaded.
-    fn continue_loading(&mut self, mut receiving: Receiving) {
-        let Step::Loading(loading) = &mut receiving.step else { unreachable!("it is loading") };
-        while let Some(job) = loading.next_read() {
-            self.snapshot_job(Owner::Receiving(receiving.attempt), job);
+    /// A piece is on the disk, or the end of all is synced.
+    fn on_piece_written(&mut self, receiving: &mut Receiving) {
+        let (id, size_bytes) = (receiving.meta.id, receiving.meta.size_bytes);
+        let owner = Owner::Receiving(receiving.attempt);
+        match std::mem::replace(&mut receiving.step, Step::Sealing) {
+            Step::Writing(receiver) => {
+                let on_disk = receiving.writing.pop_front().expect("a piece was written");
+                receiving.on_disk = on_disk;
+                self.raft.snapshot_stored(self.now.mono, id, on_disk.stored);
+                if on_disk.stored < size_bytes {
+                    receiving.step = Step::Writing(receiver);
+                } else {
+                    self.snapshot_job(owner, DiskJob::SnapshotWrite(receiver.finish().1));
+                }
+            }
+            Step::Sealing => {
+                receiving.on_disk.synced = size_bytes;
+                receiving.step = Step::Opening;
+                self.snapshot_job(owner, DiskJob::SnapshotOpen(receiving.file.clone()));
+            }
+            _ => unreachable!("nothing is written any more"),
         }
-        if !loading.is_done() {
+    }
+
+    /// Reads back and loads what can be, and uses the state when all of it is there.
+    fn load_on(&mut self, mut receiving: Receiving) {
+        let State::Loading(loading) = &mut receiving.state else { unreachable!("it is loading") };
+        while let Some(job) = loading.next_read(receiving.on_disk.synced, receiving.attempt) {
+            self.jobs.push(job);
+        }
+        if !(matches!(receiving.step, Step::Whole) && loading.is_done()) {
             self.snapshots.receiving = Some(receiving);
             return;
         }
-        let step = std::mem::replace(&mut receiving.step, Step::Failed);
-        let Step::Loading(loading) = step else { unreachable!("just seen") };
-        match loading.restore.finish() {
+        let state = std::mem::replace(&mut receiving.state, State::Failed);
+        let State::Loading(loading) = state else { unreachable!("just seen") };
+        match loading.finish() {
             Ok(kv) => {
-                receiving.step = Step::Loaded(Box::new(kv));
+                receiving.state = State::Loaded(Box::new(kv));
                 self.commit_received(receiving);
             }
             Err(error) => self.give_up_receiving(receiving, error.to_string()),
@@ -308,51 +329,52 @@ impl Replica {
 
     /// Gives a loaded snapshot its name, unless it is no longer ahead of what is committed here.
     fn commit_received(&mut self, mut receiving: Receiving) {
-        let owner = Owner::Receiving(receiving.attempt);
         if receiving.meta.position.index <= self.raft.commit() {
             // Consensus tells the leader that it is no longer needed.
-            assert!(!self.raft.install_snapshot(self.now.mono, receiving.meta), "it is behind");
-            return self.remove_file(receiving.file);
+            let installed = self.raft.install_snapshot(self.now.mono, receiving.meta.clone());
+            assert!(!installed, "it is behind");
+            return self.discard_receiving(receiving);
         }
-        if self.snapshots.is_committing_own() {
-            self.snapshots.receiving = Some(receiving);
-            return;
+        if !self.snapshots.is_committing_own() {
+            let ops = self.storage.snapshot_commit(&receiving.file, &receiving.meta, &[]);
+            receiving.step = Step::Committing;
+            let owner = Owner::Receiving(receiving.attempt);
+            self.snapshot_job(owner, DiskJob::SnapshotCommit(ops));
         }
-        let Step::Loaded(kv) = receiving.step else { unreachable!("only a loaded state is used") };
-        let ops = self.storage.snapshot_commit(&receiving.file, &receiving.meta, &[]);
-        receiving.step = Step::Committing(kv);
         self.snapshots.receiving = Some(receiving);
-        self.snapshot_job(owner, DiskJob::SnapshotCommit(ops));
     }
 
     /// The own snapshot has its name: one that waited for that goes on.
     pub(crate) fn resume_receiving(&mut self) {
-        if let Some(receiving) = self.snapshots.receiving.take() {
-            if matches!(receiving.step, Step::Loaded(_)) {
-                self.commit_received(receiving);
-            } else {
-                self.snapshots.receiving = Some(receiving);
-            }
+        let waits = |receiving: &mut Receiving| {
+            matches!((&receiving.step, &receiving.state), (Step::Whole, State::Loaded(_)))
+        };
+        if let Some(receiving) = self.snapshots.receiving.take_if(waits) {
+            self.commit_received(receiving);
         }
     }
 
     /// Is a snapshot of the leader being given its name?
     pub(crate) fn is_committing_received(&self) -> bool {
-        matches!(&self.snapshots.receiving, Some(Receiving { step: Step::Committing(_), .. }))
+        matches!(&self.snapshots.receiving, Some(Receiving { step: Step::Committing, .. }))
     }
 
     /// The file is durable and its state is loaded: consensus and state move to it together, if
     /// that is still a step forward.
-    fn on_snapshot_received(&mut self, meta: SnapshotMeta, kv: Kv) {
+    fn on_snapshot_received(&mut self, receiving: Receiving) {
+        let State::Loaded(kv) = receiving.state else {
+            unreachable!("only a loaded state is used")
+        };
+        let meta = receiving.meta;
         let (position, size_bytes) = (meta.position, meta.size_bytes);
         self.storage.snapshot_committed();
         if !self.raft.install_snapshot(self.now.mono, meta) {
-            return;
+            return self.kv.discard(*kv);
         }
         assert!(position.index > self.applied.index, "a snapshot never takes the state back");
         self.give_up_taking("a newer snapshot came from the leader".into());
-        let older = std::mem::replace(&mut self.kv, kv);
-        self.kv.replace(older);
+        let older = std::mem::replace(&mut self.kv, *kv);
+        self.kv.discard(older);
         self.applied = position;
         self.forget_proposals_through(position.index);
         self.storage.trim(position.index);
@@ -364,11 +386,28 @@ impl Replica {
     fn give_up_receiving(&mut self, receiving: Receiving, why: String) {
         self.events.push(Event::SnapshotFailed(why));
         self.raft.snapshot_stored(self.now.mono, receiving.meta.id, 0);
-        self.remove_file(receiving.file);
+        self.discard_receiving(receiving);
     }
 
-    fn remove_file(&mut self, file: FileName) {
-        let ops = vec![DiskOp::Remove { file }];
+    /// The log has brought what a snapshot that still arrives would bring.
+    pub(crate) fn drop_overtaken(&mut self, applied_before: LogIndex) {
+        let passed = applied_before.next()..=self.applied.index;
+        let overtaken = |receiving: &mut Receiving| {
+            matches!(receiving.step, Step::Writing(_))
+                && passed.contains(&receiving.meta.position.index)
+        };
+        if let Some(receiving) = self.snapshots.receiving.take_if(overtaken) {
+            self.discard_receiving(receiving);
+        }
+    }
+
+    fn discard_receiving(&mut self, receiving: Receiving) {
+        match receiving.state {
+            State::Loading(loading) => self.kv.discard(loading.abandon()),
+            State::Loaded(kv) => self.kv.discard(*kv),
+            State::Failed => {}
+        }
+        let ops = vec![DiskOp::Remove { file: receiving.file }];
         self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(ops));
     }
 }

@@ -424,7 +424,7 @@ impl Replica {
             | DiskDone::SnapshotVerify(_)
             | DiskDone::SnapshotCommit(_)
             | DiskDone::SnapshotOpen(_)
-            | DiskDone::SnapshotLoad(_)
+            | DiskDone::SnapshotLoad { .. }
             | DiskDone::SnapshotSend { .. } => self.on_snapshot_job(done),
         }
     }

@@ -589,6 +589,9 @@ impl Replica {
             }
             return;
         }
+        if let DiskDone::SnapshotLoad { attempt, payload } = done {
+            return self.on_chunk_read(attempt, payload);
+        }
         let owner = self.snapshots.owners.pop_front().expect("a job has an owner");
         let failed = match &done {
             DiskDone::SnapshotWrite(Err(DiskError::NoSpace(_))) if self.awaits_reserve(owner) => {
@@ -597,9 +600,9 @@ impl Replica {
             DiskDone::SnapshotWrite(Err(DiskError::NoSpace(file))) => {
                 Some(format!("{file}: no space"))
             }
-            DiskDone::SnapshotVerify(Err(why))
-            | DiskDone::SnapshotOpen(Err(why))
-            | DiskDone::SnapshotLoad(Err(why)) => Some(why.clone()),
+            DiskDone::SnapshotVerify(Err(why)) | DiskDone::SnapshotOpen(Err(why)) => {
+                Some(why.clone())
+            }
             // Any other error of a write or a rename: the disk cannot be trusted (rule 10).
             DiskDone::SnapshotWrite(Err(error)) | DiskDone::SnapshotCommit(Err(error)) => {
                 return self.stop(Fatal::Disk(error.to_string()));

@@ -63,6 +63,17 @@ struct Handle {
 }
 
 impl Handle {
+    fn new(file: File, len_bytes: u64, dirty: bool) -> Arc<Self> {
+        Arc::new(Self {
+            file,
+            direct: Direct::default(),
+            dirty: AtomicBool::new(dirty),
+            // Found on the disk or just made: nobody here knows that its length is durable.
+            grown: AtomicBool::new(true),
+            len_bytes: Mutex::new(len_bytes),
+        })
+    }
+
     /// A write reaches so far. True if the file becomes longer.
     fn grow_to(&self, end: u64) -> bool {
         let mut len_bytes = self.len_bytes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,25 +140,18 @@ impl RealDisk {
         // What is read is read front to back: the kernel is to read ahead while this process makes
         // something of it. Where it does not want to, it is only slower.
         _ = rustix::fs::fadvise(&opened, 0, None, Advice::Sequential);
-        Ok(self.keep(file, opened, len_bytes, false))
+        let handle = Handle::new(opened, len_bytes, false);
+        // Another lane may have removed the file since, and made it anew: that one is the right one.
+        Ok(self.handles_with_room().entry(file.clone()).or_insert(handle).clone())
     }
 
-    fn keep(&self, name: &FileName, file: File, len_bytes: u64, dirty: bool) -> Arc<Handle> {
-        let handle = Arc::new(Handle {
-            file,
-            direct: Direct::default(),
-            dirty: AtomicBool::new(dirty),
-            // Found on the disk or just made: nobody here knows that its length is durable.
-            grown: AtomicBool::new(true),
-            len_bytes: Mutex::new(len_bytes),
-        });
+    fn handles_with_room(&self) -> MutexGuard<'_, BTreeMap<FileName, Arc<Handle>>> {
         let mut handles = self.handles();
         if handles.len() >= HANDLES_MAX {
             // Never one with unsynced writes: closing it could lose the report of an error.
             handles.retain(|_, kept| kept.dirty.load(Ordering::Relaxed));
         }
-        handles.insert(name.clone(), handle.clone());
-        handle
+        handles
     }
 
     fn create(&self, file: &FileName, zero_bytes: u64) -> Result<(), DiskError> {
@@ -164,7 +168,7 @@ impl RealDisk {
             _ = fs::remove_file(self.path(file));
             return Err(disk_error(file, &error));
         }
-        self.keep(file, made, zero_bytes, true);
+        self.handles_with_room().insert(file.clone(), Handle::new(made, zero_bytes, true));
         Ok(())
     }
 

@@ -17,8 +17,8 @@ use crate::error::ServerError;
 use crate::quick_disk::QuickDisk;
 use crate::segments_lane::{self, LogPace, written_bytes};
 
-/// How nice the thread of the background lane is to other threads: it gets a third of the time that they
-/// get where there is not enough for all.
+/// How nice the threads of the background and reading lanes are to other threads: each gets a third of
+/// the time that they get where there is not enough for all.
 const BACKGROUND_NICE: i32 = 5;
 
 /// All lanes. Dropping it ends the threads after the jobs they have; that of the segment lane ends in
@@ -27,6 +27,7 @@ pub(crate) struct DiskThreads {
     log: Sender<DiskJob>,
     segments: Sender<DiskJob>,
     background: Sender<DiskJob>,
+    reading: Sender<DiskJob>,
     done: Arc<Done>,
     /// For what the event loop runs itself.
     disk: RealDisk,
@@ -68,11 +69,13 @@ impl DiskThreads {
         let log = spawn("disk-log", disk.clone(), &done, &pace, false)?;
         let segments = spawn("disk-segments", disk.clone(), &done, &pace, false)?;
         let bulk = disk.clone().past_cache();
+        let reading = spawn("disk-reading", bulk.clone(), &done, &pace, true)?;
         let background = spawn("disk-background", bulk, &done, &pace, true)?;
         Ok(Self {
             log,
             segments,
             background,
+            reading,
             done,
             disk: disk.clone(),
             done_here: Vec::new(),
@@ -108,6 +111,7 @@ impl DiskThreads {
             Lane::Log => &self.log,
             Lane::Segments => &self.segments,
             Lane::Background => &self.background,
+            Lane::Reading => &self.reading,
         };
         // A lane that is gone has reported itself as lost.
         _ = lane.send(job);

@@ -114,8 +114,8 @@ pub(crate) fn done(id: NodeId, done: &DiskDone, batch: u64) -> String {
         DiskDone::SnapshotOpen(Ok(reader)) => {
             format!("{id} disk reads what snapshot #{} says it holds", reader.meta().id)
         }
-        DiskDone::SnapshotLoad(Ok(data)) => {
-            format!("{id} disk loads {} bytes of a snapshot", data.len())
+        DiskDone::SnapshotLoad { payload: Ok(payload), .. } => {
+            format!("{id} disk loads {} bytes of a snapshot", payload.len())
         }
         other => {
             let text = format!("{other:?}");

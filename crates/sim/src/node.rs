@@ -78,7 +78,7 @@ pub struct Node {
     /// Counts its lives, from 1 at the first start: what was scheduled for an older one is void.
     pub(crate) life: u64,
     pub(crate) inbox: Vec<Input>,
-    pub(crate) lanes: [LaneState; 3],
+    pub(crate) lanes: [LaneState; 4],
     pub(crate) busy_until: SimTime,
     pub(crate) turn_queued: bool,
     pub(crate) paused: bool,
@@ -99,7 +99,7 @@ impl Node {
             completion_delay_us: 0,
             life: 0,
             inbox: Vec::new(),
-            lanes: <[LaneState; 3]>::default(),
+            lanes: <[LaneState; 4]>::default(),
             busy_until: SimTime::ZERO,
             turn_queued: false,
             paused: false,
@@ -220,6 +220,7 @@ pub(crate) const fn lane_number(lane: Lane) -> usize {
         Lane::Log => 0,
         Lane::Background => 1,
         Lane::Segments => 2,
+        Lane::Reading => 3,
     }
 }
 

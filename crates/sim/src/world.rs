@@ -2,7 +2,7 @@
 //! happens next.
 //!
 //! The world drives replicas exactly as a server does ([`sampan_replica`]): inputs gather, a turn
-//! steps through them and flushes once, jobs go to two lanes, messages to the network as the very
+//! steps through them and flushes once, jobs go to their lanes, messages to the network as the very
 //! frames a server would send, replies to whoever drives the world. It does no more than it is told:
 //! clients, faults and schedules are its driver's (`run.rs`, or a suite of its own).
 //!

@@ -6,6 +6,7 @@ use sampan_base::disk::{DiskOp, FileName};
 use sampan_base::{Entry, HardState, LogIndex, SnapshotMeta};
 
 use crate::Damage;
+use crate::snapshot::ChunkScan;
 
 /// A committed snapshot file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,6 +25,8 @@ pub struct PartialSnapshot {
     pub id: u64,
     /// Bytes `[0, next_offset)` are here and verified.
     pub next_offset: u64,
+    /// The chunks in there.
+    pub chunks: ChunkScan,
     /// Where they are.
     pub file: FileName,
 }

@@ -5,13 +5,14 @@ mod common;
 
 use bytes::Bytes;
 use common::{
-    IDENTITY, append, configuration, created, entry, open, position, take_snapshot, write_snapshot,
+    IDENTITY, SYNC_BYTES, append, configuration, created, entry, open, position, take_snapshot,
+    write_snapshot,
 };
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
 use sampan_base::{LogIndex, Rng, SnapshotMeta};
 use sampan_storage::snapshot::{
-    self, FIRST_CHUNK_OFFSET, ReceiveError, SnapshotEnd, SnapshotError, SnapshotPart,
-    SnapshotReader, SnapshotReceiver, SnapshotStream, SnapshotWriter,
+    self, ChunkPlace, ChunkScan, FIRST_CHUNK_OFFSET, ReceiveError, SnapshotEnd, SnapshotError,
+    SnapshotPart, SnapshotReader, SnapshotReceiver, SnapshotStream, SnapshotWriter,
 };
 use sampan_storage::testing::{KeepAll, KeepSynced, MemDisk};
 use sampan_storage::{OnDamage, Options, PAGE_BYTES, PartialSnapshot, SnapshotSink, Storage};
@@ -145,7 +146,7 @@ fn arriving() -> (SnapshotMeta, Bytes) {
 fn bytes_that_come_twice_or_overlap_are_taken_once_and_gaps_are_refused() {
     let (meta, bytes) = arriving();
     let mut disk = created(&Options::tiny());
-    let (mut receiver, ops) = SnapshotReceiver::begin(&meta);
+    let (mut receiver, ops) = SnapshotReceiver::begin(&meta, SYNC_BYTES);
     disk.execute_all(&ops).unwrap();
     let mut take = |receiver: &mut SnapshotReceiver, from: usize, to: usize| {
         let ops = receiver.write(from as u64, bytes.slice(from..to));
@@ -177,11 +178,10 @@ fn an_arriving_snapshot_goes_on_after_any_number_of_crashes() {
         let mut rng = Rng::seeded(seed);
         let mut disk = created(&Options::tiny());
         let mut partial: Option<PartialSnapshot> = None;
-        let mut sent = 0;
         for life in 0.. {
             let (mut receiver, ops) = match partial.take() {
-                Some(partial) => (SnapshotReceiver::resume(partial, &meta), Vec::new()),
-                None => SnapshotReceiver::begin(&meta),
+                Some(partial) => (SnapshotReceiver::resume(partial, &meta, SYNC_BYTES), Vec::new()),
+                None => SnapshotReceiver::begin(&meta, SYNC_BYTES),
             };
             disk.execute_all(&ops).unwrap();
             // After some crashes it is let through.
@@ -190,7 +190,6 @@ fn an_arriving_snapshot_goes_on_after_any_number_of_crashes() {
                 let to = bytes.len().min(from + rng.between(1, 900) as usize);
                 disk.execute_all(&receiver.write(from as u64, bytes.slice(from..to)).unwrap())
                     .unwrap();
-                sent += to - from;
                 if rng.one_in(2) {
                     disk.execute(&DiskOp::SyncDirectory { directory: "snapshots".into() }).unwrap();
                 }
@@ -210,13 +209,63 @@ fn an_arriving_snapshot_goes_on_after_any_number_of_crashes() {
                 assert_eq!(partial.id, meta.id);
                 let here = disk.read(&partial.file, 0, partial.next_offset).unwrap();
                 assert_eq!(here, bytes.slice(..partial.next_offset as usize));
+                let end =
+                    partial.chunks.places().last().map_or(FIRST_CHUNK_OFFSET, ChunkPlace::end);
+                assert_eq!(end, partial.next_offset);
             }
         }
-        assert!(sent >= bytes.len());
         let (_, found) = open(&mut disk.crash(&mut KeepSynced), &Options::tiny());
         assert_eq!(found.snapshot.unwrap().meta, meta);
         assert_eq!(found.partial_snapshot, None);
     }
+}
+
+#[test]
+fn chunks_are_found_and_read_while_the_rest_is_on_its_way() {
+    let (mut disk, meta, file) = written(&payloads());
+    let bytes = disk.read(&file, 0, meta.size_bytes).unwrap();
+    let whole = SnapshotReader::open(&mut disk, &file).unwrap();
+    for seed in 0..40 {
+        let mut rng = Rng::seeded(seed);
+        let mut scan = ChunkScan::default();
+        let mut here = 0;
+        while here < bytes.len() {
+            // Some of it comes again.
+            let from = if rng.one_in(4) { rng.below(here as u64 + 1) as usize } else { here };
+            let to = bytes.len().min(from + rng.between(1, 900) as usize);
+            scan.pass(from as u64, &bytes[from..to]);
+            here = here.max(to);
+            for (place, payload) in scan.places().iter().zip(payloads()) {
+                assert!(place.end() - payload.len() as u64 <= here as u64, "only what went by");
+                assert_eq!(snapshot::load(&mut disk, &file, meta.id, *place).unwrap(), payload);
+            }
+        }
+        assert!(whole.lists(scan.places()));
+        assert!(!whole.lists(&scan.places()[1..]) && !whole.lists(&[]));
+    }
+}
+
+#[test]
+fn a_chunk_that_is_not_the_one_announced_is_not_loaded() {
+    let scanned = |chunks: &[Vec<u8>]| {
+        let (mut disk, meta, file) = written(chunks);
+        let mut scan = ChunkScan::default();
+        scan.pass(0, &disk.read(&file, 0, meta.size_bytes).unwrap());
+        (disk, file, scan)
+    };
+    let (mut disk, file, scan) = scanned(&payloads());
+    let mut others = payloads();
+    others[1][3] ^= 1;
+    let (_, _, other) = scanned(&others);
+    let mut load = |id, place| snapshot::load(&mut disk, &file, id, place);
+    assert!(load(77, scan.places()[1]).is_ok());
+    assert!(load(78, scan.places()[1]).is_err(), "of another snapshot");
+    assert!(load(77, other.places()[1]).is_err(), "of other content");
+    assert!(load(77, other.places()[2]).is_ok());
+    let damaged = scan.places()[2].end() - 1;
+    disk.corrupt(&file, damaged, |byte| *byte ^= 1);
+    let loaded = snapshot::load(&mut disk, &file, 77, scan.places()[2]);
+    assert!(matches!(loaded, Err(SnapshotError::Damaged { .. })), "{loaded:?}");
 }
 
 #[test]
@@ -225,7 +274,8 @@ fn a_power_cut_costs_an_arriving_snapshot_no_more_than_a_few_megabytes() {
     let (mut origin, meta, file) = written(&vec![vec![7; 1 << 18]; 40]);
     let bytes = origin.read(&file, 0, meta.size_bytes).unwrap();
     let mut disk = created(&Options::tiny());
-    let (mut receiver, ops) = SnapshotReceiver::begin(&meta);
+    let sync_bytes = Options::default().snapshot_sync_bytes;
+    let (mut receiver, ops) = SnapshotReceiver::begin(&meta, sync_bytes);
     disk.execute_all(&ops).unwrap();
     for (place, part) in bytes.chunks(1 << 18).enumerate() {
         let offset = (place << 18) as u64;
@@ -279,10 +329,10 @@ fn opening_hands_out_the_newest_sound_snapshot_while_it_checks_it() {
 fn of_several_arriving_snapshots_the_longest_is_kept() {
     let (meta, bytes) = arriving();
     let mut disk = created(&Options::tiny());
-    let (mut receiver, mut ops) = SnapshotReceiver::begin(&meta);
+    let (mut receiver, mut ops) = SnapshotReceiver::begin(&meta, SYNC_BYTES);
     ops.extend(receiver.write(0, bytes.slice(..5000)).unwrap());
     let other = SnapshotMeta { id: 78, ..meta };
-    ops.extend(SnapshotReceiver::begin(&other).1);
+    ops.extend(SnapshotReceiver::begin(&other, SYNC_BYTES).1);
     disk.execute_all(&ops).unwrap();
     let (_, found) = open(&mut disk, &Options::tiny());
     let partial = found.partial_snapshot.unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sampan_kv::{Kv, Reply};
-use sampan_replica::{Input, Options};
+use sampan_replica::{Input, Lane, Options};
 
 use crate::harness::{BACKUPS, Cluster, show};
 
@@ -53,7 +53,7 @@ fn a_snapshot_under_way_that_began_too_early_is_followed_by_another() {
     for n in 0..50 {
         assert_eq!(cluster.ask(leader, 1, &format!("SET k{n} v")), "OK");
     }
-    cluster.hanging_background = true;
+    cluster.hanging_lanes.extend((1..=3).map(|id| (id, Lane::Background)));
     cluster.input(leader, Input::TakeSnapshot);
     cluster.run_ms(10);
     assert!(cluster.node(leader).status().snapshot_in_progress);
@@ -61,7 +61,7 @@ fn a_snapshot_under_way_that_began_too_early_is_followed_by_another() {
     cluster.input(leader, Input::Backup { connection: BACKUPS, seq: 1 });
     cluster.run_ms(100);
     assert!(cluster.backups.is_empty(), "nothing is ready while the disk hangs");
-    cluster.hanging_background = false;
+    cluster.hanging_lanes.clear();
     cluster.run_ms(1_000);
     let (_, ready) = cluster.backups.pop().expect("a backup");
     let state = cluster.state_in(leader, &ready.snapshot.file);

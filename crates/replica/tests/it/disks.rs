@@ -1,7 +1,7 @@
 //! Disks that are full or slow (`src/disk_health.rs`): what clients see, who leads, what is kept.
 
 use sampan_raft::Health;
-use sampan_replica::{Event, Input, Options};
+use sampan_replica::{Event, Input, Lane, Options};
 
 use crate::harness::Cluster;
 
@@ -233,6 +233,41 @@ fn a_snapshot_that_finds_no_room_to_arrive_goes_on_when_there_is() {
     assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
 }
 
+#[test]
+fn a_snapshot_that_meets_a_full_disk_on_its_way_is_loaded_all_the_same() {
+    let (mut cluster, leader) = Cluster::with_leader(3, |id| {
+        let mut options = compacting(id);
+        options.raft.snapshot_chunk_bytes_max = 1_000;
+        options.storage.snapshot_sync_bytes = 1_000;
+        options
+    });
+    let follower = cluster.follower_of(leader);
+    cluster.kill(follower);
+    cluster.run_ms(3_000);
+    for n in 0..300 {
+        let command = format!("SET key{} {}", n % 100, "x".repeat(400));
+        assert_eq!(cluster.ask(leader, 1, &command), "OK");
+    }
+    cluster.snapshot_parts_per_ms = 1;
+    cluster.start(follower);
+    // Chunks wait to be read back when there is no more room to write.
+    cluster.hanging_lanes.insert((follower, Lane::Reading));
+    while cluster.hanging() < 3 {
+        cluster.run_ms(1);
+    }
+    let disk = cluster.disk(follower);
+    (disk.copies_on_write, disk.capacity_bytes) = (true, Some(disk.used_bytes()));
+    cluster.run_ms(1_000);
+    let failed = |(_, event): &(u64, Event)| matches!(event, Event::SnapshotFailed(_));
+    assert!(cluster.events.iter().any(failed), "it has met the full disk");
+    cluster.disk(follower).capacity_bytes = None;
+    cluster.hanging_lanes.clear();
+    cluster.run_ms(5_000);
+    let failures = cluster.events.iter().filter(|event| failed(event)).count();
+    assert_eq!(failures, 1, "it goes on where it was: {:?}", cluster.events);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+}
+
 // ------------------------------------------------------------------------------- slow disks
 
 #[test]
@@ -290,7 +325,7 @@ fn while_a_snapshot_is_written_the_log_stays_below_twice_the_limit() {
         options.raft.uncommitted_bytes_max = 32 << 10;
         options
     });
-    cluster.hanging_background = true;
+    cluster.hanging_lanes.extend((1..=3).map(|id| (id, Lane::Background)));
     for id in 1..=3 {
         cluster.input(id, Input::TakeSnapshot);
     }
@@ -309,7 +344,7 @@ fn while_a_snapshot_is_written_the_log_stays_below_twice_the_limit() {
         numbers.iter().filter(|&&seq| cluster.answer(leader, 1, seq).is_none()).count()
     };
     assert!(waits(&cluster) > 0, "what has no room in it waits");
-    cluster.hanging_background = false;
+    cluster.hanging_lanes.clear();
     cluster.run_ms(2_000);
     assert_eq!(waits(&cluster), 0, "and goes on when the snapshot is there");
     for id in 1..=3 {

@@ -28,6 +28,8 @@ pub(crate) struct MemoryDisk {
     files: BTreeMap<String, Vec<u8>>,
     /// What all files together may hold.
     pub(crate) capacity_bytes: Option<usize>,
+    /// Every write takes room, also where the file is.
+    pub(crate) copies_on_write: bool,
 }
 
 impl MemoryDisk {
@@ -53,7 +55,8 @@ impl MemoryDisk {
 
     /// Refuses what would make a file longer than there is room for.
     fn check_room(&self, file: &str, len_bytes: usize) -> Result<(), DiskError> {
-        let more = len_bytes.saturating_sub(self.len_of(file));
+        let held = if self.copies_on_write { 0 } else { self.len_of(file) };
+        let more = len_bytes.saturating_sub(held);
         match self.capacity_bytes {
             Some(capacity) if more > 0 && self.used_bytes() + more > capacity => {
                 Err(DiskError::NoSpace(file.into()))
@@ -134,8 +137,8 @@ pub(crate) struct Cluster {
     pub(crate) hold: fn(&PeerMessage) -> bool,
     /// The log lanes of these nodes' disks hang.
     pub(crate) hanging_disks: BTreeSet<u64>,
-    /// The background lanes of all disks hang.
-    pub(crate) hanging_background: bool,
+    /// These lanes of these nodes' disks hang.
+    pub(crate) hanging_lanes: BTreeSet<(u64, Lane)>,
     hanging: Vec<(u64, DiskJob)>,
     /// Nodes are stepped when they ask for it or something comes in, not each millisecond.
     pub(crate) wakes_on_demand: bool,
@@ -149,6 +152,8 @@ pub(crate) struct Cluster {
     pub(crate) newest_parts_first: bool,
     /// Bytes of snapshots that were sent, delivered or not.
     pub(crate) snapshot_bytes_sent: usize,
+    /// Chunks of arriving snapshots that were read back.
+    pub(crate) chunks_read: usize,
     /// Each forward frame is delivered this often.
     pub(crate) forward_copies: usize,
     pub(crate) events: Vec<(u64, Event)>,
@@ -175,7 +180,7 @@ impl Cluster {
             answers: BTreeMap::new(),
             hold: |_| false,
             hanging_disks: BTreeSet::new(),
-            hanging_background: false,
+            hanging_lanes: BTreeSet::new(),
             hanging: Vec::new(),
             wakes_on_demand: false,
             sent_while_repairing: Vec::new(),
@@ -183,6 +188,7 @@ impl Cluster {
             snapshot_parts_per_ms: usize::MAX,
             newest_parts_first: false,
             snapshot_bytes_sent: 0,
+            chunks_read: 0,
             forward_copies: 1,
             events: Vec::new(),
             stopped: BTreeSet::new(),
@@ -305,6 +311,11 @@ impl Cluster {
         restore.finish().expect("a whole state")
     }
 
+    /// How many jobs hang.
+    pub(crate) fn hanging(&self) -> usize {
+        self.hanging.len()
+    }
+
     pub(crate) fn disk(&mut self, id: u64) -> &mut MemoryDisk {
         self.disks.get_mut(&id).expect("a disk per node")
     }
@@ -371,8 +382,7 @@ impl Cluster {
                 .hanging
                 .extract_if(.., |(id, job)| match job.lane() {
                     Lane::Log => !hanging_disks.contains(id),
-                    Lane::Background => !self.hanging_background,
-                    Lane::Segments => true,
+                    lane => !self.hanging_lanes.contains(&(*id, lane)),
                 })
                 .collect::<Vec<_>>()
             {
@@ -422,13 +432,13 @@ impl Cluster {
             for job in out.jobs {
                 let hangs = match job.lane() {
                     Lane::Log => self.hanging_disks.contains(&id),
-                    Lane::Background => self.hanging_background,
-                    Lane::Segments => false,
+                    lane => self.hanging_lanes.contains(&(id, lane)),
                 };
                 if hangs {
                     self.hanging.push((id, job));
                 } else {
                     let disk = self.disks.get_mut(&id).expect("a disk per node");
+                    self.chunks_read += usize::from(matches!(job, DiskJob::SnapshotLoad { .. }));
                     inputs.push_back(Input::Disk(job::run(disk, job)));
                 }
             }

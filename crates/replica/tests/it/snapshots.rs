@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sampan_base::disk::Disk as _;
 use sampan_raft::{Body, PeerState};
 use sampan_replica::wire::PeerMessage;
 use sampan_replica::{Event, Input, Options};
@@ -212,6 +213,7 @@ fn sending_slowly(id: sampan_base::NodeId) -> Options {
     let mut options = compacting(id);
     options.raft.snapshot_chunk_bytes_max = 500;
     options.raft.snapshot_inflight_bytes_max = 1_000;
+    options.storage.snapshot_sync_bytes = 1_000;
     options
 }
 
@@ -279,6 +281,65 @@ fn a_transfer_that_is_cut_ten_times_sends_little_twice() {
         // less than 1 % of the file each, as with the defaults for one of some hundred megabytes.
         assert!(sent < size_bytes * 11 / 10, "{sent} sent of {size_bytes}");
     }
+}
+
+#[test]
+fn what_has_arrived_is_loaded_while_the_rest_is_on_its_way() {
+    for restarts in [false, true] {
+        let (mut cluster, leader, follower) = far_behind(300);
+        let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
+        cluster.start(follower);
+        let has = |cluster: &Cluster, bytes| {
+            acked_bytes(cluster, leader, follower).is_some_and(|acked| acked >= bytes)
+        };
+        while !has(&cluster, size_bytes / 2) {
+            cluster.run_ms(1);
+        }
+        if restarts {
+            // What a restart has loaded is gone: all of it once more, from the file.
+            cluster.kill(follower);
+            cluster.start(follower);
+            cluster.chunks_read = 0;
+        }
+        while !has(&cluster, size_bytes / 10 * 9) {
+            cluster.run_ms(1);
+        }
+        let read = cluster.chunks_read;
+        cluster.run_ms(5_000);
+        assert_eq!(installs(&cluster), 1);
+        assert!(read > cluster.chunks_read / 10 * 8, "{read} of {}", cluster.chunks_read);
+        assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+    }
+}
+
+/// Node 1 takes snapshots, the others have all of the log.
+fn one_compacts(id: sampan_base::NodeId) -> Options {
+    let mut options = sending_slowly(id);
+    options.raft_state_bytes_max.take_if(|_| id.get() != 1);
+    options
+}
+
+#[test]
+fn a_snapshot_that_the_log_overtakes_on_its_way_is_dropped() {
+    let (mut cluster, leader) = Cluster::with_leader(3, one_compacts);
+    if leader != 1 {
+        hand_over(&mut cluster, leader, 1);
+    }
+    cluster.kill(3);
+    cluster.run_ms(3_000);
+    write_large(&mut cluster, 1, 0..400, 300);
+    cluster.snapshot_parts_per_ms = 1;
+    cluster.start(3);
+    while acked_bytes(&cluster, 1, 3).is_none_or(|acked| acked < 50_000) {
+        cluster.run_ms(1);
+    }
+    let arriving =
+        |cluster: &mut Cluster| cluster.disk(3).list("snapshots").expect("a directory").len();
+    assert_eq!(arriving(&mut cluster), 1);
+    hand_over(&mut cluster, 1, 2);
+    cluster.run_ms(5_000);
+    assert_eq!((arriving(&mut cluster), installs(&cluster)), (0, 0));
+    assert_eq!(cluster.node(2).kv().digest(), cluster.node(3).kv().digest());
 }
 
 /// Half of the snapshot of a leader has arrived at the follower, and another node is to lead. That one

@@ -9,6 +9,7 @@
 mod format;
 mod reader;
 mod receiver;
+mod scan;
 mod stream;
 mod writer;
 
@@ -20,8 +21,9 @@ use sampan_base::disk::{DiskError, FileName};
 pub(crate) use format::SNAPSHOT_MAGIC;
 pub use format::{CHUNK_BYTES_MAX, DIGEST_BYTES_MAX, FIRST_CHUNK_OFFSET};
 pub(crate) use reader::scan_partial;
-pub use reader::{SnapshotReader, read_chunk, verify};
+pub use reader::{SnapshotReader, load, read_chunk, verify};
 pub use receiver::{ReceiveError, SnapshotReceiver};
+pub use scan::{ChunkPlace, ChunkScan};
 pub use stream::{SnapshotEnd, SnapshotHeader, SnapshotPart, SnapshotStream};
 pub use writer::SnapshotWriter;
 

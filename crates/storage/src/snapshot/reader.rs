@@ -6,11 +6,11 @@ use bytes::Bytes;
 use sampan_base::SnapshotMeta;
 use sampan_base::disk::{Disk, DiskError, FileName};
 
-use super::SnapshotError;
 use super::format::{
-    CHUNK_HEADER_BYTES, ChunkHeader, FIRST_CHUNK_OFFSET, FOOTER_MAGIC, Footer, Subject,
+    CHUNK_HEADER_BYTES, ChunkHeader, ChunkInfo, FIRST_CHUNK_OFFSET, FOOTER_MAGIC, Footer, Subject,
     TRAILER_BYTES, decode_trailer,
 };
+use super::{ChunkPlace, ChunkScan, SnapshotError};
 use crate::page::{self, PAGE_BYTES, PageFault};
 use crate::{Identity, PartialSnapshot};
 
@@ -81,21 +81,35 @@ impl SnapshotReader {
 
     /// The payload of a chunk, checked. Panics if `number` is not below the count.
     pub fn chunk(&self, disk: &mut dyn Disk, number: usize) -> Result<Bytes, SnapshotError> {
-        let (offset, listed) = (self.offsets[number], self.footer.chunks[number]);
-        // With one read: from a disk far away the second one would take as long.
-        let len_bytes = CHUNK_HEADER_BYTES + u64::from(listed.len_bytes);
-        let chunk = read(disk, &self.file, offset, len_bytes)?;
-        let (header, payload) = chunk.split_at(CHUNK_HEADER_BYTES as usize);
-        let header = chunk_header(&self.file, offset, header)?;
-        check_chunk(&self.file, offset, &header, payload)?;
-        if header.id != self.meta.id
-            || header.number as usize != number
-            || (header.crc, header.len_bytes) != (listed.crc, listed.len_bytes)
-        {
-            return Err(damaged(&self.file, offset, "another chunk is here"));
-        }
-        Ok(chunk.slice(CHUNK_HEADER_BYTES as usize..))
+        let (offset, info) = (self.offsets[number], self.footer.chunks[number]);
+        let place = ChunkPlace { number: number as u32, offset, info };
+        load(disk, &self.file, self.meta.id, place)
     }
+
+    /// Are these all chunks of the file, as the footer lists them?
+    pub fn lists(&self, places: &[ChunkPlace]) -> bool {
+        self.footer.chunks.iter().eq(places.iter().map(|place| &place.info))
+    }
+}
+
+/// The payload of a chunk of snapshot `id`, checked to be the one that is announced there.
+pub fn load(
+    disk: &mut dyn Disk,
+    file: &str,
+    id: u64,
+    place: ChunkPlace,
+) -> Result<Bytes, SnapshotError> {
+    let ChunkPlace { number, offset, info } = place;
+    // With one read: from a disk far away the second one would take as long.
+    let chunk = read(disk, file, offset, CHUNK_HEADER_BYTES + u64::from(info.len_bytes))?;
+    let (header, payload) = chunk.split_at(CHUNK_HEADER_BYTES as usize);
+    let header = chunk_header(file, offset, header)?;
+    check_chunk(file, offset, &header, payload)?;
+    let found = ChunkInfo { len_bytes: header.len_bytes, crc: header.crc };
+    if (header.id, header.number, found) != (id, number, info) {
+        return Err(damaged(file, offset, "another chunk is here"));
+    }
+    Ok(chunk.slice(CHUNK_HEADER_BYTES as usize..))
 }
 
 /// Reads a whole file back and checks every byte of it. What it says it covers, if all is well.
@@ -135,16 +149,15 @@ pub(crate) fn scan_partial(
         Err(SnapshotError::Disk(error)) => return Err(error.into()),
         Err(_) => return Ok(None),
     };
-    let mut next_offset = FIRST_CHUNK_OFFSET;
-    let mut number = 0;
-    while let Ok((header, payload)) = read_sound_chunk(disk, file, next_offset) {
-        if (header.id, header.number) != (subject.id, number) {
+    let mut chunks = ChunkScan::default();
+    while let Ok((header, _)) = read_sound_chunk(disk, file, chunks.next_header()) {
+        if (header.id, header.number as usize) != (subject.id, chunks.places().len()) {
             break;
         }
-        next_offset += CHUNK_HEADER_BYTES + payload.len() as u64;
-        number += 1;
+        chunks.push(&header);
     }
-    Ok(Some(PartialSnapshot { id: subject.id, next_offset, file: file.into() }))
+    let next_offset = chunks.next_header();
+    Ok(Some(PartialSnapshot { id: subject.id, next_offset, chunks, file: file.into() }))
 }
 
 fn read_header(disk: &mut dyn Disk, file: &str) -> Result<Subject, SnapshotError> {

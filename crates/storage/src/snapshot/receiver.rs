@@ -7,10 +7,6 @@ use sampan_base::disk::{DiskOp, FileName};
 use super::{SNAPSHOT_DIRECTORY, partial_name};
 use crate::PartialSnapshot;
 
-/// Bytes written between two syncs: what a power cut may cost. Ten of them cost less than a tenth of a
-/// gigabyte, with as much under way each time.
-const SYNC_EVERY_BYTES: u64 = 4 << 20;
-
 /// A snapshot that is arriving. Its lists run in order in the background lane. When it is complete:
 /// [`SnapshotReceiver::finish`], [`super::verify`], compare what that says with what the leader
 /// announced, and only then [`crate::Storage::snapshot_commit`].
@@ -21,6 +17,8 @@ pub struct SnapshotReceiver {
     size_bytes: u64,
     next_offset: u64,
     synced_offset: u64,
+    /// Bytes between two syncs.
+    sync_bytes: u64,
     /// The file's name is durable, or will be once the lists made so far have run.
     is_named: bool,
 }
@@ -40,29 +38,32 @@ pub enum ReceiveError {
 }
 
 impl SnapshotReceiver {
-    /// Begins a new file for the snapshot that a leader announced.
-    pub fn begin(meta: &SnapshotMeta) -> (Self, Vec<DiskOp>) {
-        let file = partial_name(meta.id);
-        let ops = vec![DiskOp::Create { file: file.clone(), zero_bytes: 0 }];
-        (Self::at(file, meta.id, meta.size_bytes, 0, false), ops)
+    /// Begins a new file for the snapshot that a leader announced, with a sync after so many bytes each
+    /// ([`crate::Options::snapshot_sync_bytes`]).
+    pub fn begin(meta: &SnapshotMeta, sync_bytes: u64) -> (Self, Vec<DiskOp>) {
+        let receiver = Self {
+            file: partial_name(meta.id),
+            id: meta.id,
+            size_bytes: meta.size_bytes,
+            next_offset: 0,
+            synced_offset: 0,
+            sync_bytes,
+            is_named: false,
+        };
+        let ops = vec![receiver.make()];
+        (receiver, ops)
     }
 
     /// Goes on with what [`crate::Storage::open`] found. Panics if the ids differ.
-    pub fn resume(partial: PartialSnapshot, meta: &SnapshotMeta) -> Self {
+    pub fn resume(partial: PartialSnapshot, meta: &SnapshotMeta, sync_bytes: u64) -> Self {
         assert!(partial.id == meta.id, "snapshot {:016x} is not {:016x}", meta.id, partial.id);
         // A file longer than announced is caught by the final verification.
         let next_offset = partial.next_offset.min(meta.size_bytes);
-        Self::at(partial.file, meta.id, meta.size_bytes, next_offset, true)
-    }
-
-    const fn at(
-        file: FileName,
-        id: u64,
-        size_bytes: u64,
-        next_offset: u64,
-        is_named: bool,
-    ) -> Self {
-        Self { file, id, size_bytes, next_offset, synced_offset: next_offset, is_named }
+        let (mut receiver, _) = Self::begin(meta, sync_bytes);
+        receiver.file = partial.file;
+        (receiver.next_offset, receiver.synced_offset) = (next_offset, next_offset);
+        receiver.is_named = true;
+        receiver
     }
 
     /// Takes bytes that belong at `offset`. What is here already is skipped; that may leave nothing
@@ -80,7 +81,7 @@ impl SnapshotReceiver {
         let mut ops =
             vec![DiskOp::Write { file: self.file.clone(), offset: self.next_offset, bytes }];
         self.next_offset = end;
-        if end - self.synced_offset >= SYNC_EVERY_BYTES {
+        if end - self.synced_offset >= self.sync_bytes {
             self.synced_offset = end;
             ops.push(DiskOp::Sync { file: self.file.clone() });
             if !std::mem::replace(&mut self.is_named, true) {
@@ -98,8 +99,13 @@ impl SnapshotReceiver {
         self.synced_offset = self.synced_offset.min(offset);
         let missing = offset == 0;
         self.is_named &= !missing;
-        let make = DiskOp::Create { file: self.file.clone(), zero_bytes: 0 };
-        missing.then_some(make).into_iter().collect()
+        missing.then(|| self.make()).into_iter().collect()
+    }
+
+    /// All the room at once: a lack of it shows before anything is sent, and writes that find their place
+    /// there do not hold up those who read what is before it.
+    fn make(&self) -> DiskOp {
+        DiskOp::Reserve { file: self.file.clone(), len_bytes: self.size_bytes }
     }
 
     /// The unfinished file.
@@ -115,6 +121,11 @@ impl SnapshotReceiver {
     /// Bytes `[0, next_offset)` are here, or in lists already made.
     pub const fn next_offset(&self) -> u64 {
         self.next_offset
+    }
+
+    /// Bytes `[0, synced_offset)` are durable once the lists made so far have run.
+    pub const fn synced_offset(&self) -> u64 {
+        self.synced_offset
     }
 
     /// Has all of it arrived?

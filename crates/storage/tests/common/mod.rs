@@ -18,6 +18,9 @@ use sampan_storage::{Identity, OnDamage, OpenError, Options, Recovered, Storage,
 pub(crate) const IDENTITY: Identity =
     Identity { cluster: ClusterId(0x0051_4d50_414e), node: NodeId::of(3) };
 
+/// Of an arriving snapshot, between two syncs.
+pub(crate) const SYNC_BYTES: u64 = 1 << 10;
+
 pub(crate) fn entry(index: u64, term: u64, data: impl Into<Bytes>) -> Entry {
     let (index, term) = (LogIndex(index), Term(term));
     Entry { term, index, kind: EntryKind::Command, data: data.into() }
@@ -462,7 +465,7 @@ impl Host {
         elsewhere.execute(&DiskOp::CreateDirectory { directory }).unwrap();
         let (meta, file) = write_snapshot(&mut elsewhere, id, LogPosition { term, index });
         let bytes = elsewhere.read(&file, 0, meta.size_bytes).unwrap();
-        let (mut receiver, mut ops) = SnapshotReceiver::begin(&meta);
+        let (mut receiver, mut ops) = SnapshotReceiver::begin(&meta, SYNC_BYTES);
         for piece in (0..bytes.len()).step_by(1500) {
             let data = bytes.slice(piece..bytes.len().min(piece + 1500));
             ops.extend(receiver.write(piece as u64, data).unwrap());

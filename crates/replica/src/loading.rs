@@ -1,0 +1,92 @@
+//! The state in a snapshot that arrives, built while the rest of it is still on its way: each chunk is
+//! read back once it is synced, checked, and loaded beside the running state.
+//!
+//! What it is not: the file's arrival and its coming into force, which are `receiving.rs`. Nothing of
+//! the loaded state is used before the whole file was found to be the one announced.
+
+use sampan_base::codec::DecodeError;
+use sampan_base::disk::FileName;
+use sampan_kv::{Kv, Limits, Restore};
+use sampan_storage::snapshot::{ChunkPlace, ChunkScan, SnapshotReader};
+
+use crate::job::DiskJob;
+
+/// Bytes that are read ahead of the chunk that is loaded: more than become durable with one sync, or
+/// loading would fall behind what arrives.
+const READ_AHEAD_BYTES: u64 = 8 << 20;
+
+/// A state that is being loaded.
+pub(crate) struct Loading {
+    file: FileName,
+    id: u64,
+    scan: ChunkScan,
+    restore: Restore,
+    /// Chunks whose reading was asked for, and that were loaded.
+    asked: usize,
+    loaded: usize,
+}
+
+impl Loading {
+    /// Of this file, of which the chunks that were found so far are here.
+    pub(crate) fn new(
+        file: FileName,
+        id: u64,
+        size_bytes: u64,
+        scan: ChunkScan,
+        limits: Limits,
+    ) -> Self {
+        let restore = Restore::new(limits, size_bytes);
+        Self { file, id, scan, restore, asked: 0, loaded: 0 }
+    }
+
+    /// Bytes of the file go by; none before them are missing.
+    pub(crate) fn pass(&mut self, offset: u64, bytes: &[u8]) {
+        self.scan.pass(offset, bytes);
+    }
+
+    /// The next chunk to read, if it is synced and so much may be read ahead.
+    pub(crate) fn next_read(&mut self, synced_bytes: u64, attempt: u64) -> Option<DiskJob> {
+        let chunk = self.next_chunk(synced_bytes)?;
+        self.asked += 1;
+        Some(DiskJob::SnapshotLoad { file: self.file.clone(), id: self.id, chunk, attempt })
+    }
+
+    fn next_chunk(&self, synced_bytes: u64) -> Option<ChunkPlace> {
+        let places = self.scan.places();
+        let next = *places.get(self.asked)?;
+        let awaited = places.get(self.loaded)?;
+        let ahead_bytes = next.end() - awaited.end();
+        (next.end() <= synced_bytes && ahead_bytes <= READ_AHEAD_BYTES).then_some(next)
+    }
+
+    /// What was asked for and not loaded will not come.
+    pub(crate) fn ask_again(&mut self) {
+        self.asked = self.loaded;
+    }
+
+    /// A chunk was read.
+    pub(crate) fn load(&mut self, payload: &[u8]) -> Result<(), DecodeError> {
+        self.loaded += 1;
+        self.restore.feed(payload)
+    }
+
+    /// Are the chunks that were found, and loaded, those of the whole file?
+    pub(crate) fn is_of(&self, whole: &SnapshotReader) -> bool {
+        whole.lists(self.scan.places())
+    }
+
+    /// Is every chunk that was found loaded?
+    pub(crate) fn is_done(&self) -> bool {
+        self.loaded == self.scan.places().len()
+    }
+
+    /// The state.
+    pub(crate) fn finish(self) -> Result<Kv, DecodeError> {
+        self.restore.finish()
+    }
+
+    /// The state as far as it was loaded: to be freed.
+    pub(crate) fn abandon(self) -> Kv {
+        self.restore.abandon()
+    }
+}
