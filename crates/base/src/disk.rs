@@ -122,6 +122,11 @@ pub trait Disk {
     /// The length of a file, or `None` if it does not exist.
     fn len_bytes(&mut self, file: &str) -> Result<Option<u64>, DiskError>;
 
+    /// Another way to the same files, for a thread that reads beside this one; `None` if there is none.
+    fn another(&self) -> Option<Box<dyn Disk + Send>> {
+        None
+    }
+
     /// Executes steps in order, up to the first error.
     fn execute_all(&mut self, ops: &[DiskOp]) -> Result<(), DiskError> {
         ops.iter().try_for_each(|op| self.execute(op))

@@ -68,6 +68,11 @@ impl Sum {
         self.0 = self.0.wrapping_sub(xxhash_rust::xxh3::xxh3_128(part));
     }
 
+    /// Adds the parts that another sum is of.
+    pub(crate) const fn merge(&mut self, other: Self) {
+        self.0 = self.0.wrapping_add(other.0);
+    }
+
     /// The sum so far, for the digest of the whole.
     pub(crate) const fn to_bytes(self) -> [u8; 16] {
         self.0.to_le_bytes()

@@ -33,6 +33,11 @@ impl ExpiryIndex {
         }
     }
 
+    /// Takes in the entries of other keys.
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        self.entries.append(&mut other.entries);
+    }
+
     /// The earliest expiry.
     pub(crate) fn first_ms(&self) -> Option<u64> {
         self.entries.first().map(|(expiry_ms, _)| *expiry_ms)

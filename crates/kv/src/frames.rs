@@ -84,6 +84,25 @@ impl Frames {
         Ok(())
     }
 
+    /// The header, if it was there.
+    pub(crate) const fn header(&self) -> Option<Header> {
+        self.header
+    }
+
+    /// For a part that begins with a frame, of a snapshot with this header.
+    pub(crate) fn after(header: Header) -> Self {
+        Self { header: Some(header), ..Self::default() }
+    }
+
+    /// The part that follows was read elsewhere.
+    pub(crate) fn join(&mut self, next: Self) -> Result<(), DecodeError> {
+        if self.end.is_some() || !self.pending.is_empty() {
+            return Err(DecodeError::Invalid("snapshot part"));
+        }
+        (self.end, self.pending) = (next.end, next.pending);
+        Ok(())
+    }
+
     /// The header, and the digest that the snapshot ends with; an error if it was cut short.
     pub(crate) fn finish(&self) -> Result<(Header, Digest), DecodeError> {
         self.header.zip(self.end).ok_or(DecodeError::Truncated)

@@ -43,6 +43,8 @@ pub(crate) struct Hashed<'a> {
 pub(crate) struct Keyspace {
     shards: Vec<Shard>,
     hash_seed: u64,
+    /// Records that a table is made for, if it is made by a restore.
+    restore_room: usize,
     len: usize,
     record_bytes: usize,
     expiry: ExpiryIndex,
@@ -77,6 +79,7 @@ impl Keyspace {
         Self {
             shards: empty_shards(shards),
             hash_seed,
+            restore_room: 0,
             len: 0,
             record_bytes: 0,
             expiry: ExpiryIndex::default(),
@@ -87,15 +90,14 @@ impl Keyspace {
         }
     }
 
-    /// Before a restore of this many keys: takes their hash seed, and makes room for all of them, so
+    /// Before a restore of this many keys: takes their hash seed. There will be room for all of them, so
     /// that no record moves again.
     pub(crate) fn prepare(&mut self, hash_seed: u64, keys: usize) {
         assert!(self.len == 0, "there are {} keys", self.len);
         self.hash_seed = hash_seed;
         // Shards differ by chance: four standard deviations more than the mean.
         let mean = keys / self.shards.len();
-        let room = mean + 4 * mean.isqrt();
-        self.shards.fill_with(|| Shard::with_capacity(room));
+        self.restore_room = mean + 4 * mean.isqrt();
     }
 
     pub(crate) const fn hash_seed(&self) -> u64 {
@@ -213,7 +215,11 @@ impl Keyspace {
         let place = self.shard_of(hash);
         let is_same = |other: &Record| other.key() == record.key();
         let rehash = |record: &Record| hash_of(record.key(), hash_seed);
-        let Entry::Vacant(vacant) = self.shards[place].entry(hash, is_same, rehash) else {
+        let shard = &mut self.shards[place];
+        if shard.capacity() == 0 {
+            *shard = Shard::with_capacity(self.restore_room);
+        }
+        let Entry::Vacant(vacant) = shard.entry(hash, is_same, rehash) else {
             return false;
         };
         self.expiry.change(record.key(), None, record.expiry_ms());
@@ -221,6 +227,31 @@ impl Keyspace {
         self.record_bytes += record.heap_bytes();
         self.len += 1;
         vacant.insert(record);
+        true
+    }
+
+    /// Takes in what was restored from another part of the same snapshot. Returns false if a key is in
+    /// both.
+    pub(crate) fn absorb(&mut self, other: Self) -> bool {
+        let hash_seed = self.hash_seed;
+        let rehash = |record: &Record| hash_of(record.key(), hash_seed);
+        for (shard, mut few) in self.shards.iter_mut().zip(other.shards) {
+            // Most tables are filled from one part alone.
+            if few.len() > shard.len() {
+                std::mem::swap(shard, &mut few);
+            }
+            for record in few {
+                let is_same = |other: &Record| other.key() == record.key();
+                let Entry::Vacant(vacant) = shard.entry(rehash(&record), is_same, rehash) else {
+                    return false;
+                };
+                vacant.insert(record);
+            }
+        }
+        self.expiry.absorb(other.expiry);
+        self.sum.merge(other.sum);
+        self.record_bytes += other.record_bytes;
+        self.len += other.len;
         true
     }
 

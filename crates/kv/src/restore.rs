@@ -11,6 +11,8 @@ use crate::record::Record;
 /// The frame of a record takes so many bytes at least: a tag, and twice a length.
 const RECORD_BYTES_MIN: u64 = 1 + 4 + 4;
 
+const KEY_TWICE: DecodeError = DecodeError::Invalid("snapshot key, it is there twice");
+
 /// Builds a state from a snapshot that is fed slice by slice. The slices may be cut anywhere, not
 /// only where [`Kv::snapshot_next`] cut them.
 pub struct Restore {
@@ -31,6 +33,26 @@ impl Restore {
     pub fn new(limits: Limits, bytes_max: u64) -> Self {
         let building = Building { kv: Kv::new(limits, 0), keys_max: bytes_max / RECORD_BYTES_MIN };
         Self { frames: Frames::default(), building }
+    }
+
+    /// A restore of a later part of the same snapshot, so that several can be built at once and then
+    /// joined; `None` before the header was fed. Its first slice must begin with a frame, as those of
+    /// [`Kv::snapshot_next`] do.
+    pub fn fork(&self) -> Option<Self> {
+        let header = self.frames.header()?;
+        let kv = Kv::new(self.building.kv.limits, 0);
+        let mut building = Building { kv, keys_max: self.building.keys_max };
+        building.header(&header);
+        Some(Self { frames: Frames::after(header), building })
+    }
+
+    /// Takes in what was restored from the part that follows. After an error the restore is of no use.
+    pub fn join(&mut self, next: Self) -> Result<(), DecodeError> {
+        self.frames.join(next.frames)?;
+        let (kv, other) = (&mut self.building.kv, next.building.kv);
+        let are_new = kv.keys.absorb(other.keys);
+        are_new.then_some(()).ok_or(KEY_TWICE)?;
+        kv.sessions.absorb(other.sessions)
     }
 
     /// Takes in the next bytes. After an error the restore is of no use.
@@ -68,7 +90,7 @@ impl Content for Building {
     fn record(&mut self, content: &[u8]) -> Result<(), DecodeError> {
         let record = Record::from_content(self.kv.keys.generation(), content)?;
         let is_new = self.kv.keys.restore(record);
-        is_new.then_some(()).ok_or(DecodeError::Invalid("snapshot key, it is there twice"))
+        is_new.then_some(()).ok_or(KEY_TWICE)
     }
 
     fn session(&mut self, encoded: &[u8]) -> Result<(), DecodeError> {

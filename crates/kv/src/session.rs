@@ -383,9 +383,18 @@ impl Sessions {
         (self.next_id, self.next_use) = (next_id, next_use);
     }
 
+    /// Takes in sessions that were restored elsewhere.
+    pub(crate) fn absorb(&mut self, other: Self) -> Result<(), DecodeError> {
+        other.by_id.into_iter().try_for_each(|(id, session)| self.restore_one(id, session))
+    }
+
     /// Adds a session that a snapshot holds.
     pub(crate) fn restore(&mut self, encoded: &[u8]) -> Result<(), DecodeError> {
         let (id, session) = Session::decode(encoded)?;
+        self.restore_one(id, session)
+    }
+
+    fn restore_one(&mut self, id: u64, session: Session) -> Result<(), DecodeError> {
         if id == 0 || id >= self.next_id || self.by_id.contains_key(&id) {
             return Err(DecodeError::Invalid("session id"));
         }

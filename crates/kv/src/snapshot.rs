@@ -14,6 +14,7 @@
 //! Integers are little-endian; replies are encoded as in `reply.rs`. Records stand about in the order
 //! of the tables they come from. Whoever restores them takes the same hash seed, so that one small
 //! table after another fills up instead of all of them at once: that is what makes a restore fast.
+//! A slice begins with the header or a frame, so that parts of a snapshot can be restored apart.
 //! The bytes of two nodes differ; the digest is the same. The order in
 //! which sessions are evicted is in their last use. Keys whose time is over but which are still in
 //! memory are included, for the digest covers them.

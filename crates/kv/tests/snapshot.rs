@@ -295,6 +295,89 @@ fn a_restore_may_be_fed_in_pieces_of_any_size() {
     }
 }
 
+/// Slices of a state with keys of all kinds and sessions, some of it saved by writes that went on.
+/// And the state.
+fn slices(bytes_max: usize) -> (Vec<Vec<u8>>, Kv) {
+    let mut machine = filled(60, Limits { shards: 4, ..Limits::default() });
+    for key in 0..20 {
+        machine.line(&format!("PEXPIRE key-{key} {}", 1_000 + key));
+        machine.line("SESSION OPEN");
+        machine.line(&format!("ONCE {} 1 SET once-{key} x", key + 1));
+    }
+    let digest = machine.kv.digest();
+    machine.kv.snapshot_begin();
+    let mut slices = vec![Vec::new()];
+    machine.kv.snapshot_next(bytes_max, &mut slices[0]);
+    for key in 40..60 {
+        machine.line(&format!("SET key-{key} anew"));
+    }
+    let mut more = true;
+    while more {
+        let mut slice = Vec::new();
+        more = machine.kv.snapshot_next(bytes_max, &mut slice);
+        slices.push(slice);
+    }
+    let kv = restored(&slices.concat(), machine.limits);
+    assert_eq!(kv.digest(), digest);
+    assert_eq!((kv.stats().keys, kv.stats().expires, kv.stats().sessions), (80, 20, 20));
+    (slices, kv)
+}
+
+#[test]
+fn parts_that_are_restored_apart_are_the_state_once_they_are_joined() {
+    for bytes_max in [1, 100, 1_000] {
+        let (slices, before) = slices(bytes_max);
+        for count in 1..=6.min(slices.len() - 1) {
+            let mut first = Restore::new(*before.limits(), u64::MAX);
+            first.feed(&slices[0]).unwrap();
+            let mut parts: Vec<_> = (1..count).map(|_| first.fork().unwrap()).collect();
+            parts.insert(0, first);
+            let each = (slices.len() - 1).div_ceil(count);
+            for (part, slices) in parts.iter_mut().zip(slices[1..].chunks(each)) {
+                for slice in slices {
+                    part.feed(slice).unwrap();
+                }
+            }
+            let joined = parts.into_iter().reduce(|mut whole, part| {
+                whole.join(part).unwrap();
+                whole
+            });
+            let kv = joined.unwrap().finish().unwrap();
+            assert_eq!(kv.digest(), before.digest(), "{count} parts");
+            assert_eq!(kv.stats(), before.stats(), "{count} parts");
+        }
+    }
+}
+
+#[test]
+fn parts_that_do_not_fit_each_other_are_refused() {
+    let (slices, before) = slices(100);
+    let part = |slices: &[Vec<u8>], fork: Option<&Restore>| {
+        let mut part = fork.map_or_else(
+            || Restore::new(*before.limits(), u64::MAX),
+            |first| first.fork().expect("it has the header"),
+        );
+        for slice in slices {
+            part.feed(slice).unwrap();
+        }
+        part
+    };
+    assert!(Restore::new(*before.limits(), u64::MAX).fork().is_none(), "there is no header yet");
+    let (border, first) = (slices.len() / 2, part(&slices[..slices.len() / 2], None));
+    // Some of it twice, some not at all, and out of order.
+    let mut whole = part(&slices[..border], None);
+    assert!(whole.join(part(&slices[border - 1..], Some(&first))).is_err());
+    let mut whole = part(&slices[..border], None);
+    whole.join(part(&slices[border + 1..], Some(&first))).unwrap();
+    assert!(whole.finish().is_err());
+    let mut whole = part(&slices, None);
+    assert!(whole.join(first.fork().unwrap()).is_err(), "nothing comes after the end");
+    // Cut within a frame.
+    let mut whole = part(&slices[..border], None);
+    whole.feed(&slices[border][..slices[border].len() / 2]).unwrap();
+    assert!(whole.join(part(&slices[border + 1..], Some(&first))).is_err());
+}
+
 fn examined(snapshot: &[u8]) -> Result<Findings, DecodeError> {
     let mut examination = Examination::default();
     examination.feed(snapshot)?;

@@ -5,10 +5,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use sampan_base::codec::{DecodeError, Reader};
+use sampan_base::codec::Reader;
 use sampan_base::disk::Disk;
 use sampan_base::{Configuration, Entry, EntryKind, LogIndex, NodeId, SnapshotMeta};
-use sampan_kv::{Kv, Restore};
 use sampan_storage::{Identity, OpenError as E, Recovered, Repair, Salvage, SnapshotSink, Storage};
 
 use crate::options::{OnDamage, Options};
@@ -111,56 +110,20 @@ pub(crate) fn open_storage(
     identity: Identity,
     options: &Options,
     bootstrap: &Configuration,
-    loading: &mut Loading,
+    sink: &mut dyn SnapshotSink,
 ) -> Result<(Storage, Recovered), OpenError> {
     if options.on_damage == OnDamage::Refuse {
         let refuse = sampan_storage::OnDamage::Refuse;
-        return Ok(Storage::open_with(disk, identity, &options.storage, refuse, loading)?);
+        return Ok(Storage::open_with(disk, identity, &options.storage, refuse, sink)?);
     }
     let agrees = |salvage: &Salvage<'_>| has_other_voters(salvage, bootstrap, identity.node);
     let on_damage = sampan_storage::OnDamage::Rejoin(&agrees);
-    Storage::open_with(disk, identity, &options.storage, on_damage, loading).map_err(|error| {
+    Storage::open_with(disk, identity, &options.storage, on_damage, sink).map_err(|error| {
         match error {
             E::DamagedLog(_) | E::DamagedSnapshot { .. } => OpenError::Alone(error),
             error => error.into(),
         }
     })
-}
-
-/// The state in the newest sound snapshot, built while that is checked: its file is read once.
-pub(crate) struct Loading {
-    limits: sampan_kv::Limits,
-    restore: Option<Result<Restore, DecodeError>>,
-}
-
-impl Loading {
-    pub(crate) const fn new(limits: sampan_kv::Limits) -> Self {
-        Self { limits, restore: None }
-    }
-
-    /// The state, or an empty one if there is no snapshot.
-    pub(crate) fn finish(self, recovered: &Recovered, hash_seed: u64) -> Result<Kv, OpenError> {
-        let Some(stored) = &recovered.snapshot else { return Ok(Kv::new(self.limits, hash_seed)) };
-        let restore = self.restore.expect("a sound snapshot was taken in");
-        restore.and_then(Restore::finish).map_err(|error| {
-            let (file, why) = (stored.file.to_string(), error.to_string());
-            OpenError::State { file, why }
-        })
-    }
-}
-
-impl SnapshotSink for Loading {
-    fn begin(&mut self, meta: &SnapshotMeta) {
-        self.restore = Some(Ok(Restore::new(self.limits, meta.size_bytes)));
-    }
-
-    fn chunk(&mut self, payload: &[u8]) {
-        if let Some(Ok(restore)) = &mut self.restore
-            && let Err(error) = restore.feed(payload)
-        {
-            self.restore = Some(Err(error));
-        }
-    }
 }
 
 /// Do other nodes vote, as far as what is left of the files tells? A node that was started to join a

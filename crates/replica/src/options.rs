@@ -94,9 +94,19 @@ pub struct Options {
     pub forward_retry: Duration,
     /// A stop waits at most this long for the hand-over and for what is under way.
     pub shutdown_wait: Duration,
+    /// In how many parts the state in a snapshot is built at a start, 1 or more.
+    pub restore_parts: usize,
+    /// How the host runs them: at once, or one after another.
+    pub run_all: RunAll,
     /// The host's stopwatch, for figures that decide nothing: how long snapshots hold up the replica.
     pub stopwatch: fn() -> Duration,
 }
+
+/// Something to be done, on whatever thread.
+pub type Task<'a> = Box<dyn FnOnce() + Send + 'a>;
+
+/// Runs all, and returns when they have ended.
+pub type RunAll = for<'a> fn(Vec<Task<'a>>);
 
 impl Options {
     /// The defaults.
@@ -122,6 +132,8 @@ impl Options {
             clock_entry_interval: Duration::from_millis(100),
             forward_retry: Duration::from_millis(1_000),
             shutdown_wait: Duration::from_millis(3_000),
+            restore_parts: 1,
+            run_all: |tasks| tasks.into_iter().for_each(|task| task()),
             stopwatch: || Duration::ZERO,
         }
     }

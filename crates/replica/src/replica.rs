@@ -19,11 +19,12 @@ use crate::forwards::{FORWARD_FRAME_BYTES_MAX, ForwardWindow, ForwardsOut};
 use crate::input::{ConnectionId, Input, Now};
 use crate::job::{DiskDone, DiskJob};
 use crate::lines::{Home, Lines, Origin};
-use crate::opening::{self, Loading, OpenError, OpenReport};
+use crate::opening::{self, OpenError, OpenReport};
 use crate::options::Options;
 use crate::output::{ClientReply, Envelope, Event, Fatal, Outputs, Stream};
 use crate::pace::Pace;
 use crate::reads::Reads;
+use crate::restoring::Restoring;
 use crate::snapshots::Snapshots;
 use crate::status::Status;
 use crate::wire::{
@@ -137,10 +138,10 @@ impl Replica {
         now: Now,
     ) -> Result<(Self, OpenReport), OpenError> {
         let mut rng = Rng::seeded(seed);
-        let mut loading = Loading::new(options.kv);
+        let mut restoring = Restoring::new(&options);
         let (storage, recovered) =
-            opening::open_storage(disk, identity, &options, &bootstrap, &mut loading)?;
-        let kv = loading.finish(&recovered, rng.next_u64())?;
+            opening::open_storage(disk, identity, &options, &bootstrap, &mut restoring)?;
+        let kv = restoring.finish(&recovered, rng.next_u64())?;
         let snapshot = recovered.snapshot.as_ref().map(|snapshot| snapshot.meta.clone());
         let mut report = OpenReport::of(&recovered, kv.stats().keys);
         let applied = snapshot.as_ref().map(|meta| meta.position).unwrap_or_default();

@@ -263,6 +263,11 @@ impl RealDisk {
 }
 
 impl Disk for RealDisk {
+    fn another(&self) -> Option<Box<dyn Disk + Send>> {
+        // Whole snapshots are read like this, and not again soon.
+        Some(Box::new(self.clone().past_cache()))
+    }
+
     fn execute(&mut self, op: &DiskOp) -> Result<(), DiskError> {
         if self.read_only {
             return Err(DiskError::Io("".into(), "opened for reading only".into()));

@@ -5,8 +5,9 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::thread;
 
-use sampan_replica::{OpenError, Replica, Start};
+use sampan_replica::{OpenError, Replica, Start, Task};
 use sampan_storage::{Identity, Storage};
 use tokio::net::TcpListener as AsyncListener;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
@@ -31,6 +32,11 @@ use crate::repair;
 use crate::signals::Signals;
 use crate::stats::Stats;
 use crate::time::{Clock, stopwatch, wall};
+
+/// Threads that load a state at a start, for each processor: most of them wait for the disk.
+const RESTORE_PARTS_EACH: usize = 4;
+/// More than this wait for memory.
+const RESTORE_PARTS_MAX: usize = 32;
 
 /// How a node is asked to stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -199,8 +205,16 @@ fn open(
     }
     let mut options = config.replica.clone();
     options.stopwatch = stopwatch;
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    options.restore_parts = (RESTORE_PARTS_EACH * processors).min(RESTORE_PARTS_MAX);
+    options.run_all = run_all;
     Replica::start(disk, identity, options, config.bootstrap(), random(), clock.now())
         .map_err(|error| open_error(config, &error))
+}
+
+/// Each on a thread of its own.
+fn run_all(tasks: Vec<Task<'_>>) {
+    thread::scope(|scope| tasks.into_iter().for_each(|task| _ = scope.spawn(task)));
 }
 
 fn open_error(config: &Config, error: &OpenError) -> ServerError {

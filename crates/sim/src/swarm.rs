@@ -76,7 +76,7 @@ impl Plan {
         let nodes = *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]);
         let mut options = options(&mut rng);
         pace(&mut Rng::seeded(seed ^ 0x5a3d_7057_0003), &mut options.raft);
-        options.storage.snapshot_sync_bytes = arrival(&mut Rng::seeded(seed ^ 0x5a3d_7057_0005));
+        arrival(&mut Rng::seeded(seed ^ 0x5a3d_7057_0005), &mut options);
         let clients = clients(&mut rng, &options);
         let sessions = clients.iter().filter(|client| client.session).count();
         let faults = faults(seed, &mut rng, nodes, sessions, &options);
@@ -177,9 +177,11 @@ fn pace(rng: &mut Rng, raft: &mut sampan_raft::Config) {
     raft.repeat_bytes_max = *rng.pick(&[0, 0, 64, 1_024]);
 }
 
-/// How often what arrives is synced, and so how early it is loaded. Chance of its own, too.
-fn arrival(rng: &mut Rng) -> u64 {
-    *rng.pick(&[64, 1 << 10, 16 << 10, 4 << 20])
+/// How often what arrives of a snapshot is synced, and so how early it is loaded, and how one is loaded at
+/// a start. Chance of its own, too.
+fn arrival(rng: &mut Rng, options: &mut Options) {
+    options.storage.snapshot_sync_bytes = *rng.pick(&[64, 1 << 10, 16 << 10, 4 << 20]);
+    options.restore_parts = rng.between(1, 4) as usize;
 }
 
 fn limits(rng: &mut Rng) -> Limits {

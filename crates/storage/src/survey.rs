@@ -17,16 +17,16 @@ const READ_ENDINGS: [&str; 6] =
 
 /// Whoever takes in the newest snapshot while opening checks it: so it is read once.
 pub trait SnapshotSink {
-    /// This one is tried. What was taken in before was damaged, or is too old.
-    fn begin(&mut self, meta: &SnapshotMeta);
-    /// The next chunk, sound as far as it goes.
-    fn chunk(&mut self, payload: &[u8]);
+    /// Reads every chunk of this one: that checks it, and what is not sound is an error. What was taken
+    /// in before was damaged, or is too old.
+    fn take(&mut self, disk: &mut dyn Disk, reader: &SnapshotReader) -> Result<(), SnapshotError>;
 }
 
 /// Takes nothing in.
 impl SnapshotSink for () {
-    fn begin(&mut self, _: &SnapshotMeta) {}
-    fn chunk(&mut self, _: &[u8]) {}
+    fn take(&mut self, disk: &mut dyn Disk, reader: &SnapshotReader) -> Result<(), SnapshotError> {
+        reader.check(disk)
+    }
 }
 
 /// What lies in a data directory.
@@ -158,10 +158,7 @@ fn read_snapshot(
         return Err(damaged("its name is not that of its contents"));
     }
     if let Some(sink) = whole {
-        sink.begin(reader.meta());
-        for number in 0..reader.chunk_count() {
-            sink.chunk(&reader.chunk(disk, number)?);
-        }
+        sink.take(disk, &reader)?;
     }
     Ok(StoredSnapshot { meta: reader.meta().clone(), file: file.clone() })
 }

@@ -294,13 +294,13 @@ struct Taken {
 }
 
 impl SnapshotSink for Taken {
-    fn begin(&mut self, meta: &SnapshotMeta) {
-        self.begun.push(meta.position.index.0);
+    fn take(&mut self, disk: &mut dyn Disk, reader: &SnapshotReader) -> Result<(), SnapshotError> {
+        self.begun.push(reader.meta().position.index.0);
         self.chunks.clear();
-    }
-
-    fn chunk(&mut self, payload: &[u8]) {
-        self.chunks.push(payload.to_vec());
+        for number in 0..reader.chunk_count() {
+            self.chunks.push(reader.chunk(disk, number)?.to_vec());
+        }
+        Ok(())
     }
 }
 

@@ -23,7 +23,7 @@ const CLUSTER: ClusterId = ClusterId(7);
 pub(crate) const BACKUPS: ConnectionId = ConnectionId(999);
 
 /// Files in memory; everything is durable at once.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct MemoryDisk {
     files: BTreeMap<String, Vec<u8>>,
     /// What all files together may hold.
@@ -67,6 +67,10 @@ impl MemoryDisk {
 }
 
 impl Disk for MemoryDisk {
+    fn another(&self) -> Option<Box<dyn Disk + Send>> {
+        Some(Box::new(self.clone()))
+    }
+
     fn execute(&mut self, op: &DiskOp) -> Result<(), DiskError> {
         match op {
             DiskOp::Reserve { file, len_bytes } => {

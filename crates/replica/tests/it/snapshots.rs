@@ -190,7 +190,18 @@ fn a_long_backlog_is_applied_in_turns_that_follow_at_once() {
 
 #[test]
 fn a_restart_begins_with_the_snapshot() {
-    let (mut cluster, leader) = Cluster::with_leader(3, compacting);
+    for options in [compacting, in_parts] {
+        begins_with_the_snapshot(options);
+    }
+}
+
+/// Built in more parts than some snapshots have chunks.
+fn in_parts(id: sampan_base::NodeId) -> Options {
+    Options { restore_parts: 7, ..compacting(id) }
+}
+
+fn begins_with_the_snapshot(options: fn(sampan_base::NodeId) -> Options) {
+    let (mut cluster, leader) = Cluster::with_leader(3, options);
     write(&mut cluster, leader, 0, 200);
     cluster.run_ms(500);
     let before = cluster.node(leader).kv().digest();

@@ -86,6 +86,11 @@ impl SnapshotReader {
         load(disk, &self.file, self.meta.id, place)
     }
 
+    /// Checks every chunk.
+    pub fn check(&self, disk: &mut dyn Disk) -> Result<(), SnapshotError> {
+        (0..self.chunk_count()).try_for_each(|number| self.chunk(disk, number).map(drop))
+    }
+
     /// Are these all chunks of the file, as the footer lists them?
     pub fn lists(&self, places: &[ChunkPlace]) -> bool {
         self.footer.chunks.iter().eq(places.iter().map(|place| &place.info))
@@ -115,9 +120,7 @@ pub fn load(
 /// Reads a whole file back and checks every byte of it. What it says it covers, if all is well.
 pub fn verify(disk: &mut dyn Disk, file: &str) -> Result<SnapshotMeta, SnapshotError> {
     let reader = SnapshotReader::open(disk, file)?;
-    for number in 0..reader.chunk_count() {
-        reader.chunk(disk, number)?;
-    }
+    reader.check(disk)?;
     Ok(reader.meta)
 }
 
