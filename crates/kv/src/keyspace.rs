@@ -27,6 +27,10 @@ const FREE_ENTRIES_MAX: usize = 512;
 /// Buckets that one slice of a capture looks at, for the case that all of them are empty.
 const BUCKETS_PER_SLICE_MAX: usize = 16_384;
 
+/// So many records of a table do not tell that the rest of it will come, too: where a snapshot is restored
+/// in parts, those that were saved by writes stray from the part where their table is.
+const RESTORE_STRAYS: usize = 14;
+
 /// Tables below this capacity are never shrunk.
 const SHRINK_CAPACITY_MIN: usize = 64;
 
@@ -43,7 +47,7 @@ pub(crate) struct Hashed<'a> {
 pub(crate) struct Keyspace {
     shards: Vec<Shard>,
     hash_seed: u64,
-    /// Records that a table is made for, if it is made by a restore.
+    /// Records that a restore makes a table for, once it has had a few.
     restore_room: usize,
     len: usize,
     record_bytes: usize,
@@ -216,8 +220,8 @@ impl Keyspace {
         let is_same = |other: &Record| other.key() == record.key();
         let rehash = |record: &Record| hash_of(record.key(), hash_seed);
         let shard = &mut self.shards[place];
-        if shard.capacity() == 0 {
-            *shard = Shard::with_capacity(self.restore_room);
+        if shard.len() == RESTORE_STRAYS {
+            shard.reserve(self.restore_room.saturating_sub(RESTORE_STRAYS), rehash);
         }
         let Entry::Vacant(vacant) = shard.entry(hash, is_same, rehash) else {
             return false;

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Machine, restored, snapshot_rest};
 use sampan_base::codec::DecodeError;
-use sampan_kv::{Examination, Findings, Kv, Limits, Reply, Restore};
+use sampan_kv::{Examination, Findings, Kv, Limits, Reply, Restore, Stats};
 
 /// One table, so that keys meet in it and it grows and shrinks in the middle of a walk.
 fn one_shard() -> Limits {
@@ -344,7 +344,9 @@ fn parts_that_are_restored_apart_are_the_state_once_they_are_joined() {
             });
             let kv = joined.unwrap().finish().unwrap();
             assert_eq!(kv.digest(), before.digest(), "{count} parts");
-            assert_eq!(kv.stats(), before.stats(), "{count} parts");
+            // Tables may have room for more or less.
+            let figures = |kv: &Kv| Stats { bytes_estimate: 0, ..kv.stats() };
+            assert_eq!(figures(&kv), figures(&before), "{count} parts");
         }
     }
 }

@@ -146,7 +146,11 @@ pub fn run(disk: &mut dyn Disk, job: DiskJob) -> DiskDone {
             DiskDone::SnapshotLoad { attempt, payload }
         }
         DiskJob::SnapshotSend { to, id, file, offset, len_bytes, wanted_by } => {
-            let data = disk.read(&file, offset, len_bytes);
+            let read = disk.read(&file, offset, len_bytes);
+            // It may be removed meanwhile, and lose its bytes.
+            let is_whole = read.as_ref().is_ok_and(|data| data.len() as u64 == len_bytes);
+            let data =
+                if is_whole || read.is_err() { read } else { Err(DiskError::NotFound(file)) };
             DiskDone::SnapshotSend { to, id, offset, data, wanted_by }
         }
     }

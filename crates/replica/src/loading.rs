@@ -11,9 +11,9 @@ use sampan_storage::snapshot::{ChunkPlace, ChunkScan, SnapshotReader};
 
 use crate::job::DiskJob;
 
-/// Bytes that are read ahead of the chunk that is loaded: more than become durable with one sync, or
-/// loading would fall behind what arrives.
-const READ_AHEAD_BYTES: u64 = 8 << 20;
+/// Bytes that are read ahead of the chunk that is loaded: enough to keep the lane busy, and no more than
+/// may be loaded in one turn.
+const READ_AHEAD_BYTES: u64 = 2 << 20;
 
 /// A state that is being loaded.
 pub(crate) struct Loading {

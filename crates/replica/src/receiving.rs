@@ -183,7 +183,7 @@ impl Replica {
         receiving.accepted = receiving.on_disk.stored;
         receiving.writing.clear();
         receiving.early.clear();
-        receiving.begin = receiver.rewind(receiving.on_disk.stored);
+        receiving.begin = receiver.rewind(receiving.on_disk.stored, receiving.on_disk.synced);
         if let State::Loading(loading) = &mut receiving.state {
             loading.ask_again();
         }

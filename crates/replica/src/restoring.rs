@@ -78,10 +78,11 @@ impl Restoring {
         for built in self.build_all(disk, reader, &mut parts) {
             built?;
         }
-        let mut parts = parts.into_iter().map(|part| part.restore);
-        let mut whole = parts.next().expect("there is one at least");
-        parts.try_for_each(|part| whole.join(part)).map_err(Failure::State)?;
-        Ok(whole)
+        let mut parts: Vec<Restore> = parts.into_iter().map(|part| part.restore).collect();
+        while parts.len() > 1 {
+            parts = join_pairs(parts).map_err(Failure::State)?;
+        }
+        Ok(parts.pop().expect("there is one at least"))
     }
 
     /// At once, if each part can have the disk for itself.
@@ -120,6 +121,17 @@ fn split(first: Restore, chunks: Range<usize>, count: usize) -> Result<Vec<Part>
     Ok(parts)
 }
 
+/// Each with the next one: what two parts hold moves once in a round, and rounds are few.
+fn join_pairs(parts: Vec<Restore>) -> Result<Vec<Restore>, DecodeError> {
+    let mut joined = Vec::with_capacity(parts.len().div_ceil(2));
+    let mut parts = parts.into_iter();
+    while let Some(mut part) = parts.next() {
+        parts.next().map_or(Ok(()), |next| part.join(next))?;
+        joined.push(part);
+    }
+    Ok(joined)
+}
+
 impl SnapshotSink for Restoring {
     fn take(&mut self, disk: &mut dyn Disk, reader: &SnapshotReader) -> Result<(), SnapshotError> {
         let mut built = self.build(disk, reader, self.parts);
@@ -129,7 +141,11 @@ impl SnapshotSink for Restoring {
         }
         self.restore = Some(match built {
             Ok(restore) => Ok(restore),
-            Err(Failure::State(error)) => Err(error),
+            Err(Failure::State(error)) => {
+                // What comes after may be damaged, and an older snapshot stand in for it.
+                reader.check(disk)?;
+                Err(error)
+            }
             Err(Failure::File(error)) => return Err(error),
         });
         Ok(())
@@ -163,10 +179,6 @@ mod tests {
 
     /// A snapshot file of the state, in chunks of so many bytes or as the state slices itself.
     fn written(kv: &mut Kv, cut_at: Option<usize>) -> (MemDisk, FileName) {
-        let maker = Identity { cluster: ClusterId(1), node: NodeId::of(1) };
-        let position = LogPosition { term: Term(1), index: LogIndex(1) };
-        let members = Configuration::of_voters([NodeId::of(1)]);
-        let (mut writer, mut ops) = SnapshotWriter::begin(maker, 1, position, &members);
         kv.snapshot_begin();
         let (mut slices, mut more) = (Vec::new(), true);
         while more {
@@ -178,7 +190,15 @@ mod tests {
         if let Some(cut_at) = cut_at {
             slices = whole.chunks(cut_at).map(<[u8]>::to_vec).collect();
         }
-        ops.extend(slices.iter().flat_map(|slice| writer.chunk(slice)));
+        written_as(&slices, kv)
+    }
+
+    fn written_as(chunks: &[Vec<u8>], kv: &Kv) -> (MemDisk, FileName) {
+        let maker = Identity { cluster: ClusterId(1), node: NodeId::of(1) };
+        let position = LogPosition { term: Term(1), index: LogIndex(1) };
+        let members = Configuration::of_voters([NodeId::of(1)]);
+        let (mut writer, mut ops) = SnapshotWriter::begin(maker, 1, position, &members);
+        ops.extend(chunks.iter().flat_map(|chunk| writer.chunk(chunk)));
         let (_, file, rest) = writer.finish(&kv.digest().to_bytes());
         let mut disk = MemDisk::new();
         disk.execute(&DiskOp::CreateDirectory { directory: "snapshots".into() }).unwrap();
@@ -187,9 +207,12 @@ mod tests {
         (disk, file)
     }
 
+    fn in_parts(parts: usize) -> Restoring {
+        Restoring::new(&Options { restore_parts: parts, ..Options::new(NodeId::of(1)) })
+    }
+
     fn restored(disk: &mut MemDisk, file: &str, parts: usize) -> Result<Kv, SnapshotError> {
-        let options = Options { restore_parts: parts, ..Options::new(NodeId::of(1)) };
-        let mut restoring = Restoring::new(&options);
+        let mut restoring = in_parts(parts);
         let reader = SnapshotReader::open(disk, file)?;
         restoring.take(disk, &reader)?;
         let restore = restoring.restore.expect("it was taken").expect("it holds a state");
@@ -204,8 +227,27 @@ mod tests {
             for parts in [1, 2, 3, 8, 1_000] {
                 let same = restored(&mut disk, &file, parts).unwrap();
                 assert_eq!(same.digest(), kv.digest(), "{parts} parts, cut at {cut_at:?}");
+                let reader = SnapshotReader::open(&mut disk, &file).unwrap();
+                let at_once = in_parts(parts).build(&mut disk, &reader, parts);
+                assert_eq!(at_once.is_ok(), parts == 1 || cut_at.is_none());
             }
         }
+    }
+
+    #[test]
+    fn damage_behind_what_is_no_state_is_damage_of_the_file() {
+        let mut kv = state();
+        let (mut disk, file) = written(&mut kv, None);
+        let end = SnapshotReader::open(&mut disk, &file).unwrap().chunk_count() - 1;
+        let (mut disk, file) = written_as(&vec![b"no state".to_vec(); end], &kv);
+        let taken = |disk: &mut MemDisk| {
+            let reader = SnapshotReader::open(disk, &file).unwrap();
+            in_parts(3).take(disk, &reader)
+        };
+        assert_eq!(taken(&mut disk), Ok(()));
+        let last = disk.len_bytes(&file).unwrap().unwrap() - 500;
+        disk.corrupt(&file, last, |byte| *byte ^= 1);
+        assert!(matches!(taken(&mut disk), Err(SnapshotError::Damaged { .. })));
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub(crate) struct Snapshots {
     /// It met a full disk, and waits for the room of the reserve.
     taking_starves: bool,
     pub(crate) receiving: Option<Receiving>,
-    /// Counts the snapshots that began to arrive.
+    /// Counts the snapshots that began to arrive, or to arrive again after a full disk.
     pub(crate) attempts: u64,
     owners: VecDeque<Owner>,
     not_before: Time,
@@ -574,7 +574,7 @@ impl Replica {
         self.jobs.push(job);
     }
 
-    /// A snapshot job of the background lane has ended.
+    /// A snapshot job has ended.
     pub(crate) fn on_snapshot_job(&mut self, done: DiskDone) {
         if let DiskDone::SnapshotSend { to, id, offset, data, wanted_by } = done {
             match (data, wanted_by) {

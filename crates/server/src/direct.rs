@@ -1,7 +1,7 @@
 //! Bulk past the page cache: snapshots that come from peers and go to them are not wanted again soon,
 //! and to have them in the kernel's memory first costs a copy, fresh pages, and a burst of writing
-//! later. Chunks that are read back like this come from the disk, and not from what was to be written
-//! there.
+//! later. Chunks of some length that are read back like this come from the disk, and not from what was to
+//! be written there.
 //!
 //! What it is not: durable. As for any write, only a sync of the file makes it so. Where the file
 //! system has no direct I/O, everything goes the usual way.

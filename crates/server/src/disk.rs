@@ -2,7 +2,8 @@
 //!
 //! What it is: [`DiskOp`]s as system calls, with the rules of durability that only the caller of a
 //! system call can keep: zeros are really written, `fdatasync` only where size and extents are
-//! already durable and `fsync` where they are not, an error of a sync is final (Linux marks the
+//! already durable and `fsync` where they are not (an extent that was reserved is made one of data by the
+//! first write, which `fdatasync` makes durable with it), an error of a sync is final (Linux marks the
 //! pages clean and reports once, so a second sync that succeeds proves nothing).
 //! What it is not: a policy. Which file, when and in what order is `sampan-storage`'s.
 
@@ -44,6 +45,8 @@ pub struct RealDisk {
 
 #[derive(Default, Debug)]
 struct Shared {
+    /// The files that have these names now: whoever opens, renames or removes one holds this. Lanes share
+    /// files, and one that went on with a file that has lost its name would lose what it writes.
     handles: Mutex<BTreeMap<FileName, Arc<Handle>>>,
     /// A sync failed: what is on the disk is unknown, and nothing may be done to it any more.
     failed: AtomicBool,
@@ -127,7 +130,8 @@ impl RealDisk {
 
     /// The open file, opening it if it exists.
     fn handle(&self, file: &FileName) -> Result<Arc<Handle>, DiskError> {
-        if let Some(handle) = self.handles().get(file) {
+        let mut handles = self.handles();
+        if let Some(handle) = handles.get(file) {
             return Ok(handle.clone());
         }
         let opened = OpenOptions::new().read(true).write(!self.read_only).open(self.path(file));
@@ -140,18 +144,7 @@ impl RealDisk {
         // What is read is read front to back: the kernel is to read ahead while this process makes
         // something of it. Where it does not want to, it is only slower.
         _ = rustix::fs::fadvise(&opened, 0, None, Advice::Sequential);
-        let handle = Handle::new(opened, len_bytes, false);
-        // Another lane may have removed the file since, and made it anew: that one is the right one.
-        Ok(self.handles_with_room().entry(file.clone()).or_insert(handle).clone())
-    }
-
-    fn handles_with_room(&self) -> MutexGuard<'_, BTreeMap<FileName, Arc<Handle>>> {
-        let mut handles = self.handles();
-        if handles.len() >= HANDLES_MAX {
-            // Never one with unsynced writes: closing it could lose the report of an error.
-            handles.retain(|_, kept| kept.dirty.load(Ordering::Relaxed));
-        }
-        handles
+        Ok(keep(&mut handles, file, Handle::new(opened, len_bytes, false)))
     }
 
     fn create(&self, file: &FileName, zero_bytes: u64) -> Result<(), DiskError> {
@@ -168,7 +161,7 @@ impl RealDisk {
             _ = fs::remove_file(self.path(file));
             return Err(disk_error(file, &error));
         }
-        self.handles_with_room().insert(file.clone(), Handle::new(made, zero_bytes, true));
+        keep(&mut self.handles(), file, Handle::new(made, zero_bytes, true));
         Ok(())
     }
 
@@ -182,10 +175,10 @@ impl RealDisk {
             .map_err(failed)?;
         let held_bytes = opened.metadata().map_err(failed)?.len();
         opened.set_len(len_bytes).map_err(failed)?;
-        let allocated = rustix::fs::fallocate(&opened, FallocateFlags::empty(), 0, len_bytes);
-        let filled = match allocated {
+        let allocate = || rustix::fs::fallocate(&opened, FallocateFlags::empty(), 0, len_bytes);
+        let filled = match rustix::io::retry_on_intr(allocate) {
             // Not every file system can: then zeros take the room.
-            Err(Errno::OPNOTSUPP) => write_zeros(&opened, len_bytes),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(&opened, len_bytes),
             allocated => allocated.map_err(Into::into),
         };
         filled.map_err(|error| {
@@ -235,8 +228,8 @@ impl RealDisk {
     }
 
     fn rename(&self, from: &FileName, to: &FileName) -> Result<(), DiskError> {
-        fs::rename(self.path(from), self.path(to)).map_err(|error| disk_error(from, &error))?;
         let mut handles = self.handles();
+        fs::rename(self.path(from), self.path(to)).map_err(|error| disk_error(from, &error))?;
         handles.remove(to);
         if let Some(handle) = handles.remove(from) {
             handles.insert(to.clone(), handle);
@@ -245,11 +238,16 @@ impl RealDisk {
     }
 
     fn remove(&self, file: &FileName) -> Result<(), DiskError> {
-        self.handles().remove(file);
-        match release::remove(&self.path(file)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(disk_error(file, &error)),
-            _ => Ok(()),
+        let mut handles = self.handles();
+        handles.remove(file);
+        let removed = release::remove_name(&self.path(file));
+        drop(handles);
+        match removed {
+            Ok(nameless) => nameless.iter().for_each(release::give_back),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(disk_error(file, &error)),
         }
+        Ok(())
     }
 
     fn sync_directory(&self, directory: &FileName) -> Result<(), DiskError> {
@@ -356,6 +354,19 @@ fn write_zeros(file: &File, zero_bytes: u64) -> io::Result<()> {
         written += count as u64;
     }
     Ok(())
+}
+
+fn keep(
+    handles: &mut BTreeMap<FileName, Arc<Handle>>,
+    name: &FileName,
+    handle: Arc<Handle>,
+) -> Arc<Handle> {
+    if handles.len() >= HANDLES_MAX {
+        // Never one with unsynced writes: closing it could lose the report of an error.
+        handles.retain(|_, kept| kept.dirty.load(Ordering::Relaxed));
+    }
+    handles.insert(name.clone(), handle.clone());
+    handle
 }
 
 fn disk_error(file: &FileName, error: &io::Error) -> DiskError {

@@ -128,3 +128,30 @@ fn a_full_device_is_no_space_and_a_failed_sync_is_final_for_all_lanes() {
     assert!(matches!(other.execute(&create("f", 0)), Err(DiskError::Io(..))));
     assert!(matches!(other.execute(&sync("full")), Err(DiskError::Io(..))));
 }
+
+#[test]
+fn what_is_written_to_a_file_made_anew_is_in_it_whoever_reads_it_meanwhile() {
+    let dir = TempDir::new("disk-anew");
+    let mut disk = RealDisk::new(dir.path());
+    let (mut other, file): (_, FileName) = (disk.clone(), "f".into());
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ends.load(Ordering::Relaxed) {
+                _ = other.read("f", 0, 8);
+            }
+        });
+        for round in 0..5_000_u64 {
+            let bytes = Bytes::copy_from_slice(&round.to_le_bytes());
+            disk.execute(&DiskOp::Reserve { file: file.clone(), len_bytes: 8 }).unwrap();
+            disk.execute(&DiskOp::Write { file: file.clone(), offset: 0, bytes }).unwrap();
+            let there = fs::read(dir.path().join("f")).unwrap();
+            if there != round.to_le_bytes() {
+                ends.store(true, Ordering::Relaxed);
+            }
+            assert_eq!(there, round.to_le_bytes(), "round {round}");
+            disk.execute(&DiskOp::Remove { file: file.clone() }).unwrap();
+        }
+        ends.store(true, Ordering::Relaxed);
+    });
+}

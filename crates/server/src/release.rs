@@ -27,19 +27,16 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     if file.metadata()?.nlink() == 0 { Err(ErrorKind::NotFound.into()) } else { Ok(file) }
 }
 
-/// Removes a file, and gives its room back unless somebody reads it. Takes little longer than to give it
-/// back at once, a quarter of a second for each gigabyte.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    // Without a file to give back piece by piece the kernel does all of it at once.
+/// Takes a file its name. Its room is to be given back ([`give_back`]); without a file to do that piece by
+/// piece the kernel does all of it at once.
+pub(crate) fn remove_name(path: &Path) -> io::Result<Option<File>> {
     let file = File::options().write(true).open(path).ok();
     fs::remove_file(path)?;
-    if let Some(file) = file {
-        give_back(&file);
-    }
-    Ok(())
+    Ok(file)
 }
 
-/// Gives the room of an open file back that has no name any more, unless somebody else reads it.
+/// Gives the room of an open file back that has no name any more, unless somebody else reads it. Takes
+/// little longer than at once, a quarter of a second for each gigabyte.
 pub(crate) fn give_back(file: &File) {
     let Ok(metadata) = file.metadata() else { return };
     if metadata.nlink() > 0 || metadata.len() <= PIECE_BYTES || file.try_lock().is_err() {
@@ -60,6 +57,10 @@ pub(crate) fn give_back(file: &File) {
 mod tests {
     use super::*;
     use crate::testing::TempDir;
+
+    fn remove(path: &Path) -> io::Result<()> {
+        remove_name(path).map(|nameless| nameless.iter().for_each(give_back))
+    }
 
     /// A file somewhat longer than a piece.
     fn long_file(dir: &TempDir) -> std::path::PathBuf {

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use sampan_replica::{OpenError, Replica, Start, Task};
@@ -212,9 +213,23 @@ fn open(
         .map_err(|error| open_error(config, &error))
 }
 
-/// Each on a thread of its own.
+/// Each on a thread of its own, as far as there are threads; this one does what is left.
 fn run_all(tasks: Vec<Task<'_>>) {
-    thread::scope(|scope| tasks.into_iter().for_each(|task| _ = scope.spawn(task)));
+    let others = tasks.len().saturating_sub(1);
+    let left = Mutex::new(tasks.into_iter());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some(task) = next() {
+            task();
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..others {
+            // A system that gives no more threads makes it only slower.
+            _ = thread::Builder::new().name("restore".into()).spawn_scoped(scope, work);
+        }
+        work();
+    });
 }
 
 fn open_error(config: &Config, error: &OpenError) -> ServerError {
@@ -359,4 +374,25 @@ fn random() -> u64 {
     hasher.write_u64(wall().unix_ms);
     hasher.write_u32(std::process::id());
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn all_tasks_are_run_once_and_have_ended_then() {
+        for count in [0, 1, 2, 50] {
+            let runs: Vec<_> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+            let task = |run| -> Task<'_> {
+                Box::new(move || {
+                    AtomicUsize::fetch_add(run, 1, Ordering::Relaxed);
+                })
+            };
+            run_all(runs.iter().map(task).collect());
+            assert!(runs.iter().all(|run| run.load(Ordering::Relaxed) == 1), "{runs:?}");
+        }
+    }
 }

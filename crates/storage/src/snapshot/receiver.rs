@@ -7,9 +7,10 @@ use sampan_base::disk::{DiskOp, FileName};
 use super::{SNAPSHOT_DIRECTORY, partial_name};
 use crate::PartialSnapshot;
 
-/// A snapshot that is arriving. Its lists run in order in the background lane. When it is complete:
-/// [`SnapshotReceiver::finish`], [`super::verify`], compare what that says with what the leader
-/// announced, and only then [`crate::Storage::snapshot_commit`].
+/// A snapshot that is arriving. Its lists run in order in the background lane. Chunks that are synced are
+/// read back with [`super::load`]. When it is complete: [`SnapshotReceiver::finish`],
+/// [`super::SnapshotReader::open`], compare what that says with what the leader announced and with the
+/// chunks that were read, and only then [`crate::Storage::snapshot_commit`].
 #[derive(Debug)]
 pub struct SnapshotReceiver {
     file: FileName,
@@ -57,7 +58,7 @@ impl SnapshotReceiver {
     /// Goes on with what [`crate::Storage::open`] found. Panics if the ids differ.
     pub fn resume(partial: PartialSnapshot, meta: &SnapshotMeta, sync_bytes: u64) -> Self {
         assert!(partial.id == meta.id, "snapshot {:016x} is not {:016x}", meta.id, partial.id);
-        // A file longer than announced is caught by the final verification.
+        // A file longer than announced is caught when its footer is compared.
         let next_offset = partial.next_offset.min(meta.size_bytes);
         let (mut receiver, _) = Self::begin(meta, sync_bytes);
         receiver.file = partial.file;
@@ -91,14 +92,15 @@ impl SnapshotReceiver {
         Ok(ops)
     }
 
-    /// Goes back to where bytes are known to be here, after a write beyond it found no room. Before
-    /// the next bytes: makes the file, if nothing is known to be in it.
-    pub fn rewind(&mut self, offset: u64) -> Vec<DiskOp> {
+    /// Goes back to where bytes are known to be here, and to be synced, after a write beyond it found no
+    /// room. Before the next bytes: makes the file, if nothing is known to be in it.
+    pub fn rewind(&mut self, offset: u64, synced_offset: u64) -> Vec<DiskOp> {
         assert!(offset <= self.next_offset, "{offset} is ahead of {}", self.next_offset);
-        self.next_offset = offset;
-        self.synced_offset = self.synced_offset.min(offset);
+        assert!(synced_offset <= offset, "{synced_offset} is ahead of {offset}");
+        (self.next_offset, self.synced_offset) = (offset, synced_offset);
         let missing = offset == 0;
-        self.is_named &= !missing;
+        // The name is made durable with the first sync.
+        self.is_named &= synced_offset > 0;
         missing.then(|| self.make()).into_iter().collect()
     }
 
