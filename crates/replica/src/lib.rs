@@ -20,6 +20,7 @@ mod apply;
 mod backups;
 mod catching_up;
 mod disk_health;
+mod doubts;
 mod forwards;
 pub mod frame_queue;
 pub mod input;

@@ -19,9 +19,10 @@ use sampan_storage::snapshot::{ChunkScan, SnapshotReader, SnapshotReceiver};
 
 use crate::job::{DiskDone, DiskJob};
 use crate::loading::Loading;
-use crate::output::Event;
+use crate::output::{Event, Stream};
 use crate::replica::Replica;
 use crate::snapshots::Owner;
+use crate::wire::{PeerMessage, SnapshotDamaged};
 
 /// A snapshot that arrives from the leader.
 pub(crate) struct Receiving {
@@ -382,10 +383,13 @@ impl Replica {
         self.events.push(Event::SnapshotInstalled { index: position.index, size_bytes });
     }
 
-    /// What arrived is of no use: the leader begins again.
+    /// What arrived is of no use: the leader begins again, and whoever has the file looks at it.
     fn give_up_receiving(&mut self, receiving: Receiving, why: String) {
+        let id = receiving.meta.id;
         self.events.push(Event::SnapshotFailed(why));
-        self.raft.snapshot_stored(self.now.mono, receiving.meta.id, 0);
+        self.raft.snapshot_stored(self.now.mono, id, 0);
+        let damaged = PeerMessage::SnapshotDamaged(SnapshotDamaged { id });
+        self.tell(receiving.maker, Stream::Main, damaged);
         self.discard_receiving(receiving);
     }
 

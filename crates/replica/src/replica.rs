@@ -28,7 +28,8 @@ use crate::restoring::Restoring;
 use crate::snapshots::Snapshots;
 use crate::status::Status;
 use crate::wire::{
-    FORWARD_REQUESTS_MAX, ForwardOutcome, ForwardReply, PeerMessage, SnapshotMissing, SnapshotPart,
+    FORWARD_REQUESTS_MAX, ForwardOutcome, ForwardReply, PeerMessage, SnapshotDamaged,
+    SnapshotMissing, SnapshotPart,
 };
 use crate::writes::Writes;
 
@@ -388,6 +389,7 @@ impl Replica {
             PeerMessage::SnapshotMissing(SnapshotMissing { to, id }) => {
                 self.raft.snapshot_unreadable(self.now.mono, to, id);
             }
+            PeerMessage::SnapshotDamaged(SnapshotDamaged { id }) => self.doubt_snapshot(id),
             PeerMessage::Wanted(wanted) => {
                 let held = self.raft.entries(wanted.first, wanted.through_max().next());
                 let message = PeerMessage::Held(wanted.answer(held.into_iter()));

@@ -39,6 +39,8 @@ const RETAIN_CHECK: Duration = Duration::from_millis(200);
 pub(crate) enum Owner {
     Taking(u64),
     Receiving(u64),
+    /// Looks whether one that is sent is damaged.
+    Doubting(u64),
     /// Cleaning up: the result is of no interest.
     Nobody,
 }
@@ -99,6 +101,8 @@ pub(crate) struct Snapshots {
     parts: VecDeque<SnapshotRead>,
     /// A chunk of the own snapshot was the last that went: a part that waits goes before the next one.
     part_is_next: bool,
+    /// One is read because a peer says that it is damaged.
+    pub(crate) doubting: bool,
     /// The snapshot of which a part was last sent for another leader, and when.
     lent: Option<(u64, Time)>,
     pub(crate) pauses: SnapshotPauses,
@@ -120,6 +124,7 @@ impl Snapshots {
             end: (LogIndex::ZERO, now.mono),
             parts: VecDeque::new(),
             part_is_next: false,
+            doubting: false,
             lent: None,
             pauses: SnapshotPauses::default(),
         }
@@ -534,12 +539,12 @@ impl Replica {
         }
     }
 
-    fn snapshot_file(&self, id: u64) -> Option<FileName> {
+    pub(crate) fn snapshot_file(&self, id: u64) -> Option<FileName> {
         let known = self.storage.snapshots().iter().find(|stored| stored.meta.id == id);
         known.map(|stored| stored.file.clone())
     }
 
-    fn tell(&mut self, to: NodeId, stream: Stream, message: PeerMessage) {
+    pub(crate) fn tell(&mut self, to: NodeId, stream: Stream, message: PeerMessage) {
         self.messages.push(Envelope { to, stream, message });
     }
 
@@ -612,6 +617,7 @@ impl Replica {
         match (owner, failed) {
             (Owner::Taking(id), failed) => self.on_taking_job(id, failed),
             (Owner::Receiving(attempt), failed) => self.on_receiving_job(attempt, done, failed),
+            (Owner::Doubting(id), failed) => self.on_doubted(id, failed),
             (Owner::Nobody, _) => {}
         }
     }
@@ -628,7 +634,7 @@ impl Replica {
                 self.starve_receiving(attempt);
                 true
             }
-            Owner::Taking(_) | Owner::Nobody => false,
+            Owner::Taking(_) | Owner::Doubting(_) | Owner::Nobody => false,
         }
     }
 

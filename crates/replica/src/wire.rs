@@ -43,6 +43,8 @@ pub enum PeerMessage {
     SnapshotPart(SnapshotPart),
     /// It cannot be sent.
     SnapshotMissing(SnapshotMissing),
+    /// What its maker sent of a snapshot is damaged.
+    SnapshotDamaged(SnapshotDamaged),
     /// A node repairs its log and lacks entries.
     Wanted(Wanted),
     /// What another one holds of them.
@@ -78,6 +80,13 @@ pub struct SnapshotPart {
 pub struct SnapshotMissing {
     /// For whom it was wanted.
     pub to: NodeId,
+    /// Which snapshot.
+    pub id: u64,
+}
+
+/// See [`PeerMessage::SnapshotDamaged`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotDamaged {
     /// Which snapshot.
     pub id: u64,
 }
@@ -224,6 +233,10 @@ impl PeerMessage {
                 out.put_u64(to.get());
                 out.put_u64(*id);
             }
+            Self::SnapshotDamaged(SnapshotDamaged { id }) => {
+                out.put_u8(9);
+                out.put_u64(*id);
+            }
             Self::Wanted(Wanted { first, last }) => {
                 out.put_u8(7);
                 out.put_u64(first.0);
@@ -245,6 +258,7 @@ impl PeerMessage {
             Some(&kind @ 4..=6) => decode_snapshot_message(kind, bytes),
             Some(7) => decode_wanted(bytes).map(Self::Wanted),
             Some(8) => decode_held(bytes).map(Self::Held),
+            Some(9) => decode_damaged(bytes).map(Self::SnapshotDamaged),
             Some(_) => Err(DecodeError::Invalid("message kind")),
             None => Err(DecodeError::Truncated),
         }
@@ -362,6 +376,14 @@ fn decode_snapshot_message(kind: u8, bytes: &Bytes) -> Result<PeerMessage, Decod
     };
     reader.finish()?;
     Ok(message)
+}
+
+fn decode_damaged(bytes: &Bytes) -> Result<SnapshotDamaged, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    reader.take(1)?;
+    let damaged = SnapshotDamaged { id: reader.u64()? };
+    reader.finish()?;
+    Ok(damaged)
 }
 
 fn decode_wanted(bytes: &Bytes) -> Result<Wanted, DecodeError> {

@@ -38,6 +38,7 @@ fn messages() -> Vec<PeerMessage> {
             data: Bytes::from_static(b"part"),
         }),
         PeerMessage::SnapshotMissing(SnapshotMissing { to: NodeId::of(3), id: 9 }),
+        PeerMessage::SnapshotDamaged(SnapshotDamaged { id: 9 }),
         PeerMessage::Wanted(Wanted { first: LogIndex(5), last: LogIndex(9) }),
         PeerMessage::Held(Held {
             first: LogIndex(5),

@@ -50,6 +50,7 @@ fn body(message: &PeerMessage) -> String {
             format!("SnapshotPart #{} {}+{}", part.id, part.offset, part.data.len())
         }
         PeerMessage::SnapshotMissing(missing) => format!("{missing:?}"),
+        PeerMessage::SnapshotDamaged(damaged) => format!("{damaged:?}"),
         PeerMessage::Wanted(wanted) => format!("Wanted {}..{}", wanted.first, wanted.last),
         PeerMessage::Held(held) => {
             let indices: Vec<u64> = held.entries.iter().map(|entry| entry.index.0).collect();

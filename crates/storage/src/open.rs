@@ -16,7 +16,7 @@ use crate::page::{PAGE_BYTES, is_zero};
 use crate::replay::{self, Join, Known, Replayed, SegmentFile};
 use crate::reserve::{self, Reserve};
 use crate::segment::{self, FIRST_BATCH_OFFSET, SegmentHeader, WAL_DIRECTORY};
-use crate::snapshot::SNAPSHOT_DIRECTORY;
+use crate::snapshot::{self, SNAPSHOT_DIRECTORY};
 use crate::survey::{Directory, SnapshotSink, Snapshots, best_partial};
 use crate::{
     Damage, DamageReason, Identity, OpenError, Options, PartialSnapshot, Recovered, Report, Storage,
@@ -366,8 +366,7 @@ impl Opening<'_> {
     /// Renames damaged snapshots, so that they are kept and not taken for candidates again.
     fn set_damaged_aside(&mut self, snapshots: &Snapshots) -> Result<(), OpenError> {
         for (file, _) in &snapshots.damaged {
-            let to: FileName = Arc::from(format!("{file}.damaged"));
-            self.disk.execute(&DiskOp::Rename { from: file.clone(), to })?;
+            self.disk.execute(&snapshot::set_aside(file))?;
         }
         if !snapshots.damaged.is_empty() {
             let directory = SNAPSHOT_DIRECTORY.into();

@@ -320,6 +320,17 @@ impl Storage {
         older.into_iter().map(|stored| DiskOp::Remove { file: stored.file }).collect()
     }
 
+    /// Gives up a snapshot that was found damaged, and keeps its file to look at. The list is empty if it
+    /// is not there any more. Background lane.
+    pub fn set_snapshot_aside(&mut self, id: u64) -> Vec<DiskOp> {
+        let damaged = self.snapshots.extract_if(.., |stored| stored.meta.id == id);
+        let mut ops: Vec<_> = damaged.map(|stored| snapshot::set_aside(&stored.file)).collect();
+        if !ops.is_empty() {
+            ops.push(DiskOp::SyncDirectory { directory: SNAPSHOT_DIRECTORY.into() });
+        }
+        ops
+    }
+
     /// The list of [`Storage::snapshot_commit`] ended: the snapshot is the newest one, and the log
     /// may be trimmed up to it. Panics if no commit is under way.
     pub fn snapshot_committed(&mut self) {

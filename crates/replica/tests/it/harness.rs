@@ -37,14 +37,24 @@ impl MemoryDisk {
         self.files.values().map(Vec::len).sum()
     }
 
+    /// How many files have names that end like this.
+    pub(crate) fn count_of(&self, ending: &str) -> usize {
+        self.files.keys().filter(|name| name.ends_with(ending)).count()
+    }
+
     pub(crate) fn len_of(&self, file: &str) -> usize {
         self.files.get(file).map_or(0, Vec::len)
     }
 
     /// Flips a bit of the first place in the log where this stands. False if there is none.
     pub(crate) fn flip_in_log(&mut self, needle: &[u8]) -> bool {
-        let logs = self.files.iter_mut().filter(|(name, _)| name.starts_with("wal/"));
-        for (_, bytes) in logs {
+        self.flip_in("wal/", needle)
+    }
+
+    /// The same in files whose names begin like this.
+    pub(crate) fn flip_in(&mut self, names: &str, needle: &[u8]) -> bool {
+        let files = self.files.iter_mut().filter(|(name, _)| name.starts_with(names));
+        for (_, bytes) in files {
             if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle) {
                 bytes[at] ^= 0x10;
                 return true;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sampan_base::disk::Disk as _;
 use sampan_raft::{Body, PeerState};
 use sampan_replica::wire::PeerMessage;
-use sampan_replica::{Event, Input, Options};
+use sampan_replica::{Event, Input, Lane, Options};
 
 use crate::harness::Cluster;
 
@@ -321,6 +321,48 @@ fn what_has_arrived_is_loaded_while_the_rest_is_on_its_way() {
         assert!(read > cluster.chunks_read / 10 * 8, "{read} of {}", cluster.chunks_read);
         assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
     }
+}
+
+#[test]
+fn a_snapshot_that_is_damaged_where_it_is_sent_from_is_replaced() {
+    let (mut cluster, leader, follower) = far_behind(300);
+    let (index, _) = cluster.node(leader).status().snapshot.expect("there is one");
+    // Behind what the last one covers nothing is to come.
+    cluster.input(leader, Input::TakeSnapshot);
+    cluster.run_ms(100);
+    let newest = cluster.disk(leader).list("snapshots").expect("a directory").pop();
+    let newest = newest.expect("a file").file;
+    assert!(cluster.disk(leader).flip_in(&newest, b"xxxxxxx"));
+    cluster.snapshot_parts_per_ms = usize::MAX;
+    // As long as the leader does not hear of it, it comes again and again, but not at once.
+    cluster.hold = |message| matches!(message, PeerMessage::SnapshotDamaged(_));
+    cluster.start(follower);
+    cluster.run_ms(5_000);
+    let failed = |(_, event): &&(u64, Event)| matches!(event, Event::SnapshotFailed(_));
+    let failures = cluster.events.iter().filter(failed).count();
+    assert!((2..=6).contains(&failures), "{failures} in five seconds");
+    cluster.hold = |_| false;
+    cluster.run_ms(5_000);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+    assert_eq!((installs(&cluster), cluster.disk(leader).count_of(".damaged")), (1, 1));
+    let (later, _) = cluster.node(leader).status().snapshot.expect("a new one");
+    assert!(later >= index);
+}
+
+#[test]
+fn a_snapshot_that_is_damaged_where_it_arrives_is_sent_again() {
+    let (mut cluster, leader, follower) = far_behind(300);
+    let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
+    cluster.hanging_lanes.insert((follower, Lane::Reading));
+    cluster.start(follower);
+    while acked_bytes(&cluster, leader, follower).is_none_or(|acked| acked < size_bytes / 2) {
+        cluster.run_ms(1);
+    }
+    assert!(cluster.disk(follower).flip_in("snapshots/", b"xxxxxxx"));
+    cluster.hanging_lanes.clear();
+    cluster.run_ms(5_000);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+    assert_eq!((installs(&cluster), cluster.disk(leader).count_of(".damaged")), (1, 0));
 }
 
 /// Node 1 takes snapshots, the others have all of the log.

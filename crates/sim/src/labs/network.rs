@@ -131,7 +131,10 @@ pub(crate) fn number_of(id: NodeId) -> usize {
 /// exchange does; what answers one is a reply.
 pub(super) fn is_request(message: &PeerMessage) -> bool {
     match message {
-        PeerMessage::Forward(_) | PeerMessage::SnapshotWanted(_) | PeerMessage::Wanted(_) => true,
+        PeerMessage::Forward(_)
+        | PeerMessage::SnapshotWanted(_)
+        | PeerMessage::SnapshotDamaged(_)
+        | PeerMessage::Wanted(_) => true,
         PeerMessage::ForwardReply(_)
         | PeerMessage::SnapshotPart(_)
         | PeerMessage::SnapshotMissing(_)

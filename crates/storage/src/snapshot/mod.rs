@@ -16,7 +16,7 @@ mod writer;
 use std::sync::Arc;
 
 use sampan_base::SnapshotMeta;
-use sampan_base::disk::{DiskError, FileName};
+use sampan_base::disk::{DiskError, DiskOp, FileName};
 
 pub(crate) use format::SNAPSHOT_MAGIC;
 pub use format::{CHUNK_BYTES_MAX, DIGEST_BYTES_MAX, FIRST_CHUNK_OFFSET};
@@ -74,6 +74,11 @@ pub(crate) fn file_name(meta: &SnapshotMeta) -> FileName {
     let (index, term) = (meta.position.index, meta.position.term);
     let id = meta.id;
     Arc::from(format!("{SNAPSHOT_DIRECTORY}/{:020}-{:020}-{id:016x}{COMPLETE}", index.0, term.0))
+}
+
+/// Renames a damaged one, so that it is kept and not taken for a candidate again.
+pub(crate) fn set_aside(file: &FileName) -> DiskOp {
+    DiskOp::Rename { from: file.clone(), to: Arc::from(format!("{file}.damaged")) }
 }
 
 /// The name of a snapshot that this node is writing.
