@@ -12,6 +12,8 @@
 //! between slices, and nothing is copied ahead of time. FLUSHALL sets the whole table aside, and
 //! the walk goes on in there.
 
+use std::ops::Range;
+
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -26,10 +28,6 @@ const FREE_ENTRIES_MAX: usize = 512;
 
 /// Buckets that one slice of a capture looks at, for the case that all of them are empty.
 const BUCKETS_PER_SLICE_MAX: usize = 16_384;
-
-/// So many records of a table do not tell that the rest of it will come, too: where a snapshot is restored
-/// in parts, those that were saved by writes stray from the part where their table is.
-const RESTORE_STRAYS: usize = 14;
 
 /// Tables below this capacity are never shrunk.
 const SHRINK_CAPACITY_MIN: usize = 64;
@@ -47,8 +45,7 @@ pub(crate) struct Hashed<'a> {
 pub(crate) struct Keyspace {
     shards: Vec<Shard>,
     hash_seed: u64,
-    /// Records that a restore makes a table for, once it has had a few.
-    restore_room: usize,
+    restoring: Restoring,
     len: usize,
     record_bytes: usize,
     expiry: ExpiryIndex,
@@ -57,6 +54,17 @@ pub(crate) struct Keyspace {
     generation: u32,
     capture: Option<Capture>,
     garbage: Garbage,
+}
+
+/// How a restore goes on, or a part of one.
+struct Restoring {
+    /// Records that a table is made for.
+    room: usize,
+    /// The tables that records are put into; there is room for each only where it is at home.
+    home: Range<usize>,
+    /// Records of other tables, with their hashes. Records that were saved by writes while a snapshot was
+    /// taken stand anywhere in it.
+    strays: Vec<(u64, Record)>,
 }
 
 /// A walk over the records as of its beginning.
@@ -83,7 +91,7 @@ impl Keyspace {
         Self {
             shards: empty_shards(shards),
             hash_seed,
-            restore_room: 0,
+            restoring: Restoring { room: 0, home: 0..shards, strays: Vec::new() },
             len: 0,
             record_bytes: 0,
             expiry: ExpiryIndex::default(),
@@ -101,7 +109,7 @@ impl Keyspace {
         self.hash_seed = hash_seed;
         // Shards differ by chance: four standard deviations more than the mean.
         let mean = keys / self.shards.len();
-        self.restore_room = mean + 4 * mean.isqrt();
+        self.restoring.room = mean + 4 * mean.isqrt();
     }
 
     pub(crate) const fn hash_seed(&self) -> u64 {
@@ -214,49 +222,75 @@ impl Keyspace {
 
     /// Adds a record that a snapshot holds. Returns false if its key is there already.
     pub(crate) fn restore(&mut self, record: Record) -> bool {
-        let hash_seed = self.hash_seed;
-        let hash = hash_of(record.key(), hash_seed);
+        let hash = hash_of(record.key(), self.hash_seed);
         let place = self.shard_of(hash);
-        let is_same = |other: &Record| other.key() == record.key();
-        let rehash = |record: &Record| hash_of(record.key(), hash_seed);
-        let shard = &mut self.shards[place];
-        if shard.len() == RESTORE_STRAYS {
-            shard.reserve(self.restore_room.saturating_sub(RESTORE_STRAYS), rehash);
-        }
-        let Entry::Vacant(vacant) = shard.entry(hash, is_same, rehash) else {
-            return false;
-        };
         self.expiry.change(record.key(), None, record.expiry_ms());
         self.sum.add(record.content());
         self.record_bytes += record.heap_bytes();
         self.len += 1;
+        if !self.restoring.home.contains(&place) {
+            self.restoring.strays.push((hash, record));
+            return true;
+        }
+        self.place_restored(hash, record)
+    }
+
+    fn place_restored(&mut self, hash: u64, record: Record) -> bool {
+        let (hash_seed, place) = (self.hash_seed, self.shard_of(hash));
+        let is_same = |other: &Record| other.key() == record.key();
+        let rehash = |record: &Record| hash_of(record.key(), hash_seed);
+        let shard = &mut self.shards[place];
+        if shard.capacity() == 0 {
+            *shard = Shard::with_capacity(self.restoring.room);
+        }
+        let Entry::Vacant(vacant) = shard.entry(hash, is_same, rehash) else { return false };
         vacant.insert(record);
         true
     }
 
-    /// Takes in what was restored from another part of the same snapshot. Returns false if a key is in
-    /// both.
-    pub(crate) fn absorb(&mut self, other: Self) -> bool {
+    /// Divides a restore that has begun: this many, each for the tables of its part of the records, in
+    /// order. What it holds of other parts' tables strays.
+    pub(crate) fn split(mut self, parts: usize) -> Vec<Self> {
+        let count = self.shards.len();
+        let border = |part: usize| count * part / parts;
+        let later: Vec<Self> = (1..parts)
+            .map(|part| {
+                let mut other = Self::new(count, self.hash_seed);
+                other.restoring.room = self.restoring.room;
+                other.restoring.home = border(part)..border(part + 1);
+                other
+            })
+            .collect();
+        self.restoring.home = 0..border(1);
         let hash_seed = self.hash_seed;
-        let rehash = |record: &Record| hash_of(record.key(), hash_seed);
-        for (shard, mut few) in self.shards.iter_mut().zip(other.shards) {
-            // Most tables are filled from one part alone.
-            if few.len() > shard.len() {
-                std::mem::swap(shard, &mut few);
-            }
-            for record in few {
-                let is_same = |other: &Record| other.key() == record.key();
-                let Entry::Vacant(vacant) = shard.entry(rehash(&record), is_same, rehash) else {
-                    return false;
-                };
-                vacant.insert(record);
-            }
-        }
+        let abroad = self.shards.iter_mut().skip(border(1)).flat_map(std::mem::take);
+        let abroad = abroad.map(|record| (hash_of(record.key(), hash_seed), record));
+        self.restoring.strays.extend(abroad);
+        std::iter::once(self).chain(later).collect()
+    }
+
+    /// Takes in what was restored by the part that follows.
+    pub(crate) fn absorb(&mut self, other: Self) {
+        let home = other.restoring.home;
+        assert!(self.restoring.home.end == home.start, "parts are joined in their order");
+        let tables = self.shards.iter_mut().zip(other.shards);
+        tables.skip(home.start).take(home.len()).for_each(|(mine, theirs)| *mine = theirs);
+        self.restoring.home.end = home.end;
+        self.restoring.strays.extend(other.restoring.strays);
         self.expiry.absorb(other.expiry);
         self.sum.merge(other.sum);
         self.record_bytes += other.record_bytes;
         self.len += other.len;
-        true
+    }
+
+    /// A restore is complete: strays go to their tables. Returns false if a key is there twice.
+    pub(crate) fn restored(&mut self) -> bool {
+        let strays = std::mem::take(&mut self.restoring.strays);
+        let are_new = strays.into_iter().all(|(hash, record)| self.place_restored(hash, record));
+        // Records were counted, and are in the sum, when they came.
+        let placed: usize = self.shards.iter().map(Shard::len).sum();
+        assert!(!are_new || placed == self.len, "{placed} of {} records are in tables", self.len);
+        are_new
     }
 
     /// Removes every key, in time that does not depend on their number.

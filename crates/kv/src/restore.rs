@@ -35,23 +35,35 @@ impl Restore {
         Self { frames: Frames::default(), building }
     }
 
-    /// A restore of a later part of the same snapshot, so that several can be built at once and then
-    /// joined; `None` before the header was fed. Its first slice must begin with a frame, as those of
-    /// [`Kv::snapshot_next`] do.
-    pub fn fork(&self) -> Option<Self> {
+    /// Divides a restore: this many, one or more, for as many consecutive parts of the rest, so that they
+    /// can be built at once and then joined; `None` if there are to be several and the header is not
+    /// there yet. The first slice of each must begin with a frame, as those of [`Kv::snapshot_next`] do.
+    pub fn split(self, parts: usize) -> Option<Vec<Self>> {
+        if parts == 1 {
+            return Some(vec![self]);
+        }
         let header = self.frames.header()?;
-        let kv = Kv::new(self.building.kv.limits, 0);
-        let mut building = Building { kv, keys_max: self.building.keys_max };
-        building.header(&header);
-        Some(Self { frames: Frames::after(header), building })
+        let Building { kv, keys_max } = self.building;
+        let limits = kv.limits;
+        let Kv { keys, sessions, time_ms, .. } = kv;
+        let mut all = keys.split(parts).into_iter();
+        let mut first = Kv::new(limits, 0);
+        (first.keys, first.sessions, first.time_ms) = (all.next()?, sessions, time_ms);
+        let first = Self { frames: self.frames, building: Building { kv: first, keys_max } };
+        let later = all.map(|keys| {
+            let mut kv = Kv::new(limits, 0);
+            (kv.keys, kv.time_ms) = (keys, time_ms);
+            kv.sessions.restore_counters(header.next_id, header.next_use);
+            Self { frames: Frames::after(header), building: Building { kv, keys_max } }
+        });
+        Some(std::iter::once(first).chain(later).collect())
     }
 
     /// Takes in what was restored from the part that follows. After an error the restore is of no use.
     pub fn join(&mut self, next: Self) -> Result<(), DecodeError> {
         self.frames.join(next.frames)?;
         let (kv, other) = (&mut self.building.kv, next.building.kv);
-        let are_new = kv.keys.absorb(other.keys);
-        are_new.then_some(()).ok_or(KEY_TWICE)?;
+        kv.keys.absorb(other.keys);
         kv.sessions.absorb(other.sessions)
     }
 
@@ -68,7 +80,8 @@ impl Restore {
     /// The state, if the snapshot was complete and the state has the digest it names.
     pub fn finish(self) -> Result<Kv, DecodeError> {
         let (header, digest) = self.frames.finish()?;
-        let kv = self.building.kv;
+        let mut kv = self.building.kv;
+        kv.keys.restored().then_some(()).ok_or(KEY_TWICE)?;
         let counts = (kv.keys.len() as u64, kv.sessions.len() as u64);
         if counts != (header.keys, header.sessions) {
             return Err(DecodeError::Invalid("snapshot counts"));

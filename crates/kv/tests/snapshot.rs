@@ -330,8 +330,7 @@ fn parts_that_are_restored_apart_are_the_state_once_they_are_joined() {
         for count in 1..=6.min(slices.len() - 1) {
             let mut first = Restore::new(*before.limits(), u64::MAX);
             first.feed(&slices[0]).unwrap();
-            let mut parts: Vec<_> = (1..count).map(|_| first.fork().unwrap()).collect();
-            parts.insert(0, first);
+            let mut parts = first.split(count).unwrap();
             let each = (slices.len() - 1).div_ceil(count);
             for (part, slices) in parts.iter_mut().zip(slices[1..].chunks(each)) {
                 for slice in slices {
@@ -342,8 +341,11 @@ fn parts_that_are_restored_apart_are_the_state_once_they_are_joined() {
                 whole.join(part).unwrap();
                 whole
             });
-            let kv = joined.unwrap().finish().unwrap();
+            let mut kv = joined.unwrap().finish().unwrap();
             assert_eq!(kv.digest(), before.digest(), "{count} parts");
+            kv.snapshot_begin();
+            let again = restored(&snapshot_rest(&mut kv, 1_000), *kv.limits());
+            assert_eq!(again.digest(), before.digest(), "what is in its tables");
             // Tables may have room for more or less.
             let figures = |kv: &Kv| Stats { bytes_estimate: 0, ..kv.stats() };
             assert_eq!(figures(&kv), figures(&before), "{count} parts");
@@ -354,30 +356,30 @@ fn parts_that_are_restored_apart_are_the_state_once_they_are_joined() {
 #[test]
 fn parts_that_do_not_fit_each_other_are_refused() {
     let (slices, before) = slices(100);
-    let part = |slices: &[Vec<u8>], fork: Option<&Restore>| {
-        let mut part = fork.map_or_else(
-            || Restore::new(*before.limits(), u64::MAX),
-            |first| first.fork().expect("it has the header"),
-        );
-        for slice in slices {
-            part.feed(slice).unwrap();
-        }
-        part
+    let begun = || Restore::new(*before.limits(), u64::MAX);
+    assert!(begun().split(2).is_none(), "there is no header yet");
+    // Two parts, fed with what is before and behind these borders.
+    let joined = |end: usize, begin: usize| {
+        let mut first = begun();
+        first.feed(&slices[0])?;
+        let [mut first, mut next] = <[Restore; 2]>::try_from(first.split(2).unwrap()).ok().unwrap();
+        slices[1..end].iter().try_for_each(|slice| first.feed(slice))?;
+        slices[begin..].iter().try_for_each(|slice| next.feed(slice))?;
+        first.join(next)?;
+        first.finish()
     };
-    assert!(Restore::new(*before.limits(), u64::MAX).fork().is_none(), "there is no header yet");
-    let (border, first) = (slices.len() / 2, part(&slices[..slices.len() / 2], None));
-    // Some of it twice, some not at all, and out of order.
-    let mut whole = part(&slices[..border], None);
-    assert!(whole.join(part(&slices[border - 1..], Some(&first))).is_err());
-    let mut whole = part(&slices[..border], None);
-    whole.join(part(&slices[border + 1..], Some(&first))).unwrap();
-    assert!(whole.finish().is_err());
-    let mut whole = part(&slices, None);
-    assert!(whole.join(first.fork().unwrap()).is_err(), "nothing comes after the end");
-    // Cut within a frame.
-    let mut whole = part(&slices[..border], None);
-    whole.feed(&slices[border][..slices[border].len() / 2]).unwrap();
-    assert!(whole.join(part(&slices[border + 1..], Some(&first))).is_err());
+    let (count, border) = (slices.len(), slices.len() / 2);
+    assert_eq!(joined(border, border).unwrap().digest(), before.digest());
+    for (end, begin) in [(border, border - 1), (border, border + 1), (count, count), (count, 1)] {
+        assert!(joined(end, begin).is_err(), "..{end} and {begin}..");
+    }
+    // Cut within a frame, and joined before the rest of it was there.
+    let mut first = begun();
+    slices[..border].iter().for_each(|slice| first.feed(slice).unwrap());
+    first.feed(&slices[border][..slices[border].len() / 2]).unwrap();
+    let [mut first, mut next] = <[Restore; 2]>::try_from(first.split(2).unwrap()).ok().unwrap();
+    slices[border + 1..].iter().for_each(|slice| next.feed(slice).unwrap());
+    assert!(first.join(next).is_err());
 }
 
 fn examined(snapshot: &[u8]) -> Result<Findings, DecodeError> {

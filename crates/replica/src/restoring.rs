@@ -110,15 +110,9 @@ impl Restoring {
 fn split(first: Restore, chunks: Range<usize>, count: usize) -> Result<Vec<Part>, DecodeError> {
     let count = count.clamp(1, chunks.len().max(1));
     let border = |place: usize| chunks.start + chunks.len() * place / count;
-    let later: Result<Vec<_>, _> = (1..count)
-        .map(|place| {
-            let restore = first.fork().ok_or(DecodeError::Truncated)?;
-            Ok(Part { chunks: border(place)..border(place + 1), restore })
-        })
-        .collect();
-    let mut parts = vec![Part { chunks: border(0)..border(1), restore: first }];
-    parts.extend(later?);
-    Ok(parts)
+    let restores = first.split(count).ok_or(DecodeError::Truncated)?;
+    let part = |(place, restore)| Part { chunks: border(place)..border(place + 1), restore };
+    Ok(restores.into_iter().enumerate().map(part).collect())
 }
 
 /// Each with the next one: what two parts hold moves once in a round, and rounds are few.
