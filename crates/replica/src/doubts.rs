@@ -3,32 +3,44 @@
 //!
 //! What it is not: the search for damage of which nobody knows, at rest.
 
-use crate::job::DiskJob;
+use std::time::Duration;
+
+use sampan_storage::snapshot::SnapshotError;
+
+use crate::job::{DiskDone, DiskJob};
 use crate::output::Event;
 use crate::replica::Replica;
 use crate::snapshots::Owner;
 
+/// A file that was read is not read again for so long: the damage is where it arrives.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 impl Replica {
     /// What a peer got of this snapshot is damaged: on its disk, or here.
     pub(crate) fn doubt_snapshot(&mut self, id: u64) {
-        let Some(file) = self.snapshot_file(id).filter(|_| !self.snapshots.doubting) else {
-            return;
-        };
-        self.snapshots.doubting = true;
+        let now = self.now.mono;
+        let known = self.snapshots.doubted.is_some_and(|(known, until)| known == id && now < until);
+        let Some(file) = self.snapshot_file(id).filter(|_| !known) else { return };
+        self.snapshots.doubted = Some((id, now + AGAIN_AFTER));
         self.snapshot_job(Owner::Doubting(id), DiskJob::SnapshotVerify(file));
     }
 
-    /// The file was read. A damaged one is set aside, and the next one, for which nothing new has to have
-    /// come, takes its place with the peers.
-    pub(crate) fn on_doubted(&mut self, id: u64, failed: Option<String>) {
-        self.snapshots.doubting = false;
-        let Some(why) = failed else { return };
-        let ops = self.storage.set_snapshot_aside(id);
-        if ops.is_empty() {
+    /// The file was read. A damaged one, which no start could use either, is set aside.
+    pub(crate) fn on_doubted(&mut self, id: u64, done: &DiskDone) {
+        let DiskDone::SnapshotVerify(Err(error @ SnapshotError::Damaged { .. })) = done else {
             return;
+        };
+        let ops = self.storage.set_snapshot_aside(id);
+        if !ops.is_empty() {
+            self.events.push(Event::SnapshotFailed(format!("{error}; it is set aside")));
+            self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(ops));
         }
-        self.events.push(Event::SnapshotFailed(format!("{why}; it is set aside")));
-        self.snapshots.wanted = true;
-        self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(ops));
+    }
+
+    /// Is the snapshot that peers would get not there any more? Then another one is due, though nothing
+    /// new has come, and again until there is one.
+    pub(crate) fn newest_is_set_aside(&self) -> bool {
+        let newest = self.raft.snapshot().map(|meta| meta.id);
+        newest.is_some_and(|id| self.snapshot_file(id).is_none()) && !self.is_committing_received()
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
 use sampan_base::{NodeId, SnapshotMeta, planted};
-use sampan_storage::snapshot::{self, ChunkPlace, SnapshotReader};
+use sampan_storage::snapshot::{self, ChunkPlace, SnapshotError, SnapshotReader};
 
 /// A queue of jobs that run one after another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -96,7 +96,7 @@ pub enum DiskDone {
     /// Of [`DiskJob::SnapshotWrite`].
     SnapshotWrite(Result<(), DiskError>),
     /// Of [`DiskJob::SnapshotVerify`].
-    SnapshotVerify(Result<SnapshotMeta, String>),
+    SnapshotVerify(Result<SnapshotMeta, SnapshotError>),
     /// Of [`DiskJob::SnapshotCommit`].
     SnapshotCommit(Result<(), DiskError>),
     /// Of [`DiskJob::SnapshotOpen`].
@@ -135,9 +135,7 @@ pub fn run(disk: &mut dyn Disk, job: DiskJob) -> DiskDone {
         DiskJob::Maintain(ops) => DiskDone::Maintain(disk.execute_all(&ops)),
         DiskJob::SnapshotWrite(ops) => DiskDone::SnapshotWrite(disk.execute_all(&ops)),
         DiskJob::SnapshotCommit(ops) => DiskDone::SnapshotCommit(disk.execute_all(&ops)),
-        DiskJob::SnapshotVerify(file) => {
-            DiskDone::SnapshotVerify(snapshot::verify(disk, &file).map_err(|e| e.to_string()))
-        }
+        DiskJob::SnapshotVerify(file) => DiskDone::SnapshotVerify(snapshot::verify(disk, &file)),
         DiskJob::SnapshotOpen(file) => DiskDone::SnapshotOpen(
             SnapshotReader::open(disk, &file).map(Arc::new).map_err(|error| error.to_string()),
         ),

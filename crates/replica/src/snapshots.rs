@@ -101,8 +101,8 @@ pub(crate) struct Snapshots {
     parts: VecDeque<SnapshotRead>,
     /// A chunk of the own snapshot was the last that went: a part that waits goes before the next one.
     part_is_next: bool,
-    /// One is read because a peer says that it is damaged.
-    pub(crate) doubting: bool,
+    /// The last that was read because a peer said that it is damaged, and until when it is not read again.
+    pub(crate) doubted: Option<(u64, Time)>,
     /// The snapshot of which a part was last sent for another leader, and when.
     lent: Option<(u64, Time)>,
     pub(crate) pauses: SnapshotPauses,
@@ -124,7 +124,7 @@ impl Snapshots {
             end: (LogIndex::ZERO, now.mono),
             parts: VecDeque::new(),
             part_is_next: false,
-            doubting: false,
+            doubted: None,
             lent: None,
             pauses: SnapshotPauses::default(),
         }
@@ -244,7 +244,7 @@ impl Replica {
         let outgrown = |max| self.log_has_grown_past(max / divisor) && self.log_is_mostly_applied();
         let due = snapshots.wanted
             || self.log_bytes_max().is_some_and(|max| outgrown(max) || self.rests_on_log(max));
-        due && self.is_ahead_of_snapshots()
+        due && self.is_ahead_of_snapshots() || self.newest_is_set_aside()
     }
 
     /// Is the node at rest, with a log in memory that a snapshot would free? Writes that come and go
@@ -605,9 +605,8 @@ impl Replica {
             DiskDone::SnapshotWrite(Err(DiskError::NoSpace(file))) => {
                 Some(format!("{file}: no space"))
             }
-            DiskDone::SnapshotVerify(Err(why)) | DiskDone::SnapshotOpen(Err(why)) => {
-                Some(why.clone())
-            }
+            DiskDone::SnapshotVerify(Err(error)) => Some(error.to_string()),
+            DiskDone::SnapshotOpen(Err(why)) => Some(why.clone()),
             // Any other error of a write or a rename: the disk cannot be trusted (rule 10).
             DiskDone::SnapshotWrite(Err(error)) | DiskDone::SnapshotCommit(Err(error)) => {
                 return self.stop(Fatal::Disk(error.to_string()));
@@ -617,7 +616,7 @@ impl Replica {
         match (owner, failed) {
             (Owner::Taking(id), failed) => self.on_taking_job(id, failed),
             (Owner::Receiving(attempt), failed) => self.on_receiving_job(attempt, done, failed),
-            (Owner::Doubting(id), failed) => self.on_doubted(id, failed),
+            (Owner::Doubting(id), _) => self.on_doubted(id, &done),
             (Owner::Nobody, _) => {}
         }
     }

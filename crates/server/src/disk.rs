@@ -7,7 +7,7 @@
 //! pages clean and reports once, so a second sync that succeeds proves nothing).
 //! What it is not: a policy. Which file, when and in what order is `sampan-storage`'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::num::NonZeroU64;
@@ -45,11 +45,21 @@ pub struct RealDisk {
 
 #[derive(Default, Debug)]
 struct Shared {
-    /// The files that have these names now: whoever opens, renames or removes one holds this. Lanes share
-    /// files, and one that went on with a file that has lost its name would lose what it writes.
-    handles: Mutex<BTreeMap<FileName, Arc<Handle>>>,
+    table: Mutex<Table>,
     /// A sync failed: what is on the disk is unknown, and nothing may be done to it any more.
     failed: AtomicBool,
+}
+
+/// The open files by their names. Lanes share files, and one that went on with a file that has lost its name
+/// would lose what it writes: so a file is not kept that was opened while names changed. Nobody holds the
+/// lock over a system call, for the log lane needs it for each write.
+#[derive(Default, Debug)]
+struct Table {
+    open: BTreeMap<FileName, Arc<Handle>>,
+    /// These are losing their names.
+    removing: BTreeSet<FileName>,
+    /// Counts changes of names.
+    changes: u64,
 }
 
 #[derive(Debug)]
@@ -63,6 +73,17 @@ struct Handle {
     grown: AtomicBool,
     /// Its length, as far as this process made it.
     len_bytes: Mutex<u64>,
+}
+
+impl Table {
+    fn keep(&mut self, name: &FileName, handle: Arc<Handle>) -> Arc<Handle> {
+        if self.open.len() >= HANDLES_MAX {
+            // Never one with unsynced writes: closing it could lose the report of an error.
+            self.open.retain(|_, kept| kept.dirty.load(Ordering::Relaxed));
+        }
+        self.open.insert(name.clone(), handle.clone());
+        handle
+    }
 }
 
 impl Handle {
@@ -123,17 +144,32 @@ impl RealDisk {
         self.root.join(file)
     }
 
-    fn handles(&self) -> MutexGuard<'_, BTreeMap<FileName, Arc<Handle>>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         // A panic elsewhere leaves the table whole: each change to it is one call.
-        self.shared.handles.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The open file, opening it if it exists.
     fn handle(&self, file: &FileName) -> Result<Arc<Handle>, DiskError> {
-        let mut handles = self.handles();
-        if let Some(handle) = handles.get(file) {
-            return Ok(handle.clone());
+        loop {
+            let table = self.table();
+            if let Some(handle) = table.open.get(file) {
+                return Ok(handle.clone());
+            }
+            if table.removing.contains(file) {
+                return Err(DiskError::NotFound(file.clone()));
+            }
+            let changes = table.changes;
+            drop(table);
+            let handle = self.open(file)?;
+            let mut table = self.table();
+            if table.changes == changes {
+                return Ok(table.keep(file, handle));
+            }
         }
+    }
+
+    fn open(&self, file: &FileName) -> Result<Arc<Handle>, DiskError> {
         let opened = OpenOptions::new().read(true).write(!self.read_only).open(self.path(file));
         let opened = opened.map_err(|error| disk_error(file, &error))?;
         if self.read_only {
@@ -144,7 +180,7 @@ impl RealDisk {
         // What is read is read front to back: the kernel is to read ahead while this process makes
         // something of it. Where it does not want to, it is only slower.
         _ = rustix::fs::fadvise(&opened, 0, None, Advice::Sequential);
-        Ok(keep(&mut handles, file, Handle::new(opened, len_bytes, false)))
+        Ok(Handle::new(opened, len_bytes, false))
     }
 
     fn create(&self, file: &FileName, zero_bytes: u64) -> Result<(), DiskError> {
@@ -156,12 +192,11 @@ impl RealDisk {
             .open(self.path(file))
             .map_err(|error| disk_error(file, &error))?;
         if let Err(error) = write_zeros(&made, zero_bytes) {
-            self.handles().remove(file);
             // Give the room back; the error is reported whether or not that works.
-            _ = fs::remove_file(self.path(file));
+            _ = self.remove(file);
             return Err(disk_error(file, &error));
         }
-        keep(&mut self.handles(), file, Handle::new(made, zero_bytes, true));
+        self.table().keep(file, Handle::new(made, zero_bytes, true));
         Ok(())
     }
 
@@ -228,20 +263,25 @@ impl RealDisk {
     }
 
     fn rename(&self, from: &FileName, to: &FileName) -> Result<(), DiskError> {
-        let mut handles = self.handles();
         fs::rename(self.path(from), self.path(to)).map_err(|error| disk_error(from, &error))?;
-        handles.remove(to);
-        if let Some(handle) = handles.remove(from) {
-            handles.insert(to.clone(), handle);
+        let mut table = self.table();
+        table.changes += 1;
+        table.open.remove(to);
+        if let Some(handle) = table.open.remove(from) {
+            table.open.insert(to.clone(), handle);
         }
         Ok(())
     }
 
     fn remove(&self, file: &FileName) -> Result<(), DiskError> {
-        let mut handles = self.handles();
-        handles.remove(file);
+        let mut table = self.table();
+        table.changes += 1;
+        table.removing.insert(file.clone());
+        let handle = table.open.remove(file);
+        drop(table);
         let removed = release::remove_name(&self.path(file));
-        drop(handles);
+        drop(handle);
+        self.table().removing.remove(file);
         match removed {
             Ok(nameless) => nameless.iter().for_each(release::give_back),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -354,19 +394,6 @@ fn write_zeros(file: &File, zero_bytes: u64) -> io::Result<()> {
         written += count as u64;
     }
     Ok(())
-}
-
-fn keep(
-    handles: &mut BTreeMap<FileName, Arc<Handle>>,
-    name: &FileName,
-    handle: Arc<Handle>,
-) -> Arc<Handle> {
-    if handles.len() >= HANDLES_MAX {
-        // Never one with unsynced writes: closing it could lose the report of an error.
-        handles.retain(|_, kept| kept.dirty.load(Ordering::Relaxed));
-    }
-    handles.insert(name.clone(), handle.clone());
-    handle
 }
 
 fn disk_error(file: &FileName, error: &io::Error) -> DiskError {

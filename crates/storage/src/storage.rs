@@ -320,11 +320,15 @@ impl Storage {
         older.into_iter().map(|stored| DiskOp::Remove { file: stored.file }).collect()
     }
 
-    /// Gives up a snapshot that was found damaged, and keeps its file to look at. The list is empty if it
-    /// is not there any more. Background lane.
+    /// Gives up a snapshot that was found damaged, and keeps its file to look at, unless the disk is full.
+    /// The list is empty if it is not there any more. Background lane.
     pub fn set_snapshot_aside(&mut self, id: u64) -> Vec<DiskOp> {
+        let is_full = self.out_of_space();
         let damaged = self.snapshots.extract_if(.., |stored| stored.meta.id == id);
-        let mut ops: Vec<_> = damaged.map(|stored| snapshot::set_aside(&stored.file)).collect();
+        let give_up = |StoredSnapshot { file, .. }: StoredSnapshot| {
+            if is_full { DiskOp::Remove { file } } else { snapshot::set_aside(&file) }
+        };
+        let mut ops: Vec<_> = damaged.map(give_up).collect();
         if !ops.is_empty() {
             ops.push(DiskOp::SyncDirectory { directory: SNAPSHOT_DIRECTORY.into() });
         }

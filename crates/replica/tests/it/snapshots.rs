@@ -342,6 +342,9 @@ fn a_snapshot_that_is_damaged_where_it_is_sent_from_is_replaced() {
     let failures = cluster.events.iter().filter(failed).count();
     assert!((2..=6).contains(&failures), "{failures} in five seconds");
     cluster.hold = |_| false;
+    // The disk has no more room: the older one gives its own.
+    let disk = cluster.disk(leader);
+    disk.capacity_bytes = Some(disk.used_bytes());
     cluster.run_ms(5_000);
     assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
     assert_eq!((installs(&cluster), cluster.disk(leader).count_of(".damaged")), (1, 1));
