@@ -269,12 +269,16 @@ impl Replica {
     /// Has the log grown by more than `bytes_max` since it was last trimmed: its entries, or, where
     /// padding makes files outgrow entries, its files? Half of the files' share belongs to the log
     /// back to the older snapshot. Files are let go of by whole segments, so a limit below that
-    /// counts as two of them.
+    /// counts as two of them. While a peer is sent a snapshot there may be twice as many, which is still
+    /// half of what there may be while one is written.
     fn log_has_grown_past(&self, bytes_max: u64) -> bool {
         let retained = &self.snapshots.retained;
         let on_disk_max = (bytes_max / 2).max(2 * self.options.storage.segment_bytes);
+        let on_disk_bytes = self.storage.log_bytes_live().saturating_sub(retained.on_disk_bytes);
         self.log_entries_bytes().saturating_sub(retained.entries_bytes) > bytes_max
-            || self.storage.log_bytes_live().saturating_sub(retained.on_disk_bytes) > on_disk_max
+            || on_disk_bytes > 2 * on_disk_max
+            // A peer that is getting a snapshot gains nothing by another one, and shares the disk with it.
+            || on_disk_bytes > on_disk_max && !self.sends_snapshot()
     }
 
     /// While a snapshot is written the log on disk stays below twice the limit (or eight segments, if
@@ -494,6 +498,10 @@ impl Replica {
             let lent = self.snapshots.lent.filter(|(_, at)| *at >= lent_since).map(|(id, _)| id);
             self.live_peers().filter_map(id).chain(lent).collect()
         }
+    }
+
+    fn sends_snapshot(&self) -> bool {
+        self.live_peers().any(|peer| matches!(peer.state, PeerState::Snapshot { .. }))
     }
 
     /// The followers that this leader heard lately.

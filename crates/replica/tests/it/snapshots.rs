@@ -324,6 +324,28 @@ fn what_has_arrived_is_loaded_while_the_rest_is_on_its_way() {
 }
 
 #[test]
+fn a_leader_that_sends_a_snapshot_takes_its_own_half_as_often() {
+    let taken = |sends: bool| {
+        let (mut cluster, leader, follower) = far_behind(300);
+        if sends {
+            cluster.start(follower);
+            while acked_bytes(&cluster, leader, follower).is_none_or(|acked| acked == 0) {
+                cluster.run_ms(1);
+            }
+        }
+        cluster.events.clear();
+        write_large(&mut cluster, leader, 400..470, 300);
+        assert_eq!(acked_bytes(&cluster, leader, follower).is_some(), sends, "all the time");
+        let taken = |(id, event): &&(u64, Event)| {
+            *id == leader && matches!(event, Event::SnapshotTaken { .. })
+        };
+        cluster.events.iter().filter(taken).count()
+    };
+    let (alone, sending) = (taken(false), taken(true));
+    assert!(alone >= 6 && (1..=alone / 2 + 1).contains(&sending), "{sending} instead of {alone}");
+}
+
+#[test]
 fn a_snapshot_that_is_damaged_where_it_is_sent_from_is_replaced() {
     let (mut cluster, leader, follower) = far_behind(300);
     let (index, _) = cluster.node(leader).status().snapshot.expect("there is one");
