@@ -146,7 +146,10 @@ impl Replica {
         let snapshot = recovered.snapshot.as_ref().map(|snapshot| snapshot.meta.clone());
         let mut report = OpenReport::of(&recovered, kv.stats().keys);
         let applied = snapshot.as_ref().map(|meta| meta.position).unwrap_or_default();
-        let incarnation = if planted!(LifeNotNumbered) { 1 } else { recovered.incarnation };
+        // One that lost its disk counts from one again.
+        let chance = rng.next_u64() >> 32;
+        let life = recovered.incarnation << 32 | chance;
+        let life = if planted!(LifeNotNumbered) { 1 } else { life };
         let non_voting_until = recovered.non_voting_until;
         let snapshots = Snapshots::new(recovered.partial_snapshot, now);
         let restored = Restored {
@@ -177,7 +180,7 @@ impl Replica {
             lines: Lines::default(),
             writes: Writes::new(),
             reads: Reads::default(),
-            forwards: ForwardsOut::new(incarnation),
+            forwards: ForwardsOut::new(life),
             forward_windows: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             snapshots,

@@ -140,7 +140,8 @@ impl Wanted {
 /// Commands of the sender's clients for the leader of `term`.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Forward {
-    /// How often the sender had started when it sent this: tells its lives apart.
+    /// Tells the sender's lives apart, and rises from one to the next: how often it had started, and in
+    /// the low half a number by chance, for one that lost its disk counts from one again.
     pub incarnation: u64,
     /// Whom the sender takes for the leader is the leader of this term, and only of this one.
     pub term: Term,

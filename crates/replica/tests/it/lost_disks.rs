@@ -1,7 +1,9 @@
 //! Nodes that come back with an empty disk under their old id: they take no part before they know
 //! what they may have promised.
 
+use sampan_kv::Reply;
 use sampan_replica::Options;
+use sampan_replica::wire::PeerMessage;
 
 use crate::harness::Cluster;
 
@@ -25,6 +27,26 @@ fn one_lost_disk_is_filled_again_by_the_others() {
     let third = (1..=3).find(|id| ![leader, lost].contains(id)).expect("three nodes");
     cluster.kill(third);
     assert_eq!(cluster.ask(leader, 2, "SET k w"), "OK", "it counts again");
+}
+
+#[test]
+fn an_answer_to_the_life_before_is_none_to_the_first_command_of_this_one() {
+    let (mut cluster, leader) = with_a_write();
+    let lost = cluster.follower_of(leader);
+    cluster.hold = |message| matches!(message, PeerMessage::ForwardReply(_));
+    cluster.send(lost, 1, &["SET a 1"]);
+    cluster.run_ms(50);
+    cluster.kill(lost);
+    cluster.wipe(lost);
+    cluster.start(lost);
+    cluster.run_ms(1_000);
+    let sent = cluster.send(lost, 2, &["INCR n"]);
+    cluster.run_ms(1);
+    cluster.hold = |_| false;
+    cluster.run_ms(2_000);
+    let answer = cluster.answer(lost, 2, sent[0]);
+    assert!(!matches!(answer, Some(Reply::Ok)), "{answer:?}");
+    assert_eq!(cluster.ask(leader, 3, "GET n"), "1");
 }
 
 #[test]
