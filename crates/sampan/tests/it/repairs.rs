@@ -34,11 +34,14 @@ fn logs_that_are_damaged_on_all_nodes_at_different_entries_repair_one_another() 
     let mut c = cluster.connection(leader);
     for number in 0..60 {
         assert_eq!(c.call(&["SET", &format!("key{number}"), &value(number)]), Value::OK);
+        if number % 5 == 4 {
+            // A follower may write what it got meanwhile as one batch: those that are hurt are two.
+            within(Duration::from_secs(10), "all logs", || {
+                let last = |id| cluster.number(id, "raft", "durable_index");
+                cluster.ids().all(|id| last(id) == last(leader)).then_some(())
+            });
+        }
     }
-    within(Duration::from_secs(10), "all logs", || {
-        let last = |id| cluster.number(id, "raft", "durable_index");
-        cluster.ids().all(|id| last(id) == last(leader)).then_some(())
-    });
     cluster.kill_all();
     let hurt: Vec<PathBuf> = cluster
         .ids()
