@@ -248,25 +248,18 @@ impl Keyspace {
         true
     }
 
-    /// Divides a restore that has begun: this many, each for the tables of its part of the records, in
+    /// A restore goes on as one of several parts, each for the tables of its share of the records, in
     /// order. What it holds of other parts' tables strays.
-    pub(crate) fn split(mut self, parts: usize) -> Vec<Self> {
-        let count = self.shards.len();
-        let border = |part: usize| count * part / parts;
-        let later: Vec<Self> = (1..parts)
-            .map(|part| {
-                let mut other = Self::new(count, self.hash_seed);
-                other.restoring.room = self.restoring.room;
-                other.restoring.home = border(part)..border(part + 1);
-                other
-            })
-            .collect();
-        self.restoring.home = 0..border(1);
+    pub(crate) fn keep_to(&mut self, part: usize, parts: usize) {
+        let border = |part: usize| self.shards.len() * part / parts;
+        let home = border(part)..border(part + 1);
         let hash_seed = self.hash_seed;
-        let abroad = self.shards.iter_mut().skip(border(1)).flat_map(std::mem::take);
-        let abroad = abroad.map(|record| (hash_of(record.key(), hash_seed), record));
-        self.restoring.strays.extend(abroad);
-        std::iter::once(self).chain(later).collect()
+        let tables = self.shards.iter_mut().enumerate();
+        let abroad = tables.filter(|(place, _)| !home.contains(place));
+        let records = abroad.flat_map(|(_, table)| std::mem::take(table));
+        let strays = records.map(|record| (hash_of(record.key(), hash_seed), record));
+        self.restoring.strays.extend(strays);
+        self.restoring.home = home;
     }
 
     /// Takes in what was restored by the part that follows.

@@ -43,20 +43,17 @@ impl Restore {
             return Some(vec![self]);
         }
         let header = self.frames.header()?;
-        let Building { kv, keys_max } = self.building;
-        let limits = kv.limits;
-        let Kv { keys, sessions, time_ms, .. } = kv;
-        let mut all = keys.split(parts).into_iter();
-        let mut first = Kv::new(limits, 0);
-        (first.keys, first.sessions, first.time_ms) = (all.next()?, sessions, time_ms);
-        let first = Self { frames: self.frames, building: Building { kv: first, keys_max } };
-        let later = all.map(|keys| {
-            let mut kv = Kv::new(limits, 0);
-            (kv.keys, kv.time_ms) = (keys, time_ms);
-            kv.sessions.restore_counters(header.next_id, header.next_use);
-            Self { frames: Frames::after(header), building: Building { kv, keys_max } }
+        let (limits, keys_max) = (self.building.kv.limits, self.building.keys_max);
+        let later = (1..parts).map(|_| {
+            let mut building = Building { kv: Kv::new(limits, 0), keys_max };
+            building.header(&header);
+            Self { frames: Frames::after(header), building }
         });
-        Some(std::iter::once(first).chain(later).collect())
+        let mut all: Vec<Self> = std::iter::once(self).chain(later).collect();
+        for (part, restore) in all.iter_mut().enumerate() {
+            restore.building.kv.keys.keep_to(part, parts);
+        }
+        Some(all)
     }
 
     /// Takes in what was restored from the part that follows. After an error the restore is of no use.

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use sampan_base::SnapshotMeta;
 use sampan_storage::snapshot::SnapshotError;
 
 use crate::job::{DiskDone, DiskJob};
@@ -38,9 +39,12 @@ impl Replica {
     }
 
     /// Is the snapshot that peers would get not there any more? Then another one is due, though nothing
-    /// new has come, and again until there is one.
+    /// new has come, and again until there is one. One that came too late to be installed may be ahead of
+    /// the state: none is taken behind it.
     pub(crate) fn newest_is_set_aside(&self) -> bool {
-        let newest = self.raft.snapshot().map(|meta| meta.id);
-        newest.is_some_and(|id| self.snapshot_file(id).is_none()) && !self.is_committing_received()
+        let stored = self.storage.snapshots();
+        let is_gone = |offered: &SnapshotMeta| stored.iter().all(|s| s.meta.id != offered.id);
+        let is_behind = stored.first().is_some_and(|s| s.meta.position.index > self.applied.index);
+        self.raft.snapshot().is_some_and(is_gone) && !is_behind && !self.is_committing_received()
     }
 }

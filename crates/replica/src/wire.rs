@@ -256,10 +256,9 @@ impl PeerMessage {
             Some(1) => Message::decode(&bytes.slice(1..)).map(Self::Raft),
             Some(2) => decode_forward(bytes).map(Self::Forward),
             Some(3) => decode_forward_reply(bytes).map(Self::ForwardReply),
-            Some(&kind @ 4..=6) => decode_snapshot_message(kind, bytes),
+            Some(&kind @ (4..=6 | 9)) => decode_snapshot_message(kind, bytes),
             Some(7) => decode_wanted(bytes).map(Self::Wanted),
             Some(8) => decode_held(bytes).map(Self::Held),
-            Some(9) => decode_damaged(bytes).map(Self::SnapshotDamaged),
             Some(_) => Err(DecodeError::Invalid("message kind")),
             None => Err(DecodeError::Truncated),
         }
@@ -370,21 +369,14 @@ fn decode_snapshot_message(kind: u8, bytes: &Bytes) -> Result<PeerMessage, Decod
             offset: reader.u64()?,
             data: bytes.slice_ref(reader.bytes(usize::MAX)?),
         }),
-        _ => PeerMessage::SnapshotMissing(SnapshotMissing {
+        6 => PeerMessage::SnapshotMissing(SnapshotMissing {
             to: node(reader.u64()?)?,
             id: reader.u64()?,
         }),
+        _ => PeerMessage::SnapshotDamaged(SnapshotDamaged { id: reader.u64()? }),
     };
     reader.finish()?;
     Ok(message)
-}
-
-fn decode_damaged(bytes: &Bytes) -> Result<SnapshotDamaged, DecodeError> {
-    let mut reader = Reader::new(bytes);
-    reader.take(1)?;
-    let damaged = SnapshotDamaged { id: reader.u64()? };
-    reader.finish()?;
-    Ok(damaged)
 }
 
 fn decode_wanted(bytes: &Bytes) -> Result<Wanted, DecodeError> {

@@ -16,7 +16,7 @@ use crate::page::{PAGE_BYTES, is_zero};
 use crate::replay::{self, Join, Known, Replayed, SegmentFile};
 use crate::reserve::{self, Reserve};
 use crate::segment::{self, FIRST_BATCH_OFFSET, SegmentHeader, WAL_DIRECTORY};
-use crate::snapshot::{self, SNAPSHOT_DIRECTORY};
+use crate::snapshot::{self, ARRIVING, SNAPSHOT_DIRECTORY};
 use crate::survey::{Directory, SnapshotSink, Snapshots, best_partial};
 use crate::{
     Damage, DamageReason, Identity, OpenError, Options, PartialSnapshot, Recovered, Report, Storage,
@@ -336,7 +336,7 @@ impl Opening<'_> {
     ) -> Result<(), OpenError> {
         let kept = [spare.map(|spare| &spare.file), partial.map(|partial| &partial.file)];
         let leftover = |file: &FileName| {
-            let ended = [".tmp", ".spare", ".partial"].iter().any(|ending| file.ends_with(ending));
+            let ended = [".tmp", ".spare", ARRIVING].iter().any(|ending| file.ends_with(ending));
             ended && !kept.contains(&Some(file))
         };
         for info in self.directory.wal.iter().chain(&self.directory.snapshots) {

@@ -254,6 +254,13 @@ fn acked_bytes(cluster: &Cluster, leader: u64, follower: u64) -> Option<u64> {
     }
 }
 
+/// Runs until the follower has so much of the snapshot.
+fn run_until_acked(cluster: &mut Cluster, leader: u64, follower: u64, bytes: u64) {
+    while acked_bytes(cluster, leader, follower).is_none_or(|acked| acked < bytes) {
+        cluster.run_ms(1);
+    }
+}
+
 fn installs(cluster: &Cluster) -> usize {
     let is_one = |(_, event): &&(u64, Event)| matches!(event, Event::SnapshotInstalled { .. });
     cluster.events.iter().filter(is_one).count()
@@ -300,21 +307,14 @@ fn what_has_arrived_is_loaded_while_the_rest_is_on_its_way() {
         let (mut cluster, leader, follower) = far_behind(300);
         let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
         cluster.start(follower);
-        let has = |cluster: &Cluster, bytes| {
-            acked_bytes(cluster, leader, follower).is_some_and(|acked| acked >= bytes)
-        };
-        while !has(&cluster, size_bytes / 2) {
-            cluster.run_ms(1);
-        }
+        run_until_acked(&mut cluster, leader, follower, size_bytes / 2);
         if restarts {
             // What a restart has loaded is gone: all of it once more, from the file.
             cluster.kill(follower);
             cluster.start(follower);
             cluster.chunks_read = 0;
         }
-        while !has(&cluster, size_bytes / 10 * 9) {
-            cluster.run_ms(1);
-        }
+        run_until_acked(&mut cluster, leader, follower, size_bytes / 10 * 9);
         let read = cluster.chunks_read;
         cluster.run_ms(5_000);
         assert_eq!(installs(&cluster), 1);
@@ -329,9 +329,7 @@ fn a_leader_that_sends_a_snapshot_takes_its_own_half_as_often() {
         let (mut cluster, leader, follower) = far_behind(300);
         if sends {
             cluster.start(follower);
-            while acked_bytes(&cluster, leader, follower).is_none_or(|acked| acked == 0) {
-                cluster.run_ms(1);
-            }
+            run_until_acked(&mut cluster, leader, follower, 1);
         }
         cluster.events.clear();
         write_large(&mut cluster, leader, 400..470, 300);
@@ -380,9 +378,7 @@ fn a_snapshot_that_is_damaged_where_it_arrives_is_sent_again() {
     let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
     cluster.hanging_lanes.insert((follower, Lane::Reading));
     cluster.start(follower);
-    while acked_bytes(&cluster, leader, follower).is_none_or(|acked| acked < size_bytes / 2) {
-        cluster.run_ms(1);
-    }
+    run_until_acked(&mut cluster, leader, follower, size_bytes / 2);
     assert!(cluster.disk(follower).flip_in("snapshots/", b"xxxxxxx"));
     cluster.hanging_lanes.clear();
     cluster.run_ms(5_000);
@@ -408,9 +404,7 @@ fn a_snapshot_that_the_log_overtakes_on_its_way_is_dropped() {
     write_large(&mut cluster, 1, 0..400, 300);
     cluster.snapshot_parts_per_ms = 1;
     cluster.start(3);
-    while acked_bytes(&cluster, 1, 3).is_none_or(|acked| acked < 50_000) {
-        cluster.run_ms(1);
-    }
+    run_until_acked(&mut cluster, 1, 3, 50_000);
     let arriving =
         |cluster: &mut Cluster| cluster.disk(3).list("snapshots").expect("a directory").len();
     assert_eq!(arriving(&mut cluster), 1);
@@ -436,9 +430,7 @@ fn half_arrived() -> (Cluster, [u64; 3], u64) {
     let (index, size_bytes) = snapshot(&cluster, leader);
     assert!(snapshot(&cluster, other).0 < index, "an older one");
     cluster.start(follower);
-    while acked_bytes(&cluster, leader, follower).is_none_or(|acked| acked < size_bytes / 2) {
-        cluster.run_ms(1);
-    }
+    run_until_acked(&mut cluster, leader, follower, size_bytes / 2);
     (cluster, [leader, other, follower], size_bytes)
 }
 

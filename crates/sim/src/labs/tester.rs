@@ -3,8 +3,7 @@
 use bytes::Bytes;
 use sampan_base::{EntryKind, Term};
 use sampan_replica::{Input, Request};
-use sampan_storage::snapshot::COMPLETE;
-use sampan_storage::snapshot::SnapshotReader;
+use sampan_storage::snapshot::{COMPLETE, SnapshotReader};
 
 use crate::disk::Disk;
 
