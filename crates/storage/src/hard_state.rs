@@ -141,6 +141,28 @@ pub(crate) struct Loaded {
     pub(crate) repair: bool,
 }
 
+impl Loaded {
+    /// The steps that make both copies say this, the one to be repaired first.
+    pub(crate) fn replace(
+        &self,
+        disk: &mut dyn Disk,
+        record: &Record,
+    ) -> Result<Vec<DiskOp>, DiskError> {
+        let mut ops = Vec::new();
+        for file in self.write_order {
+            if disk.len_bytes(file)?.is_none() {
+                ops.push(DiskOp::Create { file: file.into(), zero_bytes: PAGE_BYTES });
+            }
+        }
+        let missing = !ops.is_empty();
+        record.write_in_order(self.write_order, &mut ops);
+        if missing {
+            ops.push(DiskOp::SyncDirectory { directory: "".into() });
+        }
+        Ok(ops)
+    }
+}
+
 /// Reads both copies and takes the newest that is valid. A copy that cannot be read counts as
 /// damaged, and so does one that is not there: damaged is never absent.
 pub(crate) fn load(disk: &mut dyn Disk, identity: Identity) -> Result<Loaded, OpenError> {

@@ -292,17 +292,7 @@ impl Opening<'_> {
         if faulty {
             record.non_voting_until = Some(LogIndex::MAX);
         }
-        let mut ops = Vec::new();
-        for file in loaded.write_order {
-            if self.disk.len_bytes(file)?.is_none() {
-                ops.push(DiskOp::Create { file: file.into(), zero_bytes: PAGE_BYTES });
-            }
-        }
-        let missing = !ops.is_empty();
-        record.write_in_order(loaded.write_order, &mut ops);
-        if missing {
-            ops.push(DiskOp::SyncDirectory { directory: "".into() });
-        }
+        let ops = loaded.replace(self.disk, &record)?;
         self.disk.execute_all(&ops)?;
         Ok(record)
     }

@@ -11,15 +11,18 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use sampan_base::disk::{Disk, DiskOp, FileName};
 use sampan_base::{Entry, EntryKind, LogIndex, LogPosition, SnapshotMeta};
 
 use crate::batch::{self, Batch, Change, ENTRY_HEADER_BYTES, Header, Link};
+use crate::hard_state::{self, Record};
 use crate::page::PAGE_BYTES;
 use crate::replay::{self, Known, Replayed, SegmentFile};
+use crate::sector::{self, SECTOR_BYTES};
 use crate::segment::{FIRST_BATCH_OFFSET, SegmentHeader};
 use crate::survey::{Directory, newest_snapshot};
-use crate::{Damage, DamageReason, Identity, OpenError, hard_state};
+use crate::{Damage, DamageReason, Identity, OpenError};
 
 /// A damaged batch of which it is known what it must be, and what can be read of the log besides.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ pub struct Repair {
     damage: Damage,
     place: Place,
     known: KnownOf,
+    /// What is to be done first: marks the node as one that does not vote, if its last batch is lost.
+    mark: Vec<DiskOp>,
     readable: BTreeMap<LogIndex, Entry>,
     snapshot: Option<SnapshotMeta>,
 }
@@ -74,7 +79,8 @@ impl Repair {
     /// the log is sound as far as it is needed; or a batch is damaged of which nothing after it says
     /// what it was, such as the last one; or more is damaged than batches.
     pub fn find(disk: &mut dyn Disk, identity: Identity) -> Result<Option<Self>, OpenError> {
-        let record = hard_state::load(disk, identity)?.record;
+        let hard_state = hard_state::load(disk, identity)?;
+        let record = hard_state.record;
         let directory = Directory::list(disk)?;
         let snapshot = newest_snapshot(disk, &directory, identity)?;
         let known = Known {
@@ -90,13 +96,19 @@ impl Repair {
         let Some((place, known)) = beyond.identify(&files[place], &log, damage.offset) else {
             return Ok(None);
         };
+        let mut mark = Vec::new();
+        if beyond.tells_of_a_lost_batch() {
+            let (sequence, non_voting_until) = (record.sequence + 1, Some(LogIndex::MAX));
+            let marked = Record { sequence, non_voting_until, ..record };
+            mark = hard_state.replace(disk, &marked)?;
+        }
         let mut readable = BTreeMap::new();
         let here = std::mem::take(&mut beyond.here).into_iter().chain(beyond.later);
         let after = here.filter_map(|found| found.batch).map(|batch| batch.entries);
         for entries in std::iter::once(log.into_entries_after(LogIndex::ZERO)).chain(after) {
             readable.extend(entries.into_iter().map(|entry| (entry.index, entry)));
         }
-        Ok(Some(Self { damage, place, known, readable, snapshot }))
+        Ok(Some(Self { damage, place, known, mark, readable, snapshot }))
     }
 
     /// Where the log is damaged, and how that is known.
@@ -144,7 +156,8 @@ impl Repair {
         let change = Change { reset, first_index, entries };
         let (bytes, chain) = batch::encode(*salt, *offset, *link, &change);
         let write = DiskOp::Write { file: file.clone(), offset: *offset, bytes };
-        (chain == *chain_after).then(|| vec![write, DiskOp::Sync { file: file.clone() }])
+        let repair = [write, DiskOp::Sync { file: file.clone() }];
+        (chain == *chain_after).then(|| self.mark.iter().cloned().chain(repair).collect())
     }
 }
 
@@ -170,6 +183,8 @@ fn damaged_batch(log: &Replayed, files: &[SegmentFile]) -> Option<(Damage, usize
 
 /// What can be read from the damage on.
 struct Beyond<'a> {
+    /// What stands from the damage to the end of its segment.
+    bytes: Bytes,
     /// The header of the damaged batch itself.
     own: Option<Header>,
     /// Batches behind it in its segment.
@@ -178,6 +193,8 @@ struct Beyond<'a> {
     later: Vec<Found>,
     /// The header of the next segment.
     seal: Option<&'a SegmentHeader>,
+    /// The header of the last one.
+    last: Option<&'a SegmentHeader>,
 }
 
 impl<'a> Beyond<'a> {
@@ -185,7 +202,14 @@ impl<'a> Beyond<'a> {
         let live = replay::live_segments(files);
         let later = live.iter().position(|&i| i == place).map_or(live.len(), |i| i + 1);
         let places = std::iter::once(&place).chain(&live[later..]);
-        let mut beyond = Self { own: None, here: Vec::new(), later: Vec::new(), seal: None };
+        let mut beyond = Self {
+            bytes: Bytes::new(),
+            own: None,
+            here: Vec::new(),
+            later: Vec::new(),
+            seal: None,
+            last: live.last().and_then(|&last| files[last].header.as_ref()),
+        };
         let mut headers = live[later..].iter().map(|&i| files[i].header.as_ref());
         for &i in places {
             let seal = headers.next().flatten();
@@ -197,6 +221,7 @@ impl<'a> Beyond<'a> {
                 let own = batch::header_at(header.salt(), &bytes, offset);
                 beyond.own = own.ok().filter(|own| own.link == log.next);
                 beyond.here = scan(header.salt(), &bytes, offset + PAGE_BYTES, end);
+                beyond.bytes = bytes.slice((offset as usize).min(bytes.len())..);
                 beyond.seal = seal;
             } else {
                 beyond.later.extend(scan(header.salt(), &bytes, FIRST_BATCH_OFFSET, end));
@@ -237,6 +262,18 @@ impl<'a> Beyond<'a> {
             chain_after: next.chain,
         };
         Some((place, KnownOf { reset, first_index, last_index }))
+    }
+
+    /// Does a batch that belongs after the last one of the log stand where the damage is? Its write
+    /// went to the wrong place: it is that damage, and where the batch should be nothing shows that it
+    /// was synced and acknowledged.
+    fn tells_of_a_lost_batch(&self) -> bool {
+        let Some(last) = self.last else { return false };
+        let found = self.here.iter().chain(&self.later).map(|found| found.header.link.sequence + 1);
+        let end = found.fold(last.first.sequence, u64::max);
+        let sectors = (last.len_bytes / SECTOR_BYTES) as u32;
+        let mut damaged = self.bytes.chunks(SECTOR_BYTES as usize);
+        damaged.any(|sector| sector::is_astray(last.salt(), sectors, end, sector))
     }
 
     /// What is known of batch `number`, the one after the damaged one.

@@ -114,6 +114,17 @@ pub(crate) fn classify(salt: u32, earlier: Option<u32>, number: u32, sector: &[u
     }
 }
 
+/// Is this a sector of a batch from number `first` on that belongs to another place of a segment with
+/// this salt and so many sectors? A write that the disk put in the wrong place leaves such.
+pub(crate) fn is_astray(salt: u32, sectors: u32, first: u64, sector: &[u8]) -> bool {
+    /// A stamp that is further on is garbage: so the search below is rare.
+    const BATCHES_AHEAD_MAX: u32 = 1 << 16;
+    let stamp = sector.get(BATCH_OFFSET..CRC_OFFSET).and_then(|stamp| stamp.first_chunk());
+    let ahead = |stamp: &[u8; 4]| u32::from_le_bytes(*stamp).wrapping_sub(first as u32);
+    stamp.is_some_and(|stamp| ahead(stamp) < BATCHES_AHEAD_MAX)
+        && (0..sectors).any(|number| sound(salt, number, sector).is_some())
+}
+
 /// The chain value after a sector: it depends on every byte of every sector before.
 pub(crate) fn chain_next(chain: u64, sector: &[u8]) -> u64 {
     let stamp = sector.last_chunk().map_or(0, |stamp| u64::from_le_bytes(*stamp));

@@ -274,3 +274,65 @@ fn only_what_the_snapshot_leaves_is_asked_for() {
     assert_eq!(repair.snapshot().unwrap().position, at);
     assert_eq!(repair.first_index(), places[7].entries[0].index);
 }
+
+/// One batch of a page each, the last segment not full.
+fn single_pages(batches: u64) -> (MemDisk, Vec<Place>) {
+    let mut disk = created(&options());
+    let (mut storage, _) = open(&mut disk, &options());
+    (1..=batches).for_each(|i| append(&mut disk, &mut storage, &[entry(i, 1, vec![7; 900])]));
+    let places = places(&mut disk);
+    (disk, places)
+}
+
+/// Moves a batch of one page to another place: so a disk leaves it that misdirects a write.
+fn misdirect(disk: &mut MemDisk, from: &Place, to: &Place) {
+    let page = disk.read(&from.file, from.offset, PAGE_BYTES).unwrap();
+    (0..).zip(page).for_each(|(i, byte)| {
+        disk.corrupt(&to.file, to.offset + i, |old| *old = byte);
+        disk.corrupt(&from.file, from.offset + i, |old| *old = 0);
+    });
+}
+
+#[test]
+fn a_last_batch_that_was_written_in_another_place_is_missed() {
+    // Two segments of five batches, and four batches in the third.
+    let (reference, places) = single_pages(14);
+    let last = &places[13];
+    for (to, place) in places[..12].iter().enumerate() {
+        let mut disk = reference.clone();
+        misdirect(&mut disk, last, place);
+        let ops = find(&mut disk).unwrap().prove(&place.entries).unwrap();
+        // Cut short anywhere, the repair is done again; and the mark is there before the evidence goes.
+        for steps in 0..=ops.len() {
+            let mut disk = disk.clone();
+            disk.execute_all(&ops[..steps]).unwrap();
+            if steps < ops.len() - 1 {
+                let again = find(&mut disk).unwrap().prove(&place.entries).unwrap();
+                disk.execute_all(&again).unwrap();
+            }
+            let (_, found) = open(&mut disk, &options());
+            assert_eq!(found.entries.len(), 13, "{to}");
+            assert_eq!(found.non_voting_until, Some(LogIndex::MAX), "{to}, {steps} steps");
+        }
+    }
+    // Onto its neighbour: nothing is left that says what that was.
+    let mut disk = reference.clone();
+    misdirect(&mut disk, last, &places[12]);
+    assert!(find(&mut disk).is_none());
+}
+
+#[test]
+fn a_batch_that_is_found_elsewhere_as_well_is_not_missed() {
+    let (reference, places) = single_pages(14);
+    for (from, to) in [(3, 0), (6, 2), (2, 11), (13, 1)] {
+        let mut disk = reference.clone();
+        let page = disk.read(&places[from].file, places[from].offset, PAGE_BYTES).unwrap();
+        let to = &places[to];
+        let mut write = |i, byte: u8| disk.corrupt(&to.file, to.offset + i, |old| *old = byte);
+        (0..).zip(page).for_each(|(i, byte)| write(i, byte));
+        let ops = find(&mut disk).unwrap().prove(&to.entries).unwrap();
+        disk.execute_all(&ops).unwrap();
+        let (_, found) = open(&mut disk, &options());
+        assert_eq!((found.entries.len(), found.non_voting_until), (14, None));
+    }
+}

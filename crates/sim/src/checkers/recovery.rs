@@ -40,9 +40,7 @@ pub fn check(
         return Err(violation(id, "takes a sound disk for a damaged one".into()));
     }
     let mut before_damage = None;
-    if let Some(old) = &old
-        && node.disk().counts.misdirected == 0
-    {
+    if let Some(old) = &old {
         if rejoins {
             // It knows that it lost something: it will not vote on what it does not know.
             check_promises_kept(id, old, raft.term(), raft.vote())?;
@@ -127,9 +125,6 @@ fn rehearse(
     hard_state: (Term, Option<NodeId>),
 ) -> Result<(), Violation> {
     let id = node.id();
-    if node.disk().counts.misdirected > 0 {
-        return Ok(());
-    }
     let mut copy = node.disk().after_power_loss(Survival::None);
     let recovered = match open(&mut copy, identity, node) {
         Ok(recovered) => recovered,
