@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use sampan_base::codec::DecodeError;
 use sampan_base::disk::{DiskOp, FileName};
-use sampan_base::{LogIndex, NodeId, SnapshotMeta};
+use sampan_base::{LogIndex, NodeId, SnapshotMeta, Time};
 use sampan_kv::Kv;
 use sampan_raft::SnapshotChunk;
 use sampan_storage::snapshot::{ChunkScan, SnapshotReader, SnapshotReceiver};
@@ -48,6 +48,19 @@ pub(crate) struct Receiving {
     step: Step,
     state: State,
 }
+
+/// A snapshot that was of no use when it had come: the same again is wanted later only, ever more rarely
+/// up to [`REFUSALS_DOUBLED_MAX`], for it may be of no use for good (a later version wrote its state).
+#[derive(Clone, Copy)]
+pub(crate) struct Refused {
+    id: u64,
+    /// How often in a row.
+    times: u32,
+    until: Time,
+}
+
+/// The wait after a refusal doubles so often: from a second to about a minute.
+const REFUSALS_DOUBLED_MAX: u32 = 6;
 
 /// How far a file is there, in bytes.
 #[derive(Clone, Copy)]
@@ -132,6 +145,9 @@ impl Replica {
     /// A piece of a snapshot file.
     pub(crate) fn on_snapshot_chunk(&mut self, chunk: SnapshotChunk) {
         let id = chunk.meta.id;
+        if self.snapshots.refused.is_some_and(|no| no.id == id && self.now.mono < no.until) {
+            return;
+        }
         if let Some((maker, meta)) = self.held_of_another(&chunk) {
             return self.raft.snapshot_held(id, maker, meta);
         }
@@ -383,9 +399,13 @@ impl Replica {
         self.events.push(Event::SnapshotInstalled { index: position.index, size_bytes });
     }
 
-    /// What arrived is of no use: the leader begins again, and whoever has the file looks at it.
+    /// What arrived is of no use: the leader begins again, but not at once, and whoever has the file
+    /// looks at it.
     fn give_up_receiving(&mut self, receiving: Receiving, why: String) {
         let id = receiving.meta.id;
+        let times = self.snapshots.refused.filter(|no| no.id == id).map_or(0, |no| no.times + 1);
+        let wait = self.options.raft.snapshot_retry_interval * (1 << times.min(REFUSALS_DOUBLED_MAX));
+        self.snapshots.refused = Some(Refused { id, times, until: self.now.mono + wait });
         self.events.push(Event::SnapshotFailed(why));
         self.raft.snapshot_stored(self.now.mono, id, 0);
         let damaged = PeerMessage::SnapshotDamaged(SnapshotDamaged { id });

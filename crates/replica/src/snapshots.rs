@@ -18,7 +18,7 @@ use sampan_storage::{PartialSnapshot, StoredSnapshot};
 use crate::input::Now;
 use crate::job::{DiskDone, DiskJob};
 use crate::output::{Envelope, Event, Fatal, Stream};
-use crate::receiving::Receiving;
+use crate::receiving::{Receiving, Refused};
 use crate::replica::Replica;
 use crate::status::SnapshotPauses;
 use crate::wire::{PeerMessage, SnapshotMissing, SnapshotPart, SnapshotWanted};
@@ -89,6 +89,7 @@ pub(crate) struct Snapshots {
     /// It met a full disk, and waits for the room of the reserve.
     taking_starves: bool,
     pub(crate) receiving: Option<Receiving>,
+    pub(crate) refused: Option<Refused>,
     /// Counts the snapshots that began to arrive, or to arrive again after a full disk.
     pub(crate) attempts: u64,
     owners: VecDeque<Owner>,
@@ -116,6 +117,7 @@ impl Snapshots {
             taking: None,
             taking_starves: false,
             receiving: None,
+            refused: None,
             attempts: 0,
             owners: VecDeque::new(),
             not_before: now.mono,

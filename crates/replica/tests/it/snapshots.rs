@@ -354,18 +354,24 @@ fn a_snapshot_that_is_damaged_where_it_is_sent_from_is_replaced() {
     let newest = newest.expect("a file").file;
     assert!(cluster.disk(leader).flip_in(&newest, b"xxxxxxx"));
     cluster.snapshot_parts_per_ms = usize::MAX;
-    // As long as the leader does not hear of it, it comes again and again, but not at once.
+    // As long as the leader does not hear of it, it comes again and again, but ever more rarely.
     cluster.hold = |message| matches!(message, PeerMessage::SnapshotDamaged(_));
     cluster.start(follower);
-    cluster.run_ms(5_000);
-    let failed = |(_, event): &&(u64, Event)| matches!(event, Event::SnapshotFailed(_));
-    let failures = cluster.events.iter().filter(failed).count();
-    assert!((2..=6).contains(&failures), "{failures} in five seconds");
+    let failures = |cluster: &mut Cluster, seconds: u64| {
+        cluster.events.clear();
+        cluster.run_ms(seconds * 1_000);
+        let failed = |(_, event): &&(u64, Event)| matches!(event, Event::SnapshotFailed(_));
+        cluster.events.iter().filter(failed).count()
+    };
+    assert!((2..=3).contains(&failures(&mut cluster, 5)));
+    assert_eq!(failures(&mut cluster, 55), 3, "after 7, 15 and 31 seconds");
+    assert_eq!(failures(&mut cluster, 124), 2, "about once a minute at last");
+    cluster.events.clear();
     cluster.hold = |_| false;
     // The disk has no more room: the older one gives its own.
     let disk = cluster.disk(leader);
     disk.capacity_bytes = Some(disk.used_bytes());
-    cluster.run_ms(5_000);
+    cluster.run_ms(65_000);
     assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
     assert_eq!((installs(&cluster), cluster.disk(leader).count_of(".damaged")), (1, 1));
     let (later, _) = cluster.node(leader).status().snapshot.expect("a new one");
