@@ -409,7 +409,7 @@ impl Raft {
         if planted!(RejectionMatches) {
             peer.acked(hint.index);
         }
-        peer.rejected(agree, leader.sequence);
+        peer.rejected(previous, agree, leader.sequence);
         Ok(())
     }
 

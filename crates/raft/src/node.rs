@@ -38,6 +38,9 @@ pub struct Restored {
     /// The stored log: contiguous, and following the snapshot point, reaching behind it, or
     /// starting at 1.
     pub entries: Vec<Entry>,
+    /// What the stored log starts after: of one without entries this alone tells whether it joins the
+    /// snapshot.
+    pub log_start: LogPosition,
     /// The log may have lost its end, anywhere before this index: the node neither votes nor
     /// counts until it is durable through it. [`LogIndex::MAX`]: it asks the leader for the index.
     pub non_voting_until: Option<LogIndex>,
@@ -113,7 +116,7 @@ impl Raft {
         let start = restored.snapshot.as_ref().map_or(LogPosition::ZERO, |meta| meta.position);
         let base =
             restored.snapshot.as_ref().map_or(restored.bootstrap, |m| m.configuration.clone());
-        let (log, replaced) = restore_log(start, restored.entries);
+        let (log, replaced) = restore_log(start, restored.log_start, restored.entries);
         let mut persistence = Persistence::new(log.last_index());
         if replaced {
             persistence.reset(start, start.index);
@@ -684,10 +687,10 @@ pub(crate) fn configuration_of(entry: &Entry) -> Configuration {
 /// The log as it follows the snapshot, and whether the stored one must be replaced: it ends before
 /// the snapshot, or contradicts it, when a crash came between an install and the write that
 /// replaces the log.
-fn restore_log(start: LogPosition, entries: Vec<Entry>) -> (Log, bool) {
+fn restore_log(start: LogPosition, stored: LogPosition, entries: Vec<Entry>) -> (Log, bool) {
     let mut log = Log::starting_after(start);
     let Some((first, last)) = entries.first().zip(entries.last()) else {
-        return (log, start != LogPosition::ZERO);
+        return (log, stored != start);
     };
     assert!(
         first.index <= start.index.next(),

@@ -168,6 +168,7 @@ fn a_configuration_of_the_snapshot_and_of_the_log_after_it_are_restored() {
         snapshot: Some(meta.clone()),
         bootstrap: three(),
         entries: vec![command(2, 1), command(3, 2), command(4, 2), change],
+        log_start: LogPosition { term: Term(1), index: LogIndex(1) },
         non_voting_until: None,
         newborn: false,
     };

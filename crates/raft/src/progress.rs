@@ -314,10 +314,11 @@ impl Progress {
         news
     }
 
-    /// Does a rejection of request `sequence` for `previous` say something about now?
+    /// Does a rejection of request `sequence` for `previous` say something about now? A peer that lost its
+    /// log may have lost it again since it acknowledged.
     pub(crate) fn rejection_counts(&self, sequence: u64, previous: LogIndex) -> bool {
         sequence >= self.rejections_from
-            && previous > self.matched
+            && (previous > self.matched || self.recovering)
             && previous < self.next
             && !matches!(self.state, State::Snapshot(_) | State::Probe { waiting: false })
     }
@@ -335,9 +336,15 @@ impl Progress {
 
     /// Where the logs agree if something got lost: for a probe where it looked, else through what
     /// the peer has received.
-    pub(crate) fn agreed_after_loss(&self, received: LogIndex) -> LogIndex {
+    pub(crate) fn agreed_after_loss(&mut self, received: LogIndex) -> LogIndex {
         match self.state {
             State::Probe { .. } => self.next.prev(),
+            // It acknowledged more since it lost its log: it was started again, or has lost it again,
+            // and its answers look the same. The last entry it acknowledged goes out once more: only a
+            // log that holds what is before it accepts that. It does not count in either case.
+            State::Replicate if self.recovering && received < self.matched => {
+                std::mem::take(&mut self.matched).prev()
+            }
             State::Replicate | State::Snapshot(_) => received,
         }
     }
@@ -371,8 +378,12 @@ impl Progress {
         }
     }
 
-    /// An Append was rejected; the logs may agree through `agree`.
-    pub(crate) fn rejected(&mut self, agree: LogIndex, sequence: u64) {
+    /// An Append after `previous` was rejected; the logs may agree through `agree`.
+    pub(crate) fn rejected(&mut self, previous: LogIndex, agree: LogIndex, sequence: u64) {
+        if previous <= self.matched {
+            assert!(self.recovering, "only a loss takes back what was acknowledged");
+            self.matched = LogIndex::ZERO;
+        }
         self.window = 1;
         self.become_probe(agree, sequence);
     }
@@ -469,7 +480,7 @@ mod tests {
         };
         peer.become_replicate(at(0), 1);
         assert_eq!(fill(&mut peer), 8);
-        peer.rejected(at(0), 9);
+        peer.rejected(at(8), at(0), 9);
         assert_eq!(fill(&mut peer), 0, "a probe is none of the window");
         peer.acked(at(1));
         peer.become_replicate(at(1), 10);
@@ -480,6 +491,27 @@ mod tests {
             peer.acked(at(index));
         });
         assert_eq!(fill(&mut peer), 8);
+    }
+
+    #[test]
+    fn what_was_acknowledged_after_a_loss_may_be_lost_again() {
+        let mut peer = Progress::new(at(9), 1, Time::ZERO);
+        peer.become_replicate(at(8), 1);
+        assert!(peer.is_of_this_life(1, Some(true), 1));
+        peer.acked(at(8));
+        // Started again, or lost again: an Append that holds the last entry shows which.
+        assert_eq!(peer.agreed_after_loss(at(8)), at(8), "nothing was lost");
+        assert_eq!(peer.agreed_after_loss(at(0)), at(7));
+        assert_eq!(peer.matched, at(0));
+        peer.acked(at(8));
+        peer.sent_append(2, at(9), 10, Time::ZERO);
+        assert!(peer.rejection_counts(2, at(8)));
+        peer.rejected(at(8), at(3), 2);
+        assert_eq!((peer.matched, peer.next), (at(0), at(4)));
+        // One that counts never lost what it acknowledged.
+        assert!(peer.is_of_this_life(3, Some(false), 3));
+        peer.acked(at(8));
+        assert!(!peer.rejection_counts(3, at(8)));
     }
 
     #[test]

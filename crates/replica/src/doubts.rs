@@ -39,12 +39,10 @@ impl Replica {
     }
 
     /// Is the snapshot that peers would get not there any more? Then another one is due, though nothing
-    /// new has come, and again until there is one. One that came too late to be installed may be ahead of
-    /// the state: none is taken behind it.
+    /// new has come, and again until there is one.
     pub(crate) fn newest_is_set_aside(&self) -> bool {
         let stored = self.storage.snapshots();
         let is_gone = |offered: &SnapshotMeta| stored.iter().all(|s| s.meta.id != offered.id);
-        let is_behind = stored.first().is_some_and(|s| s.meta.position.index > self.applied.index);
-        self.raft.snapshot().is_some_and(is_gone) && !is_behind && !self.is_committing_received()
+        self.raft.snapshot().is_some_and(is_gone)
     }
 }

@@ -404,7 +404,8 @@ impl Replica {
     fn give_up_receiving(&mut self, receiving: Receiving, why: String) {
         let id = receiving.meta.id;
         let times = self.snapshots.refused.filter(|no| no.id == id).map_or(0, |no| no.times + 1);
-        let wait = self.options.raft.snapshot_retry_interval * (1 << times.min(REFUSALS_DOUBLED_MAX));
+        let wait =
+            self.options.raft.snapshot_retry_interval * (1 << times.min(REFUSALS_DOUBLED_MAX));
         self.snapshots.refused = Some(Refused { id, times, until: self.now.mono + wait });
         self.events.push(Event::SnapshotFailed(why));
         self.raft.snapshot_stored(self.now.mono, id, 0);
@@ -413,9 +414,13 @@ impl Replica {
         self.discard_receiving(receiving);
     }
 
-    /// The log has brought what a snapshot that still arrives would bring.
+    /// The log has brought what a snapshot that still arrives, or did before the last start, would bring.
     pub(crate) fn drop_overtaken(&mut self, applied_before: LogIndex) {
-        let passed = applied_before.next()..=self.applied.index;
+        let applied = self.applied.index;
+        if let Some(partial) = self.snapshots.partial.take_if(|p| p.position.index <= applied) {
+            self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(partial.discard()));
+        }
+        let passed = applied_before.next()..=applied;
         let overtaken = |receiving: &mut Receiving| {
             matches!(receiving.step, Step::Writing(_))
                 && passed.contains(&receiving.meta.position.index)

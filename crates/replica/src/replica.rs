@@ -157,6 +157,8 @@ impl Replica {
             snapshot,
             bootstrap,
             entries: recovered.entries,
+            // Storage has dropped a log that did not.
+            log_start: applied,
             non_voting_until: recovered.non_voting_until,
             newborn: recovered.newborn,
         };
@@ -554,7 +556,6 @@ impl Replica {
         if self.persisting.is_some() {
             return;
         }
-        self.persist_standing();
         let (room, most) = (self.persist_room_bytes(), self.options.group_commit_bytes_max);
         if let Some(persist) = self.raft.take_persist_within(room, most) {
             let ops = self.storage.append(persist.hard_state, persist.log_reset, &persist.entries);
@@ -565,9 +566,11 @@ impl Replica {
         } else if self.watermark_at.is_some_and(|at| at <= self.now.mono) {
             self.refresh_watermark();
         }
+        self.persist_standing();
     }
 
-    /// Whether this node votes, if that has changed since the disk was told.
+    /// Whether this node votes, if that has changed since the disk was told. After the term that goes with
+    /// it: a node with a past takes its term for all it has promised, one without asks the others again.
     fn persist_standing(&mut self) {
         let grown_up = self.newborn && !self.raft.is_newborn();
         let until = self.raft.non_voting_until();

@@ -227,6 +227,13 @@ impl Replica {
         self.pace.went(self.now.mono, bytes);
     }
 
+    /// Is there a snapshot beyond this index, or about to be? One from the leader that came too late to
+    /// be installed may even be ahead of the state.
+    fn has_one_after(&self, index: LogIndex) -> bool {
+        self.is_committing_received()
+            || self.newest_snapshot().is_some_and(|(newest, _)| newest > index)
+    }
+
     /// Is there anything that no snapshot holds?
     pub(crate) fn is_ahead_of_snapshots(&self) -> bool {
         let newest = self.newest_snapshot().map_or(LogIndex::ZERO, |(index, _)| index);
@@ -235,7 +242,8 @@ impl Replica {
 
     fn snapshot_is_due(&self) -> bool {
         let snapshots = &self.snapshots;
-        if snapshots.taking.is_some() || self.now.mono < snapshots.not_before {
+        let waits = snapshots.taking.is_some() || self.now.mono < snapshots.not_before;
+        if waits || self.has_one_after(self.applied.index) {
             return false;
         }
         if self.is_compaction_pressing() {
@@ -393,7 +401,7 @@ impl Replica {
             Step::Sealing { meta, file } => {
                 (Step::Verifying { meta, file: file.clone() }, DiskJob::SnapshotVerify(file))
             }
-            Step::Verifying { meta, file } if self.is_committing_received() => {
+            Step::Verifying { meta, file } if self.has_one_after(meta.position.index) => {
                 let (step, written) = (Step::Verifying { meta, file }, Vec::new());
                 self.snapshots.taking = Some(Taking { id, digest, step, written, waits: false });
                 return self.give_up_taking("a newer snapshot came from the leader".into());

@@ -72,6 +72,11 @@ impl Simulation {
             Fault::SyncDrops => self.arm_anew(Mishap::SyncFails { drop_pages: true }),
             Fault::NoSpace => self.fill_disk()?,
             Fault::Install => self.leave_behind()?,
+            Fault::Completions => {
+                self.fault_strikes(fault, TRIES_MAX)?;
+                // One lane overtakes another: two must have work.
+                self.take_snapshots()?;
+            }
             Fault::Retry => {
                 self.disconnect_client();
             }

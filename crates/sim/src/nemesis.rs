@@ -439,13 +439,32 @@ impl Simulation {
         }
         let voters: Vec<NodeId> = now.voters.into_iter().collect();
         let id = *self.rng.pick(&voters);
+        self.wipe(id);
+        if self.rng.one_in(2) {
+            let later = self.draw_us(3_000_000);
+            self.after(later, Todo::WipeAgain(id));
+        }
+        true
+    }
+
+    fn wipe(&mut self, id: NodeId) {
         self.reset_clients_of(id);
         self.disk_counts.merge(&self.world.node(id).disk().counts);
         self.known_errors.remove(&id);
         self.world.wipe(id);
         let down = self.draw_us(2_000_000);
         self.after(down, Todo::Restart(id));
-        true
+    }
+
+    /// A disk is emptied once more while the node is still being brought up: the cluster bears that, for
+    /// it is the same one.
+    pub(crate) fn wipe_again(&mut self, id: NodeId) {
+        let is_unchanged =
+            self.settled_configuration().is_some_and(|now| now.voters == self.first_voters());
+        let is_brought_up = |node: &crate::node::Node| node.is_up() && node.disk().emptied;
+        if is_unchanged && self.world.get(id).is_some_and(is_brought_up) {
+            self.wipe(id);
+        }
     }
 
     // ------------------------------------------------------------------------------- cluster

@@ -53,6 +53,7 @@ pub(crate) enum Todo {
     Insist,
     Operator,
     Restart(NodeId),
+    WipeAgain(NodeId),
     Shutdown(NodeId),
     KillIfUp(NodeId, u64),
     Remove(NodeId),
@@ -439,6 +440,8 @@ impl Simulation {
             Todo::Insist => return self.insist(),
             Todo::Operator => return self.operator_looks(),
             Todo::Restart(id) => return self.start_node(id),
+            Todo::WipeAgain(id) if self.phase == Phase::Safety => self.wipe_again(id),
+            Todo::WipeAgain(_) => {}
             Todo::Shutdown(id) => {
                 if let Some(node) = self.world.get(id).filter(|node| node.is_up()) {
                     let life = node.lives();

@@ -125,7 +125,7 @@ impl Found {
         let files = replay::read_headers(disk, directory.segments(), identity)?;
         let log = replay::replay(disk, &files, known);
         let verdict = judge(&log, &files, &snapshots, &hard_state.record, on_damage)?;
-        let partial = best_partial(disk, directory)?;
+        let partial = best_partial(disk, directory, position)?;
         Ok(Self { hard_state, snapshots, files, log, verdict, partial })
     }
 
@@ -241,8 +241,7 @@ impl Opening<'_> {
     }
 
     /// Copies the segments from the damaged one on, for whoever wants to look at them: what is given
-    /// up is overwritten in time. A sector that cannot be read is zero in the copy, and so is its
-    /// page.
+    /// up is overwritten in time. Where there is no room there is no copy: no start waits for it.
     fn keep_damaged(&mut self, damage: &Damage) -> Result<(), OpenError> {
         let lost: Vec<(FileName, u64)> = self
             .files
@@ -252,24 +251,42 @@ impl Opening<'_> {
             .collect();
         for (file, len_bytes) in &lost {
             let copy: FileName = Arc::from(format!("{file}.damaged"));
-            self.disk.execute(&DiskOp::Create { file: copy.clone(), zero_bytes: *len_bytes })?;
-            for offset in (0..*len_bytes).step_by(PAGE_BYTES as usize) {
-                match self.disk.read(file, offset, PAGE_BYTES) {
-                    Ok(bytes) if bytes.iter().all(|&byte| byte == 0) => {}
-                    Ok(bytes) => {
-                        self.disk.execute(&DiskOp::Write { file: copy.clone(), offset, bytes })?;
+            match self.copy_damaged(file, *len_bytes, &copy) {
+                Ok(()) => self.report.segments_damaged.push(copy),
+                Err(DiskError::NoSpace(_)) => {
+                    if self.disk.len_bytes(&copy)?.is_some() {
+                        self.disk.execute(&DiskOp::Remove { file: copy })?;
                     }
-                    Err(DiskError::Io(..)) => {}
-                    Err(error) => return Err(error.into()),
+                    self.report.segments_not_kept += 1;
                 }
+                Err(error) => return Err(error.into()),
             }
-            self.disk.execute(&DiskOp::Sync { file: copy.clone() })?;
-            self.report.segments_damaged.push(copy);
         }
         if !lost.is_empty() {
             self.disk.execute(&DiskOp::SyncDirectory { directory: WAL_DIRECTORY.into() })?;
         }
         Ok(())
+    }
+
+    /// A sector that cannot be read is zero in the copy, and so is its page.
+    fn copy_damaged(
+        &mut self,
+        file: &FileName,
+        len_bytes: u64,
+        copy: &FileName,
+    ) -> Result<(), DiskError> {
+        self.disk.execute(&DiskOp::Create { file: copy.clone(), zero_bytes: len_bytes })?;
+        for offset in (0..len_bytes).step_by(PAGE_BYTES as usize) {
+            match self.disk.read(file, offset, PAGE_BYTES) {
+                Ok(bytes) if is_zero(&bytes) => {}
+                Ok(bytes) => {
+                    self.disk.execute(&DiskOp::Write { file: copy.clone(), offset, bytes })?;
+                }
+                Err(DiskError::Io(..)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.disk.execute(&DiskOp::Sync { file: copy.clone() })
     }
 
     /// Counts this opening in both copies of the hard state, the one to be repaired first; with it

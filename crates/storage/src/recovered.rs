@@ -3,7 +3,7 @@
 use std::fmt;
 
 use sampan_base::disk::{DiskOp, FileName};
-use sampan_base::{Entry, HardState, LogIndex, SnapshotMeta};
+use sampan_base::{Entry, HardState, LogIndex, LogPosition, SnapshotMeta};
 
 use crate::Damage;
 use crate::snapshot::ChunkScan;
@@ -23,6 +23,8 @@ pub struct StoredSnapshot {
 pub struct PartialSnapshot {
     /// Which snapshot.
     pub id: u64,
+    /// What it covers.
+    pub position: LogPosition,
     /// Bytes `[0, next_offset)` are here and verified.
     pub next_offset: u64,
     /// The chunks in there.
@@ -83,6 +85,8 @@ pub struct Report {
     pub hard_state_repaired: Option<FileName>,
     /// Copies of the damaged part of the log, which was given up.
     pub segments_damaged: Vec<FileName>,
+    /// Segments given up of which there was no room for a copy.
+    pub segments_not_kept: usize,
     /// Snapshots that did not verify, set aside under a name that ends in `.damaged`.
     pub snapshots_damaged: Vec<FileName>,
     /// Leftovers of interrupted work that were removed.
@@ -110,6 +114,9 @@ impl fmt::Display for Report {
         }
         for file in &self.segments_damaged {
             write!(f, "; {file} kept to look at")?;
+        }
+        if self.segments_not_kept > 0 {
+            write!(f, "; {} given up, no room to keep them", self.segments_not_kept)?;
         }
         for file in &self.snapshots_damaged {
             write!(f, "; {file} is damaged and set aside")?;

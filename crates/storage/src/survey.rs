@@ -163,14 +163,15 @@ fn read_snapshot(
     Ok(StoredSnapshot { meta: reader.meta().clone(), file: file.clone() })
 }
 
-/// The arriving snapshot of which most is here.
+/// The arriving snapshot of which most is here, of those that cover more than a whole one does.
 pub(crate) fn best_partial(
     disk: &mut dyn Disk,
     directory: &Directory,
+    newest: LogPosition,
 ) -> Result<Option<PartialSnapshot>, OpenError> {
     let mut best: Option<PartialSnapshot> = None;
     for file in directory.snapshots_ending(ARRIVING) {
-        let found = match snapshot::scan_partial(disk, file) {
+        let found = match snapshot::scan_partial(disk, file, newest.index) {
             Ok(found) => found,
             Err(SnapshotError::Disk(error)) => return Err(error.into()),
             Err(_) => None,

@@ -221,6 +221,27 @@ fn an_arriving_snapshot_goes_on_after_any_number_of_crashes() {
 }
 
 #[test]
+fn an_arriving_snapshot_that_covers_no_more_than_a_whole_one_is_removed_at_a_start() {
+    let (meta, bytes) = arriving();
+    let index = meta.position.index.0;
+    for newest in [index - 1, index] {
+        let mut disk = created(&Options::tiny());
+        let (mut storage, _) = open(&mut disk, &Options::tiny());
+        let entries: Vec<_> = (1..=index).map(|i| entry(i, meta.position.term.0, "x")).collect();
+        append(&mut disk, &mut storage, &entries);
+        take_snapshot(&mut disk, &mut storage, 7, position(newest, meta.position.term.0));
+        let (mut receiver, ops) = SnapshotReceiver::begin(&meta, SYNC_BYTES);
+        disk.execute_all(&ops).unwrap();
+        disk.execute_all(&receiver.write(0, bytes.slice(..bytes.len() / 2)).unwrap()).unwrap();
+        let (_, found) = open(&mut disk, &Options::tiny());
+        assert_eq!(found.partial_snapshot.is_some(), newest < index);
+        let left = disk.list("snapshots").unwrap();
+        let partial = left.iter().filter(|info| info.file.ends_with(".partial")).count();
+        assert_eq!(partial, usize::from(newest < index));
+    }
+}
+
+#[test]
 fn chunks_are_found_and_read_while_the_rest_is_on_its_way() {
     let (mut disk, meta, file) = written(&payloads());
     let bytes = disk.read(&file, 0, meta.size_bytes).unwrap();

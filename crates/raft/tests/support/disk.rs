@@ -108,6 +108,7 @@ impl Disk {
             snapshot: self.snapshot().map(|(meta, _)| meta.clone()),
             bootstrap: self.bootstrap.clone(),
             entries: self.entries.clone(),
+            log_start: self.start,
             non_voting_until: self.non_voting_until,
             newborn: self.newborn,
         }

@@ -76,6 +76,7 @@ scripts! {
     newborn_waits_for_all
     newer_term_makes_a_follower
     node_that_forgot_what_it_acknowledged_stops
+    node_that_loses_its_log_again_is_brought_up_again
     node_without_its_log_asks_how_much_it_lacks
     node_without_its_log_does_not_count
     node_without_its_log_does_not_vote

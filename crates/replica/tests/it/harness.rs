@@ -295,6 +295,22 @@ impl Cluster {
         }
     }
 
+    fn is_hanging(&self, id: u64, lane: Lane) -> bool {
+        match lane {
+            Lane::Log => self.hanging_disks.contains(&id),
+            lane => self.hanging_lanes.contains(&(id, lane)),
+        }
+    }
+
+    /// Ends a node whose lanes hang, after so many of the jobs that wait there.
+    pub(crate) fn kill_after_jobs(&mut self, id: u64, count: usize) {
+        let own: Vec<_> = self.hanging.extract_if(.., |(of, _)| *of == id).collect();
+        for (_, job) in own.into_iter().take(count) {
+            job::run(self.disks.get_mut(&id).expect("a disk per node"), job);
+        }
+        self.kill(id);
+    }
+
     /// Asks for a backup, and runs until there is one, or an error (then `None`).
     pub(crate) fn backup(&mut self, id: u64, seq: u64) -> Option<BackupReady> {
         self.input(id, Input::Backup { connection: BACKUPS, seq });
@@ -391,15 +407,10 @@ impl Cluster {
                     self.input(id, Input::Tick);
                 }
             }
-            let hanging_disks = self.hanging_disks.clone();
-            for (id, job) in self
-                .hanging
-                .extract_if(.., |(id, job)| match job.lane() {
-                    Lane::Log => !hanging_disks.contains(id),
-                    lane => !self.hanging_lanes.contains(&(*id, lane)),
-                })
-                .collect::<Vec<_>>()
+            while let Some(place) =
+                self.hanging.iter().position(|(id, job)| !self.is_hanging(*id, job.lane()))
             {
+                let (id, job) = self.hanging.remove(place);
                 let done = job::run(self.disks.get_mut(&id).expect("a disk per node"), job);
                 self.input(id, Input::Disk(done));
             }
@@ -444,11 +455,9 @@ impl Cluster {
             });
             assert_eq!(out.fatal, None, "node {id}");
             for job in out.jobs {
-                let hangs = match job.lane() {
-                    Lane::Log => self.hanging_disks.contains(&id),
-                    lane => self.hanging_lanes.contains(&(id, lane)),
-                };
-                if hangs {
+                // The jobs of a lane are done in their order.
+                let waits = |(of, other): &(u64, DiskJob)| *of == id && other.lane() == job.lane();
+                if self.is_hanging(id, job.lane()) || self.hanging.iter().any(waits) {
                     self.hanging.push((id, job));
                 } else {
                     let disk = self.disks.get_mut(&id).expect("a disk per node");

@@ -101,3 +101,26 @@ fn a_node_without_a_past_waits_for_all_also_over_restarts() {
     cluster.run_ms(3_000);
     assert_eq!(cluster.ask(lost, 2, "GET k"), "v");
 }
+
+#[test]
+fn a_crash_on_the_way_to_take_part_leaves_a_node_that_knows_its_term_or_asks_again() {
+    for jobs in 0..=2 {
+        let (mut cluster, leader) = with_a_write();
+        let term = cluster.node(leader).raft().term();
+        let lost = cluster.follower_of(leader);
+        cluster.kill(lost);
+        cluster.wipe(lost);
+        cluster.hanging_disks.insert(lost);
+        cluster.start(lost);
+        cluster.run_ms(1_000);
+        assert!(!cluster.node(lost).raft().is_newborn());
+        assert_eq!(cluster.hanging(), 2, "its term and vote, and that it has a past");
+        cluster.kill_after_jobs(lost, jobs);
+        cluster.hanging_disks.clear();
+        cluster.start(lost);
+        let raft = cluster.node(lost).raft();
+        assert!(raft.is_newborn() || raft.term() == term, "after {jobs} jobs: {}", raft.term());
+        cluster.run_ms(1_000);
+        assert_eq!(cluster.ask(lost, 2, "GET k"), "v");
+    }
+}

@@ -1,7 +1,9 @@
 //! Compaction and catch-up, seen through the whole replica.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use sampan_base::EntryKind;
 use sampan_base::disk::Disk as _;
 use sampan_raft::{Body, PeerState};
 use sampan_replica::wire::PeerMessage;
@@ -401,23 +403,32 @@ fn one_compacts(id: sampan_base::NodeId) -> Options {
 
 #[test]
 fn a_snapshot_that_the_log_overtakes_on_its_way_is_dropped() {
-    let (mut cluster, leader) = Cluster::with_leader(3, one_compacts);
-    if leader != 1 {
-        hand_over(&mut cluster, leader, 1);
+    for restarts in [false, true] {
+        let (mut cluster, leader) = Cluster::with_leader(3, one_compacts);
+        if leader != 1 {
+            hand_over(&mut cluster, leader, 1);
+        }
+        cluster.kill(3);
+        cluster.run_ms(3_000);
+        write_large(&mut cluster, 1, 0..400, 300);
+        cluster.snapshot_parts_per_ms = 1;
+        cluster.start(3);
+        run_until_acked(&mut cluster, 1, 3, 50_000);
+        let arriving =
+            |cluster: &mut Cluster| cluster.disk(3).list("snapshots").expect("a directory").len();
+        assert_eq!(arriving(&mut cluster), 1);
+        if restarts {
+            cluster.kill(3);
+        }
+        hand_over(&mut cluster, 1, 2);
+        if restarts {
+            cluster.start(3);
+            assert_eq!(arriving(&mut cluster), 1, "it may be of use");
+        }
+        cluster.run_ms(5_000);
+        assert_eq!((arriving(&mut cluster), installs(&cluster)), (0, 0));
+        assert_eq!(cluster.node(2).kv().digest(), cluster.node(3).kv().digest());
     }
-    cluster.kill(3);
-    cluster.run_ms(3_000);
-    write_large(&mut cluster, 1, 0..400, 300);
-    cluster.snapshot_parts_per_ms = 1;
-    cluster.start(3);
-    run_until_acked(&mut cluster, 1, 3, 50_000);
-    let arriving =
-        |cluster: &mut Cluster| cluster.disk(3).list("snapshots").expect("a directory").len();
-    assert_eq!(arriving(&mut cluster), 1);
-    hand_over(&mut cluster, 1, 2);
-    cluster.run_ms(5_000);
-    assert_eq!((arriving(&mut cluster), installs(&cluster)), (0, 0));
-    assert_eq!(cluster.node(2).kv().digest(), cluster.node(3).kv().digest());
 }
 
 /// Half of the snapshot of a leader has arrived at the follower, and another node is to lead. That one
@@ -600,4 +611,92 @@ fn a_transfer_is_not_overtaken_by_later_snapshots() {
     cluster.run_ms(2_000);
     assert_eq!(installs(&cluster), 1, "the log did the rest");
     assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+}
+
+#[test]
+fn a_start_at_rest_leaves_the_log_that_the_older_snapshot_needs() {
+    let (mut cluster, only) = Cluster::with_leader(1, Options::new);
+    for (key, _) in [("a", 1), ("b", 2)] {
+        assert_eq!(cluster.ask(only, 1, &format!("SET {key} xxxxxxxxxx")), "OK");
+        cluster.input(only, Input::TakeSnapshot);
+        cluster.run_ms(200);
+    }
+    let newest = cluster.disk(only).list("snapshots").expect("a directory").pop();
+    let newest = newest.expect("a file").file;
+    // It starts with nothing in the log behind the snapshot.
+    cluster.kill(only);
+    cluster.start(only);
+    cluster.run_ms(1_000);
+    cluster.kill(only);
+    assert!(cluster.disk(only).flip_in(&newest, b"xxxxxxxxxx"));
+    cluster.start(only);
+    cluster.run_ms(1_000);
+    assert_eq!(cluster.ask(only, 2, "GET a"), "xxxxxxxxxx");
+    assert_eq!(cluster.ask(only, 2, "GET b"), "xxxxxxxxxx");
+}
+
+/// Commands beyond this index are held back from node 3 by [`is_beyond`].
+static HELD_BEYOND: AtomicU64 = AtomicU64::new(u64::MAX);
+
+fn is_beyond(message: &PeerMessage) -> bool {
+    let PeerMessage::Raft(message) = message else { return false };
+    let Body::Append { entries, .. } = &message.body else { return false };
+    let last = entries.iter().rfind(|entry| entry.kind == EntryKind::Command);
+    let held_beyond = HELD_BEYOND.load(Ordering::Relaxed);
+    message.to.get() == 3 && last.is_some_and(|last| last.index.0 > held_beyond)
+}
+
+/// [`one_compacts`], with few entries in an Append.
+fn one_compacts_and_appends_are_small(id: sampan_base::NodeId) -> Options {
+    let mut options = one_compacts(id);
+    options.raft.append_entries_max = 4;
+    options
+}
+
+#[test]
+fn an_own_snapshot_never_follows_one_that_came_too_late_to_be_installed() {
+    for begun_before in [false, true] {
+        own_snapshot_beside_a_late_one(begun_before);
+    }
+}
+
+fn own_snapshot_beside_a_late_one(begun_before: bool) {
+    let (mut cluster, leader) = Cluster::with_leader(3, one_compacts_and_appends_are_small);
+    if leader != 1 {
+        hand_over(&mut cluster, leader, 1);
+    }
+    cluster.kill(3);
+    cluster.run_ms(3_000);
+    write_large(&mut cluster, 1, 0..400, 300);
+    let (newest, _) = cluster.node(1).status().snapshot.expect("there is one");
+    // It arrives at node 3 and is loaded; its name waits for the disk.
+    cluster.hanging_lanes.insert((3, Lane::Reading));
+    cluster.start(3);
+    cluster.run_ms(2_000);
+    cluster.hanging_lanes.insert((3, Lane::Background));
+    if begun_before {
+        cluster.input(3, Input::TakeSnapshot);
+    }
+    cluster.hanging_lanes.remove(&(3, Lane::Reading));
+    cluster.run_ms(200);
+    let hanging = 1 + usize::from(begun_before);
+    assert_eq!((cluster.hanging(), installs(&cluster)), (hanging, 0), "it is being committed");
+    // Another leader has the log. With most of it an own snapshot is wanted, then comes the rest.
+    HELD_BEYOND.store(newest.0 - 20, Ordering::Relaxed);
+    cluster.hold = is_beyond;
+    hand_over(&mut cluster, 1, 2);
+    cluster.run_ms(3_000);
+    let applied = cluster.node(3).raft().applied();
+    assert!(applied.0 > newest.0 - 50 && applied < newest, "{applied} of {newest}");
+    if !begun_before {
+        cluster.input(3, Input::TakeSnapshot);
+    }
+    cluster.hold = |_| false;
+    cluster.run_ms(3_000);
+    assert!(cluster.node(3).raft().applied() > newest);
+    cluster.hanging_lanes.clear();
+    cluster.run_ms(3_000);
+    assert_eq!(installs(&cluster), 0, "it came too late");
+    assert_eq!(cluster.node(2).kv().digest(), cluster.node(3).kv().digest());
+    assert!(cluster.node(3).status().snapshot.expect("one of them").0 >= newest);
 }

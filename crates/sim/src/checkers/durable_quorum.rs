@@ -97,6 +97,7 @@ mod tests {
             snapshot: None,
             bootstrap: old.clone(),
             entries: vec![entry(1, None), entry(2, None), entry(3, Some(&new)), entry(4, None)],
+            log_start: LogPosition::ZERO,
             non_voting_until: None,
             newborn: false,
         };

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sampan_base::SnapshotMeta;
 use sampan_base::disk::{Disk, DiskError, FileName};
+use sampan_base::{LogIndex, SnapshotMeta};
 
 use super::format::{
     CHUNK_HEADER_BYTES, ChunkHeader, ChunkInfo, FIRST_CHUNK_OFFSET, FOOTER_MAGIC, Footer, Subject,
@@ -142,16 +142,20 @@ pub fn read_chunk(
 }
 
 /// How much of a snapshot that was arriving is here, in whole chunks; `None` if not even its header
-/// is.
+/// is, or if it covers nothing beyond this index.
 pub(crate) fn scan_partial(
     disk: &mut dyn Disk,
     file: &str,
+    beyond: LogIndex,
 ) -> Result<Option<PartialSnapshot>, SnapshotError> {
     let subject = match read_header(disk, file) {
         Ok(subject) => subject,
         Err(SnapshotError::Disk(error)) => return Err(error.into()),
         Err(_) => return Ok(None),
     };
+    if subject.position.index <= beyond {
+        return Ok(None);
+    }
     let mut chunks = ChunkScan::default();
     while let Ok((header, _)) = read_sound_chunk(disk, file, chunks.next_header()) {
         if (header.id, header.number as usize) != (subject.id, chunks.places().len()) {
@@ -159,8 +163,8 @@ pub(crate) fn scan_partial(
         }
         chunks.push(&header);
     }
-    let next_offset = chunks.next_header();
-    Ok(Some(PartialSnapshot { id: subject.id, next_offset, chunks, file: file.into() }))
+    let (next_offset, Subject { id, position, .. }) = (chunks.next_header(), subject);
+    Ok(Some(PartialSnapshot { id, position, next_offset, chunks, file: file.into() }))
 }
 
 fn read_header(disk: &mut dyn Disk, file: &str) -> Result<Subject, SnapshotError> {
