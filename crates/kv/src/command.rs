@@ -46,6 +46,21 @@ pub fn is_once(encoded: &[u8]) -> bool {
     encoded.first() == Some(&opcode::ONCE)
 }
 
+/// How many whole values the reply to an encoded command may hold.
+pub fn values_in_reply(encoded: &[u8]) -> usize {
+    let Some((&opcode, fields)) = encoded.split_first() else { return 0 };
+    match opcode {
+        opcode::GET | opcode::GET_RANGE | opcode::GET_DEL | opcode::OUTCOME => 1,
+        opcode::SET => fields.first().map_or(0, |flags| usize::from(flags & Set::FLAG_GET != 0)),
+        opcode::MGET => fields.first_chunk().map_or(0, |count| u32::from_le_bytes(*count) as usize),
+        opcode::ONCE => fields.get(ONCE_HEAD_BYTES..).map_or(0, values_in_reply),
+        _ => 0,
+    }
+}
+
+/// Session, sequence and acknowledgement before the command in an ONCE.
+const ONCE_HEAD_BYTES: usize = 3 * 8;
+
 /// How an encoded command that came from a peer is served, if it is one that this node could have
 /// encoded itself.
 pub fn classify(encoded: &[u8], limits: &Limits) -> Result<Class, DecodeError> {
@@ -404,6 +419,7 @@ impl<'a> Command<'a> {
 
 impl<'a> Set<'a> {
     const FLAGS_KNOWN: u8 = 0b1_1111;
+    const FLAG_GET: u8 = 1 << 2;
 
     fn encode(&self, out: &mut Vec<u8>) {
         let only_if = match self.only_if {
@@ -417,7 +433,7 @@ impl<'a> Set<'a> {
             SetTtl::Until(_) => 2,
         };
         out.put_u8(opcode::SET);
-        out.put_u8(only_if | u8::from(self.get) << 2 | ttl << 3);
+        out.put_u8(only_if | (if self.get { Self::FLAG_GET } else { 0 }) | ttl << 3);
         if let SetTtl::Until(when) = self.ttl {
             when.encode(out);
         }
@@ -442,7 +458,7 @@ impl<'a> Set<'a> {
         if flags & !Self::FLAGS_KNOWN != 0 {
             return Err(DecodeError::Invalid("SET flags"));
         }
-        Ok(Self { key: key(r)?, value: value(r)?, only_if, get: flags & 0b100 != 0, ttl })
+        Ok(Self { key: key(r)?, value: value(r)?, only_if, get: flags & Self::FLAG_GET != 0, ttl })
     }
 }
 

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Machine, START_MS, show};
 use sampan_base::WallTime;
-use sampan_kv::{BatchBuilder, Class, Kv, Limits, Reply, is_once, parse};
+use sampan_kv::{BatchBuilder, Class, Kv, Limits, Reply, is_once, parse, values_in_reply};
 
 #[test]
 fn the_time_is_the_latest_clock_and_never_goes_back() {
@@ -240,4 +240,36 @@ fn limits_that_contradict_each_other_are_named() {
     for (limits, name) in wrong {
         assert!(limits.check().unwrap_err().contains(name), "{name}");
     }
+}
+
+#[test]
+fn how_many_values_a_reply_may_hold_is_known_from_the_command() {
+    for (line, values) in [
+        ("GET k", 1),
+        ("GETRANGE k 0 -1", 1),
+        ("MGET k l m", 3),
+        ("OUTCOME 1 1", 1),
+        ("GETDEL k", 1),
+        ("GETSET k v", 1),
+        ("SET k v GET", 1),
+        ("SET k v XX KEEPTTL GET", 1),
+        ("ONCE 1 2 ACK 1 GET k", 1),
+        ("ONCE 1 2 GETDEL k", 1),
+        ("ONCE 1 1 MGET k l", 2),
+        ("SET k v", 0),
+        ("SET k v XX EX 5", 0),
+        ("ONCE 1 1 SET k v", 0),
+        ("MSET k v l w", 0),
+        ("STRLEN k", 0),
+        ("EXISTS k l", 0),
+        ("DEL k l", 0),
+        ("DBSIZE", 0),
+        ("SESSION OPEN", 0),
+    ] {
+        let args: Vec<&str> = line.split(' ').collect();
+        let mut encoded = Vec::new();
+        parse(&args, &Limits::default(), &mut encoded).unwrap();
+        assert_eq!(values_in_reply(&encoded), values, "{line}");
+    }
+    assert_eq!((values_in_reply(&[]), values_in_reply(&[66, 0]), values_in_reply(&[5])), (0, 0, 0));
 }

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use sampan_base::{Time, WallTime};
+use sampan_kv::Reply;
 use sampan_raft::Health;
 use sampan_replica::{DiskDone, Event, Fatal, Input, Outputs};
 use tokio::task::AbortHandle;
@@ -176,6 +177,9 @@ impl Core {
             self.was_held_up |= waited.is_some_and(|waited| waited > HELD_UP);
         }
         for reply in self.outputs.replies.drain(..) {
+            if let Reply::Error(text) = &reply.reply {
+                node.stats.errors.count(text);
+            }
             node.clients.deliver(reply);
         }
         node.clients.flush(now);

@@ -12,7 +12,7 @@
 //! | `backups` | snapshot files that clients read as backups |
 //! | `peer` | the transport between nodes |
 //! | [`disk`], `disk_thread` | real files; the two threads that wait for them |
-//! | `lock`, `log`, `net`, `signals`, `time` | the rest of the world |
+//! | `loading`, `lock`, `log`, `net`, `open_files`, `signals`, `time` | the rest of the world |
 //!
 //! What is absent: decisions about consensus or data. What is asked of the replica and what comes
 //! back is [`sampan_replica::Input`] and [`sampan_replica::Outputs`].
@@ -43,10 +43,12 @@ pub mod disk;
 mod disk_thread;
 mod error;
 mod inbox;
+mod loading;
 mod lock;
 mod log;
 mod net;
 mod node;
+mod open_files;
 mod peer;
 mod quick_disk;
 mod release;

@@ -24,10 +24,12 @@ use crate::disk::RealDisk;
 use crate::disk_thread::DiskThreads;
 use crate::error::ServerError;
 use crate::inbox::Inbox;
+use crate::loading::{self, Loading};
 use crate::lock::DirectoryLock;
 use crate::log::Log;
 use crate::net;
 use crate::node::Node;
+use crate::open_files;
 use crate::peer::Peers;
 use crate::repair;
 use crate::signals::Signals;
@@ -109,9 +111,17 @@ pub fn exit_on_panic() {
 
 /// Runs a node until SIGTERM or SIGINT, or until it cannot go on. A second signal stops it at once.
 /// The process is the node's: see [`exit_on_panic`].
-pub fn run(config: Config) -> Result<(), ServerError> {
+pub fn run(mut config: Config) -> Result<(), ServerError> {
     config.check()?;
     exit_on_panic();
+    let wanted = config.limits.clients_max;
+    config.limits.clients_max = open_files::allow(wanted)?;
+    if config.limits.clients_max < wanted {
+        Log::start(config.node).warn(format_args!(
+            "{} clients at most, not {wanted}: so many files may be open (ulimit -n)",
+            config.limits.clients_max
+        ));
+    }
     let listeners = Listeners::bind(&config)?;
     let (stopper, requests) = stopper();
     let runtime = runtime()?;
@@ -160,7 +170,10 @@ fn serve_on(
     let disk = RealDisk::new(&config.data_dir);
     let clock = Clock::start();
     let began = Instant::now();
+    let loading = Loading::begin(&listeners.client, loading::PATIENCE);
+    let loading = loading.map_err(|error| no_resources(&error))?;
     let start = open(&config, &mut disk.clone(), &clock, &log)?;
+    drop(loading);
     let served = runtime.block_on(async move {
         let mut requests = requests;
         let ports = Ports::take(listeners, &config, &log).map_err(|error| no_resources(&error))?;

@@ -8,8 +8,9 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use common::{Client, TempDir, command, single, until};
+use sampan_base::NodeId;
 use sampan_resp::RequestLimits;
-use sampan_server::{Limits, Stop};
+use sampan_server::{HostPort, Limits, Stop};
 
 #[test]
 fn what_clients_say_at_connect_is_answered_byte_for_byte() {
@@ -294,6 +295,73 @@ fn one_client_too_many_is_told_so_and_a_place_is_used_again() {
     drop(two);
     until("a place is free", || one.info("clients")["connected_clients"] == "1");
     assert_eq!(node.connect().call("PING"), "+PONG\r\n");
+}
+
+#[test]
+fn an_http_request_ends_the_connection_and_nothing_of_its_body_is_run() {
+    let dir = TempDir::new();
+    let node = single(dir.path(), |_| {});
+    let mut client = node.connect();
+    assert_eq!(client.call("SET k v"), "+OK\r\n");
+    for first in ["POST / HTTP/1.1", "post / HTTP/1.0", "GET / HTTP/1.1\r\nHost: somewhere"] {
+        let mut page = node.connect();
+        page.send(format!("{first}\r\nContent-Length: 10\r\n\r\nFLUSHALL\r\n"));
+        assert!(page.is_closed(), "{first}");
+    }
+    assert_eq!(client.call("EXISTS k"), ":1\r\n");
+}
+
+#[test]
+fn errors_are_counted_by_their_codes_whoever_says_them() {
+    let dir = TempDir::new();
+    let node = single(dir.path(), |_| {});
+    let mut client = node.connect();
+    for line in ["SET k x", "INCR k", "NOPE", "HELLO 9", "GET", "CLIENT NOPE", "SELECT 1", "PING"] {
+        client.call(line);
+    }
+    assert_eq!(client.info("stats")["total_error_replies"], "6");
+    let by_code = client.info("errorstats");
+    assert_eq!(
+        (&*by_code["errorstat_ERR"], &*by_code["errorstat_NOPROTO"]),
+        ("count=5", "count=1")
+    );
+    assert_eq!(client.call("CONFIG RESETSTAT"), "+OK\r\n");
+    assert_eq!(client.info("stats")["total_error_replies"], "0");
+}
+
+#[test]
+fn a_pipeline_that_takes_large_values_away_gets_them_all() {
+    let dir = TempDir::new();
+    // Fewer bytes than all the replies would end the connection.
+    let node = single(dir.path(), |config| config.limits.output_bytes_max = 24 << 20);
+    node.connect().take_away_large_values();
+}
+
+#[test]
+fn replies_behind_a_request_that_waits_stop_the_reading_of_more() {
+    let dir = TempDir::new();
+    let mut config = common::config(1, dir.path());
+    // Nobody is there to elect this node, and so the first command waits.
+    config.peers = [(NodeId::of(2), HostPort::new("127.0.0.1", 1))].into();
+    config.replica.no_leader_wait = Duration::from_secs(3);
+    let pause_bytes: usize = 100_000;
+    config.limits.output_pause_bytes = pause_bytes;
+    let node = common::Node::start(config);
+    let mut client = node.connect();
+    client.send("SET a 1\r\n".to_owned() + &"COMMAND\r\n".repeat(1_000));
+    let mut other = node.connect();
+    let waiting = |other: &mut Client| -> usize {
+        let list = other.call("CLIENT LIST");
+        let line = list.lines().find(|line| line.contains("cmd=command"));
+        let text = line.and_then(|line| line.split(" tot-mem=").nth(1)?.split(' ').next());
+        text.map_or(0, |text| text.parse().unwrap())
+    };
+    until("it holds replies back", || waiting(&mut other) >= pause_bytes);
+    assert!(waiting(&mut other) < 2 * pause_bytes, "{}", waiting(&mut other));
+    assert!(client.reply().starts_with("-CLUSTERDOWN"));
+    for _ in 0..1_000 {
+        assert!(client.reply().starts_with('*'));
+    }
 }
 
 #[test]

@@ -77,6 +77,13 @@ fn a_follower_keeps_the_order_of_a_pipeline_that_it_forwards() {
 }
 
 #[test]
+fn large_values_that_are_taken_away_come_over_a_follower_too() {
+    let dir = TempDir::new();
+    let nodes = three(&dir);
+    nodes[(leader_of(&nodes) + 1) % 3].connect().take_away_large_values();
+}
+
+#[test]
 fn cluster_slots_names_the_leader_first_on_every_node() {
     let dir = TempDir::new();
     let nodes = three(&dir);

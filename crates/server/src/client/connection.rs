@@ -31,11 +31,17 @@ const MOVED_BYTES_MIN: usize = 16 << 10;
 
 /// Accepts connections, for ever.
 pub(crate) async fn accept(node: Rc<Node>, listener: TcpListener) {
+    let mut has_warned = false;
     loop {
         match listener.accept().await {
-            Ok((socket, remote)) => admit(&node, socket, remote),
+            Ok((socket, remote)) => {
+                has_warned = false;
+                admit(&node, socket, remote);
+            }
             Err(error) => {
-                node.log.warn(format_args!("accepting clients: {error}"));
+                if !std::mem::replace(&mut has_warned, true) {
+                    node.log.warn(format_args!("accepting clients: {error}"));
+                }
                 tokio::time::sleep(net::ACCEPT_RETRY_TIME).await;
             }
         }
@@ -295,6 +301,12 @@ impl Connection {
     }
 }
 
+/// A line that a web page has a browser send, or a fetched address some server: what follows it, a body
+/// with commands in it, perhaps, is not from a client. Redis closes such a connection, too.
+fn is_http(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
+}
+
 /// Answers one request, or adds it to the batch.
 fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
     let mut inline = [&[][..]; ARGUMENTS_INLINE];
@@ -320,9 +332,14 @@ fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
                 profile.last_command = sampan_kv::find(name).map_or("", |spec| spec.name);
             }
             let stale = profile.is_readonly && class != Class::Write;
-            let is_read = class != Class::Write;
-            let seq = client.flow.borrow_mut().expect(profile.rendering(), is_read);
+            let values = sampan_kv::values_in_reply(&batch.encoded[start..]);
+            let seq = client.flow.borrow_mut().expect(profile.rendering(), values);
             batch.requests.push(Encoded { seq, class, stale, end: batch.encoded.len() });
+        }
+        Err(_) if is_http(name) => {
+            batch.encoded.truncate(start);
+            node.log.warn(format_args!("an HTTP request from {}: closed", client.remote));
+            client.end(Ending::Now);
         }
         Err(error) => {
             batch.encoded.truncate(start);

@@ -17,12 +17,12 @@ use crate::render::{self, Rendering};
 const SENT_BYTES_KEPT: usize = 256 << 10;
 /// An empty output keeps memory for this many bytes.
 const KEPT_BYTES: usize = 64 << 10;
-/// What a read's reply is taken for before there was one.
-const READ_REPLY_BYTES_FIRST: usize = 16 << 10;
+/// What a value in a reply is taken for before there was one.
+const VALUE_BYTES_FIRST: usize = 16 << 10;
 /// What it is taken for at least: the next one may be larger than all so far.
-const READ_REPLY_BYTES_MIN: usize = 4 << 10;
-/// The largest reply so far counts less by this share with each one after it.
-const READ_REPLY_DECAY: usize = 16;
+const VALUE_BYTES_MIN: usize = 4 << 10;
+/// The largest value so far counts less by this share with each reply after it.
+const VALUE_BYTES_DECAY: usize = 16;
 
 /// The replies of one connection.
 #[derive(Debug)]
@@ -33,16 +33,18 @@ pub(crate) struct Flow {
     output: Vec<u8>,
     sent_bytes: usize,
     reply_bytes_max: usize,
-    /// Reads that wait.
-    reads_waiting: usize,
-    /// What the reply to one of them is taken for.
-    read_reply_bytes: usize,
+    /// Values in the replies that are still to come, at most.
+    values_waiting: usize,
+    /// What one of them is taken for.
+    value_bytes: usize,
+    /// Bytes of this crate's own replies that stand behind a request that waits.
+    after_bytes: usize,
 }
 
 #[derive(Debug)]
 struct Waiting {
     rendering: Rendering,
-    is_read: bool,
+    values: usize,
     /// The reply, while one before it is missing.
     reply: Option<Reply>,
     /// What follows the reply: of commands that need no replica.
@@ -58,22 +60,26 @@ impl Flow {
             output: Vec::new(),
             sent_bytes: 0,
             reply_bytes_max,
-            reads_waiting: 0,
-            read_reply_bytes: READ_REPLY_BYTES_FIRST,
+            values_waiting: 0,
+            value_bytes: VALUE_BYTES_FIRST,
+            after_bytes: 0,
         }
     }
 
-    /// Notes a request that the replica will answer; its number.
-    pub(crate) fn expect(&mut self, rendering: Rendering, is_read: bool) -> u64 {
-        self.reads_waiting += usize::from(is_read);
-        self.waiting.push_back(Waiting { rendering, is_read, reply: None, after: Vec::new() });
+    /// Notes a request that the replica will answer, with so many whole values at most; its number.
+    pub(crate) fn expect(&mut self, rendering: Rendering, values: usize) -> u64 {
+        self.values_waiting += values;
+        self.waiting.push_back(Waiting { rendering, values, reply: None, after: Vec::new() });
         self.first_seq + self.waiting.len() as u64 - 1
     }
 
     /// Adds a reply of this crate's own, complete bytes, in its place.
     pub(crate) fn say(&mut self, bytes: &[u8]) {
         match self.waiting.back_mut() {
-            Some(last) => last.after.extend_from_slice(bytes),
+            Some(last) => {
+                last.after.extend_from_slice(bytes);
+                self.after_bytes += bytes.len();
+            }
             None => self.output.extend_from_slice(bytes),
         }
     }
@@ -99,9 +105,15 @@ impl Flow {
         self.waiting.len()
     }
 
-    /// Bytes to send, those of replies to reads that wait included. Writes answer a few bytes.
+    /// Bytes to send, those included that come with or behind replies that are waited for. What is not a
+    /// value is a few bytes.
     pub(crate) fn expected_bytes(&self) -> usize {
-        self.unsent().len() + self.reads_waiting * self.read_reply_bytes
+        self.held_bytes() + self.values_waiting * self.value_bytes
+    }
+
+    /// Bytes to send, and those that wait for a reply before them.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.unsent().len() + self.after_bytes
     }
 
     /// Bytes to send.
@@ -128,12 +140,13 @@ impl Flow {
         self.first_seq += 1;
         let before = self.output.len();
         render::write(reply, first.rendering, self.reply_bytes_max, &mut self.output);
-        if first.is_read {
-            self.reads_waiting -= 1;
-            let rest = self.read_reply_bytes - self.read_reply_bytes / READ_REPLY_DECAY;
-            let bytes = self.output.len() - before;
-            self.read_reply_bytes = bytes.max(rest).max(READ_REPLY_BYTES_MIN);
+        if first.values > 0 {
+            self.values_waiting -= first.values;
+            let rest = self.value_bytes - self.value_bytes / VALUE_BYTES_DECAY;
+            let bytes = (self.output.len() - before) / first.values;
+            self.value_bytes = bytes.max(rest).max(VALUE_BYTES_MIN);
         }
+        self.after_bytes -= first.after.len();
         self.output.extend_from_slice(&first.after);
     }
 }
@@ -153,7 +166,7 @@ mod tests {
     #[test]
     fn replies_leave_in_the_order_of_the_requests_whatever_order_they_come_in() {
         let mut flow = flow();
-        let seqs: Vec<u64> = (0..4).map(|_| flow.expect(Rendering::Resp2, false)).collect();
+        let seqs: Vec<u64> = (0..4).map(|_| flow.expect(Rendering::Resp2, 0)).collect();
         flow.answer(seqs[2], Reply::Int(2));
         flow.answer(seqs[1], Reply::Int(1));
         assert_eq!(text(&flow), "");
@@ -168,10 +181,10 @@ mod tests {
     fn an_own_reply_keeps_its_place_among_those_of_the_replica() {
         let mut flow = flow();
         flow.say(b"+first\r\n");
-        let one = flow.expect(Rendering::Resp2, false);
+        let one = flow.expect(Rendering::Resp2, 0);
         flow.say(b"+second\r\n");
         flow.say(b"+third\r\n");
-        let two = flow.expect(Rendering::Resp2, false);
+        let two = flow.expect(Rendering::Resp2, 0);
         flow.say(b"+fourth\r\n");
         flow.answer(two, Reply::Int(2));
         assert_eq!(text(&flow), "+first\r\n");
@@ -183,7 +196,7 @@ mod tests {
     fn each_reply_has_the_protocol_of_its_request() {
         let mut flow = flow();
         let renderings = [Rendering::Resp2, Rendering::Silent, Rendering::Resp3];
-        let seqs = renderings.map(|rendering| flow.expect(rendering, false));
+        let seqs = renderings.map(|rendering| flow.expect(rendering, 0));
         for seq in seqs {
             flow.answer(seq, Reply::Nil);
         }
@@ -193,31 +206,46 @@ mod tests {
     #[test]
     fn a_reply_to_nobody_is_dropped() {
         let mut flow = flow();
-        let seq = flow.expect(Rendering::Resp2, false);
+        let seq = flow.expect(Rendering::Resp2, 0);
         flow.answer(seq + 1, Reply::Int(9));
         flow.answer(seq, Reply::Int(1));
         flow.answer(seq, Reply::Int(9));
         assert_eq!(text(&flow), ":1\r\n");
-        assert_eq!(flow.expect(Rendering::Resp2, false), seq + 1);
+        assert_eq!(flow.expect(Rendering::Resp2, 0), seq + 1);
     }
 
     #[test]
     fn replies_to_come_count_as_large_as_those_that_came() {
         let mut flow = flow();
         let ask = |flow: &mut Flow, bytes: usize| {
-            let seq = flow.expect(Rendering::Resp2, true);
+            let seq = flow.expect(Rendering::Resp2, 1);
             let expected = flow.expected_bytes() - flow.unsent().len();
             flow.answer(seq, Reply::bulk(&vec![b'x'; bytes]));
             expected
         };
-        assert_eq!(ask(&mut flow, 100_000), READ_REPLY_BYTES_FIRST);
+        assert_eq!(ask(&mut flow, 100_000), VALUE_BYTES_FIRST);
         assert!((100_000..100_100).contains(&ask(&mut flow, 1)), "as the one before");
         for _ in 0..100 {
             ask(&mut flow, 1);
         }
-        assert_eq!(ask(&mut flow, 1), READ_REPLY_BYTES_MIN, "long ago");
-        flow.expect(Rendering::Resp2, false);
+        assert_eq!(ask(&mut flow, 1), VALUE_BYTES_MIN, "long ago");
+        let seq = flow.expect(Rendering::Resp2, 0);
         assert_eq!(flow.expected_bytes(), flow.unsent().len(), "a write");
+        flow.say(&[b'y'; 5_000]);
+        assert_eq!(flow.expected_bytes(), flow.unsent().len() + 5_000, "what follows it");
+        flow.answer(seq, Reply::Ok);
+        assert_eq!(flow.expected_bytes(), flow.unsent().len());
+    }
+
+    #[test]
+    fn a_reply_counts_for_each_value_in_it() {
+        let mut flow = flow();
+        let many = flow.expect(Rendering::Resp2, 50);
+        assert_eq!(flow.expected_bytes(), 50 * VALUE_BYTES_FIRST);
+        flow.answer(many, Reply::bulk(&vec![b'x'; 50 * 20_000]));
+        flow.expect(Rendering::Resp2, 2);
+        let expected = flow.expected_bytes() - flow.unsent().len();
+        assert!((40_000..40_100).contains(&expected), "{expected}");
     }
 
     #[test]

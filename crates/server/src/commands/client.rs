@@ -174,7 +174,7 @@ fn line(call: &Call<'_>, client: &Client) -> String {
         flags(&profile),
         client.partial_bytes.get(),
         flow.unsent().len(),
-        client.partial_bytes.get() + flow.unsent().len(),
+        client.partial_bytes.get() + flow.held_bytes(),
         if profile.last_command.is_empty() { "NULL" } else { profile.last_command },
         if profile.protocol == sampan_resp::Protocol::Resp3 { 3 } else { 2 },
         profile.library,

@@ -72,7 +72,13 @@ fn write_section(section: &str, call: &Call<'_>, status: &Status, text: &mut Str
         "raft" => raft(call, status, &mut lines),
         "cpu" => cpu(&mut lines),
         "modules" => lines.title("Modules"),
-        "errorstats" => lines.title("Errorstats"),
+        "errorstats" => {
+            lines.title("Errorstats");
+            let errors = &call.node.stats.errors;
+            errors.for_each(|code, count| {
+                lines.put(&format!("errorstat_{code}"), format_args!("count={count}"));
+            });
+        }
         "cluster" => {
             lines.title("Cluster");
             lines.put("cluster_enabled", 0);
@@ -160,7 +166,7 @@ fn stats(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("rejected_connections", node.stats.rejected_connections.get());
     lines.put("expired_keys", status.kv.expired_total);
     lines.put("evicted_keys", 0);
-    lines.put("total_error_replies", node.stats.errors.get());
+    lines.put("total_error_replies", node.stats.errors.total());
     lines.put("total_writes", status.writes);
     lines.put("total_reads", status.reads);
     lines.put("total_forwarded", status.forwarded);

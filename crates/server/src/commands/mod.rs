@@ -20,7 +20,6 @@ use sampan_resp::{Protocol, Writer};
 use crate::client::{Client, Ending};
 use crate::node::Node;
 use crate::render::{self, Rendering};
-use crate::stats::count_up;
 
 pub(crate) use table::{Command, find};
 
@@ -50,13 +49,13 @@ impl<'a> Call<'a> {
 
     /// Announces that the reply comes later; the number of the request.
     fn expect(&mut self) -> u64 {
-        self.client.flow.borrow_mut().expect(self.rendering, false)
+        self.client.flow.borrow_mut().expect(self.rendering, 0)
     }
 
     /// Answers as the state machine would.
     fn state(&mut self, reply: &Reply) {
-        if let Reply::Error(_) = reply {
-            count_up(&self.node.stats.errors, 1);
+        if let Reply::Error(text) = reply {
+            self.node.stats.errors.count(text);
         }
         render::write(reply, self.rendering, self.node.config.limits.output_bytes_max, self.out);
     }
@@ -66,7 +65,7 @@ impl<'a> Call<'a> {
     }
 
     fn error(&mut self, text: &str) {
-        count_up(&self.node.stats.errors, 1);
+        self.node.stats.errors.count(text);
         self.reply().error(text);
     }
 
@@ -137,7 +136,7 @@ pub(crate) fn run(command: &Command, node: &Node, client: &Client, args: &[&[u8]
 
 /// Answers the command being read with an error.
 pub(crate) fn say_error(node: &Node, client: &Client, text: &str) {
-    count_up(&node.stats.errors, 1);
+    node.stats.errors.count(text);
     let (rendering, protocol) = {
         let mut profile = client.profile.borrow_mut();
         (profile.rendering(), profile.protocol)

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use sampan_base::NodeId;
 use sampan_replica::frame_queue::FrameQueue;
+use sampan_replica::wire::PeerMessage;
 use sampan_replica::{Envelope, Input, Stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -60,7 +61,13 @@ impl Link {
         }
         let identity = peers.identity;
         let way = (identity.cluster, identity.node, envelope.to);
-        let pushed = state.queue.push(way, &envelope.message, peers.limits.peer_queue_bytes_max);
+        // An outcome is said once: were it dropped, the peer's client would hear that it is not known.
+        // How many bytes they may be is limited where clients are read.
+        let bytes_max = match envelope.message {
+            PeerMessage::ForwardReply(_) => usize::MAX,
+            _ => peers.limits.peer_queue_bytes_max,
+        };
+        let pushed = state.queue.push(way, &envelope.message, bytes_max);
         let Some(frame_bytes) = pushed else {
             count_up(&peers.counters.dropped_queue_full, 1);
             return false;

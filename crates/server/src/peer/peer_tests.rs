@@ -1,10 +1,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use sampan_base::{ClusterId, LogIndex};
+use sampan_base::{ClusterId, Entry, EntryKind, LogIndex, Term};
 use sampan_kv::Reply;
 use sampan_replica::wire::{
-    FRAME_HEADER_BYTES, ForwardOutcome, ForwardReply, Outcome, PeerMessage, decode_frame,
+    FRAME_HEADER_BYTES, ForwardOutcome, ForwardReply, Held, Outcome, PeerMessage, decode_frame,
     decode_frame_header, encode_frame,
 };
 use sampan_replica::{Input, Stream};
@@ -69,8 +69,8 @@ impl Side {
         seen.extend(inputs.iter().map(|input| match input {
             Input::PeerConnected(peer) => format!("up {peer}"),
             Input::PeerDisconnected(peer) => format!("down {peer}"),
-            Input::Peer { from, message: PeerMessage::ForwardReply(reply) } => {
-                format!("{} from {from}", reply.incarnation)
+            Input::Peer { from, message: PeerMessage::Held(held) } => {
+                format!("{} from {from}", held.through)
             }
             other => format!("{other:?}"),
         }));
@@ -98,9 +98,9 @@ impl Side {
 }
 
 fn message(number: u64, size: usize) -> PeerMessage {
-    let reply = Reply::bulk(&vec![b'x'; size]);
-    let outcome = ForwardOutcome { id: 1, outcome: Outcome::Answered(reply, LogIndex::ZERO) };
-    PeerMessage::ForwardReply(ForwardReply { incarnation: number, outcomes: vec![outcome] })
+    let (term, index, kind) = (Term(1), LogIndex(number), EntryKind::Command);
+    let entries = vec![Entry { term, index, kind, data: vec![b'x'; size].into() }];
+    PeerMessage::Held(Held { first: index, through: index, entries })
 }
 
 fn hello(cluster: ClusterId, from: NodeId, to: NodeId, stream: Stream) -> Hello {
@@ -363,6 +363,21 @@ fn a_queue_that_is_full_drops_and_what_was_queued_arrives() {
             assert_eq!(decode_frame(&frame).unwrap().1, message(number, 10_000));
         }
         assert_eq!(rest.len(), 0);
+        // An outcome is never dropped: nobody would say it again.
+        let outcome = Outcome::Answered(Reply::bulk(&[b'x'; 10_000]), LogIndex::ZERO);
+        let outcomes = vec![ForwardOutcome { id: 1, outcome }];
+        let message = PeerMessage::ForwardReply(ForwardReply { incarnation: 1, outcomes });
+        let (before, sent_before) = (dropped.get(), one.peers.counters.frames_sent.get());
+        for _ in 0..1_000 {
+            let (to, stream, message) = (two.id, Stream::Main, message.clone());
+            one.peers.send(&Envelope { to, stream, message });
+        }
+        let sent_frames = one.peers.counters.frames_sent.get() - sent_before;
+        assert_eq!((dropped.get(), sent_frames), (before, 1_000));
+        let mut read = vec![0; one.peers.queued_bytes()];
+        one.peers.flush();
+        let all = tokio::time::timeout(Duration::from_secs(10), main.1.read_exact(&mut read));
+        all.await.expect("all of them arrive").unwrap();
         // A frame longer than the limit leaves alone.
         let before = dropped.get();
         one.send(two.id, Stream::Main, sent, 100_000);

@@ -225,6 +225,26 @@ impl Client {
         }
     }
 
+    /// Stores 40 values of a mebibyte, and takes them away in one pipeline of commands that answer with
+    /// the value they change.
+    pub(crate) fn take_away_large_values(&mut self) {
+        let value = vec![b'v'; 1 << 20];
+        for i in 0..40 {
+            let key = format!("k{i}");
+            assert_eq!(self.call_args(&[b"SET", key.as_bytes(), &value]), "+OK\r\n");
+        }
+        let asked = (0..40).map(|i| match i % 3 {
+            0 => format!("GETDEL k{i}\r\n"),
+            1 => format!("SET k{i} new GET\r\n"),
+            _ => format!("GETSET k{i} new\r\n"),
+        });
+        self.send(asked.collect::<String>());
+        for i in 0..40 {
+            let reply = self.reply_bytes();
+            assert!(reply.starts_with(b"$1048576"), "{i}: {}", reply.escape_ascii());
+        }
+    }
+
     /// A section of `INFO` as a map.
     pub(crate) fn info(&mut self, section: &str) -> BTreeMap<String, String> {
         let text = self.call(&format!("INFO {section}"));
