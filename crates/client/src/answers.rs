@@ -37,7 +37,7 @@ impl Driver {
         now: Instant,
     ) {
         match judge(&value) {
-            Verdict::Unknown | Verdict::Refused => {
+            Verdict::Unknown | Verdict::Refused | Verdict::SessionFull => {
                 self.pause(text(value), now);
                 self.requeue(call);
             }
@@ -77,6 +77,12 @@ impl Driver {
                 self.pause(text(value), now);
                 self.requeue(call);
             }
+            Verdict::SessionFull => {
+                if !self.make_room(&call) {
+                    self.pause(text(value), now);
+                }
+                self.requeue(call);
+            }
             Verdict::RefusedHere => {
                 connection.leaving = Some(text(value));
                 self.requeue(call);
@@ -108,7 +114,9 @@ impl Driver {
         }
         let why = text(value.clone());
         let error = match judge(value) {
-            Verdict::Unknown | Verdict::Refused => return self.pause(why, now),
+            Verdict::Unknown | Verdict::Refused | Verdict::SessionFull => {
+                return self.pause(why, now);
+            }
             Verdict::RefusedHere => return connection.leaving = Some(why),
             Verdict::NoSessions => Error::NoSessions(why),
             _ if matches!(value, Value::Error(_)) => Error::Rejected(why),
@@ -155,6 +163,16 @@ impl Driver {
         match &self.session {
             SessionState::Open(session) => Some(session.id()),
             SessionState::None | SessionState::Opening => None,
+        }
+    }
+
+    /// Lets the server forget replies of the session this call is in, if there are any to forget.
+    fn make_room(&mut self, call: &Call) -> bool {
+        match (&mut self.session, call.id) {
+            (SessionState::Open(session), Some(id)) if id.session == session.id() => {
+                session.make_room()
+            }
+            _ => false,
         }
     }
 

@@ -375,6 +375,28 @@ async fn writes_given_up_do_not_fill_the_window() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_given_up_does_not_fill_what_the_server_keeps_of_a_session() {
+    for act in [Act::Hang, Act::ServeThenHang] {
+        let node = Node::default();
+        node.store().keep_at_most = Some(4);
+        let clerk = builder([("a", &node)]).window(64).connect().await.unwrap();
+        node.script(first_writes(usize::MAX, act));
+        assert!(matches!(clerk.set("a", "1").await, Err(Error::Unknown { .. })));
+        node.script(|_| Act::Serve);
+        for n in 1..=20 {
+            assert_eq!(clerk.incr_by("n", 1).await, Ok(n));
+        }
+        // What is on its way at once waits for its acknowledgements.
+        let mut calls = JoinSet::new();
+        for _ in 0..20 {
+            let clerk = clerk.clone();
+            calls.spawn(async move { clerk.incr_by("n", 1).await.unwrap() });
+        }
+        calls.join_all().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_refuses_connections_is_passed_over_without_waiting() {
     let node = Node::default();
     let start = Instant::now();

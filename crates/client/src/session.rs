@@ -25,7 +25,7 @@ pub(crate) enum Slot {
     /// Its outcome is known: the server may forget it.
     Settled,
     /// Its caller got [`crate::Error::Unknown`]. The server keeps its reply for
-    /// [`crate::Clerk::outcome`] until the window needs the place.
+    /// [`crate::Clerk::outcome`] until the window, or the server, needs the place.
     GivenUp,
 }
 
@@ -68,6 +68,16 @@ impl Session {
         while self.slots.front() == Some(&Slot::Settled) {
             self.pop();
         }
+    }
+
+    /// The server keeps no more replies of this session: gives up those that nobody has asked for so far.
+    /// False if there are none, and its room comes with the writes that are out.
+    pub(crate) fn make_room(&mut self) -> bool {
+        let before = self.acked;
+        while self.slots.front().is_some_and(|slot| *slot != Slot::Waiting) {
+            self.pop();
+        }
+        self.acked > before
     }
 
     fn pop(&mut self) {

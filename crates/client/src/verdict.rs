@@ -9,6 +9,8 @@ pub(crate) enum Verdict {
     Final,
     /// This copy of the command was certainly not applied: try again after a while.
     Refused,
+    /// The same, for the server keeps too many replies of the session that are not acknowledged.
+    SessionFull,
     /// The same, and this node can do nothing about it: try another.
     RefusedHere,
     /// This copy may be applied, or not.
@@ -26,7 +28,8 @@ pub(crate) fn judge(value: &Value) -> Verdict {
     let code = text.split(' ').next().unwrap_or_default();
     match code {
         "UNKNOWN" => Verdict::Unknown,
-        "TRYAGAIN" | "BUSY" | "NOSPACE" | "SESSIONFULL" => Verdict::Refused,
+        "TRYAGAIN" | "BUSY" | "NOSPACE" => Verdict::Refused,
+        "SESSIONFULL" => Verdict::SessionFull,
         "CLUSTERDOWN" | "LOADING" => Verdict::RefusedHere,
         "SESSIONEXPIRED" => Verdict::SessionExpired,
         "SESSIONSTALE" | "SESSIONREUSED" => Verdict::SessionBroken,
@@ -58,6 +61,7 @@ mod tests {
             ("ERR max number of clients reached", Verdict::RefusedHere),
             ("TRYAGAIN too many commands in flight", Verdict::Refused),
             ("BUSY", Verdict::Refused),
+            ("SESSIONFULL too many replies not acknowledged", Verdict::SessionFull),
             ("BUSYKEY Target key name already exists.", Verdict::Final),
             ("SESSIONEXPIRED", Verdict::SessionExpired),
             ("SESSIONREUSED", Verdict::SessionBroken),

@@ -1,7 +1,8 @@
 //! `sampan bench`: the command line of the load generator, its progress line, and where its results
 //! go. What it does is in `sampan-bench`.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -80,10 +81,11 @@ pub(crate) struct BenchArgs {
 /// Measures, prints and writes what was asked for.
 pub(crate) fn run(servers: &Servers, args: &BenchArgs) -> Ended {
     let plan = plan(servers, args)?;
-    // Before minutes are spent on a result that cannot be kept.
+    // Before minutes are spent on a result that cannot be kept; what is there stays until there is one.
     let json = args.json.as_deref().filter(|path| *path != Path::new("-"));
     for path in [json, args.svg.as_deref()].into_iter().flatten() {
-        write(path, "")?;
+        let opened = OpenOptions::new().create(true).append(true).open(path);
+        opened.map_err(|error| unwritable(path, &error))?;
     }
     let mut line = ProgressLine::new();
     let report = sampan_bench::run(&plan, &mut |moment, done| line.show(moment, done));
@@ -164,8 +166,11 @@ fn keep(report: &Report, args: &BenchArgs) -> Result<(), Failure> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    std::fs::write(path, text)
-        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    std::fs::write(path, text).map_err(|error| unwritable(path, &error))
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    Failure::usage(format!("{}: {error}", path.display()))
 }
 
 /// One line on a terminal that is written over and over; nothing elsewhere.
@@ -176,7 +181,7 @@ struct ProgressLine {
 
 impl ProgressLine {
     fn new() -> Self {
-        Self { is_terminal: std::io::stderr().is_terminal(), failed: 0 }
+        Self { is_terminal: io::stderr().is_terminal(), failed: 0 }
     }
 
     fn show(&mut self, moment: &Moment, done: f64) {
@@ -185,7 +190,7 @@ impl ProgressLine {
             let Self { failed, .. } = self;
             let Moment { at_seconds, answered_per_second, p50_ms, p99_ms, max_ms, .. } = moment;
             let percent = 100.0 * done;
-            let mut stderr = std::io::stderr().lock();
+            let mut stderr = io::stderr().lock();
             _ = write!(
                 stderr,
                 "\r\x1b[K{percent:3.0} %  {at_seconds:6.1} s  {answered_per_second:9.0}/s  \
@@ -197,7 +202,7 @@ impl ProgressLine {
 
     fn clear(&self) {
         if self.is_terminal {
-            _ = write!(std::io::stderr().lock(), "\r\x1b[K");
+            _ = write!(io::stderr().lock(), "\r\x1b[K");
         }
         if self.failed > 0 {
             complain(format_args!("sampan: {} commands failed", self.failed));

@@ -156,6 +156,8 @@ pub struct Store {
     pub applied: Vec<Args>,
     /// The most replies one session had to keep at once.
     pub kept_max: usize,
+    /// As many as one session is allowed to; all, if unset.
+    pub keep_at_most: Option<usize>,
     /// Connections, and pieces read from them.
     pub connections: usize,
     pub batches: usize,
@@ -232,6 +234,10 @@ impl Store {
         }
         if let Some((before, reply)) = session.replies.get(&sequence) {
             return if before == command { reply.clone() } else { error("SESSIONREUSED") };
+        }
+        let is_full = self.keep_at_most.is_some_and(|most| session.replies.len() >= most);
+        if is_full && sequence != acked + 1 {
+            return error("SESSIONFULL too many replies not acknowledged");
         }
         let reply = self.write(command);
         self.applied.push(command.to_vec());

@@ -71,7 +71,10 @@ fn results_are_kept_and_failures_have_exit_codes() {
     bench(&cluster, "--rate 0").assert_one_error(2, &["rate: want 1"]);
     bench(&cluster, "--pipeline 2000 --clerk").assert_one_error(2, &["1024 calls"]);
     bench(&cluster, "--svg /nowhere/plot.svg").assert_one_error(2, &["/nowhere/plot.svg"]);
-    bench(&cluster, "--servers 127.0.0.1:1").assert_one_error(3, &["127.0.0.1:1"]);
+    let nobody = bench(&cluster, &format!("--servers 127.0.0.1:1 {files}"));
+    nobody.assert_one_error(3, &["127.0.0.1:1"]);
+    let still: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(still, kept, "a run that fails leaves the results of the last one");
     // Longer than any value may be.
     let failing = bench(&cluster, "--value-bytes 2000000 -n 10 -c 2");
     assert_eq!(failing.code, Some(1), "{}", failing.out());

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use sampan_resp::Value;
@@ -243,7 +244,7 @@ fn a_full_disk_at_the_start_is_named_and_costs_nothing() {
             full = full.display(),
             program = env!("CARGO_BIN_EXE_sampan"),
         );
-        let mut command = std::process::Command::new("unshare");
+        let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]);
         command
     };
@@ -375,4 +376,54 @@ fn a_follower_that_gives_up_its_damaged_log_gets_it_back_from_its_leader() {
     let mut c = cluster.connection(victim);
     let found = c.call(&["GET", "key49"]);
     assert_eq!(found.as_bytes(), Some([needle, &b"49"[..]].concat().as_slice()));
+}
+
+/// A command with so many open files at most, now and for good.
+fn with_open_files(files: u64, command: &Command) -> Command {
+    let mut limited = Command::new("sh");
+    limited.arg("-c").arg(format!("ulimit -n {files}; exec \"$0\" \"$@\""));
+    limited.arg(command.get_program()).args(command.get_args());
+    limited
+}
+
+#[test]
+fn a_low_limit_of_open_files_refuses_clients_and_stops_no_node() {
+    let mut cluster = single("files", "");
+    let mut c = cluster.connection(1);
+    let value = vec![b'x'; 1 << 20];
+    assert_eq!(c.call(&[&b"SET"[..], b"k", &value]), Value::OK);
+    cluster.kill(1);
+
+    let ended = run(&mut with_open_files(400, &cluster.command(1)), b"");
+    ended.assert_one_error(1, &["400 open files are allowed (ulimit -n)", "more than 512"]);
+
+    let mut command = with_open_files(532, &cluster.command(1));
+    let log = cluster.data_dir(1).with_extension("files.log");
+    let _process = Process::start(&mut command, &log);
+    let port = cluster.port(1);
+    let mut c = within(Duration::from_secs(10), "a start", || Connection::open(port).ok());
+    assert_eq!(c.call(&["PING"]), Value::Simple("PONG".into()));
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("warning: 20 clients at most, not 10000"), "{log}");
+    // More than there are files for at all.
+    let mut refused = 0;
+    let crowd: Vec<Connection> = (0..600).map(|_| Connection::open(port).unwrap()).collect();
+    for mut one in crowd {
+        _ = one.send(&["PING"]);
+        match one.reply() {
+            Ok(Value::Simple(text)) => assert_eq!(text, "PONG"),
+            Ok(reply) => {
+                assert_eq!(error(&reply), "ERR max number of clients reached");
+                refused += 1;
+            }
+            // It was closed before it had said anything.
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused >= 500, "{refused}");
+    // New segments, synced directories, a snapshot: there are files for all of it.
+    for _ in 0..40 {
+        assert_eq!(c.call(&[&b"SET"[..], b"k", &value]), Value::OK);
+    }
+    assert_eq!(c.call(&["SNAPSHOT", "NOW"]), Value::OK);
 }
