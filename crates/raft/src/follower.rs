@@ -163,11 +163,15 @@ impl Raft {
         matched: LogIndex,
         read: u64,
     ) -> Result<(), DropReason> {
-        // What this node acknowledged in this term it still has, also after a restart.
-        if matched <= self.log.last_index() {
+        if self.is_recovering() {
+            // It may have lost what it acknowledged, and hold again what that had replaced: only an Append
+            // verifies its log.
+            self.learn_commit(commit);
+        } else if matched <= self.log.last_index() {
+            // What this node acknowledged in this term it still has, also after a restart.
             self.verify(matched);
             self.learn_commit(commit);
-        } else if self.non_voting_until.is_none() {
+        } else {
             self.lost_acknowledged = true;
             return Err(DropReason::LostAcknowledged);
         }

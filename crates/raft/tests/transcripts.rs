@@ -120,8 +120,9 @@ enum Step {
         #[arg(key = "non_voting_until")] Option<u64>,
         #[arg(key = "non_voting")] Option<bool>,
     ),
-    /// The disk of a node that is down loses its log behind an index, although it was synced.
-    Damage(u64, #[arg(key = "keep")] u64),
+    /// The disk of a node that is down loses its log behind an index, although it was synced; what was
+    /// lost had replaced these entries, `index@term`, if any.
+    Damage(u64, #[arg(key = "keep")] u64, #[arg(key = "replaced")] Option<String>),
     /// The disks of these nodes, which are down, are empty: so they start.
     Wipe(Vec<u64>),
     /// A node that is down holds these entries, `index@term`, when it starts, in this term.
@@ -283,9 +284,11 @@ impl Transcript {
                     host.disk = Disk { bootstrap, newborn: true, ..Disk::default() };
                 }
             }
-            Step::Damage(id, keep) => {
+            Step::Damage(id, keep, replaced) => {
                 let host = cluster.hosts.get_mut(&node(*id)).expect("a known node");
                 host.disk.entries.retain(|entry| entry.index.0 <= *keep);
+                let replaced = replaced.iter().flat_map(|entries| entries.split_whitespace());
+                host.disk.entries.extend(replaced.map(entry));
             }
             Step::Tick(ms, ids) => {
                 for id in or_all(cluster, ids) {

@@ -69,6 +69,7 @@ scripts! {
     lost_append_goes_again_on_a_new_connection
     lost_append_is_found_by_a_heartbeat
     lost_question_is_asked_again
+    lost_replacement_is_not_taken_for_acknowledged
     match_never_goes_back
     new_member_is_brought_up_at_once
     newborn_among_others_does_not_count
