@@ -138,6 +138,7 @@ impl Kv {
         if length > self.limits.value_bytes_max {
             return STRING_TOO_LONG;
         }
+        self.counters.work_bytes += length;
         self.keys.edit(key, |old, generation| {
             Record::concat(generation, old.key(), old.expiry_ms(), [old.value(), suffix])
         });
@@ -162,6 +163,7 @@ impl Kv {
         }
         new[offset..end].copy_from_slice(value);
         let expiry_ms = old.and_then(Record::expiry_ms);
+        self.counters.work_bytes += new.len();
         self.keys.put(key, &new, expiry_ms);
         Reply::Int(new.len() as i64)
     }

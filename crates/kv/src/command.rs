@@ -58,6 +58,15 @@ pub fn values_in_reply(encoded: &[u8]) -> usize {
     }
 }
 
+/// Does an encoded command change a part of a value, or an ONCE around it?
+pub(crate) fn changes_a_part(encoded: &[u8]) -> bool {
+    match encoded.first() {
+        Some(&(opcode::APPEND | opcode::SET_RANGE)) => true,
+        Some(&opcode::ONCE) => encoded.get(1 + ONCE_HEAD_BYTES..).is_some_and(changes_a_part),
+        _ => false,
+    }
+}
+
 /// Session, sequence and acknowledgement before the command in an ONCE.
 const ONCE_HEAD_BYTES: usize = 3 * 8;
 
@@ -67,7 +76,11 @@ pub fn classify(encoded: &[u8], limits: &Limits) -> Result<Class, DecodeError> {
     if encoded.len() > limits.command_bytes_max {
         return Err(DecodeError::Invalid("command length"));
     }
-    Ok(match Command::decode(encoded)? {
+    let command = Command::decode(encoded)?;
+    if let Command::Once(once) = &command {
+        once.decode_command()?;
+    }
+    Ok(match command {
         Command::Ttl { form, .. } if !form.absolute => Class::TimedRead,
         Command::Get { .. }
         | Command::Strlen { .. }

@@ -135,14 +135,19 @@ impl Keyspace {
         shard.find(key.hash, |record| record.key() == key.key).is_some()
     }
 
-    /// How many keys exist at this log time.
-    pub(crate) fn live_len(&self, time_ms: u64) -> usize {
-        self.len - self.expiry.count_due(time_ms)
+    /// Log time has passed, up to this.
+    pub(crate) fn pass(&mut self, time_ms: u64) {
+        self.expiry.pass(time_ms);
+    }
+
+    /// How many keys exist by now.
+    pub(crate) const fn live_len(&self) -> usize {
+        self.len - self.expiry.due()
     }
 
     /// How many of them have a time to live.
-    pub(crate) fn expires_len(&self, time_ms: u64) -> usize {
-        self.expiry.len() - self.expiry.count_due(time_ms)
+    pub(crate) fn expires_len(&self) -> usize {
+        self.expiry.len() - self.expiry.due()
     }
 
     /// All records in memory, expired or not.
@@ -224,7 +229,9 @@ impl Keyspace {
     pub(crate) fn restore(&mut self, record: Record) -> bool {
         let hash = hash_of(record.key(), self.hash_seed);
         let place = self.shard_of(hash);
-        self.expiry.change(record.key(), None, record.expiry_ms());
+        if !record.expiry_ms().is_none_or(|expiry_ms| self.expiry.add(record.key(), expiry_ms)) {
+            return false;
+        }
         self.sum.add(record.content());
         self.record_bytes += record.heap_bytes();
         self.len += 1;
@@ -286,7 +293,8 @@ impl Keyspace {
         are_new
     }
 
-    /// Removes every key, in time that does not depend on their number.
+    /// Removes every key, in time that does not depend on their number. What is left to be freed are
+    /// tables that hold keys, so that a pipeline of these commands leaves no more than the keys were.
     pub(crate) fn flush(&mut self) {
         let count = self.shards.len();
         let mut shards = std::mem::replace(&mut self.shards, empty_shards(count));
@@ -296,9 +304,10 @@ impl Keyspace {
                 self.garbage.shards.extend(done);
                 capture.flushed = Some(shards);
             }
-            _ => self.garbage.shards.extend(shards),
+            _ => self.garbage.shards.extend(shards.into_iter().filter(|shard| !shard.is_empty())),
         }
-        self.garbage.expiry.push(std::mem::take(&mut self.expiry));
+        let expiry = Some(self.expiry.take());
+        self.garbage.expiry.extend(expiry.filter(|index| index.len() > 0));
         self.len = 0;
         self.record_bytes = 0;
         self.sum = Sum::default();

@@ -8,7 +8,7 @@
 use sampan_base::WallTime;
 use sampan_base::codec::DecodeError;
 
-use crate::command::Command;
+use crate::command::{self, Command};
 use crate::digest::Digest;
 use crate::keyspace::Keyspace;
 use crate::session::Sessions;
@@ -38,6 +38,8 @@ pub(crate) struct Counters {
     pub(crate) expired: u64,
     pub(crate) sessions_evicted: u64,
     pub(crate) duplicates: u64,
+    /// Since it was last taken: see [`Kv::take_work_bytes`].
+    pub(crate) work_bytes: usize,
 }
 
 /// Figures for `INFO` and metrics.
@@ -144,6 +146,31 @@ impl Kv {
         }
     }
 
+    /// Bytes of a value that applying this command copies and hashes though it does not bring them: APPEND
+    /// and SETRANGE change a part and pay for the whole. As far as the state of now tells.
+    pub fn work_bytes(&self, encoded: &[u8]) -> usize {
+        if !command::changes_a_part(encoded) {
+            return 0;
+        }
+        let command = match Command::decode(encoded) {
+            Ok(Command::Once(once)) => once.decode_command(),
+            other => other,
+        };
+        let (key, offset) = match command {
+            Ok(Command::Append { key, .. }) => (key, 0),
+            Ok(Command::SetRange { key, offset, .. }) => (key, offset as usize),
+            _ => return 0,
+        };
+        let record = self.keys.live(self.keys.hashed(key), self.time_ms);
+        let length = record.map_or(0, |record| record.value().len());
+        length.max(offset.min(self.limits.value_bytes_max))
+    }
+
+    /// The same of what was applied since this was last called.
+    pub fn take_work_bytes(&mut self) -> usize {
+        std::mem::take(&mut self.counters.work_bytes)
+    }
+
     /// The log time: the latest clock of a leader that was applied.
     pub const fn time(&self) -> WallTime {
         WallTime::from_unix_ms(self.time_ms)
@@ -167,8 +194,8 @@ impl Kv {
     /// Figures about the state. Not for hot paths.
     pub fn stats(&self) -> Stats {
         Stats {
-            keys: self.keys.live_len(self.time_ms) as u64,
-            expires: self.keys.expires_len(self.time_ms) as u64,
+            keys: self.keys.live_len() as u64,
+            expires: self.keys.expires_len() as u64,
             sessions: self.sessions.live_len(self.time_ms, &self.limits) as u64,
             session_replies: self.sessions.replies() as u64,
             session_bytes: self.sessions.bytes() as u64,
@@ -214,6 +241,7 @@ impl Kv {
 
     fn advance(&mut self, time: WallTime) {
         self.time_ms = self.time_ms.max(time.unix_ms.min(TIME_MS_MAX));
+        self.keys.pass(self.time_ms);
         let count_max = self.limits.reclaim_per_batch_max;
         let keys = self.keys.reclaim(self.time_ms, count_max);
         let sessions = self.sessions.reclaim(self.time_ms, &self.limits, count_max);

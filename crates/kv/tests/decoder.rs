@@ -7,7 +7,7 @@ use common::model::{Draw, Model};
 use common::{Machine, START_MS, restored, snapshot_rest};
 use sampan_base::codec::{DecodeError, Reader};
 use sampan_base::{Rng, WallTime};
-use sampan_kv::{BatchBuilder, BatchReader, Kv, Limits, Reply, Restore, parse};
+use sampan_kv::{BatchBuilder, BatchReader, Kv, Limits, Reply, Restore, classify, parse};
 
 const ROUNDS: u64 = 20_000;
 
@@ -288,6 +288,8 @@ fn a_malformed_command_in_the_log_is_refused() {
         let mut kv = Kv::new(Limits::tiny(), 0);
         assert!(kv.apply(&batch.finish(), &mut Vec::new()).is_err(), "{what}");
         assert_eq!(kv.stats().keys + kv.stats().sessions, 0, "{what}");
+        // What no node can apply none may append, whoever sends it.
+        assert!(classify(&bytes_of(hex), &Limits::default()).is_err(), "{what}");
     }
 }
 

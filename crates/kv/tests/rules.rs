@@ -273,3 +273,67 @@ fn how_many_values_a_reply_may_hold_is_known_from_the_command() {
     }
     assert_eq!((values_in_reply(&[]), values_in_reply(&[66, 0]), values_in_reply(&[5])), (0, 0, 0));
 }
+
+#[test]
+fn a_pipeline_of_flushes_leaves_no_more_than_there_were_keys() {
+    let mut machine = Machine::new(Limits::default(), 0);
+    let mut batch = BatchBuilder::new(WallTime::from_unix_ms(START_MS));
+    for i in 0..1_000 {
+        batch.push(&machine.encode(&format!("SET k{i} v PX 100000")));
+        (0..5).for_each(|_| batch.push(&machine.encode("FLUSHALL")));
+    }
+    let batch = batch.finish();
+    let mut replies = Vec::with_capacity(10_000);
+    let used = allocation_counter::measure(|| machine.kv.apply(&batch, &mut replies).unwrap());
+    assert!(used.bytes_max < 1 << 20, "{} bytes", used.bytes_max);
+    let steps = 1 + (0..10_000).take_while(|_| machine.kv.maintain()).count();
+    assert!(steps <= 2_000, "{steps} for a thousand keys");
+}
+
+#[test]
+fn the_number_of_keys_is_that_of_the_log_time_whatever_became_of_them() {
+    // Little of what is over is taken out.
+    let limits = Limits { reclaim_per_batch_max: 1, ..Limits::default() };
+    let mut machine = Machine::new(limits, 0);
+    for key in 0..10 {
+        machine.line(&format!("SET k{key} v PX {}", 100 + key));
+    }
+    machine.advance(104);
+    machine.tick();
+    assert_eq!(machine.line("DBSIZE"), Reply::Int(5));
+    machine.line("SET k0 again");
+    machine.line("PEXPIRE k9 1");
+    machine.line("DEL k8");
+    assert_eq!(machine.line("DBSIZE"), Reply::Int(5), "one is back, one is gone");
+    machine.advance(2);
+    machine.tick();
+    let stats = machine.kv.stats();
+    assert_eq!((machine.line("DBSIZE"), stats.keys, stats.expires), (Reply::Int(2), 2, 1));
+}
+
+#[test]
+fn what_it_costs_to_change_a_part_of_a_value_is_known_before_and_after() {
+    let mut machine = Machine::new(Limits::default(), 0);
+    machine.line(&format!("SET k {}", "v".repeat(10_000)));
+    machine.line("SET over v PX 1");
+    machine.line("SESSION OPEN");
+    machine.advance(10);
+    machine.tick();
+    assert_eq!(machine.kv.take_work_bytes(), 0, "what a SET costs its own length says");
+    for (line, before, after) in [
+        ("APPEND k x", 10_000, 10_001),
+        ("SETRANGE k 5 x", 10_001, 10_001),
+        ("SETRANGE k 20000 x", 20_000, 20_001),
+        ("ONCE 1 1 APPEND k x", 20_001, 20_002),
+        ("SETRANGE new 3000 x", 3_000, 3_001),
+        ("APPEND newer x", 0, 0),
+        ("APPEND over x", 0, 0),
+        ("SETRANGE k 99999999 x", 1 << 20, 0),
+        ("ONCE 1 2 SET k v", 0, 0),
+    ] {
+        let encoded = machine.encode(line);
+        assert_eq!(machine.kv.work_bytes(&encoded), before, "{line}");
+        machine.line(line);
+        assert_eq!(machine.kv.take_work_bytes(), after, "{line}");
+    }
+}

@@ -442,16 +442,19 @@ fn a_snapshot_that_is_cut_short_or_altered_anywhere_is_refused() {
 
 #[test]
 fn a_key_that_is_there_twice_is_refused() {
-    let mut machine = filled(1, Limits::tiny());
-    machine.kv.snapshot_begin();
-    let mut snapshot = Vec::new();
-    machine.kv.snapshot_next(1, &mut snapshot);
-    let header_bytes = snapshot.len();
-    machine.kv.snapshot_next(1, &mut snapshot);
-    let record = snapshot[header_bytes..].to_vec();
-    snapshot.extend(record);
-    let refused = restore(&snapshot, machine.limits).err();
-    assert_eq!(refused, Some(DecodeError::Invalid("snapshot key, it is there twice")));
+    for command in ["SET k v", "SET k v PX 100000"] {
+        let mut machine = Machine::new(Limits::tiny(), 0);
+        machine.line(command);
+        machine.kv.snapshot_begin();
+        let mut snapshot = Vec::new();
+        machine.kv.snapshot_next(1, &mut snapshot);
+        let header_bytes = snapshot.len();
+        machine.kv.snapshot_next(1, &mut snapshot);
+        let record = snapshot[header_bytes..].to_vec();
+        snapshot.extend(record);
+        let refused = restore(&snapshot, machine.limits).err();
+        assert_eq!(refused, Some(DecodeError::Invalid("snapshot key, it is there twice")));
+    }
 }
 
 #[test]

@@ -392,7 +392,7 @@ impl Raft {
     }
 
     /// The peer does not have the previous entry: go back, at most once per term that differs
-    /// (paper 5.3, end). Only `next` moves; what is acknowledged stays so.
+    /// (paper 5.3, end). Only `next` moves; what is acknowledged stays so, unless it is lost.
     fn on_rejected(
         &mut self,
         from: NodeId,

@@ -151,7 +151,8 @@ struct Inflight {
 /// A leader's knowledge of one peer.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    /// Through here the peer's log is durable and equals the leader's. Never decreases.
+    /// Through here the peer's log is durable and equals the leader's. Never decreases, unless the peer
+    /// reports that it lost its log: then it does not count before it has it again.
     pub(crate) matched: LogIndex,
     /// The next entry to send. Above `matched`.
     pub(crate) next: LogIndex,
@@ -276,9 +277,8 @@ impl Progress {
     }
 
     /// An answer to request `sequence`, of `last_sequence` so far, says whether the peer lost part
-    /// of its log. What it acknowledged before a loss it holds no longer: the one way in which
-    /// `matched` goes back. False if the answer is, or may be, of the life before the loss: what it
-    /// acknowledges is gone.
+    /// of its log. What it acknowledged before a loss it holds no longer: `matched` goes back. False if
+    /// the answer is, or may be, of the life before the loss: what it acknowledges is gone.
     pub(crate) fn is_of_this_life(
         &mut self,
         sequence: u64,

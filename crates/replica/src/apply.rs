@@ -6,18 +6,24 @@ use sampan_kv::Reply;
 
 use crate::output::Fatal;
 use crate::replica::Replica;
-use crate::writes::{Proposal, Waiter};
+use crate::writes::{Proposal, WORK_BYTES_EACH, Waiter};
 
 impl Replica {
     /// Applies what is committed, one turn's share of it, and serves the reads that waited for it.
     pub(crate) fn apply_committed(&mut self) {
         let before = self.applied.index;
-        for mut entry in self.raft.take_committed(self.options.apply_bytes_max) {
+        let mut left_bytes = self.options.apply_bytes_max;
+        // One at a time: what an entry costs shows when it is applied.
+        while left_bytes > 0
+            && let Some(mut entry) = self.raft.take_committed(1).pop()
+        {
             if planted!(LocalTimeApplied) && entry.kind == EntryKind::Command {
                 let local = self.now.wall.unix_ms.to_le_bytes();
                 entry.data = [&entry.data[..1], &local, &entry.data[9..]].concat().into();
             }
             self.apply(&entry);
+            let work_bytes = self.kv.take_work_bytes() / WORK_BYTES_EACH;
+            left_bytes = left_bytes.saturating_sub(entry.size_bytes() + work_bytes);
         }
         self.drop_overtaken(before);
         let served = self.reads.take_served(self.applied.index);

@@ -27,12 +27,15 @@ pub(crate) struct Forwarded {
     pub(crate) sent_at: Time,
     /// The connection to the leader is gone; an answer may still be on its way by the other one.
     pub(crate) give_up_at: Time,
+    /// A write of its connection goes in the same frame, behind it.
+    pub(crate) is_followed: bool,
 }
 
 impl Forwarded {
-    /// May it be sent again although it may have been applied?
+    /// May it be sent again although it may have been applied? A read may not that a write follows: the
+    /// write may be applied, and the read would see it.
     pub(crate) fn is_repeatable(&self) -> bool {
-        self.request.class != Class::Write
+        self.request.class != Class::Write && !self.is_followed
             || sampan_kv::is_once(&self.request.command)
             || planted!(UnknownSentAgain)
     }
@@ -47,6 +50,8 @@ pub(crate) struct ForwardsOut {
     under_way_bytes: usize,
     next: Vec<ForwardedRequest>,
     next_bytes: usize,
+    /// The reads in it that no write of their connection follows so far.
+    last_reads: BTreeMap<ConnectionId, Vec<u64>>,
     last_id: u64,
     last_frame_seq: u64,
 }
@@ -59,6 +64,7 @@ impl ForwardsOut {
             under_way_bytes: 0,
             next: Vec::new(),
             next_bytes: 0,
+            last_reads: BTreeMap::new(),
             last_id: 0,
             last_frame_seq: 0,
         }
@@ -96,6 +102,13 @@ impl ForwardsOut {
             command: forwarded.request.command.clone(),
         });
         self.under_way_bytes += forwarded.request.command.len();
+        if forwarded.request.class == Class::Write {
+            for read in self.last_reads.remove(&forwarded.connection).unwrap_or_default() {
+                self.under_way.entry(read).and_modify(|read| read.is_followed = true);
+            }
+        } else {
+            self.last_reads.entry(forwarded.connection).or_default().push(self.last_id);
+        }
         self.under_way.insert(self.last_id, forwarded);
     }
 
@@ -115,6 +128,7 @@ impl ForwardsOut {
     /// added is left out: it was given up.
     pub(crate) fn take_frame(&mut self) -> Option<(NodeId, Forward)> {
         self.next_bytes = 0;
+        self.last_reads.clear();
         let mut requests = std::mem::take(&mut self.next);
         requests.retain(|request| self.under_way.contains_key(&request.id));
         let first = self.under_way.get(&requests.first()?.id)?;

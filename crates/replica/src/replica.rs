@@ -157,7 +157,7 @@ impl Replica {
             snapshot,
             bootstrap,
             entries: recovered.entries,
-            // Storage has dropped a log that did not.
+            // A log that does not join the snapshot storage has begun anew behind it.
             log_start: applied,
             non_voting_until: recovered.non_voting_until,
             newborn: recovered.newborn,

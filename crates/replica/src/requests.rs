@@ -266,8 +266,9 @@ impl Replica {
         let line = self.lines.line(ticket.origin);
         line.writes += 1;
         line.last_batch = self.writes.open.id;
-        self.writes.push(ticket, request);
-        if self.writes.open_bytes() >= self.options.batch_bytes_max {
+        let work_bytes = self.kv.work_bytes(&request.command);
+        self.writes.push(ticket, request, work_bytes);
+        if self.writes.open_cost() >= self.options.batch_bytes_max {
             self.propose_open_batch();
         }
     }
@@ -294,6 +295,7 @@ impl Replica {
             term,
             sent_at: self.now.mono,
             give_up_at: Time::NEVER,
+            is_followed: false,
         });
     }
 

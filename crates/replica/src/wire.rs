@@ -26,7 +26,7 @@ pub const HELD_BYTES_MAX: usize = 1 << 20;
 /// Indices that one answer is about, at most.
 pub const HELD_INDICES_MAX: u64 = 4_096;
 /// A forwarded command or a relayed reply, at most.
-const FORWARDED_BYTES_MAX: usize = 16 << 20;
+pub const FORWARDED_BYTES_MAX: usize = 16 << 20;
 
 /// A message between nodes.
 #[derive(Clone, PartialEq, Debug)]

@@ -1,11 +1,12 @@
 //! What a connection may rely on: every node takes every command, order is kept, reads are fresh.
 
+use sampan_base::NodeId;
 use sampan_kv::Reply;
 use sampan_raft::Body;
-use sampan_replica::Options;
 use sampan_replica::wire::PeerMessage;
+use sampan_replica::{Input, Options};
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, show};
 
 #[test]
 fn every_node_takes_writes_and_reads() {
@@ -128,7 +129,7 @@ fn time_to_live_runs_on_an_idle_cluster() {
 }
 
 /// A batch frees one key that is over.
-fn freeing_one_at_a_time(id: sampan_base::NodeId) -> Options {
+fn freeing_one_at_a_time(id: NodeId) -> Options {
     let mut options = Options::new(id);
     options.kv.reclaim_per_batch_max = 1;
     options
@@ -144,4 +145,54 @@ fn keys_that_are_over_all_at_once_are_freed_soon_though_nobody_writes() {
     assert!(!is_freed(&cluster), "one entry frees one key");
     cluster.run_ms(1_000);
     assert!(is_freed(&cluster));
+}
+
+#[test]
+fn commands_that_change_a_part_of_a_long_value_make_short_entries_and_short_turns() {
+    let (mut cluster, only) = Cluster::with_leader(1, Options::new);
+    let length = 500_000;
+    assert_eq!(cluster.ask(only, 1, &format!("SET k {}", "v".repeat(length))), "OK");
+    let before = cluster.node(only).raft().last_index().0;
+    let change = format!("SETRANGE k {} x", length - 1);
+    cluster.hanging_disks.insert(only);
+    let sent = cluster.send(only, 1, &vec![&*change; 200]);
+    cluster.run_ms(1);
+    // A hundred million bytes to copy, four million an entry.
+    let made = cluster.node(only).raft().last_index().0 - before;
+    assert!((20..=40).contains(&made), "{made}");
+    cluster.hanging_disks.clear();
+    cluster.run_ms(1);
+    let raft = cluster.node(only).raft();
+    let (applied, commit) = (raft.applied().0 - before, raft.commit().0 - before);
+    assert!(commit == made && applied < made / 2, "{applied} of {commit} in a turn or two");
+    cluster.run_ms(100);
+    let last = sent.last().and_then(|seq| cluster.answer(only, 1, *seq));
+    assert_eq!(last, Some(&Reply::Int(length as i64)));
+}
+
+#[test]
+fn a_read_over_a_follower_never_sees_a_later_write_of_its_connection() {
+    for cut in [false, true] {
+        let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+        let follower = cluster.follower_of(leader);
+        cluster.hold = |message| matches!(message, PeerMessage::ForwardReply(_));
+        // A read goes to the leader behind a write of its connection.
+        let sent = cluster.send(follower, 1, &["SET b 1", "GET a", "SET a 1", "GET a"]);
+        cluster.run_ms(50);
+        if cut {
+            cluster.input(follower, Input::PeerDisconnected(NodeId::of(leader)));
+            cluster.run_ms(1);
+            cluster.input(follower, Input::PeerConnected(NodeId::of(leader)));
+        }
+        // Long enough for what may be repeated to be repeated.
+        cluster.run_ms(1_500);
+        cluster.hold = |_| false;
+        cluster.run_ms(8_000);
+        let answers = sent.iter().map(|seq| cluster.answer(follower, 1, *seq));
+        let answers: Vec<String> = answers.map(|reply| show(reply.expect("an answer"))).collect();
+        assert!(answers[1] == "nil" || answers[1].starts_with("-CLUSTERDOWN"), "{answers:?}");
+        if !cut {
+            assert_eq!(answers, ["OK", "nil", "OK", "1"]);
+        }
+    }
 }
