@@ -106,6 +106,10 @@ fn printable(byte: u8) -> String {
     }
 }
 
+/// Room for this many arguments, and bytes of an inline command, is kept between requests.
+const ARGUMENTS_KEPT: usize = 64;
+const INLINE_BYTES_KEPT: usize = 1 << 10;
+
 /// Reads the requests of one connection, one after another.
 #[derive(Clone, Debug)]
 pub struct RequestParser {
@@ -141,6 +145,15 @@ impl RequestParser {
         &self.limits
     }
 
+    /// The last request is done with. One with very many arguments leaves no memory behind: there may be
+    /// many connections, each with a parser of its own.
+    fn forget(&mut self) {
+        self.ranges.clear();
+        self.ranges.shrink_to(ARGUMENTS_KEPT);
+        self.inline_text.clear();
+        self.inline_text.shrink_to(INLINE_BYTES_KEPT);
+    }
+
     /// Reads the request that `buf` starts with.
     ///
     /// After [`Parsed::Incomplete`], `buf` must next be the same bytes with more appended (they may
@@ -148,7 +161,7 @@ impl RequestParser {
     /// the connection is to be closed.
     pub fn parse(&mut self, buf: &[u8]) -> Result<Parsed, ProtocolError> {
         if self.position == 0 {
-            self.ranges.clear();
+            self.forget();
         }
         self.announced = 0;
         let parsed = match buf.first() {
@@ -307,6 +320,24 @@ mod tests {
             let parsed = parser.parse(request.split_at(seen).0).unwrap();
             assert_eq!(matches!(parsed, Parsed::Complete { .. }), seen == request.len());
             assert_eq!(parser.announced_bytes(), announced, "after {seen} bytes");
+        }
+    }
+
+    #[test]
+    fn a_request_with_many_arguments_leaves_no_memory_behind() {
+        let mut parser = RequestParser::new(RequestLimits::default());
+        let many = format!("*100000\r\n{}", "$0\r\n\r\n".repeat(100_000));
+        let inline = format!("PING {}\r\n", "x".repeat(20_000));
+        for request in [many, inline] {
+            let parsed = parser.parse(request.as_bytes());
+            assert_eq!(parsed, Ok(Parsed::Complete { consumed: request.len() }));
+            assert_eq!(
+                parser.parse(b""),
+                Ok(Parsed::Incomplete),
+                "whoever reads on looks for more"
+            );
+            assert!(parser.ranges.capacity() <= ARGUMENTS_KEPT);
+            assert!(parser.inline_text.capacity() <= INLINE_BYTES_KEPT);
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use sampan_base::configuration::MEMBERS_MAX;
 use sampan_base::{ClusterId, Configuration, NodeId};
 use sampan_replica::Options;
-use sampan_replica::wire::FRAME_PAYLOAD_BYTES_MAX;
+use sampan_replica::wire::{FORWARDED_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX};
 use sampan_resp::RequestLimits;
 use thiserror::Error;
 
@@ -293,6 +293,8 @@ impl Limits {
 
 /// What surrounds commands in an entry, entries in a frame and records in a chunk takes less.
 const ROOM_BYTES: usize = 64 << 10;
+/// What stands before each value of a reply takes no more.
+const REPLY_ITEM_HEAD_BYTES_MAX: usize = 9;
 
 /// More client connections than any limit may allow: their slots take 20 bits of a connection id.
 pub(crate) const CLIENTS_MAX: usize = 1 << 20;
@@ -392,8 +394,8 @@ impl Config {
         self.check_sizes()
     }
 
-    /// Sizes that must fit one another: a command into an entry, an entry into a frame, a record
-    /// into a snapshot's chunk.
+    /// Sizes that must fit one another: a command into an entry and into what is forwarded, an
+    /// entry and a reply into a frame, a record into a snapshot's chunk.
     fn check_sizes(&self) -> Result<(), ConfigError> {
         let Options { raft, storage, kv, .. } = &self.replica;
         let frame = FRAME_PAYLOAD_BYTES_MAX - ROOM_BYTES;
@@ -401,8 +403,14 @@ impl Config {
         let chunk = storage.snapshot_chunk_bytes_max.saturating_sub(ROOM_BYTES);
         let record = kv.key_bytes_max + kv.value_bytes_max;
         let batch = self.replica.batch_bytes_max;
+        let heads = kv.arguments_max.saturating_mul(REPLY_ITEM_HEAD_BYTES_MAX);
         let within = [
-            ("replica.kv.reply_bytes_max", kv.reply_bytes_max, frame, "a frame between nodes"),
+            (
+                "replica.kv.reply_bytes_max",
+                kv.reply_bytes_max,
+                frame.saturating_sub(heads),
+                "a frame between nodes with what stands before arguments_max values",
+            ),
             ("entry_bytes_max", storage.entry_bytes_max, frame, "a frame between nodes"),
             ("append_bytes_max", raft.append_bytes_max, frame, "a frame between nodes"),
             (
@@ -417,6 +425,12 @@ impl Config {
                 kv.command_bytes_max,
                 entry.saturating_sub(batch),
                 "entry_bytes_max with batch_bytes_max",
+            ),
+            (
+                "command_bytes_max",
+                kv.command_bytes_max,
+                FORWARDED_BYTES_MAX,
+                "what a follower may forward to the leader",
             ),
             (
                 "snapshot_chunk_bytes",

@@ -60,6 +60,22 @@ fn each_fault_is_named_with_what_is_accepted() {
     let command = error_of(|c| c.replica.kv.command_bytes_max = c.replica.storage.entry_bytes_max);
     assert!(command.starts_with("command_bytes_max is "), "{command}");
     assert!(command.ends_with(", to fit entry_bytes_max with batch_bytes_max"), "{command}");
+    let forwarded = error_of(|c| {
+        c.replica.storage.segment_bytes = 48 << 20;
+        c.replica.storage.entry_bytes_max = 20 << 20;
+        c.replica.kv.command_bytes_max = FORWARDED_BYTES_MAX + 1;
+    });
+    assert_eq!(
+        forwarded,
+        "command_bytes_max is 16777217: want 1 to 16777216, to fit what a follower may forward to \
+         the leader"
+    );
+    let frame = FRAME_PAYLOAD_BYTES_MAX - ROOM_BYTES;
+    let reply = error_of(|c| c.replica.kv.reply_bytes_max = frame - c.replica.kv.arguments_max);
+    assert!(reply.starts_with("replica.kv.reply_bytes_max is "), "{reply}");
+    assert!(reply.contains(", to fit a frame between nodes with "), "{reply}");
+    let arguments = error_of(|c| c.replica.kv.arguments_max = usize::MAX);
+    assert!(arguments.ends_with(" what stands before arguments_max values"), "{arguments}");
     let append = error_of(|c| c.replica.raft.append_bytes_max = FRAME_PAYLOAD_BYTES_MAX);
     assert!(append.starts_with("append_bytes_max is "), "{append}");
     assert!(append.ends_with(", to fit a frame between nodes"), "{append}");

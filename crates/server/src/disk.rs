@@ -191,7 +191,7 @@ impl RealDisk {
             .truncate(true)
             .open(self.path(file))
             .map_err(|error| disk_error(file, &error))?;
-        if let Err(error) = write_zeros(&made, zero_bytes) {
+        if let Err(error) = write_zeros(&made, 0, zero_bytes) {
             // Give the room back; the error is reported whether or not that works.
             _ = self.remove(file);
             return Err(disk_error(file, &error));
@@ -209,11 +209,14 @@ impl RealDisk {
             .open(self.path(file))
             .map_err(failed)?;
         let held_bytes = opened.metadata().map_err(failed)?.len();
-        opened.set_len(len_bytes).map_err(failed)?;
+        // Only what takes the room makes it longer: if that is cut short, the length says how much it has.
+        if len_bytes < held_bytes {
+            opened.set_len(len_bytes).map_err(failed)?;
+        }
         let allocate = || rustix::fs::fallocate(&opened, FallocateFlags::empty(), 0, len_bytes);
         let filled = match rustix::io::retry_on_intr(allocate) {
-            // Not every file system can: then zeros take the room.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(&opened, len_bytes),
+            // Not every file system can: then zeros take the room that it does not have yet.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(&opened, held_bytes, len_bytes),
             allocated => allocated.map_err(Into::into),
         };
         filled.map_err(|error| {
@@ -385,13 +388,14 @@ impl Disk for RealDisk {
     }
 }
 
-fn write_zeros(file: &File, zero_bytes: u64) -> io::Result<()> {
-    let zeros = vec![0; ZEROS_BYTES.min(zero_bytes as usize)];
-    let mut written = 0;
-    while written < zero_bytes {
-        let count = (zero_bytes - written).min(ZEROS_BYTES as u64) as usize;
-        file.write_all_at(&zeros[..count], written)?;
-        written += count as u64;
+/// Zeros from one offset up to another, if that is beyond it.
+fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0; ZEROS_BYTES.min(to.saturating_sub(from) as usize)];
+    let mut at = from;
+    while at < to {
+        let count = (to - at).min(ZEROS_BYTES as u64) as usize;
+        file.write_all_at(&zeros[..count], at)?;
+        at += count as u64;
     }
     Ok(())
 }

@@ -35,6 +35,33 @@ fn what_is_written_is_read_and_zeros_are_really_there() {
 }
 
 #[test]
+fn a_reserve_grows_and_shrinks_and_has_the_room_that_its_length_says() {
+    let dir = TempDir::new("disk-reserve");
+    let mut disk = RealDisk::new(dir.path());
+    for len_bytes in [100_000, 1 << 20, 50_000, 50_000, 200_000] {
+        disk.execute(&DiskOp::Reserve { file: name("reserve"), len_bytes }).unwrap();
+        let metadata = fs::metadata(dir.path().join("reserve")).unwrap();
+        assert_eq!(metadata.len(), len_bytes);
+        assert!(metadata.blocks() * 512 >= len_bytes, "a hole: {} blocks", metadata.blocks());
+    }
+}
+
+#[test]
+fn zeros_are_written_to_what_is_new_and_nowhere_else() {
+    let dir = TempDir::new("disk-zeros");
+    let path = dir.path().join("f");
+    fs::write(&path, b"abc").unwrap();
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    let end = ZEROS_BYTES as u64 + 5;
+    write_zeros(&file, 3, end).unwrap();
+    write_zeros(&file, end, 2).unwrap();
+    write_zeros(&file, end, end).unwrap();
+    let there = fs::read(&path).unwrap();
+    assert_eq!((there.len() as u64, &there[..3]), (end, &b"abc"[..]));
+    assert!(there[3..].iter().all(|&byte| byte == 0));
+}
+
+#[test]
 fn a_read_is_short_only_where_the_file_ends() {
     let dir = TempDir::new("disk-read");
     let mut disk = RealDisk::new(dir.path());

@@ -14,6 +14,7 @@ use sampan_replica::{DiskDone, DiskJob, Lane, job};
 
 use crate::disk::RealDisk;
 use crate::error::ServerError;
+use crate::lock::DirectoryLock;
 use crate::quick_disk::QuickDisk;
 use crate::segments_lane::{self, LogPace, written_bytes};
 
@@ -62,15 +63,15 @@ struct DoneState {
 }
 
 impl DiskThreads {
-    /// Starts a thread for each lane.
-    pub(crate) fn start(disk: &RealDisk) -> Result<Self, ServerError> {
+    /// Starts a thread for each lane. The directory stays locked until the last of them has ended.
+    pub(crate) fn start(disk: &RealDisk, lock: &Arc<DirectoryLock>) -> Result<Self, ServerError> {
         let done = Arc::new(Done::default());
         let pace = Arc::new(LogPace::default());
-        let log = spawn("disk-log", disk.clone(), &done, &pace, false)?;
-        let segments = spawn("disk-segments", disk.clone(), &done, &pace, false)?;
+        let log = spawn("disk-log", disk.clone(), lock, &done, &pace, false)?;
+        let segments = spawn("disk-segments", disk.clone(), lock, &done, &pace, false)?;
         let bulk = disk.clone().past_cache();
-        let reading = spawn("disk-reading", bulk.clone(), &done, &pace, true)?;
-        let background = spawn("disk-background", bulk, &done, &pace, true)?;
+        let reading = spawn("disk-reading", bulk.clone(), lock, &done, &pace, true)?;
+        let background = spawn("disk-background", bulk, lock, &done, &pace, true)?;
         Ok(Self {
             log,
             segments,
@@ -177,12 +178,13 @@ impl Drop for Watch {
 fn spawn(
     name: &str,
     disk: RealDisk,
+    lock: &Arc<DirectoryLock>,
     done: &Arc<Done>,
     pace: &Arc<LogPace>,
     is_background: bool,
 ) -> Result<Sender<DiskJob>, ServerError> {
     let (jobs, queue) = channel();
-    let (watch, pace) = (Watch(done.clone()), pace.clone());
+    let (lock, watch, pace) = (lock.clone(), Watch(done.clone()), pace.clone());
     thread::Builder::new()
         .name(name.into())
         .spawn(move || {
@@ -190,6 +192,8 @@ fn spawn(
                 yield_processor();
             }
             work(disk, &queue, &watch, &pace);
+            // Not before: it runs out its queue when the node has ended.
+            drop(lock);
         })
         .map_err(|error| ServerError::Resources(format!("no thread for {name}: {error}")))?;
     Ok(jobs)
@@ -225,11 +229,13 @@ fn run(disk: &mut RealDisk, job: DiskJob, pace: &LogPace) -> DiskDone {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
     use std::time::{Duration, Instant};
 
     use bytes::Bytes;
+    use rustix::fs::{CWD, Mode, mkfifoat};
     use sampan_base::disk::DiskOp;
 
     use super::*;
@@ -243,6 +249,11 @@ mod tests {
             self.0.fetch_add(1, Ordering::SeqCst);
             self.1.lock().unwrap().as_ref().inspect(|thread| thread.unpark());
         }
+    }
+
+    fn start(dir: &TempDir) -> DiskThreads {
+        let lock = Arc::new(DirectoryLock::take(dir.path()).unwrap());
+        DiskThreads::start(&RealDisk::new(dir.path()), &lock).unwrap()
     }
 
     fn results_of(threads: &mut DiskThreads, count: usize) -> Vec<DiskDone> {
@@ -264,7 +275,7 @@ mod tests {
     #[test]
     fn jobs_of_a_lane_run_in_order_and_each_result_comes_back() {
         let dir = TempDir::new("disk-thread");
-        let mut threads = DiskThreads::start(&RealDisk::new(dir.path())).unwrap();
+        let mut threads = start(&dir);
         let write = |offset, bytes: &'static [u8]| {
             let bytes = Bytes::from_static(bytes);
             DiskOp::Write { file: "f".into(), offset, bytes }
@@ -283,7 +294,7 @@ mod tests {
     #[test]
     fn a_quick_disk_is_waited_for_unless_its_thread_has_work() {
         let dir = TempDir::new("disk-here");
-        let mut threads = DiskThreads::start(&RealDisk::new(dir.path())).unwrap();
+        let mut threads = start(&dir);
         let write =
             || DiskOp::Write { file: "f".into(), offset: 0, bytes: Bytes::from_static(b"x") };
         let append = || DiskJob::Append(vec![write(), DiskOp::Sync { file: "f".into() }]);
@@ -303,7 +314,7 @@ mod tests {
     #[test]
     fn a_result_wakes_whoever_asked_before_it_was_there() {
         let dir = TempDir::new("disk-thread-wake");
-        let mut threads = DiskThreads::start(&RealDisk::new(dir.path())).unwrap();
+        let mut threads = start(&dir);
         let wakes = Arc::new(Count::default());
         assert!(!threads.poll_results(&Waker::from(wakes.clone())));
         threads.submit(DiskJob::Maintain(Vec::new()));
@@ -318,7 +329,7 @@ mod tests {
     #[test]
     fn a_thread_that_panics_is_a_broken_invariant() {
         let dir = TempDir::new("disk-thread-panic");
-        let mut threads = DiskThreads::start(&RealDisk::new(dir.path())).unwrap();
+        let mut threads = start(&dir);
         threads
             .submit(DiskJob::Append(vec![DiskOp::Create { file: "../f".into(), zero_bytes: 0 }]));
         let waker = Waker::from(Arc::new(Count::default()));
@@ -328,5 +339,24 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(threads.take_results(&mut Vec::new()).unwrap_err().exit_code(), 8);
+    }
+
+    #[test]
+    fn the_directory_is_locked_until_the_last_job_has_ended() {
+        let dir = TempDir::new("disk-thread-lock");
+        let pipe = dir.path().join("pipe");
+        mkfifoat(CWD, &pipe, Mode::RWXU).unwrap();
+        let mut threads = start(&dir);
+        // To open a pipe takes until somebody reads it.
+        let open = DiskOp::Reserve { file: "pipe".into(), len_bytes: 1 };
+        threads.submit(DiskJob::Append(vec![open]));
+        drop(threads);
+        assert_eq!(DirectoryLock::take(dir.path()).unwrap_err().exit_code(), 7);
+        let _reader = File::open(&pipe).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while DirectoryLock::take(dir.path()).is_err() {
+            assert!(Instant::now() < deadline, "it is never let go");
+            thread::yield_now();
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::io::{self, Write as _};
 use std::net::{Shutdown, TcpListener};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -28,17 +28,14 @@ impl Loading {
         let clients = clients.try_clone()?;
         clients.set_nonblocking(true)?;
         let (over, ends) = mpsc::channel();
-        let turn_away = move || {
+        let look = move || {
             let mut wait = patience;
             while let Err(RecvTimeoutError::Timeout) = ends.recv_timeout(wait) {
                 wait = LOOK_EVERY;
-                while let Ok((mut client, _)) = clients.accept() {
-                    // Whoever does not read it has gone.
-                    _ = client.write_all(LOADING).and_then(|()| client.shutdown(Shutdown::Write));
-                }
+                turn_away(&clients, &ends);
             }
         };
-        let thread = thread::Builder::new().name("loading".into()).spawn(turn_away)?;
+        let thread = thread::Builder::new().name("loading".into()).spawn(look)?;
         Ok(Self { over: Some(over), thread: Some(thread) })
     }
 }
@@ -49,6 +46,17 @@ impl Drop for Loading {
         if let Some(thread) = self.thread.take() {
             thread.join().expect("it does not panic");
         }
+    }
+}
+
+/// Those who wait, but none any more when it is over: who is turned away may come again at once, and
+/// the node would wait for as long as they do.
+fn turn_away(clients: &TcpListener, ends: &Receiver<()>) {
+    while let Err(TryRecvError::Empty) = ends.try_recv()
+        && let Ok((mut client, _)) = clients.accept()
+    {
+        // Whoever does not read it has gone.
+        _ = client.write_all(LOADING).and_then(|()| client.shutdown(Shutdown::Write));
     }
 }
 
@@ -73,5 +81,19 @@ mod tests {
         let _client = TcpStream::connect(address).unwrap();
         listener.set_nonblocking(false).unwrap();
         assert!(listener.accept().is_ok(), "it is left to the node");
+    }
+
+    #[test]
+    fn however_many_come_nobody_is_turned_away_when_it_is_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _crowd = [(); 3].map(|()| TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let (over, ends) = mpsc::channel();
+        drop(over);
+        listener.set_nonblocking(true).unwrap();
+        turn_away(&listener, &ends);
+        listener.set_nonblocking(false).unwrap();
+        for _ in 0..3 {
+            assert!(listener.accept().is_ok(), "they are left to the node");
+        }
     }
 }

@@ -1,15 +1,24 @@
 //! The lock on a data directory: one process at a time.
 //!
 //! An advisory `flock` on the file `lock`, which the kernel drops with the process, however it ends.
+//! Whoever writes to the directory shares it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Seek as _, Write as _};
 use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
 
 use crate::error::ServerError;
 
 /// Its name in the data directory.
 pub const LOCK_FILE: &str = "lock";
+
+/// How often it is looked whether it is shared.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Held as long as this lives.
 #[derive(Debug)]
@@ -21,8 +30,8 @@ impl DirectoryLock {
     /// Creates the directory if it does not exist, and locks it; at once or not at all.
     pub(crate) fn take(directory: &Path) -> Result<Self, ServerError> {
         let disk =
-            |error: std::io::Error| ServerError::Disk(format!("{}: {error}", directory.display()));
-        fs::create_dir_all(directory).map_err(disk)?;
+            |error: io::Error| ServerError::Disk(format!("{}: {error}", directory.display()));
+        make(directory).map_err(disk)?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -48,10 +57,41 @@ impl DirectoryLock {
         _ = writeln!(file, "{}", std::process::id());
         Ok(Self { _file: file })
     }
+
+    /// Lets it go when nobody else shares it any more.
+    pub(crate) fn let_go(self: Arc<Self>) {
+        while Arc::strong_count(&self) > 1 {
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+/// Makes a directory, and those above it, if they are not there; and their names durable. Its own is
+/// synced always, for the start that made it may have been cut short.
+fn make(directory: &Path) -> io::Result<()> {
+    let missing = directory.ancestors().take_while(|part| !part.exists()).count();
+    fs::create_dir_all(directory)?;
+    directory.ancestors().skip(1).take(missing.max(1)).try_for_each(sync_names)
+}
+
+fn sync_names(directory: &Path) -> io::Result<()> {
+    let is_here = directory.as_os_str().is_empty();
+    let opened = match File::open(if is_here { Path::new(".") } else { directory }) {
+        // Not everyone who may have a directory there may read what else there is.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(()),
+        opened => opened?,
+    };
+    match rustix::fs::fsync(&opened) {
+        // The file system has nothing to sync.
+        Err(Errno::INVAL | Errno::ROFS) => Ok(()),
+        synced => synced.map_err(Into::into),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::testing::TempDir;
 
@@ -65,6 +105,38 @@ mod tests {
         assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
         drop(first);
         DirectoryLock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn it_is_let_go_with_the_last_who_shares_it() {
+        let dir = TempDir::new("lock-shared");
+        let lock = Arc::new(DirectoryLock::take(dir.path()).unwrap());
+        let writer = lock.clone();
+        let path = dir.path().to_owned();
+        let writes = thread::spawn(move || {
+            thread::sleep(10 * LOOK_EVERY);
+            let locked = DirectoryLock::take(&path).is_err();
+            drop(writer);
+            locked
+        });
+        lock.let_go();
+        DirectoryLock::take(dir.path()).unwrap();
+        assert!(writes.join().unwrap(), "it is locked while somebody writes");
+    }
+
+    #[test]
+    fn a_directory_above_that_may_not_be_read_or_has_nothing_to_sync_is_no_error() {
+        let dir = TempDir::new("lock-above");
+        let above = dir.path().join("above");
+        fs::create_dir(&above).unwrap();
+        let allow = |mode| fs::set_permissions(&above, fs::Permissions::from_mode(mode)).unwrap();
+        allow(0o300);
+        let taken = DirectoryLock::take(&above.join("a/b/data"));
+        allow(0o700);
+        taken.unwrap();
+        sync_names(Path::new("")).unwrap();
+        sync_names(Path::new("/proc")).unwrap();
+        assert!(sync_names(&dir.path().join("none")).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use sampan_replica::{OpenError, Replica, Start, Task};
@@ -109,22 +109,45 @@ pub fn exit_on_panic() {
     }));
 }
 
-/// Runs a node until SIGTERM or SIGINT, or until it cannot go on. A second signal stops it at once.
-/// The process is the node's: see [`exit_on_panic`].
+/// Runs a node until SIGTERM or SIGINT, or until it cannot go on. A second signal stops it at once, and
+/// so does the first one while it loads its data. The process is the node's: see [`exit_on_panic`].
 pub fn run(mut config: Config) -> Result<(), ServerError> {
     config.check()?;
     exit_on_panic();
     let wanted = config.limits.clients_max;
-    config.limits.clients_max = open_files::allow(wanted)?;
+    config.limits.clients_max = open_files::allow(&config.limits)?;
     if config.limits.clients_max < wanted {
-        Log::start(config.node).warn(format_args!(
+        begin_log(&config).warn(format_args!(
             "{} clients at most, not {wanted}: so many files may be open (ulimit -n)",
             config.limits.clients_max
         ));
     }
     let listeners = Listeners::bind(&config)?;
-    let (stopper, requests) = stopper();
+    let loaded = Loaded::load(config, listeners)?;
     let runtime = runtime()?;
+    let (stopper, requests) = stopper();
+    // Not before: while nobody takes them, signals are to end the process, which costs nothing.
+    stop_at_signals(&runtime, stopper)?;
+    loaded.serve(runtime, requests)
+}
+
+/// Runs a node on ports that are taken already until it is asked to stop, or cannot go on. Blocks
+/// the calling thread, also until the last write to the data directory has ended; touches no signals.
+pub fn serve(
+    config: Config,
+    listeners: Listeners,
+    requests: StopRequests,
+) -> Result<(), ServerError> {
+    config.check()?;
+    let loaded = Loaded::load(config, listeners)?;
+    let lock = loaded.lock.clone();
+    let served = loaded.serve(runtime()?, requests);
+    // The next node in this process may want the directory at once.
+    lock.let_go();
+    served
+}
+
+fn stop_at_signals(runtime: &LocalRuntime, stopper: Stopper) -> Result<(), ServerError> {
     let guard = runtime.enter();
     let mut signals = Signals::listen().map_err(|error| no_resources(&error))?;
     drop(guard);
@@ -134,18 +157,7 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
         signals.next().await;
         stopper.stop(Stop::AtOnce);
     });
-    serve_on(&runtime, config, listeners, requests)
-}
-
-/// Runs a node on ports that are taken already until it is asked to stop, or cannot go on. Blocks
-/// the calling thread; touches no signals.
-pub fn serve(
-    config: Config,
-    listeners: Listeners,
-    requests: StopRequests,
-) -> Result<(), ServerError> {
-    config.check()?;
-    serve_on(&runtime()?, config, listeners, requests)
+    Ok(())
 }
 
 fn runtime() -> Result<LocalRuntime, ServerError> {
@@ -159,23 +171,47 @@ fn no_resources(error: &io::Error) -> ServerError {
     ServerError::Resources(error.to_string())
 }
 
-fn serve_on(
-    runtime: &LocalRuntime,
+fn begin_log(config: &Config) -> Log {
+    if config.is_quiet { Log::quiet(config.node) } else { Log::start(config.node) }
+}
+
+/// A node that has read its data and has taken no part yet.
+struct Loaded {
     config: Config,
     listeners: Listeners,
-    requests: StopRequests,
-) -> Result<(), ServerError> {
-    let lock = DirectoryLock::take(&config.data_dir)?;
-    let log = if config.is_quiet { Log::quiet(config.node) } else { Log::start(config.node) };
-    let disk = RealDisk::new(&config.data_dir);
-    let clock = Clock::start();
-    let began = Instant::now();
-    let loading = Loading::begin(&listeners.client, loading::PATIENCE);
-    let loading = loading.map_err(|error| no_resources(&error))?;
-    let start = open(&config, &mut disk.clone(), &clock, &log)?;
-    drop(loading);
-    let served = runtime.block_on(async move {
-        let mut requests = requests;
+    lock: Arc<DirectoryLock>,
+    log: Log,
+    disk: RealDisk,
+    clock: Clock,
+    began: Instant,
+    start: Start,
+}
+
+impl Loaded {
+    /// Takes the data directory, and reads what is in it.
+    fn load(config: Config, listeners: Listeners) -> Result<Self, ServerError> {
+        let lock = Arc::new(DirectoryLock::take(&config.data_dir)?);
+        let log = begin_log(&config);
+        let disk = RealDisk::new(&config.data_dir);
+        let clock = Clock::start();
+        let began = Instant::now();
+        let loading = Loading::begin(&listeners.client, loading::PATIENCE);
+        let loading = loading.map_err(|error| no_resources(&error))?;
+        let start = open(&config, &mut disk.clone(), &clock, &log)?;
+        drop(loading);
+        Ok(Self { config, listeners, lock, log, disk, clock, began, start })
+    }
+
+    /// Runs the event loop until the node has ended.
+    fn serve(self, runtime: LocalRuntime, requests: StopRequests) -> Result<(), ServerError> {
+        let served = runtime.block_on(self.take_part(requests));
+        // A thread that waits for the address of a peer may do so for minutes.
+        runtime.shutdown_background();
+        served
+    }
+
+    async fn take_part(self, mut requests: StopRequests) -> Result<(), ServerError> {
+        let Self { config, listeners, lock, log, disk, clock, began, start } = self;
         let ports = Ports::take(listeners, &config, &log).map_err(|error| no_resources(&error))?;
         let (replica, report) = match start {
             Start::Ready(replica, report) => (replica, report),
@@ -195,13 +231,11 @@ fn serve_on(
         } else {
             log.line(line);
         }
-        let disks = DiskThreads::start(&disk)?;
+        let disks = DiskThreads::start(&disk, &lock)?;
         let (node, clients, pieces) = assemble(config, ports, clock, log, *replica);
         tokio::task::spawn_local(backups::serve(node.clone(), pieces));
         live(node, clients, disks, requests).await
-    });
-    drop(lock);
-    served
+    }
 }
 
 /// Loads the node's state, or creates it.
@@ -392,8 +426,38 @@ fn random() -> u64 {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use sampan_base::{ClusterId, NodeId};
 
     use super::*;
+    use crate::config::HostPort;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn a_stop_does_not_wait_for_an_address_that_is_looked_up() {
+        const LOOK_UP_TIME: Duration = Duration::from_secs(20);
+        let dir = TempDir::new("start-look-up");
+        let (listen, data_dir) = (HostPort::new("127.0.0.1", 0), dir.path().join("data"));
+        let mut config = Config::new(ClusterId(1), NodeId::of(1), listen, data_dir).unwrap();
+        config.is_quiet = true;
+        let listeners = Listeners::bind(&config).unwrap();
+        let loaded = Loaded::load(config, listeners).unwrap();
+        let runtime = runtime().unwrap();
+        let ((looks, has_begun), (over, ends)) = (channel(), channel::<()>());
+        runtime.spawn_blocking(move || {
+            looks.send(()).unwrap();
+            _ = ends.recv_timeout(LOOK_UP_TIME);
+        });
+        has_begun.recv().unwrap();
+        let (stopper, requests) = stopper();
+        stopper.stop(Stop::AtOnce);
+        let began = Instant::now();
+        loaded.serve(runtime, requests).unwrap();
+        assert!(began.elapsed() < LOOK_UP_TIME / 2, "it was waited for");
+        drop(over);
+    }
 
     #[test]
     fn all_tasks_are_run_once_and_have_ended_then() {

@@ -19,6 +19,8 @@ pub(crate) struct Stats {
     pub(crate) input_bytes: Cell<u64>,
     /// Connections turned away because there were too many.
     pub(crate) rejected_connections: Cell<u64>,
+    /// Connections closed because they spoke HTTP.
+    pub(crate) http_requests: Cell<u64>,
     /// Snapshots taken and installed.
     pub(crate) snapshots: Cell<u64>,
     /// Turns of the event loop.
@@ -28,8 +30,18 @@ pub(crate) struct Stats {
 impl Stats {
     /// Starts over.
     pub(crate) fn reset(&self) {
-        let Self { commands, errors, input_bytes, rejected_connections, snapshots, turns } = self;
-        for counter in [commands, input_bytes, rejected_connections, snapshots, turns] {
+        let Self {
+            commands,
+            errors,
+            input_bytes,
+            rejected_connections,
+            http_requests,
+            snapshots,
+            turns,
+        } = self;
+        for counter in
+            [commands, input_bytes, rejected_connections, http_requests, snapshots, turns]
+        {
             counter.set(0);
         }
         errors.by_code.take();

@@ -309,6 +309,7 @@ fn an_http_request_ends_the_connection_and_nothing_of_its_body_is_run() {
         assert!(page.is_closed(), "{first}");
     }
     assert_eq!(client.call("EXISTS k"), ":1\r\n");
+    assert_eq!(client.info("stats")["rejected_http_requests"], "3");
 }
 
 #[test]
@@ -332,9 +333,9 @@ fn errors_are_counted_by_their_codes_whoever_says_them() {
 #[test]
 fn a_pipeline_that_takes_large_values_away_gets_them_all() {
     let dir = TempDir::new();
-    // Fewer bytes than all the replies would end the connection.
-    let node = single(dir.path(), |config| config.limits.output_bytes_max = 24 << 20);
-    node.connect().take_away_large_values();
+    // All the replies at once would end the connection.
+    let node = single(dir.path(), |config| config.limits.output_bytes_max = 8 << 20);
+    node.connect().take_values_away(400, 64 << 10);
 }
 
 #[test]

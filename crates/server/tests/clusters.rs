@@ -80,7 +80,7 @@ fn a_follower_keeps_the_order_of_a_pipeline_that_it_forwards() {
 fn large_values_that_are_taken_away_come_over_a_follower_too() {
     let dir = TempDir::new();
     let nodes = three(&dir);
-    nodes[(leader_of(&nodes) + 1) % 3].connect().take_away_large_values();
+    nodes[(leader_of(&nodes) + 1) % 3].connect().take_values_away(40, 1 << 20);
 }
 
 #[test]

@@ -184,3 +184,28 @@ fn a_panic_in_any_thread_ends_the_process_as_a_broken_invariant() {
     assert_eq!(child.status.code(), Some(8));
     assert!(String::from_utf8_lossy(&child.stderr).contains("a bug"));
 }
+
+/// This test runs itself once more, as a process that may open few files.
+#[test]
+fn a_quiet_node_does_not_warn_of_few_open_files() {
+    const VARIABLE: &str = "SAMPAN_TEST_IS_QUIET";
+    if std::env::var_os(VARIABLE).is_some() {
+        let dir = TempDir::new();
+        let mut config = config(1, dir.path());
+        // It warns before it comes to this.
+        std::fs::write(dir.path().join("file"), b"").unwrap();
+        config.data_dir = dir.path().join("file/data");
+        assert_eq!(sampan_server::run(config).unwrap_err().exit_code(), 6);
+        return;
+    }
+    let child = std::process::Command::new("sh")
+        .args(["-c", "ulimit -n 600 && exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "a_quiet_node_does_not_warn_of_few_open_files", "--nocapture"])
+        .env(VARIABLE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{said}");
+    assert!(!said.contains("clients at most"), "{said}");
+}

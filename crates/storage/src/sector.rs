@@ -121,7 +121,8 @@ pub(crate) fn is_astray(salt: u32, sectors: u32, first: u64, sector: &[u8]) -> b
     const BATCHES_AHEAD_MAX: u32 = 1 << 16;
     let stamp = sector.get(BATCH_OFFSET..CRC_OFFSET).and_then(|stamp| stamp.first_chunk());
     let ahead = |stamp: &[u8; 4]| u32::from_le_bytes(*stamp).wrapping_sub(first as u32);
-    stamp.is_some_and(|stamp| ahead(stamp) < BATCHES_AHEAD_MAX)
+    !is_zero(sector)
+        && stamp.is_some_and(|stamp| ahead(stamp) < BATCHES_AHEAD_MAX)
         && (0..sectors).any(|number| sound(salt, number, sector).is_some())
 }
 
@@ -191,6 +192,26 @@ mod tests {
         assert_eq!(classify(2, Some(1), 8, sector), Sector::Unwritten);
         assert_eq!(classify(2, Some(1), 9, sector), Sector::Damaged);
         assert_eq!(classify(1, Some(2), 8, sector), Sector::Sound(7), "this life comes first");
+    }
+
+    #[test]
+    fn a_sector_of_a_later_batch_in_another_place_is_astray_and_nothing_else_is() {
+        let astray = |salt, first, sector: &[u8]| is_astray(salt, 1_000, first, sector);
+        let mut writer = SectorWriter::with_capacity(10);
+        writer.put(&[3; 10]);
+        let (bytes, _) = writer.finish(1, 8, 7, 0);
+        let sector = &bytes[..SECTOR];
+        assert!(astray(1, 7, sector) && astray(1, 5, sector), "batch 7, or one of the lost");
+        assert!(!astray(1, 8, sector), "an earlier one");
+        assert!(!astray(2, 7, sector), "of another segment");
+        assert!(!is_astray(1, 8, 7, sector), "no place of this segment");
+        let mut bad = sector.to_vec();
+        bad[3] ^= 1;
+        assert!(!astray(1, 7, &bad));
+        // Numbers of batches whose low halves are those of nothing at all.
+        for first in [0, 1 << 32, (1 << 32) - 9] {
+            assert!(!astray(1, first, &[0; SECTOR]));
+        }
     }
 
     #[test]

@@ -5,15 +5,15 @@ use sampan_base::disk::{Disk, DiskOp, FileInfo, FileName};
 use sampan_base::{LogPosition, SnapshotMeta};
 
 use crate::create::IDENTITY_FILE;
+use crate::hard_state;
 use crate::segment::{self, WAL_DIRECTORY};
 use crate::snapshot::{
     self, ARRIVING, COMPLETE, SNAPSHOT_DIRECTORY, SnapshotError, SnapshotReader,
 };
 use crate::{Damage, Identity, OpenError, PartialSnapshot, StoredSnapshot};
 
-/// How the names of the files end that opening reads.
-const READ_ENDINGS: [&str; 6] =
-    [IDENTITY_FILE, "hard_state.a", "hard_state.b", ".log", COMPLETE, ARRIVING];
+/// How the names of the files end that opening reads in the directories of the log and of snapshots.
+const READ_ENDINGS: [&str; 3] = [".log", COMPLETE, ARRIVING];
 
 /// Whoever takes in the newest snapshot while opening checks it: so it is read once.
 pub trait SnapshotSink {
@@ -46,9 +46,11 @@ impl Directory {
             disk.execute(&DiskOp::SyncDirectory { directory: directory.into() })?;
         }
         let listed = Self::list(disk)?;
-        let read = |info: &&FileInfo| READ_ENDINGS.iter().any(|ending| info.file.ends_with(ending));
         let roots = disk.list("")?;
-        for info in roots.iter().chain(&listed.wal).chain(&listed.snapshots).filter(read) {
+        let roots = roots.iter().filter(|info| is_read_in_root(&info.file));
+        let read = |info: &&FileInfo| READ_ENDINGS.iter().any(|ending| info.file.ends_with(ending));
+        let others = listed.wal.iter().chain(&listed.snapshots).filter(read);
+        for info in roots.chain(others) {
             disk.execute(&DiskOp::Sync { file: info.file.clone() })?;
         }
         Ok(listed)
@@ -71,6 +73,11 @@ impl Directory {
     fn snapshots_ending<'a>(&'a self, ending: &'a str) -> impl Iterator<Item = &'a FileName> {
         self.snapshots.iter().map(|info| &info.file).filter(move |file| file.ends_with(ending))
     }
+}
+
+/// Does opening read it? Files of others may lie beside those of the node, whatever they are called.
+fn is_read_in_root(file: &str) -> bool {
+    file == IDENTITY_FILE || hard_state::FILES.contains(&file)
 }
 
 /// The snapshots that are there.

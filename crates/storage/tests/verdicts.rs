@@ -77,6 +77,25 @@ fn a_batch_cut_short_is_cut_off_and_stays_gone() {
 }
 
 #[test]
+fn files_of_others_beside_those_of_the_node_are_left_alone() {
+    let (mut disk, _) = three_batches();
+    let others = ["sampan.log", "old.snap", "old.partial", "not.identity", "not.hard_state.a"];
+    for file in others {
+        disk.execute(&DiskOp::Create { file: file.into(), zero_bytes: 1 }).unwrap();
+    }
+    disk.record();
+    open(&mut disk, &Options::tiny());
+    let steps = disk.record();
+    let synced = |file: &str| steps.contains(&DiskOp::Sync { file: file.into() });
+    for file in others {
+        assert!(!synced(file), "{file}");
+    }
+    for file in ["identity", "hard_state.a", "hard_state.b", FIRST_SEGMENT] {
+        assert!(synced(file), "{file}");
+    }
+}
+
+#[test]
 fn a_last_batch_that_never_reached_the_disk_is_simply_not_there() {
     let (mut disk, _) = three_batches();
     zero(&mut disk, FIRST_SEGMENT, offset(3), PAGE_BYTES);

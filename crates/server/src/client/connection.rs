@@ -69,6 +69,7 @@ fn admit(node: &Rc<Node>, socket: TcpStream, remote: SocketAddr) {
         }
         Err(writer) => {
             count_up(&node.stats.rejected_connections, 1);
+            node.stats.errors.count("ERR");
             let Ok(socket) = writer.reunite(reader) else { return };
             // One attempt, no waiting: whoever is too many gets no task.
             _ = socket.try_write(b"-ERR max number of clients reached\r\n");
@@ -249,6 +250,7 @@ impl Connection {
                 Err(error) => {
                     let mut text = Vec::new();
                     error.write(&mut text);
+                    node.stats.errors.count("ERR");
                     self.client.flow.borrow_mut().say(&text);
                     self.client.end(Ending::AfterReplies);
                 }
@@ -307,6 +309,16 @@ fn is_http(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
 }
 
+fn close_http(node: &Node, client: &Client) {
+    count_up(&node.stats.http_requests, 1);
+    let count = node.stats.http_requests.get();
+    // Whoever sends many does not fill the log.
+    if count.is_power_of_two() {
+        node.log.warn(format_args!("HTTP request number {count}, from {}: closed", client.remote));
+    }
+    client.end(Ending::Now);
+}
+
 /// Answers one request, or adds it to the batch.
 fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
     let mut inline = [&[][..]; ARGUMENTS_INLINE];
@@ -338,8 +350,7 @@ fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
         }
         Err(_) if is_http(name) => {
             batch.encoded.truncate(start);
-            node.log.warn(format_args!("an HTTP request from {}: closed", client.remote));
-            client.end(Ending::Now);
+            close_http(node, client);
         }
         Err(error) => {
             batch.encoded.truncate(start);

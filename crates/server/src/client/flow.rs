@@ -19,8 +19,10 @@ const SENT_BYTES_KEPT: usize = 256 << 10;
 const KEPT_BYTES: usize = 64 << 10;
 /// What a value in a reply is taken for before there was one.
 const VALUE_BYTES_FIRST: usize = 16 << 10;
-/// What it is taken for at least: the next one may be larger than all so far.
-const VALUE_BYTES_MIN: usize = 4 << 10;
+/// What it is taken for at least, and what a reply with values is taken for beside them: the next one
+/// may be larger than all so far.
+const VALUE_BYTES_MIN: usize = 512;
+const REPLY_BYTES_MIN: usize = 4 << 10;
 /// The largest value so far counts less by this share with each reply after it.
 const VALUE_BYTES_DECAY: usize = 16;
 
@@ -33,7 +35,8 @@ pub(crate) struct Flow {
     output: Vec<u8>,
     sent_bytes: usize,
     reply_bytes_max: usize,
-    /// Values in the replies that are still to come, at most.
+    /// Replies with values that are still to come, and the values in them, at most.
+    replies_waiting: usize,
     values_waiting: usize,
     /// What one of them is taken for.
     value_bytes: usize,
@@ -60,6 +63,7 @@ impl Flow {
             output: Vec::new(),
             sent_bytes: 0,
             reply_bytes_max,
+            replies_waiting: 0,
             values_waiting: 0,
             value_bytes: VALUE_BYTES_FIRST,
             after_bytes: 0,
@@ -68,6 +72,7 @@ impl Flow {
 
     /// Notes a request that the replica will answer, with so many whole values at most; its number.
     pub(crate) fn expect(&mut self, rendering: Rendering, values: usize) -> u64 {
+        self.replies_waiting += usize::from(values > 0);
         self.values_waiting += values;
         self.waiting.push_back(Waiting { rendering, values, reply: None, after: Vec::new() });
         self.first_seq + self.waiting.len() as u64 - 1
@@ -108,7 +113,9 @@ impl Flow {
     /// Bytes to send, those included that come with or behind replies that are waited for. What is not a
     /// value is a few bytes.
     pub(crate) fn expected_bytes(&self) -> usize {
-        self.held_bytes() + self.values_waiting * self.value_bytes
+        self.held_bytes()
+            + self.replies_waiting * REPLY_BYTES_MIN
+            + self.values_waiting * self.value_bytes
     }
 
     /// Bytes to send, and those that wait for a reply before them.
@@ -141,6 +148,7 @@ impl Flow {
         let before = self.output.len();
         render::write(reply, first.rendering, self.reply_bytes_max, &mut self.output);
         if first.values > 0 {
+            self.replies_waiting -= 1;
             self.values_waiting -= first.values;
             let rest = self.value_bytes - self.value_bytes / VALUE_BYTES_DECAY;
             let bytes = (self.output.len() - before) / first.values;
@@ -223,12 +231,13 @@ mod tests {
             flow.answer(seq, Reply::bulk(&vec![b'x'; bytes]));
             expected
         };
-        assert_eq!(ask(&mut flow, 100_000), VALUE_BYTES_FIRST);
-        assert!((100_000..100_100).contains(&ask(&mut flow, 1)), "as the one before");
+        assert_eq!(ask(&mut flow, 100_000), VALUE_BYTES_FIRST + REPLY_BYTES_MIN);
+        let as_before = ask(&mut flow, 1) - REPLY_BYTES_MIN;
+        assert!((100_000..100_100).contains(&as_before), "as the one before");
         for _ in 0..100 {
             ask(&mut flow, 1);
         }
-        assert_eq!(ask(&mut flow, 1), VALUE_BYTES_MIN, "long ago");
+        assert_eq!(ask(&mut flow, 1), VALUE_BYTES_MIN + REPLY_BYTES_MIN, "long ago");
         let seq = flow.expect(Rendering::Resp2, 0);
         assert_eq!(flow.expected_bytes(), flow.unsent().len(), "a write");
         flow.say(&[b'y'; 5_000]);
@@ -241,10 +250,10 @@ mod tests {
     fn a_reply_counts_for_each_value_in_it() {
         let mut flow = flow();
         let many = flow.expect(Rendering::Resp2, 50);
-        assert_eq!(flow.expected_bytes(), 50 * VALUE_BYTES_FIRST);
+        assert_eq!(flow.expected_bytes(), 50 * VALUE_BYTES_FIRST + REPLY_BYTES_MIN);
         flow.answer(many, Reply::bulk(&vec![b'x'; 50 * 20_000]));
         flow.expect(Rendering::Resp2, 2);
-        let expected = flow.expected_bytes() - flow.unsent().len();
+        let expected = flow.expected_bytes() - flow.unsent().len() - REPLY_BYTES_MIN;
         assert!((40_000..40_100).contains(&expected), "{expected}");
     }
 

@@ -164,6 +164,7 @@ fn stats(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("total_commands_processed", node.stats.commands.get());
     lines.put("total_net_input_bytes", node.stats.input_bytes.get());
     lines.put("rejected_connections", node.stats.rejected_connections.get());
+    lines.put("rejected_http_requests", node.stats.http_requests.get());
     lines.put("expired_keys", status.kv.expired_total);
     lines.put("evicted_keys", 0);
     lines.put("total_error_replies", node.stats.errors.total());

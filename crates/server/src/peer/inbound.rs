@@ -1,6 +1,8 @@
 //! The receiving side: connections that peers dialled.
 
+use std::cell::Cell;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sampan_base::NodeId;
@@ -17,13 +19,32 @@ use super::handshake::{HandshakeError, Hello, Verdict, Welcome};
 use crate::net;
 use crate::stats::count_up;
 
+/// Of the lines in the log about who was refused there is one in this time at most.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// When there was a line in the log about who was refused.
+#[derive(Default)]
+struct LastLine(Cell<Option<Instant>>);
+
+impl LastLine {
+    /// Is it time for another one? It counts as said then.
+    fn is_long_ago(&self) -> bool {
+        let is_long_ago = self.0.get().is_none_or(|at| at.elapsed() >= LINE_INTERVAL);
+        if is_long_ago {
+            self.0.set(Some(Instant::now()));
+        }
+        is_long_ago
+    }
+}
+
 /// Accepts connections, for ever.
 pub(super) async fn accept(peers: Rc<Peers>, listener: TcpListener) {
+    let refused = Rc::new(LastLine::default());
     loop {
         match listener.accept().await {
             Ok((socket, _)) if peers.handshakes.get() < peers.limits.handshakes_max => {
                 peers.handshakes.set(peers.handshakes.get() + 1);
-                tokio::task::spawn_local(serve(peers.clone(), socket));
+                tokio::task::spawn_local(serve(peers.clone(), refused.clone(), socket));
             }
             // Too many strangers at once: this one may come again.
             Ok((socket, _)) => drop(socket),
@@ -35,11 +56,11 @@ pub(super) async fn accept(peers: Rc<Peers>, listener: TcpListener) {
     }
 }
 
-async fn serve(peers: Rc<Peers>, mut socket: TcpStream) {
+async fn serve(peers: Rc<Peers>, refused: Rc<LastLine>, mut socket: TcpStream) {
     net::tune_peer(&socket, peers.limits.peer_ack_time);
-    let shaken = tokio::time::timeout(peers.limits.handshake_time, greet(&peers, &mut socket));
+    let shaken = greet(&peers, &refused, &mut socket);
+    let shaken = tokio::time::timeout(peers.limits.handshake_time, shaken);
     let shaken = shaken.await.unwrap_or(Err(HandshakeError::TimedOut));
-    peers.handshakes.set(peers.handshakes.get() - 1);
     match shaken {
         Ok(hello) => {
             let key = (hello.from, hello.stream);
@@ -51,10 +72,16 @@ async fn serve(peers: Rc<Peers>, mut socket: TcpStream) {
         }
         Err(error) => refuse(&peers, socket, &error).await,
     }
+    // Not before: who is told why it is refused has a connection until it has heard.
+    peers.handshakes.set(peers.handshakes.get() - 1);
 }
 
 /// Reads who is there and says whether it may come in.
-async fn greet(peers: &Peers, socket: &mut TcpStream) -> Result<Hello, HandshakeError> {
+async fn greet(
+    peers: &Peers,
+    refused: &LastLine,
+    socket: &mut TcpStream,
+) -> Result<Hello, HandshakeError> {
     let hello = Hello::read(socket).await?;
     let me = peers.identity;
     let verdict = if hello.cluster != me.cluster {
@@ -68,7 +95,9 @@ async fn greet(peers: &Peers, socket: &mut TcpStream) -> Result<Hello, Handshake
     };
     let welcome = welcome(peers, verdict);
     if verdict != Verdict::Accepted {
-        peers.log.warn(format_args!("refused {} of cluster {}", hello.from, hello.cluster));
+        if refused.is_long_ago() {
+            peers.log.warn(format_args!("refused {} of cluster {}", hello.from, hello.cluster));
+        }
         return Err(HandshakeError::Refused(super::handshake::Refusal(welcome)));
     }
     socket.write_all(&welcome.encode()).await?;

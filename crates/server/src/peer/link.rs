@@ -2,6 +2,7 @@
 //! connection up.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::pin;
@@ -41,6 +42,7 @@ pub(super) struct Link {
 struct State {
     socket: Option<OwnedWriteHalf>,
     queue: FrameQueue,
+    outcomes: Outcomes,
     /// In the list of links to flush.
     is_marked: bool,
     /// The kernel takes no more for now: the task goes on when it does.
@@ -48,6 +50,40 @@ struct State {
     /// A write failed: the task ends the connection.
     is_broken: bool,
     task: Option<Waker>,
+}
+
+/// The outcomes of forwarded commands in a queue. One is said once: were it dropped, the peer's client
+/// would hear that it is not known. So they have no limit of their own but that of the commands under
+/// way, and take nothing from that of the others.
+#[derive(Default)]
+struct Outcomes {
+    bytes: usize,
+    /// Where each ends in all that was ever queued, and its length.
+    ends: VecDeque<(u64, usize)>,
+    pushed_bytes: u64,
+    sent_bytes: u64,
+}
+
+impl Outcomes {
+    /// A frame was queued.
+    fn pushed(&mut self, frame_bytes: usize, is_outcome: bool) {
+        self.pushed_bytes += frame_bytes as u64;
+        if is_outcome {
+            self.bytes += frame_bytes;
+            self.ends.push_back((self.pushed_bytes, frame_bytes));
+        }
+    }
+
+    /// So many bytes of the queue are gone.
+    fn sent(&mut self, count: usize) {
+        self.sent_bytes += count as u64;
+        while let Some((end, bytes)) = self.ends.front()
+            && *end <= self.sent_bytes
+        {
+            self.bytes -= bytes;
+            self.ends.pop_front();
+        }
+    }
 }
 
 impl Link {
@@ -61,17 +97,18 @@ impl Link {
         }
         let identity = peers.identity;
         let way = (identity.cluster, identity.node, envelope.to);
-        // An outcome is said once: were it dropped, the peer's client would hear that it is not known.
-        // How many bytes they may be is limited where clients are read.
-        let bytes_max = match envelope.message {
-            PeerMessage::ForwardReply(_) => usize::MAX,
-            _ => peers.limits.peer_queue_bytes_max,
+        let is_outcome = matches!(envelope.message, PeerMessage::ForwardReply(_));
+        let bytes_max = if is_outcome {
+            usize::MAX
+        } else {
+            peers.limits.peer_queue_bytes_max + state.outcomes.bytes
         };
         let pushed = state.queue.push(way, &envelope.message, bytes_max);
         let Some(frame_bytes) = pushed else {
             count_up(&peers.counters.dropped_queue_full, 1);
             return false;
         };
+        state.outcomes.pushed(frame_bytes, is_outcome);
         count_up(&peers.counters.frames_sent, 1);
         count_up(&peers.counters.bytes_sent, frame_bytes as u64);
         !std::mem::replace(&mut state.is_marked, true)
@@ -139,7 +176,10 @@ impl State {
         let Some(socket) = &self.socket else { return };
         while !self.queue.is_empty() {
             match write_some(socket, &self.queue) {
-                Ok(written) => self.queue.mark_sent(written),
+                Ok(written) => {
+                    self.queue.mark_sent(written);
+                    self.outcomes.sent(written);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.is_blocked = true;
                     break;

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sampan_base::{ClusterId, Entry, EntryKind, LogIndex, Term};
@@ -372,10 +372,12 @@ fn a_queue_that_is_full_drops_and_what_was_queued_arrives() {
             let (to, stream, message) = (two.id, Stream::Main, message.clone());
             one.peers.send(&Envelope { to, stream, message });
         }
+        // Nor do they take the room of other messages.
+        one.send(two.id, Stream::Main, sent, 10_000);
         let sent_frames = one.peers.counters.frames_sent.get() - sent_before;
-        assert_eq!((dropped.get(), sent_frames), (before, 1_000));
-        let mut read = vec![0; one.peers.queued_bytes()];
-        one.peers.flush();
+        assert_eq!((dropped.get(), sent_frames), (before, 1_001));
+        let more = one.peers.counters.bytes_sent.get() - taken;
+        let mut read = vec![0; more as usize];
         let all = tokio::time::timeout(Duration::from_secs(10), main.1.read_exact(&mut read));
         all.await.expect("all of them arrive").unwrap();
         // A frame longer than the limit leaves alone.
@@ -414,5 +416,43 @@ fn silent_strangers_are_few_and_do_not_stay() {
         one.start();
         let mut silent = one.connect().await;
         assert_eq!(read_all(&mut silent).await, b"", "its time is over");
+    });
+}
+
+#[test]
+fn whoever_is_told_why_it_is_refused_counts_until_it_has_gone() {
+    on_loop(async {
+        let linger_time = Duration::from_secs(60);
+        let limits = Limits { handshakes_max: 1, linger_time, ..Limits::default() };
+        let (one, _two) = two_sides(&limits);
+        one.start();
+        let mut client = one.connect().await;
+        client.write_all(b"*1\r\n$4\r\nPING\r\n").await.unwrap();
+        assert!(read_all(&mut client).await.starts_with(b"-ERR"));
+        assert_eq!(one.peers.handshakes.get(), 1);
+        assert_eq!(read_all(&mut one.connect().await).await, b"");
+        drop(client);
+        until("it has gone", || one.peers.handshakes.get() == 0).await;
+    });
+}
+
+#[test]
+fn strangers_get_one_line_in_a_second() {
+    on_loop(async {
+        let (one, two) = two_sides(&Limits::default());
+        // Without the links, which have lines of their own.
+        let listener = one.listener.take().unwrap();
+        tokio::task::spawn_local(inbound::accept(one.peers.clone(), listener));
+        let began = Instant::now();
+        for _ in 0..20 {
+            let hello = hello(ClusterId(8), two.id, one.id, Stream::Main);
+            let mut socket = one.connect().await;
+            socket.write_all(&hello.encode()).await.unwrap();
+            Welcome::read(&mut socket, &hello).await.unwrap_err();
+        }
+        assert_eq!(one.peers.counters.handshakes_failed.get(), 20);
+        // A log that nobody writes counts its lines as dropped.
+        let (lines, seconds) = (one.peers.log.dropped(), began.elapsed().as_secs());
+        assert!((1..=seconds + 1).contains(&lines), "{lines} lines in {seconds} s");
     });
 }

@@ -225,23 +225,24 @@ impl Client {
         }
     }
 
-    /// Stores 40 values of a mebibyte, and takes them away in one pipeline of commands that answer with
-    /// the value they change.
-    pub(crate) fn take_away_large_values(&mut self) {
-        let value = vec![b'v'; 1 << 20];
-        for i in 0..40 {
+    /// Stores values, and takes them away in one pipeline of commands that answer with the value they
+    /// change.
+    pub(crate) fn take_values_away(&mut self, count: usize, value_bytes: usize) {
+        let value = vec![b'v'; value_bytes];
+        for i in 0..count {
             let key = format!("k{i}");
             assert_eq!(self.call_args(&[b"SET", key.as_bytes(), &value]), "+OK\r\n");
         }
-        let asked = (0..40).map(|i| match i % 3 {
+        let asked = (0..count).map(|i| match i % 3 {
             0 => format!("GETDEL k{i}\r\n"),
             1 => format!("SET k{i} new GET\r\n"),
             _ => format!("GETSET k{i} new\r\n"),
         });
         self.send(asked.collect::<String>());
-        for i in 0..40 {
+        let head = format!("${value_bytes}\r\n");
+        for i in 0..count {
             let reply = self.reply_bytes();
-            assert!(reply.starts_with(b"$1048576"), "{i}: {}", reply.escape_ascii());
+            assert!(reply.starts_with(head.as_bytes()), "{i}: {}", reply.escape_ascii());
         }
     }
 
