@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::mix::Op;
 use crate::pace::Flow;
-use crate::plan::Plan;
+use crate::plan::{End, Plan};
 use crate::request::Requests;
 use crate::tally::{Sent, Tally, kind_of};
 use crate::worker::{Desk, Shared, lock, nanos};
@@ -25,6 +25,8 @@ const READ_BYTES: usize = 64 << 10;
 /// First and longest wait before a connection is made again.
 const REDIAL_MIN: Duration = Duration::from_millis(10);
 const REDIAL_MAX: Duration = Duration::from_millis(320);
+/// A run that ends after a count has no other end: after this long without a connection it is over.
+const GIVE_UP_TIME: Duration = Duration::from_secs(60);
 
 /// A connection and what is under way on it.
 pub(crate) struct Connection {
@@ -202,14 +204,19 @@ impl Connection {
         Ok(())
     }
 
-    /// A new connection, if one can be had in time and there is still something to send.
+    /// A new connection, as soon as one can be had; `None` if the run is over before.
     async fn redial(&self) -> Option<TcpStream> {
         let plan = &self.desk.shared.plan;
-        let give_up = Instant::now() + plan.timeout;
+        let has_end = matches!(plan.end, End::After(_));
+        let give_up = Instant::now() + GIVE_UP_TIME;
         let mut wait = REDIAL_MIN;
         for attempt in 1.. {
             sleep(wait).await;
-            if self.desk.is_over(self.desk.now_ns()) || Instant::now() >= give_up {
+            let now_ns = self.desk.now_ns();
+            if !has_end && Instant::now() >= give_up {
+                self.desk.shared.stop(now_ns);
+            }
+            if self.desk.is_over(now_ns) {
                 return None;
             }
             let server = &plan.servers[(self.number as usize + attempt) % plan.servers.len()];
@@ -244,5 +251,30 @@ fn verdict(op: Op, value: &Value) -> Verdict<'_> {
         | (Op::Incr | Op::Del | Op::Exists, Value::Integer(_)) => Verdict::Done,
         (Op::Get, Value::Nil) => Verdict::Missing,
         _ => Verdict::Failed("a reply of another type than the command's"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::plan::tests::plan;
+    use crate::worker::Worker;
+
+    #[tokio::test]
+    async fn a_run_with_a_count_is_over_when_no_connection_can_be_had_for_a_minute() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let servers = vec![listener.local_addr().unwrap().to_string()];
+        let plan = Plan { servers, connections: 1, end: End::Count(1_000_000), ..plan() };
+        let shared = Arc::new(Shared::new(plan));
+        let tally = Arc::new(Mutex::new(Tally::new(0)));
+        let worker = Worker { shared: Arc::clone(&shared), tally, numbers: vec![0] };
+        let connected = worker.connect().await.unwrap();
+        drop(listener);
+        // From now on time passes as soon as there is nothing to do but wait.
+        tokio::time::pause();
+        connected.run(std::time::Instant::now()).await;
+        assert!(shared.end_ns() < u64::MAX, "nobody else waits for it either");
     }
 }

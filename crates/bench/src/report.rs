@@ -16,7 +16,8 @@ const PERCENTILES: [f64; 7] = [50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99];
 pub struct Report {
     /// What was asked for.
     pub plan: Plan,
-    /// From the end of the warm-up to the last answer, in seconds; at least the time asked for.
+    /// From the end of the warm-up to the last answer, in seconds; at least the time asked for, or
+    /// until the run was ended before its time or count.
     pub measured_seconds: f64,
     /// Commands answered per second of that time.
     pub answered_per_second: f64,

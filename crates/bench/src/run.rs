@@ -248,8 +248,9 @@ fn report(
 
     let end_ns = shared.end_ns();
     let until_ns = match plan.end {
-        End::After(_) => sum.last_ns.max(end_ns),
-        End::Count(_) => sum.last_ns,
+        End::Count(count) if sent == count => sum.last_ns,
+        // With a time, or ended before its count: it lasted until then, answered or not.
+        _ => sum.last_ns.max(end_ns),
     };
     let measured_seconds = until_ns.saturating_sub(nanos(plan.warm_up)) as f64 / 1e9;
     let per_second = sum.answered as f64 / measured_seconds;
@@ -282,5 +283,29 @@ fn report(
 fn add_kinds(sum: &mut Kinds, kinds: &Kinds) {
     for (kind, times) in kinds {
         *sum.entry(kind.clone()).or_default() += times;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mix::Op;
+    use crate::plan::tests::plan;
+    use crate::tally::Sent;
+
+    #[test]
+    fn a_run_that_ends_before_its_count_is_measured_until_then() {
+        let measured_seconds = |count| {
+            let shared = Shared::new(Plan { end: End::Count(count), ..plan() });
+            let tally = Arc::new(Mutex::new(Tally::new(0)));
+            for from_ns in 0..3 {
+                shared.claim(from_ns).unwrap();
+                lock(&tally).answered(Sent { op: Op::Set, from_ns }, 1_000_000_000);
+            }
+            shared.stop(61_000_000_000);
+            report(&shared, &[tally], Vec::new(), false).measured_seconds
+        };
+        assert!((measured_seconds(3) - 1.0).abs() < 1e-9, "all was sent");
+        assert!((measured_seconds(4) - 61.0).abs() < 1e-9, "it was given up a minute later");
     }
 }

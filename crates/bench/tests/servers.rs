@@ -33,6 +33,26 @@ fn server(behaviour: Behaviour) -> String {
     address
 }
 
+/// A server that closes at its 20th command and is away for this long; its address.
+fn server_with_an_outage(away: Duration) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let again = address.clone();
+    std::thread::spawn(move || {
+        let behaviour: Behaviour = |number| if number == 20 { Answer::Close } else { OK };
+        let mut number = 0;
+        let (stream, _) = listener.accept().unwrap();
+        drop(listener);
+        serve(stream, &mut number, behaviour);
+        std::thread::sleep(away);
+        let listener = TcpListener::bind(again).unwrap();
+        for stream in listener.incoming().map_while(Result::ok) {
+            serve(stream, &mut number, behaviour);
+        }
+    });
+    address
+}
+
 fn serve(mut stream: TcpStream, number: &mut u64, behaviour: Behaviour) {
     let mut parser = RequestParser::new(RequestLimits::default());
     let (mut input, mut chunk) = (Vec::new(), [0; 4_096]);
@@ -112,6 +132,15 @@ fn commands_on_a_connection_that_breaks_have_failed_and_another_is_made() {
     assert_eq!((report.sent, report.answered, report.failed), (100, 93, 7));
     assert_eq!(report.errors.values().sum::<u64>(), 7);
     assert_eq!(report.connections_lost.values().sum::<u64>(), 1);
+}
+
+#[test]
+fn a_server_that_is_away_for_longer_than_the_timeout_is_found_again() {
+    let server = server_with_an_outage(Duration::from_millis(600));
+    let (timeout, end) = (Duration::from_millis(200), End::After(Duration::from_secs(2)));
+    let report = measure(&Plan { timeout, end, ..plan(server) });
+    assert!(report.answered > 100, "{} answered, 19 before the outage", report.answered);
+    assert!(!report.connections_lost.is_empty() && !report.is_clean(), "it is told");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The second half of the driver: what each reply does to the call it answers.
 
 use sampan_base::SessionId;
-use sampan_resp::Value;
+use sampan_resp::{ReplyError, Value};
 use tokio::time::Instant;
 
 use crate::connection::{Connection, Purpose};
@@ -15,7 +15,9 @@ impl Driver {
     /// Takes every whole reply that has been read. An error ends the connection.
     pub(crate) fn take_replies(&mut self, connection: &mut Connection) -> Result<(), String> {
         let now = Instant::now();
-        while let Some(value) = connection.next_reply().map_err(|error| error.to_string())? {
+        while let Some(value) =
+            connection.next_reply().map_err(|error| unreadable(connection, error))?
+        {
             match connection.next_in_flight() {
                 Some(Purpose::Call(call)) if call.kind == Kind::Read => {
                     self.take_read(connection, call, value, now);
@@ -131,7 +133,7 @@ impl Driver {
     /// the next session if no copy of it can have been applied, and is given up otherwise.
     pub(crate) fn requeue(&mut self, mut call: Call) {
         if call.is_answered() {
-            return self.give_up(&call);
+            return self.settle(&call);
         }
         if let Some(id) = call.id.filter(|id| Some(id.session) != self.session_id()) {
             if call.is_uncertain {
@@ -176,11 +178,27 @@ impl Driver {
         }
     }
 
+    /// Nothing more is to be done for a write. If its caller got [`Error::Unknown`] before, it may
+    /// still ask for the outcome: then the server is to remember it.
     fn settle(&mut self, call: &Call) {
+        let slot = if call.is_answered() { Slot::GivenUp } else { Slot::Settled };
         if let (SessionState::Open(session), Some(id)) = (&mut self.session, call.id) {
-            session.mark(id, Slot::Settled);
+            session.mark(id, slot);
         }
     }
+}
+
+/// Why the connection is of no more use. A reply that is too big is so from every node: it ends the
+/// call it answers, which goes with the connection.
+fn unreadable(connection: &mut Connection, error: ReplyError) -> String {
+    let why = error.to_string();
+    if matches!(error, ReplyError::TooBig(_))
+        && let Some(oldest) = connection.in_flight().front_mut()
+        && let Purpose::Call(call) = &mut oldest.purpose
+    {
+        call.answer(Err(Error::Protocol(why.clone())));
+    }
+    why
 }
 
 /// A reply as a result.

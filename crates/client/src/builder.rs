@@ -39,7 +39,8 @@ impl Default for Config {
             window: 256,
             command_bytes_max: 4 << 20,
             unsent_bytes_max: 1 << 20,
-            reply_limits: ReplyLimits::default(),
+            // A server puts up to 64 MiB of values into one reply, and their framing comes on top.
+            reply_limits: ReplyLimits { reply_bytes_max: 80 << 20, ..ReplyLimits::default() },
         }
     }
 }
@@ -98,7 +99,8 @@ impl Builder {
     }
 
     /// How long a node may owe an answer and say nothing, or take to accept a connection, before
-    /// the next node is tried. 1 s by default.
+    /// the next node is tried. 1 s by default. A connection is waited for less long if otherwise the
+    /// deadline would pass before each address has been tried.
     pub const fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.config.attempt_timeout = timeout;
         self

@@ -19,11 +19,14 @@ use crate::{Builder, Clerk, Error, OnceId, Outcome, SetOptions, Ttl, Value};
 const DEADLINE: Duration = Duration::from_secs(10);
 const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// Connects to nodes in memory; an address that has none refuses.
+/// Connects to nodes in memory; an address that has none refuses, and from `void` nothing comes.
 fn memory(nodes: BTreeMap<&'static str, Node>) -> Connector {
     Arc::new(move |address| {
         let node = nodes.get(address.as_str()).cloned();
         Box::pin(async move {
+            if address == "void" {
+                std::future::pending::<()>().await;
+            }
             let node = node.ok_or(io::ErrorKind::ConnectionRefused)?;
             let (client, server) = tokio::io::duplex(64 << 10);
             tokio::spawn(node.serve(server));
@@ -300,11 +303,29 @@ async fn a_write_whose_only_copy_is_on_the_wire_at_the_deadline_is_unknown() {
     let clerk = builder([("a", &node)]).deadline(ATTEMPT / 2).connect().await.unwrap();
     node.script(first_writes(1, Act::ServeAfter(ATTEMPT * 3 / 4)));
     let error = clerk.append("k", "v").await.unwrap_err();
-    assert!(matches!(error, Error::Unknown { .. }), "{error}");
+    let Error::Unknown { id, .. } = error else { panic!("{error}") };
     // Its late answer is taken for what it is, not for the answer to the next write.
     assert_eq!(clerk.append("k", "w").await, Ok(2));
     assert_eq!(clerk.append("k", "x").await, Ok(3));
-    assert_eq!(node.store().sessions[&1].acked, 2);
+    assert_eq!(clerk.outcome(id).await, Ok(Outcome::Applied(Value::Integer(1))), "still there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_refusal_does_not_take_the_outcome_of_an_unknown_write_away() {
+    let node = Node::default();
+    let clerk = builder([("a", &node)]).deadline(ATTEMPT / 2).connect().await.unwrap();
+    clerk.set("k", "v").await.unwrap();
+    node.script(|args| match &args[0][..] {
+        b"GET" => Act::ServeAfter(ATTEMPT * 3 / 4),
+        b"ONCE" => Act::Say("TRYAGAIN"),
+        _ => Act::Serve,
+    });
+    let (_, written) = tokio::join!(clerk.get("k"), clerk.append("k", "w"));
+    let Err(Error::Unknown { id, .. }) = written else { panic!("{written:?}") };
+    tokio::time::sleep(ATTEMPT / 2).await;
+    node.script(|_| Act::Serve);
+    assert_eq!(clerk.append("k", "x").await, Ok(2));
+    assert_eq!(clerk.outcome(id).await, Ok(Outcome::NotApplied));
 }
 
 #[tokio::test(start_paused = true)]
@@ -406,6 +427,41 @@ async fn a_node_that_refuses_connections_is_passed_over_without_waiting() {
     clerk.set("k", "v").await.unwrap();
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(node.store().connections, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_nothing_comes_from_is_left_though_the_deadline_is_short() {
+    let node = Node::default();
+    let connected = Clerk::builder()
+        .addresses(["void", "a"])
+        .deadline(ATTEMPT / 2)
+        .attempt_timeout(ATTEMPT)
+        .connector(memory(BTreeMap::from([("a", node)])))
+        .connect()
+        .await;
+    connected.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_goes_on_when_its_calls_have_ended_and_others_come() {
+    let node = Node::default();
+    let clerk = Clerk::builder()
+        .addresses(["a", "void"])
+        .deadline(ATTEMPT * 6 / 5)
+        .attempt_timeout(ATTEMPT)
+        .connector(memory(BTreeMap::from([("a", node.clone())])))
+        .connect()
+        .await
+        .unwrap();
+    node.script(|_| Act::Hang);
+    let start = Instant::now();
+    // A second without an answer; then the other address is dialled, for a third of the deadline.
+    assert!(matches!(clerk.get("k").await, Err(Error::Unavailable(_))));
+    node.script(|_| Act::Serve);
+    tokio::time::sleep(ATTEMPT / 10).await;
+    assert_eq!(clerk.get("k").await, Ok(None));
+    let (elapsed, dialled) = (start.elapsed(), ATTEMPT * 7 / 5);
+    assert!(elapsed < dialled + ATTEMPT / 10, "{elapsed:?}, the dial ended after {dialled:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -549,7 +605,7 @@ async fn a_rejected_session_rejects_the_writes_that_wait_for_it() {
 
 #[tokio::test(start_paused = true)]
 async fn nonsense_from_a_node_ends_the_connection_and_not_the_call() {
-    for bytes in [&b"HTTP/1.1 400\r\n"[..], b":1\r\n:2\r\n", b"$99999999999\r\n", b"*1\r\n>1\r\n"] {
+    for bytes in [&b"HTTP/1.1 400\r\n"[..], b":1\r\n:2\r\n", b"$x\r\n", b"*1\r\n>1\r\n"] {
         let a = Node::default();
         let b = a.peer();
         let clerk = builder([("a", &a), ("b", &b)]).connect().await.unwrap();
@@ -563,6 +619,36 @@ async fn nonsense_from_a_node_ends_the_connection_and_not_the_call() {
             assert_eq!(result, Ok(2), "{}", bytes.escape_ascii());
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_values_are_taken_as_a_server_puts_into_one_reply() {
+    let (_node, clerk) = one_node().await;
+    let value = vec![b'v'; 1 << 20];
+    clerk.set("k", &value).await.unwrap();
+    let values = clerk.mget(["k"; 64]).await.unwrap();
+    assert!(values.len() == 64 && values.iter().all(|v| v.as_deref() == Some(&value[..])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_is_too_big_ends_its_call_and_no_other() {
+    let (node, clerk) = one_node().await;
+    clerk.set("k", "v").await.unwrap();
+    let mut is_first = true;
+    node.script(move |args| match &args[0][..] {
+        b"GET" => Act::Babble(b"$9999999999\r\n"),
+        b"ONCE" if std::mem::take(&mut is_first) => Act::Babble(b"$9999999999\r\n"),
+        _ => Act::Serve,
+    });
+    let start = Instant::now();
+    let (read, length) = tokio::join!(clerk.get("k"), clerk.strlen("k"));
+    assert!(matches!(read, Err(Error::Protocol(_))), "{read:?}");
+    assert_eq!(length, Ok(1));
+    let written = clerk.append("k", "w").await;
+    assert!(matches!(written, Err(Error::Protocol(_))), "{written:?}");
+    assert_eq!(clerk.append("k", "x").await, Ok(2));
+    assert!(start.elapsed() < ATTEMPT, "nothing was tried again until the deadline");
+    assert_eq!(node.store().received_named("GET").len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

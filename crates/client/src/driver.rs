@@ -98,7 +98,9 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         loop {
             while self.is_open && !self.has_work() {
-                self.meanwhile(std::future::pending::<()>()).await;
+                let room = self.room();
+                let count = self.requests.recv_many(&mut self.arrivals, room).await;
+                self.admit(count);
             }
             if !self.has_work() {
                 break;
@@ -117,8 +119,8 @@ impl Driver {
         !self.reads.is_empty() || !self.writes.is_empty()
     }
 
-    /// Waits for something while arrivals and deadlines are seen to; `None` if these changed
-    /// something first that the caller should look at.
+    /// Waits for something while arrivals and deadlines are seen to; `None` once no call is left and
+    /// none can come. A call that comes ends no wait: the dial for those before it serves it as well.
     async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> Option<T> {
         let mut something = pin!(something);
         loop {
@@ -126,16 +128,12 @@ impl Driver {
             if !self.has_work() && !self.is_open {
                 return None;
             }
-            let had_work = self.has_work();
             let room = self.room();
             let takes = self.is_open && room > 0;
             tokio::select! { biased;
                 done = &mut something => return Some(done),
                 count = self.requests.recv_many(&mut self.arrivals, room), if takes => self.admit(count),
                 () = sleep_until(self.next_deadline) => {}
-            }
-            if !had_work && self.has_work() {
-                return None;
             }
         }
     }
@@ -174,13 +172,19 @@ impl Driver {
             self.meanwhile(sleep_until(self.paused_until)).await?;
         }
         let connecting = (self.connector)(self.addresses.get(self.address)?.clone());
-        let limit = self.config.attempt_timeout;
+        let limit = self.dial_timeout();
         match self.meanwhile(timeout(limit, connecting)).await? {
             Ok(Ok(stream)) => return Some(Connection::new(stream, self.config.reply_limits)),
             Ok(Err(error)) => self.next_address(&error.to_string()),
             Err(_) => self.next_address(&format!("no connection within {limit:?}")),
         }
         None
+    }
+
+    /// One dial to each address fits into the deadline of a call, whichever of them answers.
+    fn dial_timeout(&self) -> Duration {
+        let fair = self.config.deadline / (self.addresses.len() as u32 + 1);
+        self.config.attempt_timeout.min(fair)
     }
 
     /// The present address failed: take the next. After a whole round of failures, wait first.
@@ -367,10 +371,6 @@ impl Driver {
             call.answer(Err(call.given_up(true, "the deadline passed before an answer came")));
         }
         self.next_deadline = next_deadline;
-    }
-
-    pub(crate) fn give_up(&mut self, call: &Call) {
-        give_up(&mut self.session, call);
     }
 }
 

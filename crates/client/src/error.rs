@@ -51,7 +51,8 @@ pub enum Error {
     /// The server does not know sessions, so it is not Sampan; its answer. Nothing was applied.
     #[error("the server is not a Sampan node, it has no sessions: {0}")]
     NoSessions(String),
-    /// The answer is none that the protocol allows here. A write may have been applied.
+    /// The answer is none that the protocol allows here, or longer than a Clerk takes. A write may
+    /// have been applied.
     #[error("answer against the protocol: {0}")]
     Protocol(String),
     /// The request cannot be sent as it is. Nothing was sent.

@@ -65,19 +65,25 @@ impl Session {
         {
             *found = slot;
         }
+        self.pop_settled();
+    }
+
+    /// The server keeps no more replies of this session: gives up the oldest that somebody may still
+    /// ask for, and with it those behind it that it held up. False if there is none, and the room
+    /// comes with the writes that are out.
+    pub(crate) fn make_room(&mut self) -> bool {
+        let before = self.acked;
+        if self.slots.front() == Some(&Slot::GivenUp) {
+            self.pop();
+        }
+        self.pop_settled();
+        self.acked > before
+    }
+
+    fn pop_settled(&mut self) {
         while self.slots.front() == Some(&Slot::Settled) {
             self.pop();
         }
-    }
-
-    /// The server keeps no more replies of this session: gives up those that nobody has asked for so far.
-    /// False if there are none, and its room comes with the writes that are out.
-    pub(crate) fn make_room(&mut self) -> bool {
-        let before = self.acked;
-        while self.slots.front().is_some_and(|slot| *slot != Slot::Waiting) {
-            self.pop();
-        }
-        self.acked > before
     }
 
     fn pop(&mut self) {
@@ -137,5 +143,20 @@ mod tests {
         session.mark(id(4), Slot::Settled);
         assert_eq!(session.issue(), Some(id(5)));
         assert_eq!(session.acked(), 2);
+    }
+
+    #[test]
+    fn room_is_made_by_one_write_given_up_and_the_settled_ones_behind_it() {
+        let mut session = Session::new(SessionId(9), 4);
+        (1..=4).for_each(|sequence| assert_eq!(session.issue(), Some(id(sequence))));
+        assert!(!session.make_room(), "all are out");
+        session.mark(id(1), Slot::GivenUp);
+        session.mark(id(2), Slot::Settled);
+        session.mark(id(3), Slot::GivenUp);
+        assert!(session.make_room());
+        assert_eq!(session.acked(), 2, "and no more than needed");
+        assert!(session.make_room());
+        assert_eq!(session.acked(), 3);
+        assert!(!session.make_room(), "the last one is out");
     }
 }

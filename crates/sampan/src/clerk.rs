@@ -195,21 +195,29 @@ async fn call(clerk: &Clerk, command: &DataCommand) -> Result<Result<Answer, Err
             let after = Duration::from_secs(*seconds);
             clerk.expire(bytes(key), after).await.map(Answer::condition)
         }
-        DataCommand::Command { args } => any(clerk, args).await.map(Answer::of),
+        DataCommand::Command { args } => Ok(any(clerk, args).await?),
     })
 }
 
 /// Sends any command: one that writes in the session, others as they are. The node knows which.
-/// Those about sessions are as they are, too: to repeat them is harmless.
-async fn any(clerk: &Clerk, args: &[OsString]) -> Result<Value, Error> {
+/// Those about sessions are as they are, too: to repeat them is harmless. But they write, which the
+/// Clerk does not know: one that nobody has answered may be applied.
+async fn any(clerk: &Clerk, args: &[OsString]) -> Result<Answer, Failure> {
     let name = args.first().map(bytes).unwrap_or_default();
-    let about = clerk.command([b"COMMAND", &b"INFO"[..], name]).await?;
+    let about = clerk.command([b"COMMAND", &b"INFO"[..], name]).await;
+    let about = about.map_err(|error| failure(&error))?;
     let of_sessions = [&b"SESSION"[..], b"ONCE"].iter().any(|of| of.eq_ignore_ascii_case(name));
-    if writes(&about) && !of_sessions {
+    let answer = if writes(&about) && !of_sessions {
         clerk.once(args.iter().map(bytes)).await
     } else {
         clerk.command(args.iter().map(bytes)).await
-    }
+    };
+    answer.map(Answer::of).map_err(|error| match error {
+        Error::Unavailable(why) if of_sessions => {
+            Failure::new(exit::UNKNOWN, format!("outcome not known, it may be applied: {why}"))
+        }
+        error => failure(&error),
+    })
 }
 
 /// Does the reply to `COMMAND INFO name` hold the flag `write`?

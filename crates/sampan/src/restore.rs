@@ -3,7 +3,8 @@
 //! What it is: what each node of a cluster does that installs a snapshot from its leader, done for
 //! all of them at once: a node is created, the snapshot written, read back and committed, and the log
 //! begun anew after it. The snapshot is written anew as well, for it names its cluster and members.
-//! The whole is built beside the directory asked for and gets its name at the end.
+//! The whole is built beside the directory asked for and gets its name at the end; or within that
+//! directory, if it is there already.
 //! What it is not: a way to bring back one node of a cluster that lives; it would have forgotten what
 //! it promised. That is why the cluster gets a name of its own, and why no node of the old one
 //! talks to it.
@@ -27,6 +28,12 @@ use crate::cluster::layout::{self, Layout, node_dir};
 use crate::exit::{self, Ended, Failure};
 use crate::settings::cluster_id;
 use crate::terminal::say;
+
+/// How the name of a directory in the making ends.
+const ENDING: &str = ".restoring";
+/// A directory that has only these in it counts as empty: what is being made, and what a new file
+/// system has at its top.
+const OF_NOBODY: [&str; 2] = [ENDING, "lost+found"];
 
 /// Builds the data directories of a new cluster from a backup
 #[derive(Args, Debug)]
@@ -65,8 +72,7 @@ pub(crate) fn run(args: &RestoreArgs) -> Ended {
             built = build(nodes, &mut reader, &name) => built?,
             interrupted = interrupt.received() => return Err(interrupted),
         };
-        layout.write_in(&staging.path)?;
-        staging.finish()?;
+        staging.finish(&layout)?;
         say(summary(args, &layout, &checked, started));
         Ok(ExitCode::SUCCESS)
     })
@@ -188,22 +194,22 @@ impl Node {
     }
 }
 
-/// A directory in the making, beside the one asked for; removed if it is dropped unfinished.
+/// A directory in the making; removed if it is dropped unfinished. It is beside the one asked for, or
+/// within it if that is there: nothing can take the name of a mount point, a link or `.`.
 struct Staging {
     path: PathBuf,
     dir: PathBuf,
+    is_within: bool,
     finished: bool,
 }
 
 impl Staging {
     fn create(dir: &Path) -> Result<Self, Failure> {
-        check_empty(dir)?;
-        let mut name = dir.components().collect::<PathBuf>().into_os_string();
-        name.push(".restoring");
-        let path = PathBuf::from(name);
+        let is_within = check_empty(dir)?;
+        let path = if is_within { dir.join(ENDING) } else { beside(dir) };
         fs::create_dir_all(parent(dir)).map_err(|error| failed(dir, error))?;
         match fs::create_dir(&path) {
-            Ok(()) => Ok(Self { path, dir: dir.to_owned(), finished: false }),
+            Ok(()) => Ok(Self { path, dir: dir.to_owned(), is_within, finished: false }),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(Failure::usage(format!(
                 "{} exists: another restore is at it, or was cut short; then remove it",
                 path.display()
@@ -212,13 +218,33 @@ impl Staging {
         }
     }
 
-    /// Gives it its name, durably.
-    fn finish(mut self) -> Result<(), Failure> {
+    /// Gives all of it its name, durably.
+    fn finish(mut self, layout: &Layout) -> Result<(), Failure> {
+        let changed = if self.is_within {
+            self.move_up(layout)?;
+            self.dir.as_path()
+        } else {
+            layout.write_in(&self.path)?;
+            sync_directories(&self.path)?;
+            check_empty(&self.dir)?;
+            rename(&self.path, &self.dir)?;
+            parent(&self.dir)
+        };
+        self.finished = true;
+        sync_directory(changed)
+    }
+
+    /// Moves the nodes to where they belong, the first one first; the layout comes last. Nodes without
+    /// one are no cluster that anybody would start.
+    fn move_up(&self, layout: &Layout) -> Result<(), Failure> {
         sync_directories(&self.path)?;
         check_empty(&self.dir)?;
-        fs::rename(&self.path, &self.dir).map_err(|error| failed(&self.dir, error))?;
-        self.finished = true;
-        sync_directory(parent(&self.dir))
+        for id in layout.ids() {
+            rename(&node_dir(&self.path, id), &node_dir(&self.dir, id))?;
+        }
+        sync_directory(&self.dir)?;
+        layout.write_in(&self.dir)?;
+        fs::remove_dir(&self.path).map_err(|error| failed(&self.path, error))
     }
 }
 
@@ -231,20 +257,39 @@ impl Drop for Staging {
     }
 }
 
+fn beside(dir: &Path) -> PathBuf {
+    let mut name = dir.components().collect::<PathBuf>().into_os_string();
+    name.push(ENDING);
+    name.into()
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
+    fs::rename(from, to).map_err(|error| failed(to, error))
+}
+
 fn parent(dir: &Path) -> &Path {
     dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Is there nothing that a restore would destroy?
-fn check_empty(dir: &Path) -> Result<(), Failure> {
+/// Is there a directory? One with something in it that a restore would mix with is refused.
+fn check_empty(dir: &Path) -> Result<bool, Failure> {
     let taken = |what| Failure::usage(format!("{} {what}: want a new directory", dir.display()));
-    match fs::read_dir(dir).map(|mut entries| entries.next().is_none()) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(taken("is not empty")),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotADirectory => Err(taken("is a file")),
-        Err(error) => Err(failed(dir, error)),
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound && dir.is_symlink() => {
+            return Err(taken("is a link to nothing"));
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => return Err(taken("is a file")),
+        Err(error) => return Err(failed(dir, error)),
+    };
+    for entry in entries {
+        let name = entry.map_err(|error| failed(dir, error))?.file_name();
+        if !OF_NOBODY.contains(&&*name.to_string_lossy()) {
+            return Err(taken("is not empty"));
+        }
     }
+    Ok(true)
 }
 
 /// Makes the names in it, and in all below it, durable.

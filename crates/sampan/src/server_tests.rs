@@ -60,6 +60,21 @@ fn a_file_sets_what_no_flag_does() {
 }
 
 #[test]
+fn nodes_of_one_machine_have_a_short_election_timeout_unless_one_is_given() {
+    let timeouts_ms = |name: &str, more: &str, flags: &[&str]| {
+        let flags = [&["--local"][..], flags].concat();
+        let raft = of_file(name, &format!("{FILE}{more}"), &flags).unwrap().replica.raft;
+        [raft.election_timeout_min, raft.election_timeout_max].map(|it| it.as_millis())
+    };
+    assert_eq!(timeouts_ms("local", "", &[]), [150, 300]);
+    let given = "election-timeout-ms = 600\nheartbeat-ms = 200\n";
+    assert_eq!(timeouts_ms("local-file", given, &[]), [600, 1_200]);
+    let flag = ["--election-timeout-ms", "400"];
+    assert_eq!(timeouts_ms("local-flag", given, &flag), [400, 800]);
+    assert_eq!(timeouts_ms("local-slow", "heartbeat-ms = 100\n", &[]), [500, 1_000]);
+}
+
+#[test]
 fn a_fault_in_a_file_is_named_with_the_file() {
     for (name, text, words) in [
         ("key", "hartbeat-ms = 1", "unknown setting 'hartbeat-ms': want the name of a flag"),

@@ -249,7 +249,7 @@ settings! {
     stop_flush_ms "SAMPAN_STOP_FLUSH_MS" Millis => limits.stop_flush_time;
 
     "Client connections":
-    /// Connections at a time
+    /// Connections at a time, as far as so many files may be open
     clients_max "SAMPAN_CLIENTS_MAX" usize => limits.clients_max;
     /// Connections waiting to be accepted
     accept_backlog "SAMPAN_ACCEPT_BACKLOG" u16 => limits.accept_backlog;
@@ -295,7 +295,7 @@ settings! {
     handshake_ms "SAMPAN_HANDSHAKE_MS" Millis => limits.handshake_time;
     /// Handshakes under way at a time
     handshakes_max "SAMPAN_HANDSHAKES_MAX" usize => limits.handshakes_max;
-    /// Bytes queued for one peer; what does not fit is dropped
+    /// Bytes queued for one peer; what does not fit is dropped, but for outcomes of forwarded commands
     peer_queue_bytes_max "SAMPAN_PEER_QUEUE_BYTES_MAX" usize => limits.peer_queue_bytes_max;
     /// A connection whose data a peer's machine does not acknowledge for this long is closed
     peer_ack_ms "SAMPAN_PEER_ACK_MS" Millis => limits.peer_ack_time;
@@ -334,6 +334,16 @@ settings! {
 }
 
 impl Settings {
+    /// Makes this the election timeout if none was given; not where a heartbeat was that needs a
+    /// longer one.
+    pub(crate) fn default_election_timeout(&self, timeout: Duration, config: &mut Config) {
+        let raft = &mut config.replica.raft;
+        let heartbeat = self.heartbeat_ms.map(|Millis(value_ms)| Duration::from_millis(value_ms));
+        if heartbeat.unwrap_or(raft.heartbeat_interval) * 2 <= timeout {
+            raft.election_timeout_min = timeout;
+        }
+    }
+
     /// Puts what was given into the configuration, and checks the whole.
     pub(crate) fn apply(self, config: &mut Config) -> Result<(), Failure> {
         if self.raft_state_max_bytes.is_some_and(|bytes| bytes < -1) {

@@ -1,17 +1,21 @@
 //! A backup as a file: written beside its name, synced, read back by nobody (its checks ran on the
 //! bytes that were written), and given its name at the end, so that under it is never half of one.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File, Permissions, TryLockError};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 
 use crate::exit::{self, Failure};
 
+/// Whoever may read it may read all there is.
+const MODE: u32 = 0o600;
+
 /// A file in the making; removed if it is dropped before it is finished.
 pub(super) struct FileWriter {
+    /// Locked for as long as it has the name beside.
     file: File,
     path: PathBuf,
     beside: PathBuf,
@@ -19,13 +23,20 @@ pub(super) struct FileWriter {
 }
 
 impl FileWriter {
-    /// Creates it beside the name that it will have.
+    /// Creates it beside the name that it will have, in the place of what a backup that was killed
+    /// has left there.
     pub(super) fn create(path: &Path) -> Result<Self, Failure> {
         let beside = beside(path);
-        // Whoever may read it may read all there is.
-        let file = File::options().write(true).create_new(true).mode(0o600).open(&beside);
-        let file = file.map_err(|error| failed(&beside, &error))?;
-        Ok(Self { file, path: path.to_owned(), beside, finished: false })
+        let locked = lock(&beside).map_err(|error| failed(&beside, &error))?;
+        let Some(file) = locked else {
+            let text = format!("{}: another backup to this name is under way", path.display());
+            return Err(Failure::usage(text));
+        };
+        let writer = Self { file, path: path.to_owned(), beside, finished: false };
+        // What was there may have another mode; not every file system knows any.
+        _ = writer.file.set_permissions(Permissions::from_mode(MODE));
+        writer.file.set_len(0).map_err(|error| failed(&writer.beside, &error))?;
+        Ok(writer)
     }
 
     /// Writes the next bytes.
@@ -66,7 +77,7 @@ pub(super) fn check_free(path: &Path, replace: bool) -> Result<(), Failure> {
     }
 }
 
-pub(super) fn failed(path: &Path, error: &std::io::Error) -> Failure {
+pub(super) fn failed(path: &Path, error: &io::Error) -> Failure {
     Failure::new(exit::DISK_FAILED, format!("{}: {error}", path.display()))
 }
 
@@ -91,9 +102,102 @@ fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The name of a file in the making: no other process's.
+/// The name of a file in the making.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.partial", std::process::id()));
+    name.push(".partial");
     name.into()
+}
+
+/// Opens a file for this process alone, creating it if there is none; `None` if another one has it.
+/// Only who has it may empty, rename or remove it.
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    loop {
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false).mode(MODE);
+        // A link would be somebody's wish to have another file overwritten.
+        let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        if has_name(&file, path)? {
+            return Ok(Some(file));
+        }
+        // Who had it before has removed or renamed it after it was opened here.
+    }
+}
+
+/// Is this the file that has this name now?
+fn has_name(file: &File, path: &Path) -> io::Result<bool> {
+    let there = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        there => there?,
+    };
+    let here = file.metadata()?;
+    Ok((here.dev(), here.ino()) == (there.dev(), there.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The path of a backup that is not there, and that of its file in the making.
+    fn paths(name: &str) -> (PathBuf, PathBuf) {
+        let path = std::env::temp_dir().join(format!("sampan-{name}-{}", std::process::id()));
+        let partial = beside(&path);
+        (path, partial)
+    }
+
+    #[test]
+    fn what_a_killed_backup_has_left_is_overwritten() {
+        let (path, partial) = paths("left");
+        fs::write(&partial, "more than what comes after it").unwrap();
+        let mut writer = FileWriter::create(&path).unwrap();
+        writer.write(b"whole").unwrap();
+        writer.finish(false).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, MODE);
+        assert!(!partial.exists());
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn of_two_backups_to_one_name_the_second_is_refused_and_disturbs_nothing() {
+        let (path, partial) = paths("twice");
+        let mut writer = FileWriter::create(&path).unwrap();
+        writer.write(b"first").unwrap();
+        let refused = FileWriter::create(&path).err().unwrap();
+        assert!(refused.text.contains("another backup to this name is under way"), "{refused}");
+        assert_eq!(fs::read(&partial).unwrap(), b"first");
+        drop(writer);
+        assert!(!partial.exists());
+        drop(FileWriter::create(&path).unwrap());
+    }
+
+    #[test]
+    fn a_file_that_lost_its_name_before_it_was_locked_is_not_taken_for_the_one_that_has_it() {
+        let (path, partial) = paths("renamed");
+        let opened = File::create(&partial).unwrap();
+        assert!(has_name(&opened, &partial).unwrap());
+        fs::rename(&partial, &path).unwrap();
+        assert!(!has_name(&opened, &partial).unwrap());
+        fs::write(&partial, "another").unwrap();
+        assert!(!has_name(&opened, &partial).unwrap());
+        fs::remove_file(&partial).unwrap();
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_its_place_is_not_followed() {
+        let (path, partial) = paths("linked");
+        let victim = path.with_extension("victim");
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &partial).unwrap();
+        assert_eq!(FileWriter::create(&path).err().unwrap().code, exit::DISK_FAILED);
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        fs::remove_file(&partial).unwrap();
+        fs::remove_file(&victim).unwrap();
+    }
 }

@@ -24,10 +24,6 @@ const RESTART_WAIT_MIN: Duration = Duration::from_millis(50);
 const RESTART_WAIT_MAX: Duration = Duration::from_secs(5);
 /// A node that ran this long starts from the first wait again.
 const RUN_WELL_TIME: Duration = Duration::from_secs(10);
-/// Nodes of one machine hear of one another at once, so they need not wait as long as nodes anywhere
-/// before an election. Measured as the shortest without false ones, with a margin
-/// (`docs/operations.md`). Given as what a flag or the user's environment overrides.
-const ELECTION_TIMEOUT: (&str, &str) = ("SAMPAN_ELECTION_TIMEOUT_MS", "150");
 /// A log file longer than this is set aside as `log.old` at the next start of its node.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 /// The longest line taken from a node; the rest of it is dropped.
@@ -190,7 +186,8 @@ impl NodeSpec {
         server_flags: &[OsString],
     ) -> Self {
         let dir = node_dir(dir, id);
-        let mut args: Vec<OsString> = vec!["server".into(), "--stop-on-stdin-eof".into()];
+        let mut args: Vec<OsString> =
+            vec!["server".into(), "--stop-on-stdin-eof".into(), "--local".into()];
         let mut flag = |name: &str, value: OsString| args.extend([name.into(), value]);
         flag("--node-id", id.to_string().into());
         flag("--cluster-id", layout.cluster_id.clone().into());
@@ -214,10 +211,6 @@ impl NodeSpec {
             ["CONFIG", "NODE_ID", "CLUSTER_ID", "LISTEN", "PEER_LISTEN", "ADVERTISE", "PEER"]
         {
             command.env_remove(format!("SAMPAN_{name}"));
-        }
-        let (name, value) = ELECTION_TIMEOUT;
-        if std::env::var_os(name).is_none() {
-            command.env(name, value);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()
     }
@@ -365,7 +358,7 @@ mod tests {
         let args: Vec<&str> = spec.args.iter().map(|arg| arg.to_str().unwrap()).collect();
         assert_eq!(
             args.join(" "),
-            "server --stop-on-stdin-eof --node-id 2 --cluster-id 00000000000000ab \
+            "server --stop-on-stdin-eof --local --node-id 2 --cluster-id 00000000000000ab \
              --listen 127.0.0.1:7002 --peer-listen 127.0.0.1:17002 --data-dir dir/node2/data \
              --peer 1=127.0.0.1:17001 --peer 3=127.0.0.1:17003 --heartbeat-ms 20"
         );

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sampan_base::LogIndex;
+use sampan_base::disk::DiskError;
 use sampan_server::LOCK_FILE;
 use sampan_server::disk::RealDisk;
 use sampan_storage::{OpenError, Recovered, Storage};
@@ -12,6 +13,9 @@ use super::facts::Facts;
 use super::{files, unreadable};
 use crate::cluster::layout;
 use crate::exit::{self, Failure};
+
+/// A directory that is in use is looked at this often before it is said what is wrong with it.
+const LOOKS: usize = 5;
 
 /// What is in a directory.
 pub(super) async fn facts(path: &Path, entries: bool) -> Result<Facts, Failure> {
@@ -53,10 +57,14 @@ fn nodes(path: &Path) -> Result<Vec<PathBuf>, Failure> {
 async fn node(path: &Path, entries: bool) -> Result<Facts, Failure> {
     let facts = Facts::of("data directory").with("directory", path.display().to_string());
     let facts = facts.with_any("used_by_process", running(path));
-    let facts = match Storage::examine(&mut RealDisk::read_only(path)) {
+    let in_use = || running(path).is_some();
+    let facts = match look(in_use, || Storage::examine(&mut RealDisk::read_only(path))) {
         Ok((identity, found)) => {
             let (cluster, node) = (identity.cluster.to_string(), identity.node.get());
             facts.with("cluster", cluster).with("node", node).with("opening", opening(&found))
+        }
+        Err(error @ OpenError::Disk(DiskError::NotFound(_))) if in_use() => {
+            facts.with("in_motion", error.to_string())
         }
         Err(OpenError::NotCreated) => {
             let text = format!("{}: neither a node's nor a cluster's directory", path.display());
@@ -65,18 +73,43 @@ async fn node(path: &Path, entries: bool) -> Result<Facts, Failure> {
         Err(error) => facts.with_damage(error),
     };
     let mut list = Vec::new();
-    for file in files_of(path)? {
-        let (name, found) = (file.display().to_string(), files::facts(&file, entries).await);
-        list.push(match found {
-            Ok(found) if is_unfinished(&file) => found.leftover(),
-            Ok(found) => found,
-            Err(failure) if failure.code == exit::DISK_FAILED => {
-                Facts::of("unreadable").with("file", name).with_damage(failure.text)
-            }
-            Err(_) => Facts::of("not of Sampan").with("file", name),
-        });
+    for path in files_of(path)? {
+        list.extend(file(&path, entries).await);
     }
     Ok(facts.with("files", list))
+}
+
+/// What an opening would find. A node that runs removes and renames files meanwhile, which looks like
+/// damage: it is looked at again.
+fn look<T>(
+    in_use: impl Fn() -> bool,
+    mut examine: impl FnMut() -> Result<T, OpenError>,
+) -> Result<T, OpenError> {
+    let mut found = examine();
+    for _ in 1..LOOKS {
+        if found.is_ok() || !in_use() {
+            break;
+        }
+        found = examine();
+    }
+    found
+}
+
+/// What is in a file that was there a moment ago; `None` if the node has removed or renamed it.
+async fn file(path: &Path, entries: bool) -> Option<Facts> {
+    let found = files::facts(path, entries).await;
+    if matches!(path.try_exists(), Ok(false)) {
+        return None;
+    }
+    let name = path.display().to_string();
+    Some(match found {
+        Ok(found) if is_unfinished(path) => found.leftover(),
+        Ok(found) => found,
+        Err(failure) if failure.code == exit::DISK_FAILED => {
+            Facts::of("unreadable").with("file", name).with_damage(failure.text)
+        }
+        Err(_) => Facts::of("not of Sampan").with("file", name),
+    })
 }
 
 /// The files that storage writes, in a fixed order.
@@ -133,5 +166,39 @@ fn opening(found: &Recovered) -> Facts {
     match damaged {
         Some(file) => facts.with("falls_back_from", &**file),
         None => facts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_in_use_is_looked_at_again_before_it_is_called_damaged() {
+        let gone = || OpenError::Disk(DiskError::NotFound("wal/1.log".into()));
+        let looks = |in_use: bool, sound_at: usize| {
+            let mut count = 0;
+            let found = look(
+                || in_use,
+                || {
+                    count += 1;
+                    if count == sound_at { Ok(()) } else { Err(gone()) }
+                },
+            );
+            (count, found)
+        };
+        assert_eq!(looks(true, 1), (1, Ok(())));
+        assert_eq!(looks(true, 3), (3, Ok(())));
+        assert_eq!(looks(true, usize::MAX), (LOOKS, Err(gone())), "it is not waited for");
+        assert_eq!(looks(false, 3), (1, Err(gone())), "nobody changes anything");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_has_gone_since_it_was_listed_is_left_out() {
+        let there = std::env::temp_dir().join(format!("sampan-listed-{}.snap", std::process::id()));
+        fs::write(&there, "no snapshot").unwrap();
+        assert!(file(&there, false).await.unwrap().damage().is_some());
+        fs::remove_file(&there).unwrap();
+        assert_eq!(file(&there, false).await, None);
     }
 }

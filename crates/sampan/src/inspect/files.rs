@@ -28,7 +28,7 @@ pub(super) async fn facts(path: &Path, entries: bool) -> Result<Facts, Failure> 
         FileKind::Identity => Ok(identity(path, &read()?)),
         FileKind::HardState => Ok(hard_state(path, &read()?)),
         FileKind::Segment => Ok(segment(path, &read()?, entries)),
-        FileKind::Zeros => Ok(zeros(path, &read()?)),
+        FileKind::Zeros => zeros(path).await,
         FileKind::Snapshot => snapshot(&Place::File(path.to_owned())).await,
         FileKind::Unknown if has_our_name(path) => {
             let why = "it does not begin as a file of this name does";
@@ -82,12 +82,17 @@ fn hard_state(path: &Path, bytes: &[u8]) -> Facts {
         .with("non_voting_until", copy.non_voting_until.map(|index| index.0))
 }
 
-fn zeros(path: &Path, bytes: &[u8]) -> Facts {
-    let facts = of("zeros", path).with("bytes", bytes.len());
-    match bytes.iter().position(|&byte| byte != 0) {
-        None => facts,
-        Some(offset) => facts.with("first_byte_that_is_not_zero", offset),
+/// The room that is kept for a snapshot is as long as one: it is read a piece at a time.
+async fn zeros(path: &Path) -> Result<Facts, Failure> {
+    let mut reader = Place::File(path.to_owned()).read().await?;
+    let (mut bytes, mut first) = (0, None);
+    while let Some(piece) = reader.next().await? {
+        let found = piece.iter().position(|&byte| byte != 0);
+        first = first.or(found.map(|at| bytes + at));
+        bytes += piece.len();
     }
+    let facts = of("zeros", path).with("bytes", bytes);
+    Ok(facts.with_any("first_byte_that_is_not_zero", first))
 }
 
 fn segment(path: &Path, bytes: &[u8], entries: bool) -> Facts {
@@ -241,4 +246,24 @@ fn sound(facts: Facts, checked: &Checked) -> Facts {
         .with("sessions", found.sessions)
         .with("session_replies", found.session_replies)
         .with("next_session", found.next_session)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_zero_is_found_in_any_piece() {
+        let path = std::env::temp_dir().join(format!("sampan-zeros-{}", std::process::id()));
+        let mut bytes = vec![0; (2 << 20) + 5];
+        fs::write(&path, &bytes).unwrap();
+        let zeros = of("zeros", &path).with("bytes", bytes.len());
+        assert_eq!(facts(&path, false).await, Ok(zeros.clone()));
+        bytes[(1 << 20) + 3] = 1;
+        bytes[2 << 20] = 1;
+        fs::write(&path, &bytes).unwrap();
+        let not_zero = zeros.with("first_byte_that_is_not_zero", (1_usize << 20) + 3);
+        assert_eq!(facts(&path, false).await, Ok(not_zero));
+        fs::remove_file(&path).unwrap();
+    }
 }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -171,7 +172,8 @@ fn a_backup_that_is_cut_short_leaves_nothing_under_its_name() {
     assert!(!file.exists() && partial.exists());
     let refused = run(&mut restore(&partial, &dir.path().join("restored")), b"");
     refused.assert_one_error(5, &["is damaged", "ends too early"]);
-    fs::remove_file(partial).unwrap();
+    assert_eq!(partial, dir.path().join("backup.partial"), "whichever process it was");
+    fs::write(&partial, "what is left is not in the way").unwrap();
 
     let mut abandoned = begin();
     part_of_it(dir.path());
@@ -277,12 +279,54 @@ fn what_cannot_be_backed_up_or_restored_is_refused_with_one_clear_error() {
     assert_eq!(names(&restored), ["kept"]);
     run(&mut restore(&file, &kept), b"").assert_one_error(2, &["is a file"]);
     fs::remove_file(&kept).unwrap();
-    let leftover = dir.path().join("restored.restoring");
-    fs::create_dir(&leftover).unwrap();
-    run(&mut restore(&file, &restored), b"").assert_one_error(2, &["restored.restoring", "remove"]);
-    fs::remove_dir(&leftover).unwrap();
-    assert_eq!(run(&mut restore(&file, &restored), b"").code, Some(0), "an empty one will do");
-    assert!(restored.join("cluster.toml").exists());
+    let new = dir.path().join("new");
+    let leftovers =
+        [(&restored, restored.join(".restoring")), (&new, new.with_extension("restoring"))];
+    for (dir, leftover) in leftovers {
+        fs::create_dir(&leftover).unwrap();
+        let refused = run(&mut restore(&file, dir), b"");
+        refused.assert_one_error(2, &[leftover.to_str().unwrap(), "remove"]);
+        fs::remove_dir(&leftover).unwrap();
+    }
+    let nowhere = dir.path().join("link to nothing");
+    symlink(dir.path().join("nothing"), &nowhere).unwrap();
+    run(&mut restore(&file, &nowhere), b"").assert_one_error(2, &["is a link to nothing"]);
+    assert_eq!(names(&restored), [""; 0], "nothing is left of what was refused");
+}
+
+#[test]
+fn an_empty_directory_is_restored_into_whatever_it_is() {
+    let dir = TempDir::new("restored-into");
+    let file = dir.path().join("backup");
+    let options = Options { nodes: 1, ..Options::default() };
+    let cluster = Cluster::start_with("to-restore-into", options);
+    assert_eq!(cluster.connection(1).call(&["SET", "k", "some value to flip"]), Value::OK);
+    assert_eq!(run(&mut backup(&file, cluster.port(1)), b"").code, Some(0));
+    let [plain, target, top] = ["plain", "target", "top"].map(|name| dir.path().join(name));
+    for made in [&plain, &target, &top.join("lost+found")] {
+        fs::create_dir_all(made).unwrap();
+    }
+    let link = dir.path().join("link");
+    symlink(&target, &link).unwrap();
+
+    flip(&file, 4_130);
+    run(&mut restore(&file, &link), b"").assert_one_error(5, &[file.to_str().unwrap()]);
+    assert_eq!(names(&target), [""; 0], "nothing is left of it");
+    flip(&file, 4_130);
+    let mut here = restore(&file, Path::new("."));
+    for command in [here.current_dir(&plain), &mut restore(&file, &link), &mut restore(&file, &top)]
+    {
+        let ended = run(command, b"");
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+    fs::remove_dir(top.join("lost+found")).unwrap();
+    for dir in [plain, target, top] {
+        let mut names = names(&dir);
+        names.sort();
+        assert_eq!(names, ["cluster.toml", "node1", "node2", "node3"]);
+        assert!(dir.join("node3/data/identity").exists());
+    }
+    assert!(link.is_symlink());
 }
 
 #[cfg(feature = "s3")]

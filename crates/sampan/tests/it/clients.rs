@@ -1,5 +1,8 @@
 //! The program's own client commands, and the `redis` crate as it is.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+
 use redis::Commands as _;
 
 use crate::harness::{Cluster, Ended, run, sampan};
@@ -67,6 +70,43 @@ fn nobody_there_is_exit_code_3() {
     let servers = format!("127.0.0.1:{port}");
     let args = ["set", "k", "v", "--servers", &servers, "--timeout-ms", "300"];
     run(&mut sampan(args), b"").assert_one_error(3, &["not applied"]);
+}
+
+/// A server that knows `PING` and `COMMAND`, and closes the connection on anything else; its address.
+fn without_answers() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut bytes = [0; 4_096];
+            while let Ok(count @ 1..) = stream.read(&mut bytes) {
+                let request = String::from_utf8_lossy(&bytes[..count]).into_owned();
+                let reply = if request.contains("PING") {
+                    "+PONG\r\n"
+                } else if request.contains("COMMAND") {
+                    "*1\r\n*-1\r\n"
+                } else {
+                    break;
+                };
+                stream.write_all(reply.as_bytes()).unwrap();
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_command_about_sessions_that_nobody_has_answered_may_be_applied() {
+    let address = without_answers();
+    for (args, code, word) in [
+        (&["ONCE", "1", "1", "INCR", "k"][..], 4, "may be applied"),
+        (&["session", "close", "1"], 4, "may be applied"),
+        (&["STRLEN", "k"], 3, "not applied"),
+    ] {
+        let mut command = sampan([&["command"][..], args].concat());
+        command.env("SAMPAN_SERVERS", &address).env("SAMPAN_TIMEOUT_MS", "300");
+        run(&mut command, b"").assert_one_error(code, &[word]);
+    }
 }
 
 #[test]

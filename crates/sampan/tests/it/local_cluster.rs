@@ -179,6 +179,20 @@ fn a_node_that_dies_is_started_again_and_nothing_outlives_a_killed_supervisor() 
 }
 
 #[test]
+fn a_file_of_settings_is_above_what_a_local_cluster_has_as_a_default() {
+    let dir = TempDir::new("local-file");
+    let file = dir.path().join("sampan.toml");
+    // More often than half of 150 ms would do.
+    std::fs::write(&file, "election-timeout-ms = 400\nheartbeat-ms = 200\n").unwrap();
+    let [flag, value] = port_args(free_ports(3));
+    let more: [&str; 5] = [&flag, &value, "--", "--config", file.to_str().unwrap()];
+    let mut cluster = Running::start(&dir.path().join("data"), &more);
+    cluster.process.signal(Signal::INT);
+    assert_eq!(cluster.process.wait(Duration::from_secs(15)).code(), Some(0));
+    cluster.assert_nodes_gone();
+}
+
+#[test]
 fn a_cluster_whose_port_is_taken_says_so_and_leaves_nothing_behind() {
     let dir = TempDir::new("local-port");
     let port = free_ports(3);

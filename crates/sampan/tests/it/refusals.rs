@@ -1,10 +1,15 @@
 //! Bad input: each gets one clear error, and nothing is lost by it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::io::ioctl_fionread;
+use rustix::process::Signal;
 use sampan_resp::Value;
 
 use crate::harness::{
@@ -378,10 +383,10 @@ fn a_follower_that_gives_up_its_damaged_log_gets_it_back_from_its_leader() {
     assert_eq!(found.as_bytes(), Some([needle, &b"49"[..]].concat().as_slice()));
 }
 
-/// A command with so many open files at most, now and for good.
-fn with_open_files(files: u64, command: &Command) -> Command {
+/// A command with a limit of open files: "-n 400" for good, "-Sn 400" until it asks for more.
+fn with_open_files(limit: &str, command: &Command) -> Command {
     let mut limited = Command::new("sh");
-    limited.arg("-c").arg(format!("ulimit -n {files}; exec \"$0\" \"$@\""));
+    limited.arg("-c").arg(format!("ulimit {limit} && exec \"$0\" \"$@\""));
     limited.arg(command.get_program()).args(command.get_args());
     limited
 }
@@ -394,10 +399,10 @@ fn a_low_limit_of_open_files_refuses_clients_and_stops_no_node() {
     assert_eq!(c.call(&[&b"SET"[..], b"k", &value]), Value::OK);
     cluster.kill(1);
 
-    let ended = run(&mut with_open_files(400, &cluster.command(1)), b"");
+    let ended = run(&mut with_open_files("-n 400", &cluster.command(1)), b"");
     ended.assert_one_error(1, &["400 open files are allowed (ulimit -n)", "more than 512"]);
 
-    let mut command = with_open_files(532, &cluster.command(1));
+    let mut command = with_open_files("-n 532", &cluster.command(1));
     let log = cluster.data_dir(1).with_extension("files.log");
     let _process = Process::start(&mut command, &log);
     let port = cluster.port(1);
@@ -426,4 +431,49 @@ fn a_low_limit_of_open_files_refuses_clients_and_stops_no_node() {
         assert_eq!(c.call(&[&b"SET"[..], b"k", &value]), Value::OK);
     }
     assert_eq!(c.call(&["SNAPSHOT", "NOW"]), Value::OK);
+}
+
+#[test]
+fn a_low_soft_limit_of_open_files_is_raised_for_as_many_clients_as_are_wanted() {
+    let mut cluster = single("soft-files", "--clients-max 100");
+    cluster.kill(1);
+    let log = cluster.data_dir(1).with_extension("files.log");
+    let _process = Process::start(&mut with_open_files("-Sn 60", &cluster.command(1)), &log);
+    let ping = |connection: &mut Connection| connection.try_call(&["PING"]).ok();
+    let is_well = |reply: &Value| *reply == Value::Simple("PONG".into());
+    within(Duration::from_secs(10), "a start", || {
+        ping(&mut Connection::open(cluster.port(1)).ok()?).filter(is_well)
+    });
+    // More than the soft limit alone has files for.
+    let crowd = (0..80).map(|_| Connection::open(cluster.port(1)).unwrap());
+    for mut one in crowd.collect::<Vec<_>>() {
+        assert!(ping(&mut one).is_some_and(|reply| is_well(&reply)));
+    }
+    let log = fs::read_to_string(log).unwrap();
+    assert!(!log.contains("clients at most"), "{log}");
+}
+
+#[test]
+fn a_signal_ends_a_node_that_has_not_started_yet() {
+    let dir = TempDir::new("starting");
+    let data = dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    // Somebody has the directory and never comes to the end of who that is: so the start takes for ever.
+    let lock = data.join("lock");
+    mkfifoat(CWD, &lock, Mode::RWXU).unwrap();
+    let mut holder = File::options().read(true).write(true).open(&lock).unwrap();
+    holder.try_lock().unwrap();
+    for signal in [Signal::TERM, Signal::INT] {
+        let listen = format!("127.0.0.1:{}", free_ports(1));
+        let mut command = sampan(["server", "--node-id", "1", "--cluster-id", "1"]);
+        command.args(["--listen", &listen, "--data-dir"]).arg(&data);
+        holder.write_all(b"x").unwrap();
+        let mut process = Process::start(&mut command, &dir.path().join("log"));
+        within(Duration::from_secs(10), "it reads who has the directory", || {
+            (ioctl_fionread(&holder).unwrap() == 0).then_some(())
+        });
+        process.signal(signal);
+        let ended = process.wait(Duration::from_secs(10));
+        assert_eq!(ended.signal(), Some(signal.as_raw()));
+    }
 }
