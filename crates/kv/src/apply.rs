@@ -138,8 +138,7 @@ impl Kv {
         if length > self.limits.value_bytes_max {
             return STRING_TOO_LONG;
         }
-        self.counters.work_bytes += length;
-        self.keys.edit(key, |old, generation| {
+        self.edit(key, |old, generation| {
             Record::concat(generation, old.key(), old.expiry_ms(), [old.value(), suffix])
         });
         Reply::Int(length as i64)
@@ -225,7 +224,7 @@ impl Kv {
             return Reply::Int(0);
         }
         match self.future_ms(when) {
-            Some(expiry_ms) => self.keys.edit(key, |old, generation| {
+            Some(expiry_ms) => self.edit(key, |old, generation| {
                 Record::new(generation, old.key(), Some(expiry_ms), old.value())
             }),
             None => {
@@ -241,9 +240,18 @@ impl Kv {
         if record.and_then(Record::expiry_ms).is_none() {
             return Reply::Int(0);
         }
-        self.keys
-            .edit(key, |old, generation| Record::new(generation, old.key(), None, old.value()));
+        self.edit(key, |old, generation| Record::new(generation, old.key(), None, old.value()));
         Reply::Int(1)
+    }
+
+    /// Makes the record of a key that exists anew, all of it.
+    fn edit(&mut self, key: Hashed<'_>, edit: impl FnOnce(&Record, u32) -> Record) {
+        let work_bytes = &mut self.counters.work_bytes;
+        self.keys.edit(key, |old, generation| {
+            let new = edit(old, generation);
+            *work_bytes += new.value().len();
+            new
+        });
     }
 
     /// A point in time as an expiry, or `None` if it is not after the log time.

@@ -58,10 +58,11 @@ pub fn values_in_reply(encoded: &[u8]) -> usize {
     }
 }
 
-/// Does an encoded command change a part of a value, or an ONCE around it?
-pub(crate) fn changes_a_part(encoded: &[u8]) -> bool {
+/// Does an encoded command change a part of a record, or an ONCE around it? The whole of it is made anew
+/// then, however long the value is.
+pub fn changes_a_part(encoded: &[u8]) -> bool {
     match encoded.first() {
-        Some(&(opcode::APPEND | opcode::SET_RANGE)) => true,
+        Some(&(opcode::APPEND | opcode::SET_RANGE | opcode::EXPIRE | opcode::PERSIST)) => true,
         Some(&opcode::ONCE) => encoded.get(1 + ONCE_HEAD_BYTES..).is_some_and(changes_a_part),
         _ => false,
     }

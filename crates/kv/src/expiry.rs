@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 #[derive(Default, Debug)]
 pub(crate) struct ExpiryIndex {
     entries: BTreeSet<(u64, Box<[u8]>)>,
-    /// The time that has passed, and how many entries are due at it: counted when it passes, for many keys
-    /// may end together, and to count them takes time in their number.
-    time_ms: u64,
+    /// How many entries stand before `counted`: those that are due, as far as they were counted. Many keys
+    /// may end together, and to count them all takes time in their number.
     due: usize,
+    counted: (u64, Box<[u8]>),
 }
 
 impl ExpiryIndex {
@@ -30,7 +30,7 @@ impl ExpiryIndex {
         if let Some(from_ms) = from_ms {
             let known = self.entries.remove(&(from_ms, key.into()));
             assert!(known, "a key with an expiry of {from_ms} ms is in the index");
-            self.due -= usize::from(from_ms <= self.time_ms);
+            self.due -= usize::from(self.is_counted(key, from_ms));
         }
         if let Some(to_ms) = to_ms {
             let new = self.add(key, to_ms);
@@ -41,28 +41,36 @@ impl ExpiryIndex {
     /// Adds a key; false if it is there with this very expiry.
     pub(crate) fn add(&mut self, key: &[u8], expiry_ms: u64) -> bool {
         let new = self.entries.insert((expiry_ms, key.into()));
-        self.due += usize::from(new && expiry_ms <= self.time_ms);
+        self.due += usize::from(new && self.is_counted(key, expiry_ms));
         new
+    }
+
+    fn is_counted(&self, key: &[u8], expiry_ms: u64) -> bool {
+        (expiry_ms, key) < (self.counted.0, &self.counted.1)
     }
 
     /// Takes in the entries of other keys.
     pub(crate) fn absorb(&mut self, mut other: Self) {
         self.entries.append(&mut other.entries);
-        self.due = self.entries.iter().take_while(|(at_ms, _)| *at_ms <= self.time_ms).count();
+        self.due = self.entries.range(..&self.counted).count();
     }
 
-    /// Time has passed, up to this.
-    pub(crate) fn pass(&mut self, time_ms: u64) {
-        let from = (self.time_ms.saturating_add(1), Box::default());
-        let newly = self.entries.range(from..).take_while(|(at_ms, _)| *at_ms <= time_ms);
-        self.due += newly.count();
-        self.time_ms = self.time_ms.max(time_ms);
+    /// Time has passed, up to this: counts some of those that are due, at most so many.
+    pub(crate) fn pass(&mut self, time_ms: u64, count_max: usize) {
+        let (mut count, mut last) = (0, None);
+        for entry in self.uncounted(time_ms).take(count_max) {
+            (count, last) = (count + 1, Some(entry));
+        }
+        let counted = match last {
+            Some((at_ms, key)) if count == count_max => (*at_ms, [key, &[0][..]].concat().into()),
+            _ => (time_ms + 1, Box::default()),
+        };
+        self.counted = counted.max(std::mem::take(&mut self.counted));
+        self.due += count;
     }
 
-    /// All entries; none are left.
-    pub(crate) fn take(&mut self) -> Self {
-        let left = Self { time_ms: self.time_ms, ..Self::default() };
-        std::mem::replace(self, left)
+    fn uncounted(&self, time_ms: u64) -> impl Iterator<Item = &(u64, Box<[u8]>)> {
+        self.entries.range(&self.counted..).take_while(move |(at_ms, _)| *at_ms <= time_ms)
     }
 
     /// The earliest expiry.
@@ -76,9 +84,10 @@ impl ExpiryIndex {
         (*expiry_ms <= time_ms).then(|| key.clone())
     }
 
-    /// How many keys are expired by now and still in memory.
-    pub(crate) const fn due(&self) -> usize {
-        self.due
+    /// How many keys are expired at this time, which is not before the one that passed last, and still in
+    /// memory.
+    pub(crate) fn due(&self, time_ms: u64) -> usize {
+        self.due + self.uncounted(time_ms).count()
     }
 
     /// Frees at most `count_max` entries of an index that nobody needs any more.
@@ -104,8 +113,9 @@ mod tests {
         assert_eq!(index.first_ms(), Some(100));
         let due = [99, 100, 255, 256, u64::MAX].map(|time_ms| {
             let mut index = ExpiryIndex { entries: index.entries.clone(), ..Default::default() };
-            index.pass(time_ms);
-            index.due()
+            assert_eq!(index.due(time_ms), index.entries.iter().filter(|e| e.0 <= time_ms).count());
+            index.pass(time_ms.min(1_000), 2);
+            index.due(time_ms)
         });
         assert_eq!(due, [0, 1, 1, 3, 4]);
         assert_eq!(index.first_due(99), None);
@@ -117,27 +127,30 @@ mod tests {
     }
 
     #[test]
-    fn those_that_are_due_are_counted_whatever_changes() {
-        let mut index = ExpiryIndex::default();
-        index.pass(100);
-        let steps =
-            [(None, Some(100)), (Some(100), Some(101)), (Some(101), Some(50)), (Some(50), None)];
-        let due = steps.map(|(from_ms, to_ms)| {
-            index.change(b"k", from_ms, to_ms);
-            index.due()
-        });
-        assert_eq!(due, [1, 0, 1, 0]);
-        assert!(index.add(b"k", 100) && !index.add(b"k", 100) && index.add(b"l", 150));
-        index.pass(99);
-        assert_eq!(index.due(), 1, "time does not go back");
-        index.pass(150);
-        assert_eq!(index.due(), 2);
-        let mut other = ExpiryIndex::default();
-        assert!(other.add(b"m", 120) && other.add(b"n", 151));
-        index.absorb(other);
-        assert_eq!((index.due(), index.len()), (3, 4));
-        assert_eq!((index.take().len(), index.due()), (4, 0));
-        index.change(b"k", None, Some(150));
-        assert_eq!(index.due(), 1);
+    fn those_that_are_due_are_counted_whatever_changes_and_however_far_the_count_is() {
+        for count_max in [1, 2, 100] {
+            let mut rng = sampan_base::Rng::seeded(count_max as u64);
+            let mut index = ExpiryIndex::default();
+            let mut expiries = [None; 20];
+            let mut time_ms = 0;
+            for _ in 0..2_000 {
+                let place = rng.below(20) as usize;
+                let to_ms = (!rng.one_in(3)).then(|| time_ms + rng.below(40));
+                let to_ms = to_ms.map(|to_ms| to_ms.saturating_sub(10));
+                index.change(&[place as u8], expiries[place], to_ms);
+                expiries[place] = to_ms;
+                if rng.one_in(4) {
+                    time_ms += rng.below(4);
+                    index.pass(time_ms, count_max);
+                }
+                let due = expiries.iter().flatten().filter(|at_ms| **at_ms <= time_ms).count();
+                assert_eq!(index.due(time_ms), due);
+            }
+            let mut other = ExpiryIndex::default();
+            assert!(other.add(b"other", time_ms) && !other.add(b"other", time_ms));
+            let before = index.due(time_ms);
+            index.absorb(other);
+            assert_eq!(index.due(time_ms), before + 1);
+        }
     }
 }

@@ -25,6 +25,8 @@ use crate::snapshot::put_record;
 
 /// Entries of the expiry index that one step of housekeeping frees.
 const FREE_ENTRIES_MAX: usize = 512;
+/// Keys that are due are counted so many at a time.
+const DUE_COUNTED_MAX: usize = 4_096;
 
 /// Buckets that one slice of a capture looks at, for the case that all of them are empty.
 const BUCKETS_PER_SLICE_MAX: usize = 16_384;
@@ -137,17 +139,17 @@ impl Keyspace {
 
     /// Log time has passed, up to this.
     pub(crate) fn pass(&mut self, time_ms: u64) {
-        self.expiry.pass(time_ms);
+        self.expiry.pass(time_ms, DUE_COUNTED_MAX);
     }
 
-    /// How many keys exist by now.
-    pub(crate) const fn live_len(&self) -> usize {
-        self.len - self.expiry.due()
+    /// How many keys exist at this log time.
+    pub(crate) fn live_len(&self, time_ms: u64) -> usize {
+        self.len - self.expiry.due(time_ms)
     }
 
     /// How many of them have a time to live.
-    pub(crate) fn expires_len(&self) -> usize {
-        self.expiry.len() - self.expiry.due()
+    pub(crate) fn expires_len(&self, time_ms: u64) -> usize {
+        self.expiry.len() - self.expiry.due(time_ms)
     }
 
     /// All records in memory, expired or not.
@@ -306,8 +308,9 @@ impl Keyspace {
             }
             _ => self.garbage.shards.extend(shards.into_iter().filter(|shard| !shard.is_empty())),
         }
-        let expiry = Some(self.expiry.take());
-        self.garbage.expiry.extend(expiry.filter(|index| index.len() > 0));
+        if self.expiry.len() > 0 {
+            self.garbage.expiry.push(std::mem::take(&mut self.expiry));
+        }
         self.len = 0;
         self.record_bytes = 0;
         self.sum = Sum::default();

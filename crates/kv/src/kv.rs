@@ -146,8 +146,8 @@ impl Kv {
         }
     }
 
-    /// Bytes of a value that applying this command copies and hashes though it does not bring them: APPEND
-    /// and SETRANGE change a part and pay for the whole. As far as the state of now tells.
+    /// Bytes of a value that applying this command copies and hashes though it does not bring them: what
+    /// changes a part of a record pays for the whole. As far as the state of now tells.
     pub fn work_bytes(&self, encoded: &[u8]) -> usize {
         if !command::changes_a_part(encoded) {
             return 0;
@@ -157,7 +157,11 @@ impl Kv {
             other => other,
         };
         let (key, offset) = match command {
-            Ok(Command::Append { key, .. }) => (key, 0),
+            Ok(
+                Command::Append { key, .. }
+                | Command::Expire { key, .. }
+                | Command::Persist { key },
+            ) => (key, 0),
             Ok(Command::SetRange { key, offset, .. }) => (key, offset as usize),
             _ => return 0,
         };
@@ -194,8 +198,8 @@ impl Kv {
     /// Figures about the state. Not for hot paths.
     pub fn stats(&self) -> Stats {
         Stats {
-            keys: self.keys.live_len() as u64,
-            expires: self.keys.expires_len() as u64,
+            keys: self.keys.live_len(self.time_ms) as u64,
+            expires: self.keys.expires_len(self.time_ms) as u64,
             sessions: self.sessions.live_len(self.time_ms, &self.limits) as u64,
             session_replies: self.sessions.replies() as u64,
             session_bytes: self.sessions.bytes() as u64,

@@ -25,7 +25,7 @@ impl Kv {
             Command::Type { key } => {
                 Reply::Simple(if self.record(key).is_some() { "string" } else { "none" })
             }
-            Command::DbSize => int(self.keys.live_len()),
+            Command::DbSize => int(self.keys.live_len(self.time_ms)),
             Command::Outcome { session, sequence } => {
                 self.sessions.outcome(*session, *sequence, self.time_ms, &self.limits)
             }

@@ -93,7 +93,6 @@ impl Restore {
 impl Content for Building {
     fn header(&mut self, header: &Header) {
         self.kv.time_ms = header.time_ms;
-        self.kv.keys.pass(header.time_ms);
         self.kv.sessions.restore_counters(header.next_id, header.next_use);
         self.kv.keys.prepare(header.hash_seed, header.keys.min(self.keys_max) as usize);
     }

@@ -329,6 +329,9 @@ fn what_it_costs_to_change_a_part_of_a_value_is_known_before_and_after() {
         ("APPEND newer x", 0, 0),
         ("APPEND over x", 0, 0),
         ("SETRANGE k 99999999 x", 1 << 20, 0),
+        ("EXPIRE k 100", 20_002, 20_002),
+        ("EXPIRE k 100 NX", 20_002, 0),
+        ("PERSIST k", 20_002, 20_002),
         ("ONCE 1 2 SET k v", 0, 0),
     ] {
         let encoded = machine.encode(line);

@@ -268,7 +268,7 @@ impl Replica {
         line.last_batch = self.writes.open.id;
         let work_bytes = self.kv.work_bytes(&request.command);
         self.writes.push(ticket, request, work_bytes);
-        if self.writes.open_cost() >= self.options.batch_bytes_max {
+        if self.writes.is_full(self.options.batch_bytes_max) {
             self.propose_open_batch();
         }
     }

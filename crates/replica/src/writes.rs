@@ -21,6 +21,9 @@ const LONG_COMMAND_BYTES: usize = 16 << 10;
 /// hashed twice, about 0.3 ns, while commands of a hundred bytes take some 5 ns for each of theirs.
 /// Without it a pipeline of SETRANGE on one long value would make entries that take seconds to apply.
 pub(crate) const WORK_BYTES_EACH: usize = 16;
+/// Commands of that kind in one batch: the values they meet may be in commands that are not applied yet,
+/// each as long as a value may be. What is left of a turn is seen between entries.
+const PARTS_MAX: usize = 64;
 
 /// Somebody who waits for a command of a batch, or whose read rides on it.
 #[derive(Debug)]
@@ -78,7 +81,8 @@ pub(crate) struct OpenBatch {
     /// The commands among them, and the bytes of the batch that they make.
     commands: usize,
     bytes: usize,
-    /// Bytes of values that they change a part of.
+    /// How many of them change a part of a value, and the bytes of these values.
+    parts: usize,
     work_bytes: usize,
     /// Numbers the batches of this node, from 1.
     pub(crate) id: u64,
@@ -123,6 +127,7 @@ impl Writes {
             waiters: Vec::new(),
             commands: 0,
             bytes: BatchBuilder::HEADER_BYTES,
+            parts: 0,
             work_bytes: 0,
             id: 1,
             wanted: false,
@@ -130,9 +135,11 @@ impl Writes {
         Self { open, proposals: VecDeque::new(), under_way: 0 }
     }
 
-    /// Adds a command that changes a part of a value of so many bytes.
+    /// Adds a command; of one that changes a part of a value the bytes of that are known, as far as it is
+    /// applied.
     pub(crate) fn push(&mut self, ticket: Ticket, request: Waiting, work_bytes: usize) {
         self.open.commands += 1;
+        self.open.parts += usize::from(sampan_kv::changes_a_part(&request.command));
         self.open.work_bytes += work_bytes;
         self.open.bytes += BatchBuilder::COMMAND_OVERHEAD_BYTES + request.command.len();
         self.add(
@@ -165,9 +172,10 @@ impl Writes {
         self.open.wanted || self.open.commands > 0
     }
 
-    /// What applying the batch costs, in bytes of commands.
-    pub(crate) fn open_cost(&self) -> usize {
-        self.open.bytes + self.open.work_bytes / WORK_BYTES_EACH
+    /// Would applying the batch take longer than so many bytes of commands do, or might it?
+    pub(crate) fn is_full(&self, bytes_max: usize) -> bool {
+        let cost = self.open.bytes + self.open.work_bytes / WORK_BYTES_EACH;
+        cost >= bytes_max || self.open.parts >= PARTS_MAX
     }
 
     /// Bytes of commands gathered.
@@ -192,6 +200,7 @@ impl Writes {
         self.open.wanted = false;
         self.open.commands = 0;
         self.open.bytes = BatchBuilder::HEADER_BYTES;
+        self.open.parts = 0;
         self.open.work_bytes = 0;
         let data = batch.finish();
         keep_long_commands_once(&mut waiters, &data);

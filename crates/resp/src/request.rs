@@ -107,8 +107,8 @@ fn printable(byte: u8) -> String {
 }
 
 /// Room for this many arguments, and bytes of an inline command, is kept between requests.
-const ARGUMENTS_KEPT: usize = 64;
-const INLINE_BYTES_KEPT: usize = 1 << 10;
+const ARGUMENTS_KEPT: usize = 1_024;
+const INLINE_BYTES_KEPT: usize = 4 << 10;
 
 /// Reads the requests of one connection, one after another.
 #[derive(Clone, Debug)]

@@ -168,6 +168,14 @@ fn commands_that_change_a_part_of_a_long_value_make_short_entries_and_short_turn
     cluster.run_ms(100);
     let last = sent.last().and_then(|seq| cluster.answer(only, 1, *seq));
     assert_eq!(last, Some(&Reply::Int(length as i64)));
+    // A value that is not applied yet when the commands come.
+    let before = cluster.node(only).raft().last_index().0;
+    let first = format!("SETRANGE new {} x", length - 1);
+    let mut pipeline = vec![&*first];
+    pipeline.extend(vec!["PEXPIRE new 100000"; 639]);
+    cluster.send(only, 1, &pipeline);
+    cluster.run_ms(1);
+    assert_eq!(cluster.node(only).raft().last_index().0 - before, 10);
 }
 
 #[test]
