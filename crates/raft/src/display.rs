@@ -41,7 +41,7 @@ impl Display for Body {
                 f.write_str(if *recovering { " recovering" } else { "" })
             }
             Self::Heartbeat { commit, matched, read, .. } => {
-                write!(f, "Heartbeat commit={commit} match={matched} read={read}")
+                write!(f, "Heartbeat commit={commit} match={} read={read}", matched.index)
             }
             Self::HeartbeatReply { recovering, health, read, received, matched, .. } => {
                 write!(f, "HeartbeatReply read={read} received={received} match={matched}")?;

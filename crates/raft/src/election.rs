@@ -29,7 +29,6 @@ impl Raft {
         self.configurations.is_voter_since(self.commit, self.config.id)
             && self.non_voting_until.is_none()
             && !self.is_newborn()
-            && !self.lost_acknowledged
     }
 
     /// The election timeout passed without a leader (paper 5.2).

@@ -99,7 +99,7 @@ impl Raft {
 
     /// Rules 3 and 4: skips what is there, cuts only where an entry conflicts, appends the rest.
     fn take_over(&mut self, entries: Vec<Entry>) -> Result<(), DropReason> {
-        let known = entries.iter().take_while(|entry| self.is_known(entry)).count();
+        let known = entries.iter().take_while(|entry| self.is_known(entry.position())).count();
         let behind = entries.last().map_or(LogIndex::ZERO, |entry| entry.index).next();
         let cuts = known == entries.len() && behind > self.commit.max(self.log.start().index);
         if planted!(CutWithoutConflict) && cuts {
@@ -124,8 +124,8 @@ impl Raft {
     }
 
     /// In the log already, or behind the point where it starts.
-    fn is_known(&self, entry: &Entry) -> bool {
-        entry.index < self.log.start().index || self.log.contains(entry.position())
+    fn is_known(&self, position: LogPosition) -> bool {
+        position.index < self.log.start().index || self.log.contains(position)
     }
 
     /// Cuts the log from an entry on that conflicts with the leader's, and rolls back the
@@ -160,28 +160,31 @@ impl Raft {
         from: NodeId,
         sequence: u64,
         commit: LogIndex,
-        matched: LogIndex,
+        matched: LogPosition,
         read: u64,
-    ) -> Result<(), DropReason> {
-        if self.is_recovering() {
-            // It may have lost what it acknowledged, and hold again what that had replaced: only an Append
-            // verifies its log.
-            self.learn_commit(commit);
-        } else if matched <= self.log.last_index() {
-            // What this node acknowledged in this term it still has, also after a restart.
-            self.verify(matched);
-            self.learn_commit(commit);
-        } else {
-            self.lost_acknowledged = true;
-            return Err(DropReason::LostAcknowledged);
+    ) {
+        if !self.is_recovering() && !self.is_known(matched) {
+            self.lost_what_it_acknowledged();
         }
+        // What this node acknowledged in this term it still has, also after a restart; but one that lost
+        // some of it may hold again what that had replaced: only an Append verifies its log.
+        if !self.is_recovering() {
+            self.verify(matched.index);
+        }
+        self.learn_commit(commit);
         let received = self.following.verified;
         let matched = received.min(self.persistence.durable_index());
         let recovering = self.is_recovering();
         let health = self.health;
         let reply = Body::HeartbeatReply { sequence, recovering, health, read, received, matched };
         self.send_after(from, reply, matched);
-        Ok(())
+    }
+
+    /// The disk lost a synced write, and the start took what was left for all there was: from now on the
+    /// node knows that it lacks something.
+    fn lost_what_it_acknowledged(&mut self) {
+        self.non_voting_until = Some(LogIndex::MAX);
+        self.following.reads.want_last();
     }
 
     pub(crate) fn is_recovering(&self) -> bool {

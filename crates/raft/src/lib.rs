@@ -109,8 +109,6 @@
 //! - A snapshot is reported ([`Raft::compact`], [`Raft::install_snapshot`]) only when its file is
 //!   durable and was read back.
 //! - Each start of a node gets a seed of its own, and each attempt to read a [`ReadId`] of its own.
-//! - A node whose [`Status::lost_acknowledged`] is set has lost what it promised to keep: the
-//!   process stops.
 
 mod catch_up;
 mod config;

@@ -85,8 +85,9 @@ pub enum Body {
         sequence: u64,
         /// min(commit index, `matched`).
         commit: LogIndex,
-        /// What the receiver has acknowledged as durable, in this term.
-        matched: LogIndex,
+        /// The last entry that the receiver has acknowledged as durable in this term; zero if the sender
+        /// does not hold it any more.
+        matched: LogPosition,
         /// The latest round of reads that asks for confirmation (thesis 6.4).
         read: u64,
     },
@@ -291,7 +292,9 @@ impl Message {
                     numbers_are_sane(&[previous.index.0, commit.0])
                         && are_contiguous(*previous, entries, self.term)
                 }
-                Body::Heartbeat { commit, matched, .. } => commit <= matched,
+                Body::Heartbeat { commit, matched, .. } => {
+                    *commit <= matched.index && matched.term <= self.term
+                }
                 Body::AppendReply { result, .. } => match *result {
                     AppendResult::Accepted { matched } => numbers_are_sane(&[matched.0]),
                     AppendResult::Rejected { previous, hint } => {

@@ -96,7 +96,6 @@ pub struct Raft {
     pub(crate) health: Health,
     pub(crate) newborn: Option<Newborn>,
     pub(crate) catch_up: CatchUp,
-    pub(crate) lost_acknowledged: bool,
     pub(crate) pending: Outputs,
     pub(crate) reported: (Term, Role, Option<NodeId>),
     pub(crate) dropped: DropCounts,
@@ -132,10 +131,7 @@ impl Raft {
         let mut node = Self {
             following: Following::new(
                 start.index,
-                FollowerReads::new(
-                    rng.next_u64(),
-                    restored.non_voting_until == Some(LogIndex::MAX),
-                ),
+                FollowerReads::new(rng.next_u64(), restored.non_voting_until.is_some()),
             ),
             election_timeout: config.election_timeout_max,
             election_deadline: now,
@@ -156,7 +152,6 @@ impl Raft {
             health: Health::default(),
             newborn: None,
             catch_up: CatchUp::UNLIMITED,
-            lost_acknowledged: false,
             pending: Outputs::default(),
             reported: (term, Role::Follower, None),
             dropped: DropCounts::default(),
@@ -360,9 +355,6 @@ impl Raft {
         if !message.is_well_formed() {
             return Err(DropReason::Malformed);
         }
-        if self.lost_acknowledged {
-            return Err(DropReason::LostAcknowledged);
-        }
         match message.body {
             // These compare no terms, and change none but a newborn's.
             Body::Greet { nonce } => {
@@ -437,7 +429,8 @@ impl Raft {
                 self.on_append(from, sequence, previous, commit, entries)
             }
             Body::Heartbeat { sequence, commit, matched, read } => {
-                self.on_heartbeat(from, sequence, commit, matched, read)
+                self.on_heartbeat(from, sequence, commit, matched, read);
+                Ok(())
             }
             Body::InstallSnapshot { sequence, meta, offset, data } => {
                 self.on_install_snapshot(from, sequence, meta, offset, data);
@@ -488,6 +481,10 @@ impl Raft {
         }
         self.persistence.forget_waiting();
         self.following.enter_term(self.commit);
+        if self.is_recovering() {
+            // What the leader before named may have been lost with it.
+            self.following.reads.want_last();
+        }
     }
 
     /// Sends, once the term that the message reveals is durable.
@@ -575,11 +572,6 @@ impl Raft {
     /// Set while this node neither votes nor counts: [`crate::Status::non_voting_until`].
     pub fn non_voting_until(&self) -> Option<LogIndex> {
         self.non_voting_until
-    }
-
-    /// The disk lost what was acknowledged; the host must stop: [`crate::Status::lost_acknowledged`].
-    pub fn lost_acknowledged(&self) -> bool {
-        self.lost_acknowledged
     }
 
     /// The current term.

@@ -237,7 +237,7 @@ fn a_node_that_lost_the_end_of_its_log_waits_for_a_leader_to_ask() {
     let heartbeat = |sequence| Body::Heartbeat {
         sequence,
         commit: LogIndex::ZERO,
-        matched: LogIndex::ZERO,
+        matched: LogPosition::ZERO,
         read: 0,
     };
     node.step(Time::ZERO, from(1, 3, heartbeat(1)));

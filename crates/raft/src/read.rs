@@ -88,6 +88,11 @@ impl FollowerReads {
         }
     }
 
+    /// From now on the node wants to know where the leader's log ends.
+    pub(crate) fn want_last(&mut self) {
+        (self.wants_last, self.unasked) = (true, true);
+    }
+
     fn has_reason(&self) -> bool {
         self.wants_last || !self.waiting.is_empty()
     }
@@ -137,6 +142,12 @@ impl Raft {
             let (index, last) = (self.commit, self.log.last_index());
             self.send(from, Body::ReadIndexReply { nonce, sequence, index, last });
             return Ok(());
+        }
+        if self.is_leader() && !self.has_committed_in_term() {
+            // It may be a node that lost the end of its log, and it may be needed for the first commit of
+            // this term: where the log ends it may know. This answers no read, as none has number 0.
+            let (index, last) = (self.commit, self.log.last_index());
+            self.send(from, Body::ReadIndexReply { nonce, sequence: 0, index, last });
         }
         let RoleState::Leader(leader) = &mut self.role else { return Err(DropReason::WrongRole) };
         let reads = &mut leader.reads;
@@ -269,7 +280,8 @@ impl Raft {
             self.pending.reads.push(ReadOutcome { id, result: Ok(index) });
         }
         if std::mem::take(&mut reads.wants_last) {
-            self.non_voting_until = Some(last);
+            // Each leader that it asked since the loss has named enough.
+            self.non_voting_until = self.non_voting_until.map(|until| until.min(last));
         }
         self.learn_commit(index);
         self.check_recovered();

@@ -62,9 +62,6 @@ pub struct Status {
     pub non_voting_until: Option<LogIndex>,
     /// Whom this node, which has no past, must hear from before it takes any part.
     pub unheard_voters: std::collections::BTreeSet<NodeId>,
-    /// A leader knew of entries as durable here that are not here: the disk lied, or somebody
-    /// replaced it. The node takes no further part; its host must stop it.
-    pub lost_acknowledged: bool,
     /// How this node's disk is.
     pub health: Health,
     /// The leader's view of each peer, by id; empty unless this node leads.
@@ -169,8 +166,6 @@ drop_reasons! {
     ContradictsCommitted => "contradicts_committed",
     /// Too many reads wait already.
     TooManyReads => "too_many_reads",
-    /// This node lost entries that it had acknowledged; it takes no part.
-    LostAcknowledged => "lost_acknowledged",
     /// This node has yet to hear from every other voter before it takes part.
     Newborn => "newborn",
 }
@@ -218,7 +213,6 @@ impl Raft {
             configuration: self.configuration().clone(),
             non_voting_until: self.non_voting_until,
             unheard_voters: self.unheard_voters(),
-            lost_acknowledged: self.lost_acknowledged,
             health: self.health,
             peers: self.peers().collect(),
             live_log_bytes: self.live_log_bytes(),

@@ -97,7 +97,8 @@ impl Message {
                 }
             }
             Body::Heartbeat { sequence, commit, matched, read } => {
-                put_numbers(out, &[*sequence, commit.0, matched.0, *read]);
+                put_numbers(out, &[*sequence, commit.0, *read]);
+                put_position(out, *matched);
             }
             Body::HeartbeatReply { sequence, recovering, health, read, received, matched } => {
                 put_state(out, *recovering, *health);
@@ -182,8 +183,8 @@ fn decode_body(kind: u8, r: &mut Reader<'_>, bytes: &Bytes) -> Result<Body, Deco
             Body::AppendReply { sequence, recovering, health, result }
         }
         HEARTBEAT => {
-            let (sequence, commit) = (r.u64()?, LogIndex(r.u64()?));
-            Body::Heartbeat { sequence, commit, matched: LogIndex(r.u64()?), read: r.u64()? }
+            let (sequence, commit, read) = (r.u64()?, LogIndex(r.u64()?), r.u64()?);
+            Body::Heartbeat { sequence, commit, matched: position(r)?, read }
         }
         HEARTBEAT_REPLY => {
             let (recovering, health) = state(r)?;

@@ -50,8 +50,8 @@ fn samples() -> Vec<(Message, &'static str)> {
             "07*7 01 06*7 02*7 04*7",
         ),
         (
-            message(Body::Heartbeat { sequence: 7, commit: index, matched: LogIndex(8), read: 9 }),
-            "07*7 07*7 08*7 09*7",
+            message(Body::Heartbeat { sequence: 7, commit: index, matched: at(8, 2), read: 9 }),
+            "07*7 07*7 09*7 02*7 08*7",
         ),
         (
             message(Body::HeartbeatReply {

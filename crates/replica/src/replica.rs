@@ -543,10 +543,6 @@ impl Replica {
             });
         }
         self.raft_outputs = outputs;
-        if self.raft.lost_acknowledged() {
-            let why = "the leader knows of entries on this disk that are not there";
-            self.stop(Fatal::Invariant(why.into()));
-        }
         self.observe_leadership();
     }
 

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use sampan_base::{Time, WallTime};
+use sampan_base::{LogIndex, Time, WallTime};
 use sampan_kv::Reply;
 use sampan_raft::Health;
 use sampan_replica::{DiskDone, Event, Fatal, Input, Outputs};
@@ -219,6 +219,10 @@ fn note(node: &Node, event: &Event, now: WallTime) {
             log.line("room on the disk again: writes are taken");
         }
         Event::Disk { .. } => log.line("the disk of the log keeps up again"),
+        Event::NonVoting(Some(LogIndex::MAX)) => log.warn(
+            "part of the log was lost: this node neither votes nor counts until a leader has said how \
+             much, and it is here",
+        ),
         Event::NonVoting(Some(until)) => log.warn(format_args!(
             "part of the log was lost: this node neither votes nor counts until it is here through \
              {until}"

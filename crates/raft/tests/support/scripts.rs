@@ -70,15 +70,18 @@ scripts! {
     lost_append_is_found_by_a_heartbeat
     lost_question_is_asked_again
     lost_replacement_is_not_taken_for_acknowledged
+    lost_replacement_is_noticed
     match_never_goes_back
+    named_end_is_named_anew
     new_member_is_brought_up_at_once
     newborn_among_others_does_not_count
     newborn_votes_twice_in_no_term
     newborn_waits_for_all
     newer_term_makes_a_follower
-    node_that_forgot_what_it_acknowledged_stops
+    node_that_forgot_what_it_acknowledged_rejoins
     node_that_loses_its_log_again_is_brought_up_again
     node_without_its_log_asks_how_much_it_lacks
+    node_without_its_log_completes_the_quorum
     node_without_its_log_does_not_count
     node_without_its_log_does_not_vote
     older_file_is_not_installed
