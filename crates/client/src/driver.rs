@@ -183,8 +183,10 @@ impl Driver {
 
     /// One dial to each address fits into the deadline of a call, whichever of them answers.
     fn dial_timeout(&self) -> Duration {
-        let fair = self.config.deadline / (self.addresses.len() as u32 + 1);
-        self.config.attempt_timeout.min(fair)
+        let (attempt, addresses) = (self.config.attempt_timeout, self.addresses.len());
+        let fair = self.config.deadline / (addresses as u32 + 1);
+        // After a round of failures: it may have been too short for all of them.
+        if self.failures < addresses { attempt.min(fair) } else { attempt }
     }
 
     /// The present address failed: take the next. After a whole round of failures, wait first.

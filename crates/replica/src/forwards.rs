@@ -1,7 +1,8 @@
 //! Commands that a follower hands to the leader, on both sides.
 //!
 //! The follower may try again elsewhere only what was certainly not appended, and what may be
-//! applied twice without harm: reads, and session commands, which the state machine applies once.
+//! applied twice without harm: session commands, which the state machine applies once, and reads that
+//! no write of their connection follows.
 //! The leader of a term takes a frame at most once, whatever the network does to it, and refuses
 //! only what it can never have taken.
 

@@ -371,6 +371,11 @@ impl Replica {
         }
     }
 
+    /// Which attempt to receive a snapshot is under way.
+    pub(crate) fn receiving_attempt(&self) -> Option<u64> {
+        self.snapshots.receiving.as_ref().map(|receiving| receiving.attempt)
+    }
+
     /// Is a snapshot of the leader being given its name?
     pub(crate) fn is_committing_received(&self) -> bool {
         matches!(&self.snapshots.receiving, Some(Receiving { step: Step::Committing, .. }))

@@ -625,6 +625,8 @@ impl Replica {
             }
             DiskDone::SnapshotVerify(Err(error)) => Some(error.to_string()),
             DiskDone::SnapshotOpen(Err(why)) => Some(why.clone()),
+            // A full disk may have kept the file from being made at all: what comes behind finds none.
+            DiskDone::SnapshotWrite(Err(DiskError::NotFound(_))) if self.is_given_up(owner) => None,
             // Any other error of a write or a rename: the disk cannot be trusted (rule 10).
             DiskDone::SnapshotWrite(Err(error)) | DiskDone::SnapshotCommit(Err(error)) => {
                 return self.stop(Fatal::Disk(error.to_string()));
@@ -637,6 +639,12 @@ impl Replica {
             (Owner::Doubting(id), _) => self.on_doubted(id, &done),
             (Owner::Nobody, _) => {}
         }
+    }
+
+    /// Is this a job of an attempt to receive a snapshot that is over?
+    fn is_given_up(&self, owner: Owner) -> bool {
+        let is_current = |attempt| self.receiving_attempt() == Some(attempt);
+        matches!(owner, Owner::Receiving(attempt) if !is_current(attempt))
     }
 
     /// A snapshot met a full disk. True if it waits for the room of the reserve.

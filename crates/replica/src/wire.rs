@@ -25,7 +25,7 @@ pub const FORWARD_REQUESTS_MAX: usize = 16_384;
 pub const HELD_BYTES_MAX: usize = 1 << 20;
 /// Indices that one answer is about, at most.
 pub const HELD_INDICES_MAX: u64 = 4_096;
-/// A forwarded command or a relayed reply, at most.
+/// A forwarded command, at most.
 pub const FORWARDED_BYTES_MAX: usize = 16 << 20;
 
 /// A message between nodes.

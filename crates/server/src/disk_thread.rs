@@ -206,7 +206,12 @@ fn yield_processor() {
 }
 
 fn work(mut disk: RealDisk, queue: &Receiver<DiskJob>, watch: &Watch, pace: &LogPace) {
+    let mut log_failed = false;
     for job in queue {
+        // What comes after a failed group commit would say that it is there: the node ends.
+        if log_failed {
+            continue;
+        }
         let done = match job {
             DiskJob::Maintain(ops) => {
                 let done = segments_lane::run(&mut disk, &ops, pace, thread::sleep);
@@ -215,6 +220,7 @@ fn work(mut disk: RealDisk, queue: &Receiver<DiskJob>, watch: &Watch, pace: &Log
             }
             job => run(&mut disk, job, pace),
         };
+        log_failed = matches!(done, DiskDone::Append(Err(_)) | DiskDone::LogControl(Err(_)));
         watch.0.push(done);
     }
 }
@@ -253,7 +259,11 @@ mod tests {
 
     fn start(dir: &TempDir) -> DiskThreads {
         let lock = Arc::new(DirectoryLock::take(dir.path()).unwrap());
-        DiskThreads::start(&RealDisk::new(dir.path()), &lock).unwrap()
+        start_with(dir, &lock)
+    }
+
+    fn start_with(dir: &TempDir, lock: &Arc<DirectoryLock>) -> DiskThreads {
+        DiskThreads::start(&RealDisk::new(dir.path()), lock).unwrap()
     }
 
     fn results_of(threads: &mut DiskThreads, count: usize) -> Vec<DiskDone> {
@@ -280,15 +290,36 @@ mod tests {
             let bytes = Bytes::from_static(bytes);
             DiskOp::Write { file: "f".into(), offset, bytes }
         };
-        threads.submit(DiskJob::Append(vec![write(0, b"too early")]));
         threads.submit(DiskJob::Append(vec![DiskOp::Create { file: "f".into(), zero_bytes: 0 }]));
         threads.submit(DiskJob::Append(vec![write(0, b"good"), DiskOp::Sync { file: "f".into() }]));
-        let results = results_of(&mut threads, 3);
-        assert!(matches!(results[0], DiskDone::Append(Err(_))), "{results:?}");
-        assert_eq!(results[1..], [DiskDone::Append(Ok(())), DiskDone::Append(Ok(()))]);
-        assert_eq!(threads.pace.appended_bytes(), 13, "the segment lane knows of them");
+        let results = results_of(&mut threads, 2);
+        assert_eq!(results, [DiskDone::Append(Ok(())), DiskDone::Append(Ok(()))]);
+        assert_eq!(threads.pace.appended_bytes(), 4, "the segment lane knows of them");
         threads.submit(DiskJob::Append(vec![DiskOp::Remove { file: "f".into() }]));
         assert_eq!(results_of(&mut threads, 1), [DiskDone::Append(Ok(()))]);
+    }
+
+    #[test]
+    fn the_log_lane_stops_at_the_first_error_and_the_others_go_on() {
+        let dir = TempDir::new("disk-thread-error");
+        let lock = Arc::new(DirectoryLock::take(dir.path()).unwrap());
+        let mut threads = start_with(&dir, &lock);
+        let bytes = Bytes::from_static(b"too early");
+        let fails = vec![DiskOp::Write { file: "f".into(), offset: 0, bytes }];
+        let create = |file: &str| vec![DiskOp::Create { file: file.into(), zero_bytes: 0 }];
+        threads.submit(DiskJob::SnapshotWrite(fails.clone()));
+        threads.submit(DiskJob::SnapshotWrite(create("other")));
+        let others = results_of(&mut threads, 2);
+        assert!(matches!(others[0], DiskDone::SnapshotWrite(Err(_))), "{others:?}");
+        assert_eq!(others[1], DiskDone::SnapshotWrite(Ok(())));
+        threads.submit(DiskJob::Append(fails));
+        threads.submit(DiskJob::LogControl(create("later")));
+        let results = results_of(&mut threads, 1);
+        assert!(matches!(results[0], DiskDone::Append(Err(_))), "{results:?}");
+        drop(threads);
+        // When all have ended.
+        lock.let_go();
+        assert!(!dir.path().join("later").exists());
     }
 
     #[test]

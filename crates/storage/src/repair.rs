@@ -21,7 +21,7 @@ use crate::page::PAGE_BYTES;
 use crate::replay::{self, Known, Replayed, SegmentFile};
 use crate::sector::{self, SECTOR_BYTES};
 use crate::segment::{FIRST_BATCH_OFFSET, SegmentHeader};
-use crate::survey::{Directory, newest_snapshot};
+use crate::survey::{Directory, Snapshots};
 use crate::{Damage, DamageReason, Identity, OpenError};
 
 /// A damaged batch of which it is known what it must be, and what can be read of the log besides.
@@ -82,7 +82,9 @@ impl Repair {
         let hard_state = hard_state::load(disk, identity)?;
         let record = hard_state.record;
         let directory = Directory::list(disk)?;
-        let snapshot = newest_snapshot(disk, &directory, identity)?;
+        // As a start does: one of which a chunk is damaged leaves the log to an older one.
+        let snapshots = Snapshots::read(disk, &directory, identity, &mut ())?;
+        let snapshot = snapshots.sound.into_iter().next().map(|stored| stored.meta);
         let known = Known {
             snapshot: snapshot.as_ref().map_or(LogPosition::ZERO, |meta| meta.position),
             synced_batch: record.synced_batch,
@@ -126,7 +128,7 @@ impl Repair {
         self.known.last_index
     }
 
-    /// What the newest snapshot covers, going by its header.
+    /// What the newest sound snapshot covers.
     pub const fn snapshot(&self) -> Option<&SnapshotMeta> {
         self.snapshot.as_ref()
     }
@@ -185,6 +187,8 @@ fn damaged_batch(log: &Replayed, files: &[SegmentFile]) -> Option<(Damage, usize
 struct Beyond<'a> {
     /// What stands from the damage to the end of its segment.
     bytes: Bytes,
+    /// The number of the first sector in there.
+    first_sector: u32,
     /// The header of the damaged batch itself.
     own: Option<Header>,
     /// Batches behind it in its segment.
@@ -204,6 +208,7 @@ impl<'a> Beyond<'a> {
         let places = std::iter::once(&place).chain(&live[later..]);
         let mut beyond = Self {
             bytes: Bytes::new(),
+            first_sector: 0,
             own: None,
             here: Vec::new(),
             later: Vec::new(),
@@ -222,6 +227,7 @@ impl<'a> Beyond<'a> {
                 beyond.own = own.ok().filter(|own| own.link == log.next);
                 beyond.here = scan(header.salt(), &bytes, offset + PAGE_BYTES, end);
                 beyond.bytes = bytes.slice((offset as usize).min(bytes.len())..);
+                beyond.first_sector = (offset / SECTOR_BYTES) as u32;
                 beyond.seal = seal;
             } else {
                 beyond.later.extend(scan(header.salt(), &bytes, FIRST_BATCH_OFFSET, end));
@@ -272,8 +278,12 @@ impl<'a> Beyond<'a> {
         let found = self.here.iter().chain(&self.later).map(|found| found.header.link.sequence + 1);
         let end = found.fold(last.first.sequence, u64::max);
         let sectors = (last.len_bytes / SECTOR_BYTES) as u32;
-        let mut damaged = self.bytes.chunks(SECTOR_BYTES as usize);
-        damaged.any(|sector| sector::is_astray(last.salt(), sectors, end, sector))
+        let mut damaged = (self.first_sector..).zip(self.bytes.chunks(SECTOR_BYTES as usize));
+        damaged.any(|(number, sector)| {
+            // What a crash left of the last batch in its own place was never acknowledged.
+            let own = self.seal.is_none().then_some(number);
+            sector::is_astray(last.salt(), sectors, end, own, sector)
+        })
     }
 
     /// What is known of batch `number`, the one after the damaged one.

@@ -115,15 +115,22 @@ pub(crate) fn classify(salt: u32, earlier: Option<u32>, number: u32, sector: &[u
 }
 
 /// Is this a sector of a batch from number `first` on that belongs to another place of a segment with
-/// this salt and so many sectors? A write that the disk put in the wrong place leaves such.
-pub(crate) fn is_astray(salt: u32, sectors: u32, first: u64, sector: &[u8]) -> bool {
+/// this salt and so many sectors? A write that the disk put in the wrong place leaves such. `own` is its
+/// number, if it is in that segment: there it is where it belongs.
+pub(crate) fn is_astray(
+    salt: u32,
+    sectors: u32,
+    first: u64,
+    own: Option<u32>,
+    sector: &[u8],
+) -> bool {
     /// A stamp that is further on is garbage: so the search below is rare.
     const BATCHES_AHEAD_MAX: u32 = 1 << 16;
     let stamp = sector.get(BATCH_OFFSET..CRC_OFFSET).and_then(|stamp| stamp.first_chunk());
     let ahead = |stamp: &[u8; 4]| u32::from_le_bytes(*stamp).wrapping_sub(first as u32);
     !is_zero(sector)
         && stamp.is_some_and(|stamp| ahead(stamp) < BATCHES_AHEAD_MAX)
-        && (0..sectors).any(|number| sound(salt, number, sector).is_some())
+        && (0..sectors).any(|number| Some(number) != own && sound(salt, number, sector).is_some())
 }
 
 /// The chain value after a sector: it depends on every byte of every sector before.
@@ -196,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_sector_of_a_later_batch_in_another_place_is_astray_and_nothing_else_is() {
-        let astray = |salt, first, sector: &[u8]| is_astray(salt, 1_000, first, sector);
+        let astray = |salt, first, sector: &[u8]| is_astray(salt, 1_000, first, None, sector);
         let mut writer = SectorWriter::with_capacity(10);
         writer.put(&[3; 10]);
         let (bytes, _) = writer.finish(1, 8, 7, 0);
@@ -204,7 +211,9 @@ mod tests {
         assert!(astray(1, 7, sector) && astray(1, 5, sector), "batch 7, or one of the lost");
         assert!(!astray(1, 8, sector), "an earlier one");
         assert!(!astray(2, 7, sector), "of another segment");
-        assert!(!is_astray(1, 8, 7, sector), "no place of this segment");
+        assert!(!is_astray(1, 8, 7, None, sector), "no place of this segment");
+        assert!(!is_astray(1, 1_000, 7, Some(8), sector), "its own place");
+        assert!(is_astray(1, 1_000, 7, Some(9), sector));
         let mut bad = sector.to_vec();
         bad[3] ^= 1;
         assert!(!astray(1, 7, &bad));

@@ -1,8 +1,8 @@
 //! What lies in a data directory: names, snapshots, what is arriving. Reads; its only changes are
 //! syncs.
 
+use sampan_base::LogPosition;
 use sampan_base::disk::{Disk, DiskOp, FileInfo, FileName};
-use sampan_base::{LogPosition, SnapshotMeta};
 
 use crate::create::IDENTITY_FILE;
 use crate::hard_state;
@@ -130,24 +130,6 @@ impl Snapshots {
             None => OpenError::DamagedLog(damage),
         }
     }
-}
-
-/// What the newest snapshot covers whose header and footer are sound; the rest of it is not read.
-pub(crate) fn newest_snapshot(
-    disk: &mut dyn Disk,
-    directory: &Directory,
-    identity: Identity,
-) -> Result<Option<SnapshotMeta>, OpenError> {
-    let mut files: Vec<&FileName> = directory.snapshots_ending(COMPLETE).collect();
-    files.sort_by(|a, b| b.cmp(a));
-    for file in files {
-        match read_snapshot(disk, file, identity, None) {
-            Ok(stored) => return Ok(Some(stored.meta)),
-            Err(SnapshotError::Disk(error)) => return Err(error.into()),
-            Err(SnapshotError::Damaged { .. } | SnapshotError::UnsupportedVersion { .. }) => {}
-        }
-    }
-    Ok(None)
 }
 
 fn read_snapshot(

@@ -336,3 +336,23 @@ fn a_batch_that_is_found_elsewhere_as_well_is_not_missed() {
         assert_eq!((found.entries.len(), found.non_voting_until), (14, None));
     }
 }
+
+#[test]
+fn what_an_older_snapshot_needs_is_asked_for_when_the_newest_is_damaged() {
+    let (mut disk, places) = reference();
+    let (mut storage, _) = open(&mut disk, &options());
+    for (id, place) in [(5, 2), (7, 8)] {
+        let at = places[place].entries[0].position();
+        take_snapshot(&mut disk, &mut storage, id, position(at.index.0, at.term.0));
+    }
+    // In a segment before the one that goes on from the newest.
+    let damaged = &places[3];
+    assert!(damaged.file < places[8].file);
+    change(&mut disk, damaged, 0, |_, byte| *byte ^= 1);
+    assert!(Repair::find(&mut disk, IDENTITY).unwrap().is_none(), "the newest one covers it");
+    let newest = storage.snapshots()[0].file.clone();
+    // A byte of a chunk: header and footer are as they were.
+    disk.corrupt(&newest, PAGE_BYTES + 100, |byte| *byte ^= 1);
+    let repair = find(&mut disk).unwrap();
+    assert_eq!(repair.first_index(), damaged.entries[0].index);
+}

@@ -665,13 +665,22 @@ fn own_snapshot_beside_a_late_one(begun_before: bool) {
     if leader != 1 {
         hand_over(&mut cluster, leader, 1);
     }
-    cluster.kill(3);
+    if begun_before {
+        cluster.isolate(3);
+    } else {
+        cluster.kill(3);
+    }
     cluster.run_ms(3_000);
     write_large(&mut cluster, 1, 0..400, 300);
     let (newest, _) = cluster.node(1).status().snapshot.expect("there is one");
     // It arrives at node 3 and is loaded; its name waits for the disk.
     cluster.hanging_lanes.insert((3, Lane::Reading));
-    cluster.start(3);
+    if begun_before {
+        cluster.heal();
+        cluster.reconnect(3);
+    } else {
+        cluster.start(3);
+    }
     cluster.run_ms(2_000);
     cluster.hanging_lanes.insert((3, Lane::Background));
     if begun_before {

@@ -1,9 +1,9 @@
 //! A backup as a file: written beside its name, synced, read back by nobody (its checks ran on the
 //! bytes that were written), and given its name at the end, so that under it is never half of one.
 
-use std::fs::{self, File, Permissions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
@@ -12,6 +12,8 @@ use crate::exit::{self, Failure};
 
 /// Whoever may read it may read all there is.
 const MODE: u32 = 0o600;
+/// What another process leaves beside the name is removed so often.
+const LOCK_ATTEMPTS: u32 = 10;
 
 /// A file in the making; removed if it is dropped before it is finished.
 pub(super) struct FileWriter {
@@ -32,11 +34,7 @@ impl FileWriter {
             let text = format!("{}: another backup to this name is under way", path.display());
             return Err(Failure::usage(text));
         };
-        let writer = Self { file, path: path.to_owned(), beside, finished: false };
-        // What was there may have another mode; not every file system knows any.
-        _ = writer.file.set_permissions(Permissions::from_mode(MODE));
-        writer.file.set_len(0).map_err(|error| failed(&writer.beside, &error))?;
-        Ok(writer)
+        Ok(Self { file, path: path.to_owned(), beside, finished: false })
     }
 
     /// Writes the next bytes.
@@ -109,24 +107,32 @@ fn beside(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Opens a file for this process alone, creating it if there is none; `None` if another one has it.
-/// Only who has it may empty, rename or remove it.
+/// A new file of this name that nobody else has open, locked; `None` if a backup that is under way has one.
+/// What another has left there is removed: it may be open elsewhere, and belong to anybody.
 fn lock(path: &Path) -> io::Result<Option<File>> {
-    loop {
-        let mut options = File::options();
-        options.write(true).create(true).truncate(false).mode(MODE);
-        // A link would be somebody's wish to have another file overwritten.
-        let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(error),
+    let new = || File::options().write(true).create_new(true).mode(MODE).open(path);
+    // No link is followed, and a pipe is not waited for.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let old = || File::options().write(true).custom_flags(flags).open(path);
+    for _ in 0..LOCK_ATTEMPTS {
+        let (file, is_new) = match new() {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => match old() {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                old => (old?, false),
+            },
+            new => (new?, true),
+        };
+        // Where files cannot be locked nobody is known to have it.
+        let is_locked = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+        // Who had it before may have removed or renamed it after it was opened here.
+        match (is_locked && has_name(&file, path)?, is_new) {
+            (true, true) => return Ok(Some(file)),
+            (true, false) => fs::remove_file(path)?,
+            (false, false) if !is_locked => return Ok(None),
+            (false, _) => {}
         }
-        if has_name(&file, path)? {
-            return Ok(Some(file));
-        }
-        // Who had it before has removed or renamed it after it was opened here.
     }
+    Err(io::Error::other("it comes and goes: is somebody else at it?"))
 }
 
 /// Is this the file that has this name now?

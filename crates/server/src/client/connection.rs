@@ -345,7 +345,9 @@ fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
             }
             let stale = profile.is_readonly && class != Class::Write;
             let values = sampan_kv::values_in_reply(&batch.encoded[start..]);
-            let seq = client.flow.borrow_mut().expect(profile.rendering(), values);
+            let value_bytes_max = node.config.replica.kv.value_bytes_max;
+            let rendering = profile.rendering();
+            let seq = client.flow.borrow_mut().expect(rendering, values, value_bytes_max);
             batch.requests.push(Encoded { seq, class, stale, end: batch.encoded.len() });
         }
         Err(_) if is_http(name) => {

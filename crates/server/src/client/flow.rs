@@ -40,6 +40,8 @@ pub(crate) struct Flow {
     values_waiting: usize,
     /// What one of them is taken for.
     value_bytes: usize,
+    /// What all these replies may be at most.
+    worst_bytes: usize,
     /// Bytes of this crate's own replies that stand behind a request that waits.
     after_bytes: usize,
 }
@@ -48,6 +50,7 @@ pub(crate) struct Flow {
 struct Waiting {
     rendering: Rendering,
     values: usize,
+    worst_bytes: usize,
     /// The reply, while one before it is missing.
     reply: Option<Reply>,
     /// What follows the reply: of commands that need no replica.
@@ -66,15 +69,25 @@ impl Flow {
             replies_waiting: 0,
             values_waiting: 0,
             value_bytes: VALUE_BYTES_FIRST,
+            worst_bytes: 0,
             after_bytes: 0,
         }
     }
 
-    /// Notes a request that the replica will answer, with so many whole values at most; its number.
-    pub(crate) fn expect(&mut self, rendering: Rendering, values: usize) -> u64 {
+    /// Notes a request that the replica will answer, with so many whole values at most, none longer than
+    /// `value_bytes_max`; its number.
+    pub(crate) fn expect(
+        &mut self,
+        rendering: Rendering,
+        values: usize,
+        value_bytes_max: usize,
+    ) -> u64 {
+        let worst_bytes = values.saturating_mul(value_bytes_max).min(self.reply_bytes_max);
+        self.worst_bytes += worst_bytes;
         self.replies_waiting += usize::from(values > 0);
         self.values_waiting += values;
-        self.waiting.push_back(Waiting { rendering, values, reply: None, after: Vec::new() });
+        let (reply, after) = (None, Vec::new());
+        self.waiting.push_back(Waiting { rendering, values, worst_bytes, reply, after });
         self.first_seq + self.waiting.len() as u64 - 1
     }
 
@@ -118,6 +131,11 @@ impl Flow {
             + self.values_waiting * self.value_bytes
     }
 
+    /// Bytes to send, if all replies that are waited for are as long as they may be.
+    pub(crate) fn worst_bytes(&self) -> usize {
+        self.held_bytes() + self.worst_bytes
+    }
+
     /// Bytes to send, and those that wait for a reply before them.
     pub(crate) fn held_bytes(&self) -> usize {
         self.unsent().len() + self.after_bytes
@@ -149,6 +167,7 @@ impl Flow {
         render::write(reply, first.rendering, self.reply_bytes_max, &mut self.output);
         if first.values > 0 {
             self.replies_waiting -= 1;
+            self.worst_bytes -= first.worst_bytes;
             self.values_waiting -= first.values;
             let rest = self.value_bytes - self.value_bytes / VALUE_BYTES_DECAY;
             let bytes = (self.output.len() - before) / first.values;
@@ -174,7 +193,7 @@ mod tests {
     #[test]
     fn replies_leave_in_the_order_of_the_requests_whatever_order_they_come_in() {
         let mut flow = flow();
-        let seqs: Vec<u64> = (0..4).map(|_| flow.expect(Rendering::Resp2, 0)).collect();
+        let seqs: Vec<u64> = (0..4).map(|_| flow.expect(Rendering::Resp2, 0, 0)).collect();
         flow.answer(seqs[2], Reply::Int(2));
         flow.answer(seqs[1], Reply::Int(1));
         assert_eq!(text(&flow), "");
@@ -189,10 +208,10 @@ mod tests {
     fn an_own_reply_keeps_its_place_among_those_of_the_replica() {
         let mut flow = flow();
         flow.say(b"+first\r\n");
-        let one = flow.expect(Rendering::Resp2, 0);
+        let one = flow.expect(Rendering::Resp2, 0, 0);
         flow.say(b"+second\r\n");
         flow.say(b"+third\r\n");
-        let two = flow.expect(Rendering::Resp2, 0);
+        let two = flow.expect(Rendering::Resp2, 0, 0);
         flow.say(b"+fourth\r\n");
         flow.answer(two, Reply::Int(2));
         assert_eq!(text(&flow), "+first\r\n");
@@ -204,7 +223,7 @@ mod tests {
     fn each_reply_has_the_protocol_of_its_request() {
         let mut flow = flow();
         let renderings = [Rendering::Resp2, Rendering::Silent, Rendering::Resp3];
-        let seqs = renderings.map(|rendering| flow.expect(rendering, 0));
+        let seqs = renderings.map(|rendering| flow.expect(rendering, 0, 0));
         for seq in seqs {
             flow.answer(seq, Reply::Nil);
         }
@@ -214,19 +233,19 @@ mod tests {
     #[test]
     fn a_reply_to_nobody_is_dropped() {
         let mut flow = flow();
-        let seq = flow.expect(Rendering::Resp2, 0);
+        let seq = flow.expect(Rendering::Resp2, 0, 0);
         flow.answer(seq + 1, Reply::Int(9));
         flow.answer(seq, Reply::Int(1));
         flow.answer(seq, Reply::Int(9));
         assert_eq!(text(&flow), ":1\r\n");
-        assert_eq!(flow.expect(Rendering::Resp2, 0), seq + 1);
+        assert_eq!(flow.expect(Rendering::Resp2, 0, 0), seq + 1);
     }
 
     #[test]
     fn replies_to_come_count_as_large_as_those_that_came() {
         let mut flow = flow();
         let ask = |flow: &mut Flow, bytes: usize| {
-            let seq = flow.expect(Rendering::Resp2, 1);
+            let seq = flow.expect(Rendering::Resp2, 1, 1 << 20);
             let expected = flow.expected_bytes() - flow.unsent().len();
             flow.answer(seq, Reply::bulk(&vec![b'x'; bytes]));
             expected
@@ -238,7 +257,7 @@ mod tests {
             ask(&mut flow, 1);
         }
         assert_eq!(ask(&mut flow, 1), VALUE_BYTES_MIN + REPLY_BYTES_MIN, "long ago");
-        let seq = flow.expect(Rendering::Resp2, 0);
+        let seq = flow.expect(Rendering::Resp2, 0, 0);
         assert_eq!(flow.expected_bytes(), flow.unsent().len(), "a write");
         flow.say(&[b'y'; 5_000]);
         assert_eq!(flow.expected_bytes(), flow.unsent().len() + 5_000, "what follows it");
@@ -249,10 +268,11 @@ mod tests {
     #[test]
     fn a_reply_counts_for_each_value_in_it() {
         let mut flow = flow();
-        let many = flow.expect(Rendering::Resp2, 50);
+        let many = flow.expect(Rendering::Resp2, 50, 100);
+        assert_eq!(flow.worst_bytes(), 5_000);
         assert_eq!(flow.expected_bytes(), 50 * VALUE_BYTES_FIRST + REPLY_BYTES_MIN);
         flow.answer(many, Reply::bulk(&vec![b'x'; 50 * 20_000]));
-        flow.expect(Rendering::Resp2, 2);
+        flow.expect(Rendering::Resp2, 2, 100);
         let expected = flow.expected_bytes() - flow.unsent().len() - REPLY_BYTES_MIN;
         assert!((40_000..40_100).contains(&expected), "{expected}");
     }

@@ -155,11 +155,14 @@ impl Client {
     /// Is there room for another request? For one there is, however long its reply may be.
     pub(crate) fn has_room(&self, limits: &Limits) -> bool {
         let flow = self.flow.borrow();
-        let unsent_bytes =
-            if flow.waiting() == 0 { flow.unsent().len() } else { flow.expected_bytes() };
+        if flow.waiting() == 0 {
+            return !self.awaits_piece.get() && flow.unsent().len() < limits.output_pause_bytes;
+        }
         !self.awaits_piece.get()
             && flow.waiting() < limits.pipeline_max
-            && unsent_bytes < limits.output_pause_bytes
+            && flow.expected_bytes() < limits.output_pause_bytes
+            // However wrong the guess is, a client that reads is not closed for what it asked.
+            && flow.worst_bytes() < limits.output_bytes_max / 2
     }
 
     /// The task has stopped reading until there is room.
