@@ -510,7 +510,7 @@ impl Sender<'_> {
         let sequence = self.next_sequence();
         let shows_loss = self.now >= peer.append_sent_at + self.config.heartbeat_interval;
         peer.sent_heartbeat(sequence, shows_loss);
-        let (index, read) = (peer.matched, self.read);
+        let (index, read) = (peer.acknowledged, self.read);
         let matched = self.log.term_at(index).map(|term| LogPosition { term, index });
         let matched = matched.unwrap_or_default();
         let commit = self.commit.min(matched.index);

@@ -148,7 +148,8 @@ impl Raft {
             snapshot: restored.snapshot,
             log,
             retries: 0,
-            non_voting_until: restored.non_voting_until,
+            // What was named before this life may not cover a loss since.
+            non_voting_until: restored.non_voting_until.map(|_| LogIndex::MAX),
             health: Health::default(),
             newborn: None,
             catch_up: CatchUp::UNLIMITED,

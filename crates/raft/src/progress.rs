@@ -154,6 +154,9 @@ pub(crate) struct Progress {
     /// Through here the peer's log is durable and equals the leader's. Never decreases, unless the peer
     /// reports that it lost its log: then it does not count before it has it again.
     pub(crate) matched: LogIndex,
+    /// The highest it ever was in this term: the peer is told until it has that again, also if the loss
+    /// that it reported is forgotten in the next crash.
+    pub(crate) acknowledged: LogIndex,
     /// The next entry to send. Above `matched`.
     pub(crate) next: LogIndex,
     pub(crate) state: State,
@@ -189,6 +192,7 @@ impl Progress {
     pub(crate) fn new(next: LogIndex, sequence: u64, now: Time) -> Self {
         Self {
             matched: LogIndex::ZERO,
+            acknowledged: LogIndex::ZERO,
             next,
             state: State::Probe { waiting: false },
             inflight: VecDeque::new(),
@@ -303,6 +307,7 @@ impl Progress {
     pub(crate) fn acked(&mut self, matched: LogIndex) -> bool {
         let news = matched > self.matched;
         self.matched = if planted!(MatchGoesBack) { matched } else { self.matched.max(matched) };
+        self.acknowledged = self.acknowledged.max(self.matched);
         self.next = self.next.max(self.matched.next());
         self.window = self.window.saturating_add(usize::from(news));
         while let Some(first) = self.inflight.front()

@@ -280,7 +280,7 @@ impl Raft {
             self.pending.reads.push(ReadOutcome { id, result: Ok(index) });
         }
         if std::mem::take(&mut reads.wants_last) {
-            // Each leader that it asked since the loss has named enough.
+            // Each leader that it asked in this life has named enough.
             self.non_voting_until = self.non_voting_until.map(|until| until.min(last));
         }
         self.learn_commit(index);

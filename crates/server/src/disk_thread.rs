@@ -34,6 +34,8 @@ pub(crate) struct DiskThreads {
     disk: RealDisk,
     /// What it has run.
     done_here: Vec<DiskDone>,
+    /// A group commit that it ran failed: the lane of the log is at its end.
+    log_failed: bool,
     /// Jobs in the log lane.
     in_log_lane: usize,
     /// When the group commit under way was submitted.
@@ -80,6 +82,7 @@ impl DiskThreads {
             done,
             disk: disk.clone(),
             done_here: Vec::new(),
+            log_failed: false,
             in_log_lane: 0,
             append_since: Instant::now(),
             quick: QuickDisk::default(),
@@ -96,7 +99,9 @@ impl DiskThreads {
             return None;
         }
         let began = Instant::now();
-        self.done_here.push(run(&mut self.disk, job, &self.pace));
+        let done = run(&mut self.disk, job, &self.pace);
+        self.log_failed = has_log_failed(&done);
+        self.done_here.push(done);
         let took = began.elapsed();
         self.quick.took(took, true);
         Some(took)
@@ -104,6 +109,9 @@ impl DiskThreads {
 
     /// Queues a job in its lane.
     pub(crate) fn submit(&mut self, job: DiskJob) {
+        if self.log_failed && job.lane() == Lane::Log {
+            return;
+        }
         self.in_log_lane += usize::from(job.lane() == Lane::Log);
         if let DiskJob::Append(_) = job {
             self.append_since = Instant::now();
@@ -220,9 +228,14 @@ fn work(mut disk: RealDisk, queue: &Receiver<DiskJob>, watch: &Watch, pace: &Log
             }
             job => run(&mut disk, job, pace),
         };
-        log_failed = matches!(done, DiskDone::Append(Err(_)) | DiskDone::LogControl(Err(_)));
+        log_failed = has_log_failed(&done);
         watch.0.push(done);
     }
+}
+
+/// Has the lane of the log come to its end?
+const fn has_log_failed(done: &DiskDone) -> bool {
+    matches!(done, DiskDone::Append(Err(_)) | DiskDone::LogControl(Err(_)))
 }
 
 /// Runs a job, and tells the segment lane of a group commit.
@@ -318,6 +331,27 @@ mod tests {
         assert!(matches!(results[0], DiskDone::Append(Err(_))), "{results:?}");
         drop(threads);
         // When all have ended.
+        lock.let_go();
+        assert!(!dir.path().join("later").exists());
+    }
+
+    #[test]
+    fn a_group_commit_that_fails_on_the_spot_is_the_last_one_too() {
+        let dir = TempDir::new("disk-here-error");
+        let lock = Arc::new(DirectoryLock::take(dir.path()).unwrap());
+        let mut threads = start_with(&dir, &lock);
+        let bytes = Bytes::from_static(b"x");
+        let write =
+            |file: &str| DiskOp::Write { file: file.into(), offset: 0, bytes: bytes.clone() };
+        let create = |file: &str| DiskOp::Create { file: file.into(), zero_bytes: 0 };
+        threads.submit(DiskJob::LogControl(vec![create("f")]));
+        results_of(&mut threads, 1);
+        (0..1_000).for_each(|_| threads.quick.took(Duration::ZERO, false));
+        let append = |file| DiskJob::Append(vec![write(file), DiskOp::Sync { file: file.into() }]);
+        assert!(threads.run_or_submit(append("none"), true).is_some(), "it is waited for");
+        threads.submit(DiskJob::LogControl(vec![create("later")]));
+        assert!(matches!(results_of(&mut threads, 1)[..], [DiskDone::Append(Err(_))]));
+        drop(threads);
         lock.let_go();
         assert!(!dir.path().join("later").exists());
     }

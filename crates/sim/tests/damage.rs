@@ -8,7 +8,7 @@ use sampan_sim::damage::{DamageSweep, damage};
 fn any_damage_is_harmless_or_healed_or_repaired_by_peers_or_refused() {
     let sweep = DamageSweep {
         from: 1,
-        seeds: 2,
+        seeds: 4,
         safety: Duration::from_secs(2),
         every: 211,
         continued: 16,
@@ -17,7 +17,7 @@ fn any_damage_is_harmless_or_healed_or_repaired_by_peers_or_refused() {
     let report = damage(sweep, |failure| println!("{failure}"));
     println!("{report}");
     assert!(report.failures.is_empty());
-    assert_eq!(report.all_at_once, 2);
+    assert_eq!(report.all_at_once, 4);
     assert_eq!(report.classes(), ["hard state", "identity", "log", "snapshot", "spare"]);
     let (tried, continued) = (report.total(), report.continued());
     assert!(tried.iter().all(|&cases| cases > 20), "{tried:?}");

@@ -45,6 +45,10 @@ impl FileWriter {
     /// Makes it durable under its name.
     pub(super) fn finish(mut self, replace: bool) -> Result<(), Failure> {
         self.file.sync_all().map_err(|error| failed(&self.beside, &error))?;
+        if !has_name(&self.file, &self.beside).map_err(|error| failed(&self.beside, &error))? {
+            let error = io::Error::other("somebody has taken its place");
+            return Err(failed(&self.beside, &error));
+        }
         rename(&self.beside, &self.path, replace)?;
         self.finished = true;
         let directory = directory(&self.path);
@@ -55,7 +59,7 @@ impl FileWriter {
 
 impl Drop for FileWriter {
     fn drop(&mut self) {
-        if !self.finished {
+        if !self.finished && has_name(&self.file, &self.beside).unwrap_or(false) {
             // It has no name that anybody would take for a backup's.
             _ = fs::remove_file(&self.beside);
         }
@@ -122,8 +126,11 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
             },
             new => (new?, true),
         };
-        // Where files cannot be locked nobody is known to have it.
-        let is_locked = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+        let is_locked = match file.try_lock() {
+            // Where files cannot be locked, one that is new is nobody else's.
+            Err(TryLockError::Error(error)) if !is_new => return Err(error),
+            locked => !matches!(locked, Err(TryLockError::WouldBlock)),
+        };
         // Who had it before may have removed or renamed it after it was opened here.
         match (is_locked && has_name(&file, path)?, is_new) {
             (true, true) => return Ok(Some(file)),

@@ -345,9 +345,10 @@ fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
             }
             let stale = profile.is_readonly && class != Class::Write;
             let values = sampan_kv::values_in_reply(&batch.encoded[start..]);
-            let value_bytes_max = node.config.replica.kv.value_bytes_max;
+            let kv = &node.config.replica.kv;
+            let worst_bytes = values.saturating_mul(kv.value_bytes_max).min(kv.reply_bytes_max);
             let rendering = profile.rendering();
-            let seq = client.flow.borrow_mut().expect(rendering, values, value_bytes_max);
+            let seq = client.flow.borrow_mut().expect(rendering, values, worst_bytes);
             batch.requests.push(Encoded { seq, class, stale, end: batch.encoded.len() });
         }
         Err(_) if is_http(name) => {

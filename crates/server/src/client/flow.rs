@@ -74,15 +74,14 @@ impl Flow {
         }
     }
 
-    /// Notes a request that the replica will answer, with so many whole values at most, none longer than
-    /// `value_bytes_max`; its number.
+    /// Notes a request that the replica will answer, with so many whole values and bytes of them at most;
+    /// its number.
     pub(crate) fn expect(
         &mut self,
         rendering: Rendering,
         values: usize,
-        value_bytes_max: usize,
+        worst_bytes: usize,
     ) -> u64 {
-        let worst_bytes = values.saturating_mul(value_bytes_max).min(self.reply_bytes_max);
         self.worst_bytes += worst_bytes;
         self.replies_waiting += usize::from(values > 0);
         self.values_waiting += values;
@@ -268,7 +267,7 @@ mod tests {
     #[test]
     fn a_reply_counts_for_each_value_in_it() {
         let mut flow = flow();
-        let many = flow.expect(Rendering::Resp2, 50, 100);
+        let many = flow.expect(Rendering::Resp2, 50, 5_000);
         assert_eq!(flow.worst_bytes(), 5_000);
         assert_eq!(flow.expected_bytes(), 50 * VALUE_BYTES_FIRST + REPLY_BYTES_MIN);
         flow.answer(many, Reply::bulk(&vec![b'x'; 50 * 20_000]));
