@@ -340,7 +340,8 @@ impl Progress {
     }
 
     /// Where the logs agree if something got lost: for a probe where it looked, else through what
-    /// the peer has received.
+    /// the peer has received. A peer whose answers contradict what it acknowledged no longer counts
+    /// for what it acknowledged: its match index is 0 again.
     pub(crate) fn agreed_after_loss(&mut self, received: LogIndex) -> LogIndex {
         match self.state {
             State::Probe { .. } => self.next.prev(),

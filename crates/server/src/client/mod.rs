@@ -154,12 +154,14 @@ impl Client {
 
     /// Is there room for another request? For one there is, however long its reply may be.
     pub(crate) fn has_room(&self, limits: &Limits) -> bool {
+        if self.awaits_piece.get() {
+            return false;
+        }
         let flow = self.flow.borrow();
         if flow.waiting() == 0 {
-            return !self.awaits_piece.get() && flow.unsent().len() < limits.output_pause_bytes;
+            return flow.unsent().len() < limits.output_pause_bytes;
         }
-        !self.awaits_piece.get()
-            && flow.waiting() < limits.pipeline_max
+        flow.waiting() < limits.pipeline_max
             && flow.expected_bytes() < limits.output_pause_bytes
             // However wrong the guess is, a client that reads is not closed for what it asked.
             && flow.worst_bytes() < limits.output_bytes_max / 2

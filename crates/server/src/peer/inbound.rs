@@ -27,8 +27,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(1);
 struct LastLine(Cell<Option<Instant>>);
 
 impl LastLine {
-    /// Is it time for another one? It counts as said then.
-    fn is_long_ago(&self) -> bool {
+    /// Takes the turn of another one, if it is time for it.
+    fn take_turn(&self) -> bool {
         let is_long_ago = self.0.get().is_none_or(|at| at.elapsed() >= LINE_INTERVAL);
         if is_long_ago {
             self.0.set(Some(Instant::now()));
@@ -95,7 +95,7 @@ async fn greet(
     };
     let welcome = welcome(peers, verdict);
     if verdict != Verdict::Accepted {
-        if refused.is_long_ago() {
+        if refused.take_turn() {
             peers.log.warn(format_args!("refused {} of cluster {}", hello.from, hello.cluster));
         }
         return Err(HandshakeError::Refused(super::handshake::Refusal(welcome)));
