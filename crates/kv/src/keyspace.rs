@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::digest::Sum;
 use crate::expiry::ExpiryIndex;
 use crate::record::Record;
-use crate::snapshot::put_record;
+use crate::snapshot::{put_record, record_frame_bytes};
 
 /// Entries of the expiry index that one step of housekeeping frees.
 const FREE_ENTRIES_MAX: usize = 512;
@@ -388,13 +388,24 @@ impl Keyspace {
         self.capture = Some(Capture { shard: 0, bucket: 0, saved: Vec::new(), flushed: None });
     }
 
-    /// Appends the next records as of the beginning, until `out` has `length_max` bytes or enough
-    /// empty places were looked at. Returns false after the last.
-    pub(crate) fn capture_next(&mut self, length_max: usize, out: &mut Vec<u8>) -> bool {
+    /// Appends the next records as of the beginning to a slice that begins at `start`, as long as they
+    /// fit `length_max` bytes, or one that fits none, and until enough empty places were looked at.
+    /// Returns false after the last.
+    pub(crate) fn capture_next(
+        &mut self,
+        start: usize,
+        length_max: usize,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let Some(capture) = &mut self.capture else { return false };
-        while out.len() < length_max {
-            let Some(record) = capture.saved.pop() else { break };
+        let fits = |out: &[u8], record: &Record| {
+            out.len() == start || out.len() + record_frame_bytes(record) <= length_max
+        };
+        while let Some(record) = capture.saved.pop_if(|record| fits(out, record)) {
             put_record(&record, out);
+        }
+        if !capture.saved.is_empty() {
+            return true;
         }
         let mut looked_at = 0;
         while capture.shard < self.shards.len() {
@@ -403,17 +414,20 @@ impl Keyspace {
                 None => &mut self.shards[capture.shard],
             };
             while capture.bucket < shard.num_buckets() {
-                if out.len() >= length_max || looked_at >= BUCKETS_PER_SLICE_MAX {
+                if looked_at >= BUCKETS_PER_SLICE_MAX {
                     return true;
                 }
                 looked_at += 1;
-                let record = shard.get_bucket_mut(capture.bucket);
-                capture.bucket += 1;
-                let Some(record) = record else { continue };
-                if record.generation() < self.generation {
+                if let Some(record) = shard.get_bucket_mut(capture.bucket)
+                    && record.generation() < self.generation
+                {
+                    if !fits(out, record) {
+                        return true;
+                    }
                     record.set_generation(self.generation);
                     put_record(record, out);
                 }
+                capture.bucket += 1;
             }
             if let Some(flushed) = &mut capture.flushed {
                 self.garbage.shards.push(std::mem::take(&mut flushed[capture.shard]));
@@ -421,7 +435,15 @@ impl Keyspace {
             capture.shard += 1;
             capture.bucket = 0;
         }
-        !capture.saved.is_empty()
+        false
+    }
+
+    /// How many tables were captured, and of how many.
+    pub(crate) const fn capture_progress(&self) -> (usize, usize) {
+        match &self.capture {
+            Some(capture) => (capture.shard, self.shards.len()),
+            None => (0, 0),
+        }
     }
 
     /// Ends a capture, complete or not.

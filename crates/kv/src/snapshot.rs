@@ -42,6 +42,11 @@ pub(crate) fn put_record(record: &Record, out: &mut Vec<u8>) {
     out.put_bytes(record.content());
 }
 
+/// How long that is.
+pub(crate) fn record_frame_bytes(record: &Record) -> usize {
+    1 + 4 + record.content().len()
+}
+
 /// A snapshot being made.
 pub(crate) struct Capture {
     header: Option<Vec<u8>>,
@@ -69,9 +74,9 @@ impl Kv {
         self.capture = Some(Capture { header: Some(header), keys_left: true, digest });
     }
 
-    /// Appends the next slice to `out`: at least one byte, and no more than `bytes_max` and one
-    /// record or session. Returns whether there is more; after the last slice the snapshot is no
-    /// longer active. Panics if none is being made.
+    /// Appends the next slice to `out`: at least one byte, and no more than `bytes_max`, but for a record
+    /// that is longer, or a session. Returns whether there is more; after the last slice the snapshot is
+    /// no longer active. Panics if none is being made.
     pub fn snapshot_next(&mut self, bytes_max: usize, out: &mut Vec<u8>) -> bool {
         let capture = self.capture.as_mut().expect("snapshot_begin comes before snapshot_next");
         let start = out.len();
@@ -80,7 +85,7 @@ impl Kv {
             out.put(&header);
         }
         if capture.keys_left {
-            capture.keys_left = self.keys.capture_next(length_max, out);
+            capture.keys_left = self.keys.capture_next(start, length_max, out);
             if capture.keys_left {
                 if out.len() == start {
                     out.put_u8(TAG_PAD);
@@ -107,6 +112,12 @@ impl Kv {
     /// Is a snapshot being made?
     pub const fn snapshot_active(&self) -> bool {
         self.capture.is_some()
+    }
+
+    /// How far the snapshot being made is, and how far it has to go: tables of keys, about alike in size.
+    /// Zero of zero if none is being made.
+    pub const fn snapshot_progress(&self) -> (usize, usize) {
+        self.keys.capture_progress()
     }
 
     /// The digest of the state that the snapshot being made holds.

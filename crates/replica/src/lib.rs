@@ -19,6 +19,7 @@
 mod apply;
 mod backups;
 mod catching_up;
+mod compaction;
 mod disk_health;
 mod doubts;
 mod forwards;

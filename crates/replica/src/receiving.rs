@@ -400,6 +400,7 @@ impl Replica {
         self.applied = position;
         self.forget_proposals_through(position.index);
         self.storage.trim(position.index);
+        self.compaction.begin_anew();
         self.room_was_made();
         self.events.push(Event::SnapshotInstalled { index: position.index, size_bytes });
     }

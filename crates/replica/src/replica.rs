@@ -14,6 +14,7 @@ use sampan_storage::{Identity, Storage};
 
 use crate::backups::Backups;
 use crate::catching_up::CatchingUp;
+use crate::compaction::Compaction;
 use crate::disk_health::DiskHealth;
 use crate::forwards::{FORWARD_FRAME_BYTES_MAX, ForwardWindow, ForwardsOut};
 use crate::input::{ConnectionId, Input, Now};
@@ -86,6 +87,7 @@ pub struct Replica {
     /// Answers to other nodes' forwards, by node and life.
     pub(crate) outcomes: BTreeMap<(NodeId, u64), Vec<ForwardOutcome>>,
     pub(crate) snapshots: Snapshots,
+    pub(crate) compaction: Compaction,
     pub(crate) backups: Backups,
     pub(crate) pace: Pace,
     pub(crate) catching_up: CatchingUp,
@@ -186,6 +188,7 @@ impl Replica {
             forward_windows: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             snapshots,
+            compaction: Compaction::new(now),
             backups: Backups::default(),
             pace: Pace::new(now.mono),
             catching_up: CatchingUp::default(),

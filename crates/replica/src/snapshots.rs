@@ -1,5 +1,5 @@
-//! Snapshots of the own state: taking them, trimming the log, and sending them to peers (paper,
-//! section 7; thesis 5; the course's `Snapshot`). Receiving them is `receiving.rs`.
+//! Snapshots of the own state: taking them and sending them to peers (paper, section 7; thesis 5; the
+//! course's `Snapshot`). When one is due is told in `compaction.rs`; receiving them is `receiving.rs`.
 //!
 //! Taking never stops the replica: the state machine keeps what it must of the past
 //! (`sampan_kv::Kv::snapshot_begin`), and one chunk a turn goes to the background lane. The order
@@ -12,8 +12,8 @@ use sampan_base::disk::{DiskError, DiskOp, FileName};
 use sampan_base::{LogIndex, NodeId, SnapshotMeta, Time, planted};
 use sampan_kv::Digest;
 use sampan_raft::{PeerState, PeerStatus, SnapshotRead};
+use sampan_storage::PartialSnapshot;
 use sampan_storage::snapshot::SnapshotWriter;
-use sampan_storage::{PartialSnapshot, StoredSnapshot};
 
 use crate::input::Now;
 use crate::job::{DiskDone, DiskJob};
@@ -25,14 +25,12 @@ use crate::wire::{PeerMessage, SnapshotMissing, SnapshotPart, SnapshotWanted};
 
 /// After a snapshot failed (no room, or it did not verify), the next try waits this long.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// A snapshot is taken this much earlier while less room is kept for it than it may need.
-const RESERVE_SHORT_DIVISOR: u64 = 4;
 /// A command that has waited this long tells of the foreground before it is done.
 const LONG_WAIT: Duration = Duration::from_millis(50);
+/// So many chunks go to the disk together where the log is about to outgrow its snapshot.
+const CHUNKS_AT_ONCE_MAX: usize = 8;
 /// A part that another node wants sent is no longer than this.
 const LENT_BYTES_MAX: u64 = 8 << 20;
-/// How often it is looked whether a follower still needs the log that is kept for it.
-const RETAIN_CHECK: Duration = Duration::from_millis(200);
 
 /// Whose a snapshot job is. Jobs of the background lane end in the order in which they began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +52,8 @@ struct Taking {
     written: Vec<DiskOp>,
     /// The next chunk waits for its turn.
     waits: bool,
+    /// Bytes of log on the disk when it was begun.
+    log_bytes: u64,
 }
 
 enum Step {
@@ -65,19 +65,6 @@ enum Step {
     Verifying { meta: SnapshotMeta, file: FileName },
     /// It gets its name.
     Committing { meta: SnapshotMeta },
-}
-
-/// Nothing new in the log for so long: the node is at rest, and a snapshot is in nobody's way.
-const REST: Duration = Duration::from_secs(10);
-/// A log of a quarter of its limit, and no less than this, is worth a snapshot at rest.
-const REST_LOG_BYTES_MIN: u64 = 16 << 20;
-
-/// What was left of the log when it was last trimmed: kept for a lagging follower, or because a
-/// segment is let go of as a whole.
-#[derive(Default)]
-struct Retained {
-    entries_bytes: u64,
-    on_disk_bytes: u64,
 }
 
 /// What a replica knows of snapshots.
@@ -93,11 +80,7 @@ pub(crate) struct Snapshots {
     /// Counts the snapshots that began to arrive, or to arrive again after a full disk.
     pub(crate) attempts: u64,
     owners: VecDeque<Owner>,
-    not_before: Time,
-    retained: Retained,
-    retain_check_at: Option<Time>,
-    /// The end of the log, and since when it is there.
-    end: (LogIndex, Time),
+    pub(crate) not_before: Time,
     /// Parts that peers wait for, to be read when the pace allows it.
     parts: VecDeque<SnapshotRead>,
     /// A chunk of the own snapshot was the last that went: a part that waits goes before the next one.
@@ -121,9 +104,6 @@ impl Snapshots {
             attempts: 0,
             owners: VecDeque::new(),
             not_before: now.mono,
-            retained: Retained::default(),
-            retain_check_at: None,
-            end: (LogIndex::ZERO, now.mono),
             parts: VecDeque::new(),
             part_is_next: false,
             doubted: None,
@@ -147,19 +127,6 @@ impl Snapshots {
     }
 }
 
-/// Bytes of log that are worth a snapshot at rest, where so many are worth one at any time.
-fn worth_at_rest(bytes_max: u64) -> u64 {
-    (bytes_max / 4).max(REST_LOG_BYTES_MIN)
-}
-
-/// A peer needs the log after this: after the snapshot that it is getting, if it is.
-fn needed_from(peer: &PeerStatus) -> LogIndex {
-    match peer.state {
-        PeerState::Snapshot { index, .. } => index.max(peer.matched),
-        PeerState::Probe | PeerState::Replicate => peer.matched,
-    }
-}
-
 impl Replica {
     /// Index and file size of the newest durable snapshot.
     pub(crate) fn newest_snapshot(&self) -> Option<(LogIndex, u64)> {
@@ -169,15 +136,9 @@ impl Replica {
 
     /// Starts a snapshot if one is due, and lets go of log that nobody needs any more.
     pub(crate) fn drive_snapshots(&mut self) {
-        let last = self.raft.last_index();
-        if self.snapshots.end.0 != last {
-            self.snapshots.end = (last, self.now.mono);
-        }
+        self.observe_log();
         if self.snapshot_is_due() {
             self.begin_snapshot();
-        }
-        if self.snapshots.retain_check_at.is_some_and(|at| at <= self.now.mono) {
-            self.trim_log();
         }
         self.observe_foreground();
         if let Some(taking) = self.snapshots.taking.take_if(|taking| taking.waits) {
@@ -202,20 +163,6 @@ impl Replica {
         turn.min(self.rest_deadline())
     }
 
-    /// When it is to be seen whether this node rests on a long log: not more than once, for if a
-    /// snapshot is not due then, nothing but an input can make it due. Cheap, and so it may be wrong
-    /// about a log that a snapshot holds already.
-    fn rest_deadline(&self) -> Time {
-        let (last, since) = self.snapshots.end;
-        let may_rest = self.applied.index == last && self.snapshots.taking.is_none();
-        let is_worth = |max| self.log_entries_bytes() > worth_at_rest(max);
-        if !may_rest || !self.log_bytes_max().is_some_and(is_worth) {
-            return Time::NEVER;
-        }
-        let at = (since + REST).max(self.snapshots.not_before);
-        if at > self.now.mono { at } else { Time::NEVER }
-    }
-
     /// How fast a host may do what is in the background and can wait, such as to read a backup:
     /// bytes a second; unset: as fast as it can.
     pub fn background_bytes_per_second(&self) -> Option<u64> {
@@ -225,92 +172,6 @@ impl Replica {
     /// A host has done so much of that.
     pub fn background_went(&mut self, bytes: u64) {
         self.pace.went(self.now.mono, bytes);
-    }
-
-    /// Is there a snapshot beyond this index, or about to be? One from the leader that came too late to
-    /// be installed may even be ahead of the state.
-    fn has_one_after(&self, index: LogIndex) -> bool {
-        self.is_committing_received()
-            || self.newest_snapshot().is_some_and(|(newest, _)| newest > index)
-    }
-
-    /// Is there anything that no snapshot holds?
-    pub(crate) fn is_ahead_of_snapshots(&self) -> bool {
-        let newest = self.newest_snapshot().map_or(LogIndex::ZERO, |(index, _)| index);
-        self.applied.index > newest
-    }
-
-    fn snapshot_is_due(&self) -> bool {
-        let snapshots = &self.snapshots;
-        let waits = snapshots.taking.is_some() || self.now.mono < snapshots.not_before;
-        if waits || self.has_one_after(self.applied.index) {
-            return false;
-        }
-        if self.is_compaction_pressing() {
-            return true;
-        }
-        // While the disk has no room to keep more for it, the log may not outgrow what there is.
-        let divisor = if self.storage.reserve_is_short() { RESERVE_SHORT_DIVISOR } else { 1 };
-        let outgrown = |max| self.log_has_grown_past(max / divisor) && self.log_is_mostly_applied();
-        let due = snapshots.wanted
-            || self.log_bytes_max().is_some_and(|max| outgrown(max) || self.rests_on_log(max));
-        due && self.is_ahead_of_snapshots() || self.newest_is_set_aside()
-    }
-
-    /// Is the node at rest, with a log in memory that a snapshot would free? Writes that come and go
-    /// can make it write at most four bytes of snapshots for each byte of log, while it is at rest.
-    fn rests_on_log(&self, bytes_max: u64) -> bool {
-        let (last, since) = self.snapshots.end;
-        let worth = worth_at_rest(bytes_max);
-        let covered = self.newest_snapshot().map_or(LogIndex::ZERO, |(index, _)| index);
-        self.applied.index == last
-            && self.now.mono.since(since) >= REST
-            && self.log_entries_bytes() > worth
-            && self.raft.log_bytes_after(covered) as u64 > worth
-    }
-
-    /// Would a snapshot now let go of half of the log at least? After a restart little of a long log
-    /// is known to be committed at first, and a snapshot of that little would be in vain.
-    fn log_is_mostly_applied(&self) -> bool {
-        let start = self.raft.first_index().prev().0;
-        2 * (self.applied.index.0 - start) >= self.raft.last_index().0 - start
-    }
-
-    /// Has the log grown by more than `bytes_max` since it was last trimmed: its entries, or, where
-    /// padding makes files outgrow entries, its files? Half of the files' share belongs to the log
-    /// back to the older snapshot. Files are let go of by whole segments, so a limit below that
-    /// counts as two of them. While a peer is sent a snapshot there may be twice as many, which is still
-    /// half of what there may be while one is written.
-    fn log_has_grown_past(&self, bytes_max: u64) -> bool {
-        let retained = &self.snapshots.retained;
-        let on_disk_max = (bytes_max / 2).max(2 * self.options.storage.segment_bytes);
-        let on_disk_bytes = self.storage.log_bytes_live().saturating_sub(retained.on_disk_bytes);
-        self.log_entries_bytes().saturating_sub(retained.entries_bytes) > bytes_max
-            || on_disk_bytes > 2 * on_disk_max
-            // A peer that is getting a snapshot gains nothing by another one, and shares the disk with it.
-            || on_disk_bytes > on_disk_max && !self.sends_snapshot()
-    }
-
-    /// While a snapshot is written the log on disk stays below twice the limit (or eight segments, if
-    /// that is more): what is beyond waits for the snapshot, and so do clients.
-    pub(crate) fn is_log_at_bound(&self) -> bool {
-        let Some(limit) = self.log_bytes_max().filter(|_| self.snapshots.is_taking()) else {
-            return false;
-        };
-        let segment_bytes = self.options.storage.segment_bytes;
-        let bound = (2 * limit).max(8 * segment_bytes);
-        self.storage.log_bytes_live() + segment_bytes > bound
-    }
-
-    fn log_entries_bytes(&self) -> u64 {
-        self.raft.live_log_bytes() as u64
-    }
-
-    /// The size of log at which a snapshot is due: the limit, or its share of the last snapshot.
-    pub(crate) fn log_bytes_max(&self) -> Option<u64> {
-        let limit = self.options.raft_state_bytes_max?;
-        let snapshot_bytes = self.newest_snapshot().map_or(0, |(_, bytes)| bytes);
-        Some(limit.max(snapshot_bytes / 100 * self.options.raft_state_snapshot_percent))
     }
 
     fn begin_snapshot(&mut self) {
@@ -335,7 +196,8 @@ impl Replica {
         self.snapshots.pauses = SnapshotPauses { capture, longest_slice: Duration::ZERO };
         let step = Step::Writing { writer, more: true };
         let written = ops.clone();
-        self.snapshots.taking = Some(Taking { id, digest, step, written, waits: false });
+        let log_bytes = self.storage.log_bytes_live();
+        self.snapshots.taking = Some(Taking { id, digest, step, written, waits: false, log_bytes });
         self.snapshot_job(Owner::Taking(id), DiskJob::SnapshotWrite(ops));
     }
 
@@ -350,17 +212,22 @@ impl Replica {
     }
 
     /// May a chunk be written, or must it wait for the foreground, or for a peer's turn?
-    fn may_take(&self) -> bool {
+    fn may_take(&self, log_bytes_before: u64) -> bool {
         let is_peers_turn = self.snapshots.part_is_next && !self.snapshots.parts.is_empty();
-        self.is_urgent() || self.pace.is_free(self.now.mono) && !is_peers_turn
+        self.is_urgent(log_bytes_before) || self.pace.is_free(self.now.mono) && !is_peers_turn
     }
 
-    /// Nothing waits long for a snapshot that a full disk, or a log near its bound, waits for.
-    fn is_urgent(&self) -> bool {
-        let segment_bytes = self.options.storage.segment_bytes;
-        let limit = self.log_bytes_max().unwrap_or(u64::MAX / 2);
-        let is_near = self.storage.log_bytes_live() > (limit / 2 * 3).max(6 * segment_bytes);
-        is_near || self.storage.out_of_space()
+    /// Nothing waits long for a snapshot that a full disk waits for, or that falls behind the log: it is
+    /// to be written when the log has taken a third of the room that it had when this was begun, for the
+    /// sync and reading it back take their time, too.
+    fn is_urgent(&self, log_bytes_before: u64) -> bool {
+        let is_behind = self.log_bytes_bound().is_some_and(|bound| {
+            let room = u128::from(bound.saturating_sub(log_bytes_before) / 3);
+            let grown = u128::from(self.storage.log_bytes_live().saturating_sub(log_bytes_before));
+            let (done, all) = self.kv.snapshot_progress();
+            room == 0 || grown * all as u128 > room * done as u128
+        });
+        is_behind || self.storage.out_of_space() || self.is_full()
     }
 
     /// The reserve was given up for a snapshot that met a full disk: its last write once more.
@@ -374,24 +241,36 @@ impl Replica {
         }
     }
 
+    /// The next chunk, and more behind it while the log is ahead of them. True if the state has more.
+    fn write_chunks(&mut self, writer: &mut SnapshotWriter, log_bytes: u64) -> (bool, Vec<DiskOp>) {
+        let room_bytes = self.options.snapshot_chunk_bytes + 1024;
+        let (before, mut ops) = (writer.bytes_written(), Vec::new());
+        let (mut more, mut chunks) = (true, 0);
+        while more && (chunks == 0 || chunks < CHUNKS_AT_ONCE_MAX && self.is_urgent(log_bytes)) {
+            let chunk = writer.chunk_with(room_bytes, |payload| self.capture_slice(payload));
+            more = chunk.0;
+            ops.extend(chunk.1);
+            chunks += 1;
+        }
+        let written = writer.bytes_written() - before;
+        // What does not go by the pace is no debt of others that do.
+        self.pace.went(self.now.mono, if self.is_urgent(log_bytes) { 0 } else { written });
+        self.snapshots.part_is_next = true;
+        (more, ops)
+    }
+
     /// One step of the own snapshot is done: the next one.
     fn continue_taking(&mut self, taking: Taking) {
-        let Taking { id, digest, step, .. } = taking;
+        let Taking { id, digest, step, log_bytes, .. } = taking;
+        let waiting =
+            |step, waits| Some(Taking { id, digest, step, written: Vec::new(), waits, log_bytes });
         let (step, job) = match step {
-            step @ Step::Writing { more: true, .. } if !self.may_take() => {
-                let written = Vec::new();
-                self.snapshots.taking = Some(Taking { id, digest, step, written, waits: true });
+            step @ Step::Writing { more: true, .. } if !self.may_take(log_bytes) => {
+                self.snapshots.taking = waiting(step, true);
                 return;
             }
             Step::Writing { mut writer, more: true } => {
-                let room_bytes = self.options.snapshot_chunk_bytes + 1024;
-                let before = writer.bytes_written();
-                let (more, ops) =
-                    writer.chunk_with(room_bytes, |payload| self.capture_slice(payload));
-                let written = writer.bytes_written() - before;
-                // What does not go by the pace is no debt of others that do.
-                self.pace.went(self.now.mono, if self.is_urgent() { 0 } else { written });
-                self.snapshots.part_is_next = true;
+                let (more, ops) = self.write_chunks(&mut writer, log_bytes);
                 (Step::Writing { writer, more }, DiskJob::SnapshotWrite(ops))
             }
             Step::Writing { writer, more: false } => {
@@ -402,29 +281,28 @@ impl Replica {
                 (Step::Verifying { meta, file: file.clone() }, DiskJob::SnapshotVerify(file))
             }
             Step::Verifying { meta, file } if self.has_one_after(meta.position.index) => {
-                let (step, written) = (Step::Verifying { meta, file }, Vec::new());
-                self.snapshots.taking = Some(Taking { id, digest, step, written, waits: false });
+                self.snapshots.taking = waiting(Step::Verifying { meta, file }, false);
                 return self.give_up_taking("a newer snapshot came from the leader".into());
             }
             Step::Verifying { meta, file } => {
                 let ops = self.storage.snapshot_commit(&file, &meta, &self.snapshots_being_sent());
                 (Step::Committing { meta }, DiskJob::SnapshotCommit(ops))
             }
-            Step::Committing { meta } => return self.on_snapshot_taken(&meta),
+            Step::Committing { meta } => return self.on_snapshot_taken(&meta, log_bytes),
         };
         let written = match &job {
             DiskJob::SnapshotWrite(ops) => ops.clone(),
             _ => Vec::new(),
         };
-        self.snapshots.taking = Some(Taking { id, digest, step, written, waits: false });
+        self.snapshots.taking = Some(Taking { id, digest, step, written, waits: false, log_bytes });
         self.snapshot_job(Owner::Taking(id), job);
     }
 
-    fn on_snapshot_taken(&mut self, meta: &SnapshotMeta) {
+    fn on_snapshot_taken(&mut self, meta: &SnapshotMeta, log_bytes_before: u64) {
         let (index, size_bytes) = (meta.position.index, meta.size_bytes);
         self.events.push(Event::SnapshotTaken { index, size_bytes });
         self.storage.snapshot_committed();
-        self.trim_log();
+        self.log_is_covered(log_bytes_before);
         self.room_was_made();
         self.resume_receiving();
     }
@@ -445,55 +323,6 @@ impl Replica {
         self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(ops));
     }
 
-    /// Drops the log that the newest snapshot covers, except what a live follower still needs, as
-    /// long as that is not more than another limit's worth (design rule 11).
-    fn trim_log(&mut self) {
-        self.snapshots.retain_check_at = None;
-        // One that came from the leader too late to be installed may be ahead of the state.
-        let applied = self.applied.index;
-        let usable = |stored: &&StoredSnapshot| stored.meta.position.index <= applied;
-        let Some(newest) = self.storage.snapshots().iter().find(usable) else { return };
-        let meta = newest.meta.clone();
-        let covered = meta.position.index;
-        let keep_from = self.kept_for_followers(covered);
-        self.raft.compact(meta, keep_from);
-        if let Some(oldest) = self.oldest_fallback() {
-            // What is kept for followers is sent from memory. What is not on its way to the disk yet
-            // is still to be appended there.
-            self.storage.trim(self.raft.handed_out_through().min(oldest));
-        }
-        self.snapshots.retained = Retained {
-            entries_bytes: self.log_entries_bytes(),
-            on_disk_bytes: self.storage.log_bytes_live(),
-        };
-        if keep_from < covered {
-            self.snapshots.retain_check_at = Some(self.now.mono + RETAIN_CHECK);
-        }
-    }
-
-    /// The oldest snapshot that a restart may fall back to, if there are as many as are kept: the log
-    /// on disk reaches back to it, so that a damaged newest one costs nothing (`docs/format.md`). A
-    /// full disk cannot afford the log from its beginning on.
-    pub(crate) fn oldest_fallback(&self) -> Option<LogIndex> {
-        let stored = self.storage.snapshots();
-        let only = stored.first().filter(|_| self.storage.out_of_space());
-        let oldest = stored.get(self.options.storage.snapshots_kept - 1).or(only)?;
-        Some(oldest.meta.position.index)
-    }
-
-    /// Through where the log in memory may go, for a snapshot that covers this much: what live
-    /// followers need next stays, as far as it is within the cap. Whoever needs more than that needs a
-    /// snapshot anyway.
-    fn kept_for_followers(&self, covered: LogIndex) -> LogIndex {
-        let limit = self.log_bytes_max().unwrap_or(u64::MAX);
-        let cap = usize::try_from(limit.saturating_mul(2)).unwrap_or(usize::MAX);
-        let mut needed: Vec<LogIndex> =
-            self.live_peers().map(|peer| needed_from(&peer)).filter(|&at| at < covered).collect();
-        needed.sort_unstable();
-        let affordable = |at: &LogIndex| self.raft.log_bytes_after(*at) <= cap;
-        needed.into_iter().find(affordable).unwrap_or(covered)
-    }
-
     /// The snapshots that live followers are getting: to remove one would make its transfer begin
     /// anew, with the next one, and again. A full disk cannot afford that.
     fn snapshots_being_sent(&self) -> Vec<u64> {
@@ -510,12 +339,12 @@ impl Replica {
         }
     }
 
-    fn sends_snapshot(&self) -> bool {
+    pub(crate) fn sends_snapshot(&self) -> bool {
         self.live_peers().any(|peer| matches!(peer.state, PeerState::Snapshot { .. }))
     }
 
     /// The followers that this leader heard lately.
-    fn live_peers(&self) -> impl Iterator<Item = PeerStatus> {
+    pub(crate) fn live_peers(&self) -> impl Iterator<Item = PeerStatus> {
         let live_since = self.now.mono - self.options.raft.election_timeout_max * 2;
         let peers = if self.raft.is_leader() { self.raft.status().peers } else { Vec::new() };
         peers.into_iter().filter(move |peer| peer.heard_at >= live_since)

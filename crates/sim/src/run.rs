@@ -377,7 +377,7 @@ impl Simulation {
                 Ok(())
             }
             Notice::Event(id, Event::NonVoting(None)) => {
-                if std::mem::take(&mut self.world.node_mut(id).disk_mut().emptied) {
+                if self.world.node(id).disk().emptied {
                     self.counts.add(Fault::Wiped, 1);
                 } else {
                     self.repairs += 1;

@@ -707,6 +707,9 @@ impl<N: Network> World<N> {
             self.oracles.append_done(id);
             self.rehearse(id)?;
         }
+        if let DiskDone::LogControl(Ok(())) = done {
+            self.node_mut(id).note_that_disk_is_whole();
+        }
         let synced = self.oracles.seen(id).map_or(0, Seen::synced);
         self.trace.event(now, [id.get(), 10, u64::from(lane == Lane::Log)], || {
             narrate::done(id, &done, synced)

@@ -152,6 +152,11 @@ fn a_full_disk_is_compacted_on_the_room_of_the_older_snapshot_if_there_is_no_oth
 
 #[test]
 fn a_full_disk_is_compacted_on_the_room_of_the_reserve() {
+    // Wherever it stands between two snapshots when the disk is full.
+    (200..222).for_each(is_compacted_on_the_room_of_the_reserve);
+}
+
+fn is_compacted_on_the_room_of_the_reserve(full_at: usize) {
     let (mut cluster, leader) = Cluster::with_leader(1, compacting);
     let write = |cluster: &mut Cluster, from: usize, to: usize| {
         for n in from..to {
@@ -160,13 +165,13 @@ fn a_full_disk_is_compacted_on_the_room_of_the_reserve() {
             assert_eq!(reply, "OK", "write {n}");
         }
     };
-    write(&mut cluster, 0, 200);
+    write(&mut cluster, 0, full_at);
     cluster.run_ms(100);
     let snapshots = cluster.node(leader).status().snapshot.expect("it has been compacted").0;
     assert!(cluster.disk(leader).len_of("reserve") > 0);
     // The state stays as large as it is, so the log can be compacted for ever.
     fill_up(&mut cluster, leader);
-    write(&mut cluster, 200, 1_000);
+    write(&mut cluster, full_at, full_at + 400);
     let status = cluster.node(leader).status();
     assert!(status.snapshot.expect("another one").0 > snapshots);
     assert!(!cluster.events.iter().any(|(_, event)| matches!(event, Event::SnapshotFailed(_))));
@@ -351,6 +356,61 @@ fn while_a_snapshot_is_written_the_log_stays_below_twice_the_limit() {
         let status = cluster.node(id).status();
         assert!(status.log_bytes_live < 2 * status.log_bytes_max.expect("there is a limit"));
     }
+}
+
+/// Writes 12 KB in each millisecond, over a few keys, until this holds.
+fn write_until(cluster: &mut Cluster, leader: u64, holds: impl Fn(&Cluster) -> bool) {
+    for n in 0..1_000 {
+        if holds(cluster) {
+            return;
+        }
+        let set = |key: u64| format!("SET key{} {}", (3 * n + key) % 40, "x".repeat(4_000));
+        cluster.send(leader, 1, &[&set(0), &set(1), &set(2)]);
+        cluster.run_ms(1);
+    }
+    panic!("it never held");
+}
+
+#[test]
+fn a_snapshot_is_there_long_before_the_log_has_no_more_room() {
+    let (mut cluster, leader) = Cluster::with_leader(3, roomy);
+    for n in 0..80 {
+        assert_eq!(cluster.ask(leader, 1, &format!("SET k{n} {}", "x".repeat(4_000))), "OK");
+    }
+    let is_taking = |c: &Cluster| c.node(leader).status().snapshot_in_progress;
+    let log_bytes = |c: &Cluster| c.node(leader).status().log_bytes_live;
+    write_until(&mut cluster, leader, is_taking);
+    // At the pace of the background it would take 100 ms, in which the log grows by more than its limit.
+    let half_way = u64::midpoint(log_bytes(&cluster), 2 << 20);
+    write_until(&mut cluster, leader, |c| !is_taking(c));
+    assert!(log_bytes(&cluster) < half_way, "{} of {half_way}", log_bytes(&cluster));
+}
+
+/// By how much the log grows from the end of the first snapshot to the beginning of the next one, if it has
+/// grown by so much while that was taken.
+fn growth_before_the_next_snapshot(growth_meanwhile: u64) -> u64 {
+    let (mut cluster, leader) = Cluster::with_leader(3, roomy);
+    let is_taking = |c: &Cluster| c.node(leader).status().snapshot_in_progress;
+    let log_bytes = |c: &Cluster| c.node(leader).status().log_bytes_live;
+    cluster.hanging_lanes.insert((leader, Lane::Background));
+    write_until(&mut cluster, leader, is_taking);
+    let begun_at = log_bytes(&cluster);
+    write_until(&mut cluster, leader, |c| log_bytes(c) >= begun_at + growth_meanwhile);
+    cluster.hanging_lanes.clear();
+    cluster.run_ms(300);
+    assert!(!is_taking(&cluster));
+    let ended_at = log_bytes(&cluster);
+    cluster.hanging_lanes.insert((leader, Lane::Background));
+    write_until(&mut cluster, leader, is_taking);
+    log_bytes(&cluster) - ended_at
+}
+
+#[test]
+fn a_snapshot_that_would_have_no_room_begins_earlier() {
+    // A limit of 1 MiB makes it half of that, from the end of the last snapshot.
+    assert!(growth_before_the_next_snapshot(0) > 480 << 10);
+    // What came while that was taken counts where the next one would else meet the bound.
+    assert!(growth_before_the_next_snapshot(600 << 10) < 300 << 10);
 }
 
 #[test]
