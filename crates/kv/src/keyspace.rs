@@ -438,12 +438,14 @@ impl Keyspace {
         false
     }
 
-    /// How many tables were captured, and of how many.
-    pub(crate) const fn capture_progress(&self) -> (usize, usize) {
-        match &self.capture {
-            Some(capture) => (capture.shard, self.shards.len()),
-            None => (0, 0),
-        }
+    /// How far the capture is, in shares of tables, and of how many.
+    pub(crate) fn capture_progress(&self) -> (usize, usize) {
+        const SHARES: usize = 64;
+        let Some(capture) = &self.capture else { return (0, 0) };
+        let tables = capture.flushed.as_ref().unwrap_or(&self.shards);
+        let buckets = tables.get(capture.shard).map_or(0, Shard::num_buckets);
+        let shares = (capture.bucket * SHARES).checked_div(buckets).unwrap_or(0);
+        (capture.shard * SHARES + shares, self.shards.len() * SHARES)
     }
 
     /// Ends a capture, complete or not.

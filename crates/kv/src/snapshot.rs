@@ -75,7 +75,7 @@ impl Kv {
     }
 
     /// Appends the next slice to `out`: at least one byte, and no more than `bytes_max`, but for a record
-    /// that is longer, or a session. Returns whether there is more; after the last slice the snapshot is
+    /// that is longer, a session, or the beginning and end of the snapshot. Returns whether there is more; after the last slice the snapshot is
     /// no longer active. Panics if none is being made.
     pub fn snapshot_next(&mut self, bytes_max: usize, out: &mut Vec<u8>) -> bool {
         let capture = self.capture.as_mut().expect("snapshot_begin comes before snapshot_next");
@@ -114,9 +114,9 @@ impl Kv {
         self.capture.is_some()
     }
 
-    /// How far the snapshot being made is, and how far it has to go: tables of keys, about alike in size.
-    /// Zero of zero if none is being made.
-    pub const fn snapshot_progress(&self) -> (usize, usize) {
+    /// How far the snapshot being made is with the keys, of how far it has to go: places of the tables, in
+    /// some unit. Zero of zero if none is being made.
+    pub fn snapshot_progress(&self) -> (usize, usize) {
         self.keys.capture_progress()
     }
 

@@ -4,8 +4,8 @@
 //! Two snapshots are kept, and the log on disk back to the older one. Let T be the limit: a snapshot is due
 //! each time the files of the log have grown by T/2, so that they are about T long when it begins, and what
 //! does not fit 2 T waits until it is there. A snapshot that the log grew fast beside makes the next one
-//! begin earlier, and one that the log is about to outgrow does not give way to clients: they would have to
-//! wait for it.
+//! begin earlier, and one that falls behind the log does not give way to clients: they would have to wait
+//! for it.
 
 use std::time::Duration;
 
@@ -25,8 +25,9 @@ const REST: Duration = Duration::from_secs(10);
 /// A log of a quarter of its limit, and no less than this, is worth a snapshot at rest.
 const REST_LOG_BYTES_MIN: u64 = 16 << 20;
 
-/// What the newest snapshot holds of the log that is left: kept for a lagging follower, for a restart that
-/// falls back to the older one, or because a segment is let go of as a whole.
+/// What does not count as growth of the log since the newest snapshot: what that holds and is kept for a
+/// lagging follower, for a restart that falls back to the older one, or because a segment is let go of as a
+/// whole; and on disk what came while it was taken, as far as the next one can wait.
 #[derive(Default)]
 struct Retained {
     entries_bytes: u64,
@@ -146,19 +147,21 @@ impl Replica {
         2 * (self.applied.index.0 - start) >= self.raft.last_index().0 - start
     }
 
-    /// Has the log grown by more than `bytes_max` since the last snapshot was begun: its entries, or, where
-    /// padding makes files outgrow entries, its files? Half of the files' share belongs to the log
-    /// back to the older snapshot. Files are let go of by whole segments, so a limit below that
-    /// counts as two of them. While a peer is sent a snapshot there may be twice as many, which is still
-    /// half of what there may be while one is written.
+    /// Has the log grown by more than `bytes_max` since the last snapshot: its entries, or its files, of whose
+    /// share half belongs to the log back to the older snapshot? Files are let go of by whole segments, so
+    /// a limit below that counts as two of them. A peer that is getting a snapshot gains nothing by another
+    /// one, and shares the disk with it: meanwhile files may grow by twice as much, if the next snapshot
+    /// then still finds room before the bound.
     fn log_has_grown_past(&self, bytes_max: u64) -> bool {
         let retained = &self.compaction.retained;
         let on_disk_max = growth_on_disk_max(bytes_max, self.options.storage.segment_bytes);
-        let on_disk_bytes = self.storage.log_bytes_live().saturating_sub(retained.on_disk_bytes);
+        let live_bytes = self.storage.log_bytes_live();
+        let on_disk_bytes = live_bytes.saturating_sub(retained.on_disk_bytes);
+        let has_room =
+            || self.log_bytes_bound().is_none_or(|bound| live_bytes + on_disk_max / 2 < bound);
         self.log_entries_bytes().saturating_sub(retained.entries_bytes) > bytes_max
             || on_disk_bytes > 2 * on_disk_max
-            // A peer that is getting a snapshot gains nothing by another one, and shares the disk with it.
-            || on_disk_bytes > on_disk_max && !self.sends_snapshot()
+            || on_disk_bytes > on_disk_max && !(self.sends_snapshot() && has_room())
     }
 
     /// While a snapshot is written the log on disk stays below twice the limit (or eight segments, if
@@ -224,9 +227,10 @@ impl Replica {
             self.storage.trim(self.raft.handed_out_through().min(oldest));
         }
         let freed_bytes = on_disk_bytes - self.storage.log_bytes_live();
+        let retained_bytes = self.compaction.retained.on_disk_bytes.saturating_sub(freed_bytes);
         self.compaction.retained = Retained {
             entries_bytes: self.log_entries_bytes() - self.raft.log_bytes_after(covered) as u64,
-            on_disk_bytes: self.compaction.retained.on_disk_bytes.saturating_sub(freed_bytes),
+            on_disk_bytes: retained_bytes.min(self.storage.log_bytes_live()),
         };
         if keep_from < covered {
             self.compaction.check_at = Some(self.now.mono + RETAIN_CHECK);

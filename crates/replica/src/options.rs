@@ -59,8 +59,8 @@ pub struct Options {
     pub no_leader_wait: Duration,
     /// How long a client waits for an outcome before `-UNKNOWN`.
     pub client_timeout: Duration,
-    /// A snapshot is taken once the log has grown by more bytes than this since it was last trimmed
-    /// (`maxraftstate`); `None`: never.
+    /// A snapshot is taken once the log has grown by more bytes than this since the last one, or its files
+    /// by half of it, so that they are about this long (`maxraftstate`); `None`: never.
     pub raft_state_bytes_max: Option<u64>,
     /// The limit above grows to this percentage of the last snapshot's size, so that the bytes
     /// written for snapshots stay in proportion to the bytes written for the log. Zero: it stays.

@@ -2,8 +2,9 @@
 //! course's `Snapshot`). When one is due is told in `compaction.rs`; receiving them is `receiving.rs`.
 //!
 //! Taking never stops the replica: the state machine keeps what it must of the past
-//! (`sampan_kv::Kv::snapshot_begin`), and one chunk a turn goes to the background lane. The order
-//! on disk is: chunks, footer, sync, read back and verify, rename; only then is the log trimmed.
+//! (`sampan_kv::Kv::snapshot_begin`), and a chunk a turn goes to the background lane, or a few if the log
+//! grows fast. The order on disk is: chunks, footer, sync, read back and verify, rename; only then is the
+//! log trimmed.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,8 +28,8 @@ use crate::wire::{PeerMessage, SnapshotMissing, SnapshotPart, SnapshotWanted};
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// A command that has waited this long tells of the foreground before it is done.
 const LONG_WAIT: Duration = Duration::from_millis(50);
-/// So many chunks go to the disk together where the log is about to outgrow its snapshot.
-const CHUNKS_AT_ONCE_MAX: usize = 8;
+/// About so many chunks go to the disk together where the snapshot falls behind the log.
+const CHUNKS_AT_ONCE_MAX: u64 = 8;
 /// A part that another node wants sent is no longer than this.
 const LENT_BYTES_MAX: u64 = 8 << 20;
 
@@ -201,16 +202,6 @@ impl Replica {
         self.snapshot_job(Owner::Taking(id), DiskJob::SnapshotWrite(ops));
     }
 
-    /// The next chunk of the state. True if there is more.
-    fn capture_slice(&mut self, payload: &mut Vec<u8>) -> bool {
-        let began = (self.options.stopwatch)();
-        let more = self.kv.snapshot_next(self.options.snapshot_chunk_bytes, payload);
-        let took = (self.options.stopwatch)().saturating_sub(began);
-        let longest = &mut self.snapshots.pauses.longest_slice;
-        *longest = took.max(*longest);
-        more
-    }
-
     /// May a chunk be written, or must it wait for the foreground, or for a peer's turn?
     fn may_take(&self, log_bytes_before: u64) -> bool {
         let is_peers_turn = self.snapshots.part_is_next && !self.snapshots.parts.is_empty();
@@ -241,21 +232,30 @@ impl Replica {
         }
     }
 
-    /// The next chunk, and more behind it while the log is ahead of them. True if the state has more.
+    /// The next chunk, and more behind it where the log is ahead of them. True if the state has more.
     fn write_chunks(&mut self, writer: &mut SnapshotWriter, log_bytes: u64) -> (bool, Vec<DiskOp>) {
-        let room_bytes = self.options.snapshot_chunk_bytes + 1024;
+        let began = (self.options.stopwatch)();
+        let chunk_bytes = self.options.snapshot_chunk_bytes;
+        let bytes_max = CHUNKS_AT_ONCE_MAX * chunk_bytes as u64;
+        let is_urgent = self.is_urgent(log_bytes);
         let (before, mut ops) = (writer.bytes_written(), Vec::new());
-        let (mut more, mut chunks) = (true, 0);
-        while more && (chunks == 0 || chunks < CHUNKS_AT_ONCE_MAX && self.is_urgent(log_bytes)) {
-            let chunk = writer.chunk_with(room_bytes, |payload| self.capture_slice(payload));
-            more = chunk.0;
-            ops.extend(chunk.1);
-            chunks += 1;
-        }
-        let written = writer.bytes_written() - before;
+        let more = loop {
+            let (more, chunk) = writer.chunk_with(chunk_bytes + 1024, |payload| {
+                self.kv.snapshot_next(chunk_bytes, payload)
+            });
+            ops.extend(chunk);
+            let has_room = writer.bytes_written() - before < bytes_max;
+            if !(more && has_room && is_urgent && self.is_urgent(log_bytes)) {
+                break more;
+            }
+        };
         // What does not go by the pace is no debt of others that do.
-        self.pace.went(self.now.mono, if self.is_urgent(log_bytes) { 0 } else { written });
+        let written = writer.bytes_written() - before;
+        self.pace.went(self.now.mono, if is_urgent { 0 } else { written });
         self.snapshots.part_is_next = true;
+        let took = (self.options.stopwatch)().saturating_sub(began);
+        let longest = &mut self.snapshots.pauses.longest_slice;
+        *longest = took.max(*longest);
         (more, ops)
     }
 

@@ -48,6 +48,6 @@ pub struct Status {
 pub struct SnapshotPauses {
     /// To capture the state.
     pub capture: std::time::Duration,
-    /// To copy out the slice of it that took longest.
+    /// To copy out and check what one turn wrote of it, the turn that took longest.
     pub longest_slice: std::time::Duration,
 }

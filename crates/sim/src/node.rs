@@ -157,14 +157,11 @@ impl Node {
     /// A disk that was emptied is whole again when it says so itself: that its node votes, as that does.
     /// A node that votes again and loses its power before it has said so starts as one that does not.
     pub(crate) fn note_that_disk_is_whole(&mut self) {
-        let votes = self.replica().is_some_and(|replica| {
-            let raft = replica.raft();
-            !raft.is_newborn() && raft.non_voting_until().is_none()
-        });
-        if votes && self.disk.emptied {
+        if self.disk.emptied {
             let copy = self.disk.read("hard_state.b", 0, PAGE_BYTES).ok();
             let copy = copy.and_then(|bytes| sampan_storage::inspect::hard_state(&bytes).ok());
-            self.disk.emptied = copy.is_none_or(|copy| copy.non_voting_until.is_some());
+            let says_so = copy.is_some_and(|copy| !copy.newborn && copy.non_voting_until.is_none());
+            self.disk.emptied = !says_so;
         }
     }
 

@@ -85,6 +85,8 @@ pub struct HardStateCopy {
     pub segment: u64,
     /// The node neither votes nor counts before its log is durable through this index.
     pub non_voting_until: Option<LogIndex>,
+    /// The node has never been part of the cluster, as far as its disk knows.
+    pub newborn: bool,
 }
 
 /// A segment of the log, read by itself.
@@ -158,6 +160,7 @@ pub fn hard_state(bytes: &[u8]) -> Result<HardStateCopy, FileFault> {
         synced_batch: record.synced_batch,
         segment: record.segment,
         non_voting_until: record.non_voting_until,
+        newborn: record.newborn,
     })
 }
 

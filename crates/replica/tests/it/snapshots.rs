@@ -238,8 +238,8 @@ fn write_large(cluster: &mut Cluster, id: u64, numbers: std::ops::Range<u64>, ke
 }
 
 /// A follower that needs a snapshot of so many keys of 600 bytes, 500 bytes in a millisecond.
-fn far_behind(keys: u64) -> (Cluster, u64, u64) {
-    let (mut cluster, leader) = Cluster::with_leader(3, sending_slowly);
+fn far_behind(options: fn(sampan_base::NodeId) -> Options, keys: u64) -> (Cluster, u64, u64) {
+    let (mut cluster, leader) = Cluster::with_leader(3, options);
     let follower = cluster.follower_of(leader);
     cluster.kill(follower);
     cluster.run_ms(3_000);
@@ -271,7 +271,7 @@ fn installs(cluster: &Cluster) -> usize {
 #[test]
 fn a_transfer_that_is_cut_ten_times_sends_little_twice() {
     for restarts in [false, true] {
-        let (mut cluster, leader, follower) = far_behind(300);
+        let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
         let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
         cluster.start(follower);
         for cut in 1..=10 {
@@ -306,7 +306,7 @@ fn a_transfer_that_is_cut_ten_times_sends_little_twice() {
 #[test]
 fn what_has_arrived_is_loaded_while_the_rest_is_on_its_way() {
     for restarts in [false, true] {
-        let (mut cluster, leader, follower) = far_behind(300);
+        let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
         let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
         cluster.start(follower);
         run_until_acked(&mut cluster, leader, follower, size_bytes / 2);
@@ -325,29 +325,42 @@ fn what_has_arrived_is_loaded_while_the_rest_is_on_its_way() {
     }
 }
 
+/// Sixteen segments for the limit, to be sent slowly.
+fn with_a_long_log(id: sampan_base::NodeId) -> Options {
+    Options { raft_state_bytes_max: Some(256 << 10), ..sending_slowly(id) }
+}
+
+/// How many snapshots a leader takes beside 400 writes, and how long its log is at most.
+fn taken_by_a_leader(that_sends: bool) -> (usize, u64) {
+    let (mut cluster, leader, follower) = far_behind(with_a_long_log, 600);
+    if that_sends {
+        cluster.start(follower);
+        run_until_acked(&mut cluster, leader, follower, 1);
+    }
+    cluster.events.clear();
+    let mut longest = 0;
+    for n in 400..800 {
+        write_large(&mut cluster, leader, n..n + 1, 600);
+        longest = longest.max(cluster.node(leader).status().log_bytes_live);
+    }
+    assert_eq!(acked_bytes(&cluster, leader, follower).is_some(), that_sends, "all the time");
+    let taken =
+        |(id, event): &&(u64, Event)| *id == leader && matches!(event, Event::SnapshotTaken { .. });
+    (cluster.events.iter().filter(taken).count(), longest)
+}
+
 #[test]
-fn a_leader_that_sends_a_snapshot_takes_its_own_half_as_often() {
-    let taken = |sends: bool| {
-        let (mut cluster, leader, follower) = far_behind(300);
-        if sends {
-            cluster.start(follower);
-            run_until_acked(&mut cluster, leader, follower, 1);
-        }
-        cluster.events.clear();
-        write_large(&mut cluster, leader, 400..470, 300);
-        assert_eq!(acked_bytes(&cluster, leader, follower).is_some(), sends, "all the time");
-        let taken = |(id, event): &&(u64, Event)| {
-            *id == leader && matches!(event, Event::SnapshotTaken { .. })
-        };
-        cluster.events.iter().filter(taken).count()
-    };
-    let (alone, sending) = (taken(false), taken(true));
-    assert!(alone >= 6 && (1..=alone / 2 + 1).contains(&sending), "{sending} instead of {alone}");
+fn a_leader_that_sends_a_snapshot_takes_its_own_less_often_but_before_the_log_has_no_room() {
+    let (alone, _) = taken_by_a_leader(false);
+    let (sending, longest) = taken_by_a_leader(true);
+    assert!(alone >= 6 && (1..alone - 1).contains(&sending), "{sending} instead of {alone}");
+    // Where no segment fits any more clients wait.
+    assert!(longest <= (512 - 16) << 10, "{longest}");
 }
 
 #[test]
 fn a_snapshot_that_is_damaged_where_it_is_sent_from_is_replaced() {
-    let (mut cluster, leader, follower) = far_behind(300);
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
     let (index, _) = cluster.node(leader).status().snapshot.expect("there is one");
     // Behind what the last one covers nothing is to come.
     cluster.input(leader, Input::TakeSnapshot);
@@ -382,7 +395,7 @@ fn a_snapshot_that_is_damaged_where_it_is_sent_from_is_replaced() {
 
 #[test]
 fn a_snapshot_that_is_damaged_where_it_arrives_is_sent_again() {
-    let (mut cluster, leader, follower) = far_behind(300);
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
     let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
     cluster.hanging_lanes.insert((follower, Lane::Reading));
     cluster.start(follower);
@@ -434,7 +447,7 @@ fn a_snapshot_that_the_log_overtakes_on_its_way_is_dropped() {
 /// Half of the snapshot of a leader has arrived at the follower, and another node is to lead. That one
 /// has the log after that snapshot, and an older one of its own.
 fn half_arrived() -> (Cluster, [u64; 3], u64) {
-    let (mut cluster, leader, follower) = far_behind(300);
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
     let other = (1..=3).find(|&id| id != leader && id != follower).expect("a third node");
     for (id, from) in [(other, 400), (leader, 401)] {
         write_large(&mut cluster, leader, from..from + 1, 300);
@@ -492,7 +505,7 @@ fn a_transfer_begins_anew_if_the_node_that_made_the_snapshot_is_gone() {
 
 #[test]
 fn parts_that_overtake_each_other_are_neither_sent_again_nor_waited_for() {
-    let (mut cluster, leader, follower) = far_behind(300);
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
     let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
     cluster.newest_parts_first = true;
     cluster.snapshot_parts_per_ms = 2;
@@ -511,7 +524,7 @@ fn parts_that_overtake_each_other_are_neither_sent_again_nor_waited_for() {
 #[test]
 fn a_transfer_gives_way_to_clients_and_goes_on() {
     let takes_ms = |clients_wait: bool| {
-        let (mut cluster, leader, follower) = far_behind(300);
+        let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
         cluster.snapshot_parts_per_ms = usize::MAX;
         if clients_wait {
             cluster.hold = |message| {
@@ -571,7 +584,7 @@ fn a_follower_that_catches_up_gives_way_to_clients_but_does_catch_up() {
 
 #[test]
 fn a_transfer_that_clients_wait_for_does_not_give_way_to_them() {
-    let (mut cluster, leader, follower) = far_behind(300);
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
     let other = (1..=3).find(|&id| id != leader && id != follower).unwrap();
     cluster.snapshot_parts_per_ms = usize::MAX;
     cluster.hold = |message| {
@@ -591,7 +604,7 @@ fn a_transfer_that_clients_wait_for_does_not_give_way_to_them() {
 
 #[test]
 fn a_transfer_is_not_overtaken_by_later_snapshots() {
-    let (mut cluster, leader, follower) = far_behind(200);
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 200);
     // Fast enough for the log that it needs next to be within what is kept for it.
     cluster.snapshot_parts_per_ms = 2;
     cluster.start(follower);

@@ -80,6 +80,7 @@ fn hard_state(path: &Path, bytes: &[u8]) -> Facts {
         .with("synced_batch", copy.synced_batch)
         .with("newest_segment", copy.segment)
         .with("non_voting_until", copy.non_voting_until.map(|index| index.0))
+        .with("newborn", copy.newborn)
 }
 
 /// The room that is kept for a snapshot is as long as one: it is read a piece at a time.
