@@ -239,6 +239,39 @@ fn a_snapshot_that_finds_no_room_to_arrive_goes_on_when_there_is() {
 }
 
 #[test]
+fn a_snapshot_that_finds_no_room_for_its_file_goes_on_when_there_is() {
+    let (mut cluster, leader) = Cluster::with_leader(3, |id| {
+        let mut options = compacting(id);
+        options.raft.snapshot_chunk_bytes_max = 1_000;
+        options
+    });
+    let follower = cluster.follower_of(leader);
+    cluster.kill(follower);
+    cluster.run_ms(3_000);
+    for n in 0..300 {
+        let command = format!("SET key{} {}", n % 100, "x".repeat(400));
+        assert_eq!(cluster.ask(leader, 1, &command), "OK");
+    }
+    cluster.start(follower);
+    cluster.hanging_lanes.insert((follower, Lane::Background));
+    while cluster.hanging() < 4 {
+        cluster.run_ms(1);
+    }
+    // The pieces behind the first find no file.
+    cluster.disk(follower).takes_no_files = true;
+    cluster.hanging_lanes.clear();
+    cluster.run_ms(3_000);
+    let installed = |cluster: &Cluster| {
+        let installs = |(_, event): &(u64, Event)| matches!(event, Event::SnapshotInstalled { .. });
+        cluster.events.iter().any(installs)
+    };
+    assert!(!installed(&cluster), "there is no room for it");
+    cluster.disk(follower).takes_no_files = false;
+    cluster.run_ms(3_000);
+    assert!(installed(&cluster));
+}
+
+#[test]
 fn a_snapshot_that_meets_a_full_disk_on_its_way_is_loaded_all_the_same() {
     let (mut cluster, leader) = Cluster::with_leader(3, |id| {
         let mut options = compacting(id);

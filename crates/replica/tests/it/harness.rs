@@ -30,6 +30,8 @@ pub(crate) struct MemoryDisk {
     pub(crate) capacity_bytes: Option<usize>,
     /// Every write takes room, also where the file is.
     pub(crate) copies_on_write: bool,
+    /// There is no room for another name.
+    pub(crate) takes_no_files: bool,
 }
 
 impl MemoryDisk {
@@ -83,6 +85,11 @@ impl Disk for MemoryDisk {
 
     fn execute(&mut self, op: &DiskOp) -> Result<(), DiskError> {
         match op {
+            DiskOp::Create { file, .. } | DiskOp::Reserve { file, .. }
+                if self.takes_no_files && !self.files.contains_key(&**file) =>
+            {
+                return Err(DiskError::NoSpace(file.clone()));
+            }
             DiskOp::Reserve { file, len_bytes } => {
                 self.check_room(file, *len_bytes as usize)?;
                 self.files.insert(file.to_string(), vec![0; *len_bytes as usize]);
@@ -93,7 +100,8 @@ impl Disk for MemoryDisk {
             }
             DiskOp::Write { file, offset, bytes } => {
                 self.check_room(file, *offset as usize + bytes.len())?;
-                let data = self.files.get_mut(&**file).expect("the file exists");
+                let data = self.files.get_mut(&**file);
+                let data = data.ok_or_else(|| DiskError::NotFound(file.clone()))?;
                 let (start, end) = (*offset as usize, *offset as usize + bytes.len());
                 data.resize(data.len().max(end), 0);
                 data[start..end].copy_from_slice(bytes);
