@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sampan_base::{Rng, SessionId};
@@ -462,6 +463,40 @@ async fn a_dial_goes_on_when_its_calls_have_ended_and_others_come() {
     assert_eq!(clerk.get("k").await, Ok(None));
     let (elapsed, dialled) = (start.elapsed(), ATTEMPT * 7 / 5);
     assert!(elapsed < dialled + ATTEMPT / 10, "{elapsed:?}, the dial ended after {dialled:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_that_are_all_slow_to_connect_to_are_given_more_time() {
+    let node = Node::default();
+    let near = memory(BTreeMap::from([("a", node.clone()), ("b", node.peer())]));
+    let is_far = Arc::new(AtomicBool::new(false));
+    let far = is_far.clone();
+    let clerk = Clerk::builder()
+        .addresses(["a", "b"])
+        // A third of this for each dial, which takes longer.
+        .deadline(ATTEMPT * 6 / 5)
+        .attempt_timeout(ATTEMPT)
+        .connector(Arc::new(move |address| {
+            let (connecting, is_far) = (near(address), far.load(Ordering::Relaxed));
+            Box::pin(async move {
+                if is_far {
+                    tokio::time::sleep(ATTEMPT * 7 / 10).await;
+                }
+                connecting.await
+            })
+        }))
+        .connect()
+        .await
+        .unwrap();
+    is_far.store(true, Ordering::Relaxed);
+    node.script(|_| Act::Hang);
+    assert!(clerk.get("k").await.is_err());
+    node.script(|_| Act::Serve);
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        answers.push(clerk.get("k").await);
+    }
+    assert!(answers.contains(&Ok(None)), "{answers:?}");
 }
 
 #[tokio::test(start_paused = true)]

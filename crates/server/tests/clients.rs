@@ -424,6 +424,27 @@ fn a_client_that_reads_slowly_gets_all_it_asked_for_and_costs_no_memory() {
 }
 
 #[test]
+fn a_client_whose_replies_were_short_is_not_closed_for_long_ones() {
+    let dir = TempDir::new();
+    let node = single(dir.path(), |config| {
+        config.limits.output_pause_bytes = 1 << 20;
+        config.limits.output_soft_bytes = 32 << 20;
+        config.limits.output_bytes_max = 32 << 20;
+    });
+    let mut client = node.connect();
+    let value = vec![b'v'; 1 << 20];
+    assert_eq!(client.call_args(&[b"SET", b"long", &value]), "+OK\r\n");
+    // From now on a reply is taken for a few kilobytes: two hundred of them would fit.
+    for _ in 0..200 {
+        assert_eq!(client.call("GET short"), "$-1\r\n");
+    }
+    let total = 200;
+    client.send("GET long\r\n".repeat(total));
+    client.socket.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.rest().len(), total * (value.len() + "$1048576\r\n\r\n".len()));
+}
+
+#[test]
 fn a_reply_too_long_for_any_connection_is_an_error() {
     let dir = TempDir::new();
     let node = single(dir.path(), |config| {
