@@ -31,7 +31,7 @@ def use(port):
     assert [r.execute_command(*once), r.execute_command(*once)] == [1, 1]
     assert r.execute_command("OUTCOME", session, 1) == [b"applied", 1]
     assert r.execute_command("SESSION", "CLOSE", session) in (True, b"OK", "OK")
-    assert r.info("raft")["role"] in ("leader", "follower")
+    assert r.info("raft")["raft_role"] in ("leader", "follower")
     try:
         r.incr(key("log"))
         raise AssertionError("INCR of text")

@@ -69,9 +69,9 @@ pub enum CommandError {
     /// ACK of the command itself or of one after it.
     #[error("ERR ACK must be an integer below the command's own sequence")]
     InvalidAck,
-    /// ONCE around a session command.
+    /// ONCE around a command of sessions or of connections, or one that there is not.
     #[error("ERR ONCE cannot run '{0}'")]
-    NotInOnce(&'static str),
+    NotInOnce(String),
 }
 
 impl CommandError {

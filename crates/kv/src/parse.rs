@@ -327,10 +327,12 @@ impl<'a, A: AsRef<[u8]>> Parser<'a, A> {
             place = 5;
         }
         let inner = &self.args[place..];
-        let Some(spec) = spec::find(inner[0].as_ref()) else { return Err(unknown_command(inner)) };
-        if matches!(spec.name_id, Name::Session | Name::Once | Name::Outcome) {
-            return Err(CommandError::NotInOnce(spec.name));
-        }
+        let name = inner[0].as_ref();
+        let of_sessions =
+            |spec: &&Spec| matches!(spec.name_id, Name::Session | Name::Once | Name::Outcome);
+        let Some(spec) = spec::find(name).filter(|spec| !of_sessions(spec)) else {
+            return Err(CommandError::NotInOnce(printable(name, 128)));
+        };
         encode_once_head(session, sequence, ack, out);
         Parser { args: inner, spec, limits: self.limits }.parse(out)?;
         Ok(Class::Write)

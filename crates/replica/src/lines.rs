@@ -67,6 +67,8 @@ pub(crate) struct Line {
     pub(crate) last_batch: u64,
     /// No read of this line may be served before this index is applied: its own writes.
     pub(crate) floor: LogIndex,
+    /// What the client was told is in force at this index: a local read may not go back behind it.
+    pub(crate) seen: LogIndex,
     /// The client is gone; answers are dropped.
     pub(crate) closed: bool,
 }

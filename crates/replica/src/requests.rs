@@ -49,7 +49,7 @@ enum Route {
     Ride,
     /// Into the next read round.
     Read,
-    /// Answered at once from local state, which may be stale.
+    /// Answered from local state, which may be stale, but not behind what the line has seen.
     Stale,
     /// To the leader.
     Forward(NodeId),
@@ -148,6 +148,8 @@ impl Replica {
                 }
                 Outcome::Answered(reply, decided_at) => {
                     let origin = self.forward_ended(&forwarded);
+                    let line = self.lines.line(origin);
+                    line.seen = line.seen.max(decided_at);
                     self.end(origin, &forwarded.request, reply, decided_at);
                     self.pump(origin);
                 }
@@ -196,9 +198,17 @@ impl Replica {
                     });
                 }
                 Route::Stale => {
-                    let reply = self.kv.query(&request.command);
-                    self.counters.reads += 1;
-                    self.answer(ticket, reply, self.raft.applied());
+                    let line = self.lines.line(origin);
+                    let (seen, floor, since) = (line.seen, LogIndex::ZERO, request.since);
+                    if seen > self.raft.applied() {
+                        line.reads += 1;
+                        let reading = Reading { ticket, command: request.command, floor, since };
+                        self.reads.park(seen, reading);
+                    } else {
+                        let reply = self.kv.query(&request.command);
+                        self.counters.reads += 1;
+                        self.answer(ticket, reply, self.raft.applied());
+                    }
                 }
                 Route::Forward(leader) => self.start_forward(origin, request, leader),
             }

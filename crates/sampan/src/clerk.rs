@@ -2,7 +2,7 @@
 //! standard output byte for byte, and an exit code that a script can tell outcomes apart by.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -135,7 +135,7 @@ pub(crate) fn run(servers: &Servers, command: &DataCommand) -> Ended {
             .map_err(|error| failure(&error))?;
         let answer = call(&clerk, command).await;
         clerk.close().await;
-        Ok(print(&answer?.map_err(|error| failure(&error))?))
+        print(&answer?.map_err(|error| failure(&error))?)
     })
 }
 
@@ -276,7 +276,7 @@ fn failure(error: &Error) -> Failure {
 }
 
 /// The value's own bytes; a newline is added only where a person reads, and between elements.
-fn print(answer: &Answer) -> ExitCode {
+fn print(answer: &Answer) -> Ended {
     if let Some(value) = &answer.value {
         let mut out = Vec::new();
         let is_one =
@@ -287,10 +287,16 @@ fn print(answer: &Answer) -> ExitCode {
         if is_one && (is_number || stdout.is_terminal()) && *value != Value::Nil {
             out.push(b'\n');
         }
-        // Nobody reads on (`sampan get key | head -c 1`): no fault of the call.
-        _ = stdout.write_all(&out).and_then(|()| stdout.flush());
+        match stdout.write_all(&out).and_then(|()| stdout.flush()) {
+            // Nobody reads on (`sampan get key | head -c 1`): no fault of the call.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                let text = format!("standard output: {error}; the command itself was carried out");
+                return Err(Failure::new(exit::UNWRITTEN, text));
+            }
+            _ => {}
+        }
     }
-    if answer.met { ExitCode::SUCCESS } else { exit::NOT_MET.into() }
+    Ok(if answer.met { ExitCode::SUCCESS } else { exit::NOT_MET.into() })
 }
 
 /// A value as text: strings as they are, elements one a line.

@@ -50,3 +50,5 @@ pub(crate) const UNAVAILABLE: u8 = 3;
 pub(crate) const UNKNOWN: u8 = 4;
 /// Client commands: the cluster answered with an error, and changed nothing.
 pub(crate) const REFUSED: u8 = 5;
+/// Client commands: done, but the answer could not be written.
+pub(crate) const UNWRITTEN: u8 = 6;

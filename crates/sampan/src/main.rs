@@ -34,10 +34,10 @@ const AFTER_HELP: &str = "\
 Exit codes of get, set, append, del, incr, exists, ttl, expire and command:
   0 done; 1 no such key, or the condition was not met; 2 bad arguments;
   3 no node answered, certainly not applied; 4 outcome not known, may be applied;
-  5 refused by the cluster, which changed nothing
+  5 refused by the cluster, which changed nothing; 6 done, but the answer could not be written
 Exit codes of backup, restore and inspect: 0 done; 1 interrupted; 2 bad arguments, or something is there already;
   3 no node gave a backup; 5 damaged; 6 a file or object could not be read or written.
-Exit codes of status: 0 all nodes are up and one leads; 1 a node is down; 3 there is no leader.
+Exit codes of status: 0 all nodes are up and know a leader; 1 a node is down; 3 none knows a leader.
 For those of server and cluster see `sampan server --help`.";
 
 /// Sampan: a replicated, linearizable, durable key/value store that speaks the Redis protocol

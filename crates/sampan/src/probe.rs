@@ -100,9 +100,9 @@ mod tests {
 
     #[test]
     fn fields_are_read_and_headings_are_not() {
-        let fields = fields("# Raft\r\nrole:leader\r\nterm:3\r\n\r\n");
+        let fields = fields("# Raft\r\nraft_role:leader\r\nterm:3\r\n\r\n");
         assert_eq!(fields.len(), 2);
-        assert_eq!(fields["role"], "leader");
+        assert_eq!(fields["raft_role"], "leader");
         assert_eq!(fields["term"], "3");
     }
 }

@@ -9,6 +9,7 @@
 //! it promised. That is why the cluster gets a name of its own, and why no node of the old one
 //! talks to it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -132,7 +133,8 @@ struct Nodes {
 impl Nodes {
     /// Creates the directories of nodes that know nothing yet.
     fn create(dir: &Path, cluster: ClusterId, ids: &[NodeId]) -> Result<Self, Failure> {
-        let create = |&id: &NodeId| Node::create(dir, Identity { cluster, node: id });
+        let members: BTreeSet<NodeId> = ids.iter().copied().collect();
+        let create = |&id: &NodeId| Node::create(dir, Identity { cluster, node: id }, &members);
         let all = ids.iter().map(create).collect::<Result<_, _>>()?;
         Ok(Self { cluster, members: Configuration::of_voters(ids.iter().copied()), all })
     }
@@ -161,12 +163,13 @@ impl Nodes {
 }
 
 impl Node {
-    fn create(dir: &Path, identity: Identity) -> Result<Self, Failure> {
+    fn create(dir: &Path, identity: Identity, members: &BTreeSet<NodeId>) -> Result<Self, Failure> {
         let dir = node_dir(dir, identity.node.get()).join("data");
         fs::create_dir_all(&dir).map_err(|error| failed(&dir, error))?;
         let mut disk = RealDisk::new(&dir);
         let options = Options::default();
-        Storage::create_formed(&mut disk, identity, &options)
+        Storage::agree_on_members(&mut disk, identity, members)
+            .and_then(|()| Storage::create_formed(&mut disk, identity, &options))
             .map_err(|error| failed(&dir, error))?;
         let opened = Storage::open(&mut disk, identity, &options);
         let (storage, _) = opened.map_err(|error| failed(&dir, error))?;

@@ -34,12 +34,17 @@ pub(crate) fn run(servers: &Servers) -> Ended {
         answers.into_iter().map(|(_, answer)| answer).collect::<Vec<Answer>>()
     });
     say(table(addresses, &answers).trim_end());
-    let has_leader = answers.iter().flatten().any(|fields| field(fields, "role") == "leader");
+    let has_leader = answers.iter().flatten().any(knows_leader);
     Ok(match (has_leader, answers.iter().all(Result::is_ok)) {
         (false, _) => exit::UNAVAILABLE.into(),
         (true, false) => exit::NOT_MET.into(),
         (true, true) => ExitCode::SUCCESS,
     })
+}
+
+/// A leader has itself for its leader, and a follower hears of one.
+fn knows_leader(fields: &Fields) -> bool {
+    number(fields, "leader_id") > 0
 }
 
 fn field<'a>(fields: &'a Fields, name: &str) -> &'a str {
@@ -70,7 +75,7 @@ fn row(address: &str, answer: &Answer, commit_max: u64) -> Row {
         }
     };
     let of_field = |name: &str| field(fields, name).to_owned();
-    let role = match (field(fields, "role"), field(fields, "voting")) {
+    let role = match (field(fields, "raft_role"), field(fields, "voting")) {
         // What it lost is on its way.
         (role, "0") => format!("{role}, repairing"),
         (role, _) => role.to_owned(),
@@ -112,7 +117,7 @@ mod tests {
     fn node(id: &str, role: &str, commit: &str, applied: &str, snapshot: &str) -> Fields {
         let fields = [
             ("node_id", id),
-            ("role", role),
+            ("raft_role", role),
             ("term", "3"),
             ("commit_index", commit),
             ("applied_index", applied),

@@ -246,6 +246,9 @@ fn open(
     log: &Log,
 ) -> Result<Start, ServerError> {
     let identity = Identity { cluster: config.cluster, node: config.node };
+    let bootstrap = config.bootstrap();
+    Storage::agree_on_members(disk, identity, &bootstrap.voters)
+        .map_err(|error| data_error(config, &error))?;
     if !Storage::exists(disk).map_err(|error| data_error(config, &error))? {
         Storage::create(disk, identity, &config.replica.storage)
             .map_err(|error| data_error(config, &error))?;
@@ -256,7 +259,7 @@ fn open(
     let processors = thread::available_parallelism().map_or(1, usize::from);
     options.restore_parts = (RESTORE_PARTS_EACH * processors).min(RESTORE_PARTS_MAX);
     options.run_all = run_all;
-    Replica::start(disk, identity, options, config.bootstrap(), random(), clock.now())
+    Replica::start(disk, identity, options, bootstrap, random(), clock.now())
         .map_err(|error| open_error(config, &error))
 }
 
@@ -294,8 +297,14 @@ fn data_error(config: &Config, error: &sampan_storage::OpenError) -> ServerError
     use sampan_storage::OpenError as E;
     let advice = match error {
         E::DamagedHardState(_) | E::DamagedIdentity(_) => {
-            ": what this node promised is not known, so it must never vote again: remove it from the \
-             cluster and add a new one, with a new id and an empty directory"
+            ": what this node promised is not known, so it must not vote as it is: move the directory away \
+             and start with an empty one while all other nodes are up, and they fill it again"
+        }
+        E::OtherMembers { .. } => {
+            ": name all of them but this one with --peer ID=HOST:PORT, wherever they are now"
+        }
+        E::DamagedMembers(_) => {
+            ": remove the file if --peer names all other nodes, and it is written again"
         }
         E::DamagedLog(_) | E::DamagedSnapshot { .. } => {
             ": with --on-damage repair its peers give back what is lost"
@@ -304,10 +313,13 @@ fn data_error(config: &Config, error: &sampan_storage::OpenError) -> ServerError
     };
     let text = format!("data directory {}: {error}{advice}", config.data_dir.display());
     match error {
-        E::OtherCluster { .. } | E::OtherNode { .. } | E::AlreadyCreated(_) | E::NotCreated => {
-            ServerError::OtherData(text)
-        }
+        E::OtherCluster { .. }
+        | E::OtherNode { .. }
+        | E::OtherMembers { .. }
+        | E::AlreadyCreated(_)
+        | E::NotCreated => ServerError::OtherData(text),
         E::DamagedIdentity(_)
+        | E::DamagedMembers(_)
         | E::DamagedHardState(_)
         | E::DamagedLog(_)
         | E::DamagedSnapshot { .. }

@@ -152,7 +152,7 @@ fn info_has_its_sections_and_the_fields_that_clients_read() {
         assert_eq!(info.get(key).map(String::as_str), Some(value), "{key}");
     }
     let raft = client.info("raft");
-    assert_eq!(raft["role"], "leader");
+    assert_eq!(raft["raft_role"], "leader");
     assert_eq!(raft["commit_index"], raft["applied_index"]);
     assert_eq!(raft["leader_address"], format!("127.0.0.1:{}", node.port));
     assert_eq!(client.info("replication")["role"], "master");
@@ -218,6 +218,34 @@ fn client_reply_silences_what_it_says_and_nothing_else() {
     client.send("CLIENT REPLY OFF\r\nINCR a\r\nPING\r\nNOPE\r\nCLIENT REPLY ON\r\nGET a\r\n");
     assert_eq!(client.reply(), "+OK\r\n");
     assert_eq!(client.reply(), "$1\r\n3\r\n");
+    client.send("CLIENT REPLY OFF\r\nRESET\r\nGET a\r\n");
+    assert_eq!(client.reply(), "+RESET\r\n");
+    assert_eq!(client.reply(), "$1\r\n3\r\n");
+}
+
+#[test]
+fn what_stands_between_multi_and_exec_is_refused_as_a_whole() {
+    let dir = TempDir::new();
+    let node = single(dir.path(), |_| {});
+    let mut client = node.connect();
+    for (end, reply) in [
+        ("EXEC", "-EXECABORT Transaction discarded because of previous errors.\r\n"),
+        ("DISCARD", "+OK\r\n"),
+        ("RESET", "+RESET\r\n"),
+    ] {
+        client.send(format!("MULTI\r\nINCR n\r\nPING\r\nMULTI\r\n{end}\r\nGET n\r\n"));
+        let refusal = client.reply();
+        assert!(refusal.starts_with("-ERR transactions are not supported"), "{refusal}");
+        for _ in 0..3 {
+            let refusal = client.reply();
+            assert!(refusal.starts_with("-ERR not executed: it follows MULTI"), "{refusal}");
+        }
+        assert_eq!(client.reply(), reply);
+        assert_eq!(client.reply(), "$-1\r\n");
+    }
+    assert_eq!(client.call("EXEC"), "-ERR EXEC without MULTI\r\n");
+    assert_eq!(client.call("DISCARD"), "-ERR DISCARD without MULTI\r\n");
+    assert_eq!(client.call("WATCH n"), "-ERR transactions are not supported\r\n");
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn leader_of(nodes: &[Node]) -> usize {
         let first = infos[0]["leader_id"].clone();
         let agreed = first != "0" && infos.iter().all(|info| info["leader_id"] == first);
         leader = nodes.iter().position(|node| node.config.node.get().to_string() == first);
-        agreed && leader.is_some_and(|leader| infos[leader]["role"] == "leader")
+        agreed && leader.is_some_and(|leader| infos[leader]["raft_role"] == "leader")
     });
     leader.unwrap()
 }
@@ -211,7 +211,7 @@ fn leadership_goes_where_an_operator_sends_it() {
     );
     assert_eq!(client.call("CLUSTER TRANSFER 9"), "-ERR '9' is no other node of this cluster\r\n");
     assert_eq!(client.call(&format!("CLUSTER TRANSFER {id}")), "+OK\r\n");
-    until("the target leads", || nodes[target].raft()["role"] == "leader");
+    until("the target leads", || nodes[target].raft()["raft_role"] == "leader");
     assert_eq!(eventually(|| client.call("SET k v")), "+OK\r\n");
 }
 

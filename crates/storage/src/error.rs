@@ -1,5 +1,6 @@
 //! Why a data directory was not opened. `docs/format.md` says what an operator does about each.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use sampan_base::disk::{DiskError, FileName};
@@ -31,6 +32,17 @@ pub enum OpenError {
         /// What was asked for.
         expected: NodeId,
     },
+    /// The cluster was formed of other nodes.
+    #[error("the cluster was formed of {}, not of {}", shown(found), shown(expected))]
+    OtherMembers {
+        /// What the members file says.
+        found: BTreeSet<NodeId>,
+        /// What was asked for.
+        expected: BTreeSet<NodeId>,
+    },
+    /// The members file is damaged.
+    #[error("members is damaged: {0}")]
+    DamagedMembers(&'static str),
     /// The identity file is damaged, or gone while other files show that a node lived here.
     #[error("identity is damaged: {0}")]
     DamagedIdentity(&'static str),
@@ -63,6 +75,10 @@ pub enum OpenError {
     /// The disk failed.
     #[error("disk: {0}")]
     Disk(#[from] DiskError),
+}
+
+fn shown(members: &BTreeSet<NodeId>) -> String {
+    members.iter().map(NodeId::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// Where the log is damaged, and how that is known.

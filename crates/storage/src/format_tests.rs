@@ -14,6 +14,7 @@ use sampan_base::{
 use crate::batch::{self, Change, Link};
 use crate::create::{IDENTITY_FILE, IDENTITY_MAGIC};
 use crate::hard_state::{HARD_STATE_MAGIC, Record};
+use crate::members::{MEMBERS_FILE, MEMBERS_MAGIC};
 use crate::sector::CONTENT_BYTES;
 use crate::segment::{EARLIER_MAX, EarlierLife, SEGMENT_MAGIC, SegmentHeader};
 use crate::snapshot::{
@@ -105,6 +106,13 @@ fn identity_page() -> Bytes {
     disk.read(IDENTITY_FILE, 0, 2 * PAGE_BYTES).unwrap()
 }
 
+fn members_page() -> Bytes {
+    let mut disk = MemDisk::new();
+    let members = [1, 2, 0x0304].map(NodeId::of).into();
+    Storage::agree_on_members(&mut disk, IDENTITY, &members).unwrap();
+    disk.read(MEMBERS_FILE, 0, 2 * PAGE_BYTES).unwrap()
+}
+
 fn record() -> Record {
     Record {
         identity: IDENTITY,
@@ -187,6 +195,12 @@ fn snapshot_bytes() -> Bytes {
 fn identity_and_hard_state_are_laid_out_as_documented() {
     let page = identity_page();
     check("identity", &page, &sealed(IDENTITY_MAGIC, &page));
+
+    let page = members_page();
+    let mut fields = sealed(MEMBERS_MAGIC, &page);
+    let ids = [u64(1), u64(2), u64(0x0304)].concat();
+    fields.extend([("count", u32(3)), ("ids", raw(&ids))]);
+    check("members", &page, &fields);
 
     let page = record().encode();
     let mut fields = sealed(HARD_STATE_MAGIC, &page);
@@ -331,6 +345,7 @@ fn the_bytes_of_every_record_are_the_golden_ones() {
     let mut golden = include_str!("golden.txt").lines();
     for (name, bytes) in [
         ("identity", identity_page()),
+        ("members", members_page()),
         ("hard_state", record().encode()),
         ("segment", segment_header().encode().into()),
         ("batch", batch_bytes()),

@@ -4,11 +4,14 @@
 //! Snapshots are read by [`crate::snapshot::SnapshotStream`]; what a whole data directory amounts to
 //! is told by [`crate::Storage::examine`].
 
-use sampan_base::{Entry, HardState, LogIndex, LogPosition};
+use std::collections::BTreeSet;
+
+use sampan_base::{Entry, HardState, LogIndex, LogPosition, NodeId};
 
 use crate::batch::{self, Batch, Link};
 use crate::create::IDENTITY_MAGIC;
 use crate::hard_state::{HARD_STATE_MAGIC, Record};
+use crate::members::{self, MEMBERS_MAGIC};
 use crate::page::{self, Magic, PAGE_BYTES, PageFault};
 use crate::replay::{Tail, judge_tail};
 use crate::sector::SECTOR_BYTES;
@@ -21,6 +24,8 @@ use crate::{DamageReason, Identity};
 pub enum FileKind {
     /// Whose data a directory holds.
     Identity,
+    /// The first members of the cluster.
+    Members,
     /// One copy of the hard state.
     HardState,
     /// A segment of the log.
@@ -38,6 +43,7 @@ impl FileKind {
     pub fn of(bytes: &[u8]) -> Self {
         let kinds = [
             (IDENTITY_MAGIC, Self::Identity),
+            (MEMBERS_MAGIC, Self::Members),
             (HARD_STATE_MAGIC, Self::HardState),
             (SEGMENT_MAGIC, Self::Segment),
             (SNAPSHOT_MAGIC, Self::Snapshot),
@@ -147,6 +153,12 @@ pub enum SegmentEnd {
 pub fn identity(bytes: &[u8]) -> Result<Identity, FileFault> {
     let mut body = page::unseal(IDENTITY_MAGIC, bytes)?;
     Identity::decode(&mut body).map_err(|_| FileFault::Damaged("a field is impossible"))
+}
+
+/// The first members of a cluster and whose note of them it is, from the bytes of `members`.
+pub fn members(bytes: &[u8]) -> Result<(Identity, BTreeSet<NodeId>), FileFault> {
+    let mut body = page::unseal(MEMBERS_MAGIC, bytes)?;
+    members::decode(&mut body).map_err(|_| FileFault::Damaged("a field is impossible"))
 }
 
 /// A copy of the hard state, from the bytes of its file.

@@ -53,6 +53,7 @@ mod hard_state;
 mod identity;
 pub mod inspect;
 mod log;
+mod members;
 mod open;
 mod options;
 mod page;

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use common::{
     IDENTITY, append, brief, created, entry, maintain, newest_segment, open, position, recycled,
     take_snapshot,
@@ -471,6 +473,30 @@ fn the_data_of_another_cluster_or_node_is_refused() {
     let error = Storage::open(&mut disk, Identity { node, ..IDENTITY }, &Options::tiny());
     let (found, expected) = (IDENTITY.node, node);
     assert_eq!(error.unwrap_err(), OpenError::OtherNode { found, expected });
+}
+
+#[test]
+fn no_start_takes_other_members_than_the_first_one() {
+    let set = |ids: &[u64]| ids.iter().copied().map(NodeId::of).collect::<BTreeSet<_>>();
+    let agree =
+        |disk: &mut MemDisk, ids: &[u64]| Storage::agree_on_members(disk, IDENTITY, &set(ids));
+    let mut disk = MemDisk::new();
+    // Until there is a node nothing was promised by one.
+    assert_eq!(agree(&mut disk, &[7]), Ok(()));
+    assert_eq!(agree(&mut disk, &[7, 8, 9]), Ok(()));
+    Storage::create(&mut disk, IDENTITY, &Options::tiny()).unwrap();
+    disk = disk.crash(&mut KeepSynced);
+    for others in [&[7][..], &[7, 8], &[7, 8, 9, 10], &[7, 8, 10]] {
+        let (found, expected) = (set(&[7, 8, 9]), set(others));
+        let refused = agree(&mut disk, others);
+        assert_eq!(refused, Err(OpenError::OtherMembers { found, expected }));
+    }
+    assert_eq!(agree(&mut disk, &[7, 8, 9]), Ok(()));
+    disk.corrupt("members", 40, |byte| *byte ^= 1);
+    assert!(matches!(agree(&mut disk, &[7, 8, 9]), Err(OpenError::DamagedMembers(_))));
+    disk.lose("members", None);
+    assert_eq!(agree(&mut disk, &[7, 8, 9]), Ok(()), "it is written again");
+    assert!(agree(&mut disk, &[7]).is_err());
 }
 
 #[test]

@@ -113,6 +113,23 @@ fn a_stale_read_needs_no_leader_and_a_fresh_one_does() {
 }
 
 #[test]
+fn a_stale_read_sees_what_its_own_connection_was_told() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    for n in 0..5 {
+        assert_eq!(cluster.ask(follower, 1, &format!("SET k {n}")), "OK");
+        let others = cluster.send_as(follower, 2, &["GET k"], true);
+        assert!(cluster.answer(follower, 2, others[0]).is_some(), "whatever there is, at once");
+        let own = cluster.send_as(follower, 1, &["GET k", "GET k"], true);
+        cluster.run_ms(100);
+        for seq in own {
+            let value = Reply::bulk(n.to_string().as_bytes());
+            assert_eq!(cluster.answer(follower, 1, seq), Some(&value));
+        }
+    }
+}
+
+#[test]
 fn time_to_live_runs_on_an_idle_cluster() {
     let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
     let follower = cluster.follower_of(leader);

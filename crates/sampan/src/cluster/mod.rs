@@ -215,7 +215,7 @@ struct Role {
 impl Role {
     fn of(fields: &Fields) -> Self {
         let term = fields.get("term").and_then(|term| term.parse().ok());
-        let name = fields.get("role").cloned().unwrap_or_default();
+        let name = fields.get("raft_role").cloned().unwrap_or_default();
         Self { name, term: term.unwrap_or_default() }
     }
 }

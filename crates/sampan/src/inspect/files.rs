@@ -26,6 +26,7 @@ pub(super) async fn facts(path: &Path, entries: bool) -> Result<Facts, Failure> 
     let read = || fs::read(path).map_err(|error| unreadable(path, &error));
     match FileKind::of(&first) {
         FileKind::Identity => Ok(identity(path, &read()?)),
+        FileKind::Members => Ok(members(path, &read()?)),
         FileKind::HardState => Ok(hard_state(path, &read()?)),
         FileKind::Segment => Ok(segment(path, &read()?, entries)),
         FileKind::Zeros => zeros(path).await,
@@ -47,7 +48,10 @@ fn has_our_name(path: &Path) -> bool {
     let numbered = name.strip_suffix(".log").is_some_and(|number| {
         number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit())
     });
-    numbered || name.ends_with(".snap") || name.starts_with("hard_state.") || name == "identity"
+    numbered
+        || name.ends_with(".snap")
+        || name.starts_with("hard_state.")
+        || ["identity", "members"].contains(&&*name)
 }
 
 fn of(kind: &str, path: &Path) -> Facts {
@@ -62,6 +66,17 @@ fn identity(path: &Path, bytes: &[u8]) -> Facts {
     let facts = of("identity", path);
     match inspect::identity(bytes) {
         Ok(owner) => with_owner(facts, owner),
+        Err(fault) => facts.with_damage(fault),
+    }
+}
+
+fn members(path: &Path, bytes: &[u8]) -> Facts {
+    let facts = of("members", path);
+    match inspect::members(bytes) {
+        Ok((owner, members)) => {
+            let members: Vec<String> = members.iter().map(ToString::to_string).collect();
+            with_owner(facts, owner).with("members", members.join(" "))
+        }
         Err(fault) => facts.with_damage(fault),
     }
 }

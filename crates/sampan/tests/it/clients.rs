@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::process::Stdio;
 
 use redis::Commands as _;
 
@@ -52,6 +53,20 @@ fn client_commands_print_results_and_tell_outcomes_by_their_exit_codes() {
     call(&cluster, &["set", "text", "abc"], b"");
     call(&cluster, &["incr", "text"], b"").assert_one_error(5, &["not an integer"]);
     call(&cluster, &["command", "FROB"], b"").assert_one_error(5, &["unknown command 'FROB'"]);
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_told_by_the_exit_code() {
+    let cluster = Cluster::start("cli-full");
+    call(&cluster, &["set", "k", "v"], b"");
+    let mut command = sampan(["get", "k"]);
+    command.env("SAMPAN_SERVERS", cluster.addresses().join(","));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let ended = command.stdout(full).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(ended.status.code(), Some(6));
+    assert!(
+        String::from_utf8(ended.stderr).unwrap().starts_with("sampan: standard output: No space")
+    );
 }
 
 #[test]
@@ -122,6 +137,8 @@ fn status_shows_every_node_and_which_are_down() {
     assert_eq!(all.out().matches(" leader ").count(), 1);
     assert_eq!(all.out().matches(" follower ").count(), 2);
     let follower = cluster.follower();
+    let mut alone = sampan(["status", "--servers", &cluster.addresses()[follower as usize - 1]]);
+    assert_eq!(run(&mut alone, b"").code, Some(0), "it knows a leader");
     cluster.kill(follower);
     let one_down = call(&cluster, &["status"], b"");
     assert_eq!(one_down.code, Some(1));

@@ -141,9 +141,27 @@ fn a_data_directory_is_used_by_its_own_node_of_its_own_cluster_once_at_a_time() 
     elsewhere(&cluster, ("--node-id", "2")).assert_one_error(4, &[data, "node n1", "n2"]);
     let other = elsewhere(&cluster, ("--cluster-id", "beef"));
     other.assert_one_error(4, &[data, "0000000000005a3b", "000000000000beef"]);
+    let mut larger = cluster.command(1);
+    let refused = run(larger.args(["--peer", "2=127.0.0.1:1"]), b"");
+    refused.assert_one_error(4, &[data, "formed of n1, not of n1 n2", "--peer"]);
     cluster.restart(1);
     cluster.leader();
     assert_eq!(cluster.get("kept"), "value");
+}
+
+#[test]
+fn a_node_that_is_told_of_fewer_members_does_not_lead_itself() {
+    let mut cluster = Cluster::start("members");
+    cluster.assert_works();
+    let cluster_id = cluster.info(1, "raft")["cluster_id"].clone();
+    cluster.stop(1);
+    let mut alone = sampan(["server", "--cluster-id", &cluster_id, "--node-id", "1"]);
+    alone.args(["--listen", &format!("127.0.0.1:{}", free_ports(1)), "--data-dir"]);
+    run(alone.arg(cluster.data_dir(1)), b"")
+        .assert_one_error(4, &["formed of n1 n2 n3, not of n1"]);
+    cluster.restart(1);
+    cluster.wait_for(1);
+    cluster.assert_works();
 }
 
 /// The files below a directory, the largest first.

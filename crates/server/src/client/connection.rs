@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Client, Ending};
+use super::{Client, Ending, transactions};
 use crate::commands;
 use crate::net;
 use crate::node::Node;
@@ -331,6 +331,9 @@ fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
         &spilled
     };
     let Some(name) = argv.first() else { return };
+    if client.refuses_all.get() && transactions::refuse(node, client, name) {
+        return;
+    }
     if let Some(command) = commands::find(name) {
         count_up(&node.stats.commands, 1);
         commands::run(command, node, client, argv);
@@ -350,6 +353,10 @@ fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
             let rendering = profile.rendering();
             let seq = client.flow.borrow_mut().expect(rendering, values, worst_bytes);
             batch.requests.push(Encoded { seq, class, stale, end: batch.encoded.len() });
+        }
+        Err(_) if transactions::begin(node, client, name) => {
+            batch.encoded.truncate(start);
+            count_up(&node.stats.commands, 1);
         }
         Err(_) if is_http(name) => {
             batch.encoded.truncate(start);

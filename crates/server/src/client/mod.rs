@@ -3,6 +3,7 @@
 //! - `flow.rs`: the order of replies
 //! - `connection.rs`: the task that reads requests from a socket
 //! - `registry.rs`: all connections, and the way of a reply to its own
+//! - `transactions.rs`: the refusal of what stands between `MULTI` and `EXEC`
 //!
 //! A reply is written by the event loop at the end of its turn, one call per connection; only what
 //! the kernel does not take then is left to the connection's task.
@@ -10,6 +11,7 @@
 pub(crate) mod connection;
 pub(crate) mod flow;
 pub(crate) mod registry;
+pub(crate) mod transactions;
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
@@ -41,6 +43,8 @@ pub(crate) struct Client {
     pub(crate) partial_bytes: Cell<usize>,
     /// A piece of a backup is being read for it: so long it is not read from.
     pub(crate) awaits_piece: Cell<bool>,
+    /// It has said `MULTI`: nothing is executed until it says `EXEC` or `DISCARD`.
+    pub(crate) refuses_all: Cell<bool>,
     ending: Cell<Ending>,
     /// The task waits for room, not for bytes.
     is_paused: Cell<bool>,
@@ -128,6 +132,7 @@ impl Client {
             read_at: Cell::new(now),
             partial_bytes: Cell::new(0),
             awaits_piece: Cell::new(false),
+            refuses_all: Cell::new(false),
             ending: Cell::new(Ending::No),
             is_paused: Cell::new(false),
             is_marked: Cell::new(false),

@@ -14,10 +14,15 @@ pub(super) fn is_name(bytes: &[u8]) -> bool {
 pub(super) const BAD_NAME: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
 
-/// Is this `CLIENT REPLY`?
+/// Is this `CLIENT REPLY` or `RESET`?
 pub(super) fn is_reply_switch(args: &[&[u8]]) -> bool {
-    matches!(args, [client, reply, _] if client.eq_ignore_ascii_case(b"client")
-        && reply.eq_ignore_ascii_case(b"reply"))
+    match args {
+        [client, reply, _] => {
+            client.eq_ignore_ascii_case(b"client") && reply.eq_ignore_ascii_case(b"reply")
+        }
+        [reset] => reset.eq_ignore_ascii_case(b"reset"),
+        _ => false,
+    }
 }
 
 /// `PING [message]`
@@ -136,6 +141,7 @@ pub(super) fn quit(call: &mut Call<'_>) {
 pub(super) fn reset(call: &mut Call<'_>) {
     let last_command = call.client.profile.borrow().last_command;
     call.client.profile.replace(Profile { last_command, ..Profile::default() });
+    call.client.refuses_all.set(false);
     call.reply().simple("RESET");
 }
 

@@ -192,7 +192,7 @@ fn raft(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.title("Raft");
     lines.put("node_id", raft.id.get());
     lines.put("cluster_id", status.cluster);
-    lines.put("role", raft.role);
+    lines.put("raft_role", raft.role);
     lines.put("term", raft.term);
     lines.put("leader_id", raft.leader.map_or(0, NodeId::get));
     let address = raft.leader.and_then(|id| node.client_address(id, call.client.local.ip()));

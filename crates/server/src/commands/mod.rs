@@ -125,7 +125,7 @@ pub(crate) fn run(command: &Command, node: &Node, client: &Client, args: &[&[u8]
     } else {
         call.error(&format!("ERR wrong number of arguments for '{}' command", command.name));
     }
-    // `CLIENT REPLY` decides over its own reply as well, by saying something or nothing.
+    // What switches replies on or off decides over its own reply as well, by saying something or nothing.
     let is_silent = rendering == Rendering::Silent && !connection::is_reply_switch(args);
     if !is_silent {
         client.flow.borrow_mut().say(&out);
@@ -137,13 +137,22 @@ pub(crate) fn run(command: &Command, node: &Node, client: &Client, args: &[&[u8]
 /// Answers the command being read with an error.
 pub(crate) fn say_error(node: &Node, client: &Client, text: &str) {
     node.stats.errors.count(text);
+    say(client, |mut reply| reply.error(text));
+}
+
+/// Answers the command being read with OK.
+pub(crate) fn say_ok(client: &Client) {
+    say(client, |mut reply| reply.ok());
+}
+
+fn say(client: &Client, write: impl FnOnce(Writer<'_>)) {
     let (rendering, protocol) = {
         let mut profile = client.profile.borrow_mut();
         (profile.rendering(), profile.protocol)
     };
     if rendering != Rendering::Silent {
         let mut out = Vec::new();
-        Writer::new(&mut out, protocol).error(text);
+        write(Writer::new(&mut out, protocol));
         client.flow.borrow_mut().say(&out);
     }
 }

@@ -199,7 +199,7 @@ impl Cluster {
             let leads = |id: &u64| {
                 let info = self.try_info(*id, "raft")?;
                 let term: u64 = info.get("term")?.parse().ok()?;
-                (info.get("role")? == "leader").then_some((term, *id))
+                (info.get("raft_role")? == "leader").then_some((term, *id))
             };
             self.processes.keys().filter_map(leads).max().map(|(_, id)| id)
         })
