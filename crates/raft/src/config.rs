@@ -9,6 +9,9 @@ use sampan_base::NodeId;
 /// causes. Spreads the followers that all see the leader die at once.
 pub(crate) const DISCONNECT_JITTER_MAX: Duration = Duration::from_millis(20);
 
+/// A cluster that waits longer for a leader has none; and times are added up.
+const ELECTION_TIMEOUT_MAX: Duration = Duration::from_hours(24);
+
 /// How one node takes part. All durations are of the node's monotonic clock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -111,6 +114,12 @@ impl Config {
             return Err(format!(
                 "election_timeout_max ({:?}) must not be below election_timeout_min ({:?})",
                 self.election_timeout_max, self.election_timeout_min
+            ));
+        }
+        if self.election_timeout_max > ELECTION_TIMEOUT_MAX {
+            return Err(format!(
+                "election_timeout_max ({:?}) must be at most {ELECTION_TIMEOUT_MAX:?}",
+                self.election_timeout_max
             ));
         }
         if self.heartbeat_interval.is_zero()

@@ -260,6 +260,22 @@ impl Limits {
             let expected = format!("want at most {CLIENTS_MAX}");
             return Err(ConfigError::new("clients_max", self.clients_max, expected));
         }
+        if self.read_bytes > READ_BYTES_MAX {
+            let expected = format!("want at most {READ_BYTES_MAX}");
+            return Err(ConfigError::new("read_bytes", self.read_bytes, expected));
+        }
+        let request = &self.request;
+        let enough = [
+            ("request_bulk_bytes_max", request.bulk_bytes_max, 64),
+            ("request_arguments_max", request.arguments_max, 4),
+            ("request_bytes_max", request.request_bytes_max, 64),
+            ("request_inline_bytes_max", request.inline_bytes_max, 32),
+        ];
+        for (setting, value, least) in enough {
+            if value < least {
+                return Err(ConfigError::new(setting, value, format!("want at least {least}")));
+            }
+        }
         let rising = [
             ("output_pause_bytes", self.output_pause_bytes, self.output_soft_bytes),
             ("output_soft_bytes", self.output_soft_bytes, self.output_bytes_max),
@@ -298,6 +314,9 @@ const REPLY_ITEM_HEAD_BYTES_MAX: usize = 9;
 
 /// More client connections than any limit may allow: their slots take 20 bits of a connection id.
 pub(crate) const CLIENTS_MAX: usize = 1 << 20;
+
+/// A buffer to read into is no longer than this: each connection that reads has one.
+const READ_BYTES_MAX: usize = 64 << 20;
 
 impl Config {
     /// A node with default limits that listens for peers at the client port plus

@@ -204,9 +204,11 @@ impl Loaded {
 
     /// Runs the event loop until the node has ended.
     fn serve(self, runtime: LocalRuntime, requests: StopRequests) -> Result<(), ServerError> {
+        let log = self.log.clone();
         let served = runtime.block_on(self.take_part(requests));
         // A thread that waits for the address of a peer may do so for minutes.
         runtime.shutdown_background();
+        log.settle();
         served
     }
 

@@ -74,8 +74,14 @@ pub(super) fn check_free(path: &Path, replace: bool) -> Result<(), Failure> {
             Err(Failure::usage(text))
         }
         Ok(_) if !replace => Err(taken(path)),
+        // A device or a link is not to be replaced by a file.
+        Ok(there) if !there.is_file() => {
+            let text = format!("{} is no regular file: want the name of one", path.display());
+            Err(Failure::usage(text))
+        }
+        Ok(_) => Ok(()),
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(path, &error)),
-        _ => Ok(()),
+        Err(_) => fs::metadata(directory(path)).map(drop).map_err(|error| failed(path, &error)),
     }
 }
 

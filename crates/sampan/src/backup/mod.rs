@@ -126,7 +126,13 @@ async fn attempt(
         interrupted = interrupt.received() => return Err(Failed::Here(interrupted)),
     };
     let started = Instant::now();
-    let mut writer = args.to.write(remote.bytes).await.map_err(Failed::Here)?;
+    let mut writer = match args.to.write(remote.bytes).await {
+        Ok(writer) => writer,
+        Err(failure) => {
+            remote.end().await;
+            return Err(Failed::Here(failure));
+        }
+    };
     let copied = tokio::select! {
         copied = copy(&mut remote, &mut writer) => copied,
         interrupted = interrupt.received() => Err(Failed::Here(interrupted)),

@@ -236,6 +236,14 @@ fn what_cannot_be_backed_up_or_restored_is_refused_with_one_clear_error() {
     run(&mut backup(&file, port), b"").assert_one_error(2, &["exists", "--force"]);
     assert_eq!(run(backup(&file, port).arg("--force"), b"").code, Some(0));
     run(&mut backup(dir.path(), port), b"").assert_one_error(2, &["is a directory"]);
+    let link = dir.path().join("link");
+    symlink(&file, &link).unwrap();
+    run(backup(&link, port).arg("--force"), b"").assert_one_error(2, &["is no regular file"]);
+    fs::remove_file(&link).unwrap();
+    for _ in 0..5 {
+        // None of them takes a backup's place at the node.
+        run(&mut backup(&dir.path().join("none/at-all"), port), b"").assert_one_error(6, &["none"]);
+    }
     let nowhere = dir.path().join("none/backup");
     run(&mut backup(&nowhere, port), b"").assert_one_error(6, &["none/backup"]);
     let other = dir.path().join("other");
@@ -247,7 +255,7 @@ fn what_cannot_be_backed_up_or_restored_is_refused_with_one_clear_error() {
         let refused = run(&mut sampan(["backup", url]), b"");
         if url == "s3:/bucket" {
             // A path like any other.
-            refused.assert_one_error(3, &["no node gave a backup"]);
+            refused.assert_one_error(6, &["s3:/bucket"]);
         } else {
             assert_eq!(refused.code, Some(2), "{refused:?}");
             assert!(refused.stderr.contains("want FILE"), "{refused:?}");

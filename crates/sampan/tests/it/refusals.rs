@@ -320,11 +320,17 @@ fn a_full_disk_at_the_start_is_named_and_costs_nothing() {
 
 #[test]
 fn settings_that_make_no_sense_are_named_with_what_is_accepted() {
+    let node = |flag| {
+        let node = ["server", "--node-id", "1", "--cluster-id", "1", "--data-dir", "/proc/none"];
+        [&node[..], &[flag, "9223372036854775807"]].concat()
+    };
     for (args, words) in [
         (&["server"][..], &["node-id is missing", "SAMPAN_NODE_ID"][..]),
         (&["server", "--node-id", "1", "--cluster-id", "1"], &["data-dir is missing"]),
         (&["cluster", "--nodes", "0", "--dir", "/proc/none"], &["/proc/none"]),
         (&["get", "k", "--servers", "nowhere"], &["servers: 'nowhere': want HOST:PORT"]),
+        (&node("--election-timeout-ms"), &["election_timeout_max", "at most 86400s"]),
+        (&node("--read-bytes"), &["read_bytes is 9223372036854775807: want at most 67108864"]),
     ] {
         let ended = run(&mut sampan(args), b"");
         assert!(matches!(ended.code, Some(2 | 6)), "{ended:?}");
