@@ -35,7 +35,7 @@ async function use(port) {
   assert.deepEqual([await r.sendCommand(once), await r.sendCommand(once)], [1, 1]);
   assert.deepEqual(await r.sendCommand(["OUTCOME", String(session), "1"]), ["applied", 1]);
   await assert.rejects(r.incr(key("log")), /not an integer/);
-  assert.match(await r.info("raft"), /role:(leader|follower)/);
+  assert.match(await r.info("raft"), /raft_role:(leader|follower)/);
   await r.close();
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Reading {
     pub(crate) command: Bytes,
     /// The state must have applied this much besides: the connection's own writes.
     pub(crate) floor: LogIndex,
+    /// Local state would do, where nobody leads.
+    pub(crate) stale: bool,
     pub(crate) since: Time,
 }
 
@@ -31,7 +33,7 @@ impl Reading {
             maybe_appended: false,
             seq: self.ticket.seq,
             class: Class::Read,
-            stale: false,
+            stale: self.stale,
             command: self.command,
             since: self.since,
         }

@@ -35,7 +35,8 @@ pub(crate) fn run(servers: &Servers) -> Ended {
     });
     say(table(addresses, &answers).trim_end());
     let has_leader = answers.iter().flatten().any(knows_leader);
-    Ok(match (has_leader, answers.iter().all(Result::is_ok)) {
+    let is_well = |answer: &Answer| answer.as_ref().is_ok_and(knows_leader);
+    Ok(match (has_leader, answers.iter().all(is_well)) {
         (false, _) => exit::UNAVAILABLE.into(),
         (true, false) => exit::NOT_MET.into(),
         (true, true) => ExitCode::SUCCESS,

@@ -269,7 +269,7 @@ impl Limits {
             ("request_bulk_bytes_max", request.bulk_bytes_max, 64),
             ("request_arguments_max", request.arguments_max, 4),
             ("request_bytes_max", request.request_bytes_max, 64),
-            ("request_inline_bytes_max", request.inline_bytes_max, 32),
+            ("inline_bytes_max", request.inline_bytes_max, 32),
         ];
         for (setting, value, least) in enough {
             if value < least {

@@ -197,7 +197,7 @@ impl Loaded {
         let began = Instant::now();
         let loading = Loading::begin(&listeners.client, loading::PATIENCE);
         let loading = loading.map_err(|error| no_resources(&error))?;
-        let start = open(&config, &mut disk.clone(), &clock, &log)?;
+        let start = open(&config, &mut disk.clone(), &clock, &log).inspect_err(|_| log.settle())?;
         drop(loading);
         Ok(Self { config, listeners, lock, log, disk, clock, began, start })
     }
@@ -303,7 +303,8 @@ fn data_error(config: &Config, error: &sampan_storage::OpenError) -> ServerError
              and start with an empty one while all other nodes are up, and they fill it again"
         }
         E::OtherMembers { .. } => {
-            ": name all of them but this one with --peer ID=HOST:PORT, wherever they are now"
+            ": give --peer the set of its first start, wherever they are now; or, if that was wrong, move the \
+             directory away and start with an empty one while all other nodes are up"
         }
         E::DamagedMembers(_) => {
             ": remove the file if --peer names all other nodes, and it is written again"

@@ -33,9 +33,9 @@ impl Storage {
         if exists {
             check_identity(disk, identity)?;
         }
-        let noted = match disk.read(MEMBERS_FILE, 0, PAGE_BYTES) {
+        let noted = match page::read(disk, MEMBERS_FILE, 0, PAGE_BYTES) {
             _ if !exists => None,
-            Ok(bytes) => Some(unseal(&bytes)?),
+            Ok(bytes) => Some(unseal(&bytes, identity)?),
             Err(DiskError::NotFound(_)) => None,
             Err(DiskError::Io(..)) => {
                 return Err(OpenError::DamagedMembers("the disk cannot read it"));
@@ -68,16 +68,18 @@ fn note(identity: Identity, members: &BTreeSet<NodeId>) -> Vec<DiskOp> {
     ]
 }
 
-fn unseal(bytes: &[u8]) -> Result<BTreeSet<NodeId>, OpenError> {
+fn unseal(bytes: &[u8], identity: Identity) -> Result<BTreeSet<NodeId>, OpenError> {
     let mut body = page::unseal(MEMBERS_MAGIC, bytes).map_err(|fault| match fault {
         PageFault::Damaged(why) => OpenError::DamagedMembers(why),
         PageFault::Version(version) => {
             OpenError::UnsupportedVersion { file: MEMBERS_FILE.into(), version }
         }
     })?;
-    decode(&mut body)
-        .map(|(_, members)| members)
-        .map_err(|_| OpenError::DamagedMembers("a field is impossible"))
+    match decode(&mut body) {
+        Ok((owner, members)) if owner == identity => Ok(members),
+        Ok(_) => Err(OpenError::DamagedMembers("it is another node's")),
+        Err(_) => Err(OpenError::DamagedMembers("a field is impossible")),
+    }
 }
 
 /// Whose file it is, and the members.

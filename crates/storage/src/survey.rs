@@ -6,6 +6,7 @@ use sampan_base::disk::{Disk, DiskOp, FileInfo, FileName};
 
 use crate::create::IDENTITY_FILE;
 use crate::hard_state;
+use crate::members::MEMBERS_FILE;
 use crate::segment::{self, WAL_DIRECTORY};
 use crate::snapshot::{
     self, ARRIVING, COMPLETE, SNAPSHOT_DIRECTORY, SnapshotError, SnapshotReader,
@@ -77,7 +78,7 @@ impl Directory {
 
 /// Does opening read it? Files of others may lie beside those of the node, whatever they are called.
 fn is_read_in_root(file: &str) -> bool {
-    file == IDENTITY_FILE || hard_state::FILES.contains(&file)
+    file == IDENTITY_FILE || file == MEMBERS_FILE || hard_state::FILES.contains(&file)
 }
 
 /// The snapshots that are there.

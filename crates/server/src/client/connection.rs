@@ -331,7 +331,7 @@ fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
         &spilled
     };
     let Some(name) = argv.first() else { return };
-    if client.refuses_all.get() && transactions::refuse(node, client, name) {
+    if client.refuses_all.get() && transactions::refuse(node, client, argv) {
         return;
     }
     if let Some(command) = commands::find(name) {
@@ -354,7 +354,7 @@ fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
             let seq = client.flow.borrow_mut().expect(rendering, values, worst_bytes);
             batch.requests.push(Encoded { seq, class, stale, end: batch.encoded.len() });
         }
-        Err(_) if transactions::begin(node, client, name) => {
+        Err(_) if transactions::begin(node, client, argv) => {
             batch.encoded.truncate(start);
             count_up(&node.stats.commands, 1);
         }
