@@ -75,8 +75,8 @@ impl Kv {
     }
 
     /// Appends the next slice to `out`: at least one byte, and no more than `bytes_max`, but for a record
-    /// that is longer, a session, or the beginning and end of the snapshot. Returns whether there is more; after the last slice the snapshot is
-    /// no longer active. Panics if none is being made.
+    /// that is longer, a session, or the beginning and end of the snapshot. Returns whether there is
+    /// more; after the last slice the snapshot is no longer active. Panics if none is being made.
     pub fn snapshot_next(&mut self, bytes_max: usize, out: &mut Vec<u8>) -> bool {
         let capture = self.capture.as_mut().expect("snapshot_begin comes before snapshot_next");
         let start = out.len();

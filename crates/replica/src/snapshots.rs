@@ -262,11 +262,11 @@ impl Replica {
     /// One step of the own snapshot is done: the next one.
     fn continue_taking(&mut self, taking: Taking) {
         let Taking { id, digest, step, log_bytes, .. } = taking;
-        let waiting =
-            |step, waits| Some(Taking { id, digest, step, written: Vec::new(), waits, log_bytes });
+        let at =
+            |step, written, waits| Some(Taking { id, digest, step, written, waits, log_bytes });
         let (step, job) = match step {
             step @ Step::Writing { more: true, .. } if !self.may_take(log_bytes) => {
-                self.snapshots.taking = waiting(step, true);
+                self.snapshots.taking = at(step, Vec::new(), true);
                 return;
             }
             Step::Writing { mut writer, more: true } => {
@@ -281,7 +281,7 @@ impl Replica {
                 (Step::Verifying { meta, file: file.clone() }, DiskJob::SnapshotVerify(file))
             }
             Step::Verifying { meta, file } if self.has_one_after(meta.position.index) => {
-                self.snapshots.taking = waiting(Step::Verifying { meta, file }, false);
+                self.snapshots.taking = at(Step::Verifying { meta, file }, Vec::new(), false);
                 return self.give_up_taking("a newer snapshot came from the leader".into());
             }
             Step::Verifying { meta, file } => {
@@ -294,7 +294,7 @@ impl Replica {
             DiskJob::SnapshotWrite(ops) => ops.clone(),
             _ => Vec::new(),
         };
-        self.snapshots.taking = Some(Taking { id, digest, step, written, waits: false, log_bytes });
+        self.snapshots.taking = at(step, written, false);
         self.snapshot_job(Owner::Taking(id), job);
     }
 

@@ -1,7 +1,7 @@
 //! Creating a data directory, and telling whose it is.
 
 use sampan_base::LogIndex;
-use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
+use sampan_base::disk::{Disk, DiskError, DiskOp};
 
 use crate::batch::Link;
 use crate::hard_state::{self, Record};
@@ -129,15 +129,7 @@ fn create_ops(identity: Identity, options: &Options, newborn: bool) -> Vec<DiskO
     ops.push(DiskOp::SyncDirectory { directory: "".into() });
     let mut body = Vec::with_capacity(Identity::BYTES);
     identity.encode(&mut body);
-    let page = page::seal(IDENTITY_MAGIC, &body).into();
-    let staged: FileName = IDENTITY_TEMPORARY.into();
-    ops.extend([
-        DiskOp::Create { file: staged.clone(), zero_bytes: 0 },
-        DiskOp::Write { file: staged.clone(), offset: 0, bytes: page },
-        DiskOp::Sync { file: staged.clone() },
-        DiskOp::Rename { from: staged, to: IDENTITY_FILE.into() },
-        DiskOp::SyncDirectory { directory: "".into() },
-    ]);
+    ops.extend(page::place(page::seal(IDENTITY_MAGIC, &body), IDENTITY_TEMPORARY, IDENTITY_FILE));
     ops
 }
 

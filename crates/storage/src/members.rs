@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use sampan_base::NodeId;
 use sampan_base::codec::{DecodeError, Reader, Writer};
-use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
+use sampan_base::disk::{Disk, DiskError, DiskOp};
 
 use crate::create::check_identity;
 use crate::page::{self, Magic, PAGE_BYTES, PageFault};
@@ -50,22 +50,14 @@ impl Storage {
     }
 }
 
-fn note(identity: Identity, members: &BTreeSet<NodeId>) -> Vec<DiskOp> {
+fn note(identity: Identity, members: &BTreeSet<NodeId>) -> [DiskOp; 5] {
     let mut body = Vec::new();
     identity.encode(&mut body);
     body.put_u32(members.len() as u32);
     for id in members {
         body.put_u64(id.get());
     }
-    let page = page::seal(MEMBERS_MAGIC, &body).into();
-    let staged: FileName = MEMBERS_TEMPORARY.into();
-    vec![
-        DiskOp::Create { file: staged.clone(), zero_bytes: 0 },
-        DiskOp::Write { file: staged.clone(), offset: 0, bytes: page },
-        DiskOp::Sync { file: staged.clone() },
-        DiskOp::Rename { from: staged, to: MEMBERS_FILE.into() },
-        DiskOp::SyncDirectory { directory: "".into() },
-    ]
+    page::place(page::seal(MEMBERS_MAGIC, &body), MEMBERS_TEMPORARY, MEMBERS_FILE)
 }
 
 fn unseal(bytes: &[u8], identity: Identity) -> Result<BTreeSet<NodeId>, OpenError> {

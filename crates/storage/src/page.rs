@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use sampan_base::codec::{Reader, crc32};
-use sampan_base::disk::{Disk, DiskError};
+use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
 
 /// The unit of writing: no later write touches a page that holds acknowledged bytes.
 pub const PAGE_BYTES: u64 = 4096;
@@ -68,6 +68,18 @@ pub(crate) fn seal(magic: Magic, body: &[u8]) -> Vec<u8> {
     let crc = checksum(&page);
     page[CRC_OFFSET..BODY_OFFSET].copy_from_slice(&crc.to_le_bytes());
     page
+}
+
+/// Steps that put a sealed page under a name in the root, whole or not at all.
+pub(crate) fn place(page: Vec<u8>, temporary: &str, file: &str) -> [DiskOp; 5] {
+    let staged: FileName = temporary.into();
+    [
+        DiskOp::Create { file: staged.clone(), zero_bytes: 0 },
+        DiskOp::Write { file: staged.clone(), offset: 0, bytes: page.into() },
+        DiskOp::Sync { file: staged.clone() },
+        DiskOp::Rename { from: staged, to: file.into() },
+        DiskOp::SyncDirectory { directory: "".into() },
+    ]
 }
 
 /// The body of a page that [`seal`] made, with its padding.

@@ -208,13 +208,15 @@ fn a_node_on_a_full_disk_starts_again() {
     }
 }
 
-#[test]
-fn a_snapshot_that_finds_no_room_to_arrive_goes_on_when_there_is() {
-    let (mut cluster, leader) = Cluster::with_leader(3, |id| {
-        let mut options = compacting(id);
-        options.raft.snapshot_chunk_bytes_max = 1_000;
-        options
-    });
+fn sending_small_parts(id: sampan_base::NodeId) -> Options {
+    let mut options = compacting(id);
+    options.raft.snapshot_chunk_bytes_max = 1_000;
+    options
+}
+
+/// A leader, and a follower that is down and needs its snapshot.
+fn needing_a_snapshot(options: fn(sampan_base::NodeId) -> Options) -> (Cluster, u64, u64) {
+    let (mut cluster, leader) = Cluster::with_leader(3, options);
     let follower = cluster.follower_of(leader);
     cluster.kill(follower);
     cluster.run_ms(3_000); // it no longer counts as live, so no log is kept for it
@@ -222,13 +224,20 @@ fn a_snapshot_that_finds_no_room_to_arrive_goes_on_when_there_is() {
         let command = format!("SET key{} {}", n % 100, "x".repeat(400));
         assert_eq!(cluster.ask(leader, 1, &command), "OK");
     }
+    (cluster, leader, follower)
+}
+
+fn installed(cluster: &Cluster) -> bool {
+    let installs = |(_, event): &(u64, Event)| matches!(event, Event::SnapshotInstalled { .. });
+    cluster.events.iter().any(installs)
+}
+
+#[test]
+fn a_snapshot_that_finds_no_room_to_arrive_goes_on_when_there_is() {
+    let (mut cluster, leader, follower) = needing_a_snapshot(sending_small_parts);
     fill_up(&mut cluster, follower);
     cluster.start(follower);
     cluster.run_ms(5_000);
-    let installed = |cluster: &Cluster| {
-        let installs = |(_, event): &(u64, Event)| matches!(event, Event::SnapshotInstalled { .. });
-        cluster.events.iter().any(installs)
-    };
     assert!(!installed(&cluster), "there is no room for it");
     cluster.disk(follower).capacity_bytes = None;
     cluster.run_ms(3_000);
@@ -240,18 +249,7 @@ fn a_snapshot_that_finds_no_room_to_arrive_goes_on_when_there_is() {
 
 #[test]
 fn a_snapshot_that_finds_no_room_for_its_file_goes_on_when_there_is() {
-    let (mut cluster, leader) = Cluster::with_leader(3, |id| {
-        let mut options = compacting(id);
-        options.raft.snapshot_chunk_bytes_max = 1_000;
-        options
-    });
-    let follower = cluster.follower_of(leader);
-    cluster.kill(follower);
-    cluster.run_ms(3_000);
-    for n in 0..300 {
-        let command = format!("SET key{} {}", n % 100, "x".repeat(400));
-        assert_eq!(cluster.ask(leader, 1, &command), "OK");
-    }
+    let (mut cluster, leader, follower) = needing_a_snapshot(sending_small_parts);
     cluster.start(follower);
     cluster.hanging_lanes.insert((follower, Lane::Background));
     while cluster.hanging() < 4 {
@@ -261,31 +259,20 @@ fn a_snapshot_that_finds_no_room_for_its_file_goes_on_when_there_is() {
     cluster.disk(follower).takes_no_files = true;
     cluster.hanging_lanes.clear();
     cluster.run_ms(3_000);
-    let installed = |cluster: &Cluster| {
-        let installs = |(_, event): &(u64, Event)| matches!(event, Event::SnapshotInstalled { .. });
-        cluster.events.iter().any(installs)
-    };
     assert!(!installed(&cluster), "there is no room for it");
     cluster.disk(follower).takes_no_files = false;
     cluster.run_ms(3_000);
     assert!(installed(&cluster));
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
 }
 
 #[test]
 fn a_snapshot_that_meets_a_full_disk_on_its_way_is_loaded_all_the_same() {
-    let (mut cluster, leader) = Cluster::with_leader(3, |id| {
-        let mut options = compacting(id);
-        options.raft.snapshot_chunk_bytes_max = 1_000;
+    let (mut cluster, leader, follower) = needing_a_snapshot(|id| {
+        let mut options = sending_small_parts(id);
         options.storage.snapshot_sync_bytes = 1_000;
         options
     });
-    let follower = cluster.follower_of(leader);
-    cluster.kill(follower);
-    cluster.run_ms(3_000);
-    for n in 0..300 {
-        let command = format!("SET key{} {}", n % 100, "x".repeat(400));
-        assert_eq!(cluster.ask(leader, 1, &command), "OK");
-    }
     cluster.snapshot_parts_per_ms = 1;
     cluster.start(follower);
     // Chunks wait to be read back when there is no more room to write.

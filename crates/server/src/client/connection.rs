@@ -354,10 +354,7 @@ fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
             let seq = client.flow.borrow_mut().expect(rendering, values, worst_bytes);
             batch.requests.push(Encoded { seq, class, stale, end: batch.encoded.len() });
         }
-        Err(_) if transactions::begin(node, client, argv) => {
-            batch.encoded.truncate(start);
-            count_up(&node.stats.commands, 1);
-        }
+        Err(_) if transactions::begin(node, client, argv) => batch.encoded.truncate(start),
         Err(_) if is_http(name) => {
             batch.encoded.truncate(start);
             close_http(node, client);

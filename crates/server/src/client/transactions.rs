@@ -15,40 +15,40 @@ const ABORTED: &str = "EXECABORT Transaction discarded because of previous error
 
 /// Answers a command of a connection that has said `MULTI`. False if it is one to go on with as ever.
 pub(crate) fn refuse(node: &Node, client: &Client, args: &[&[u8]]) -> bool {
-    let (is, is_alone) = (|name: &str| is(args, name), args.len() == 1);
-    if is("reset") || is("quit") {
-        return false;
+    match (&*name_of(args), args.len()) {
+        (b"reset" | b"quit", _) => return false,
+        (b"exec", 1) => {
+            client.refuses_all.set(false);
+            say_error(node, client, ABORTED);
+        }
+        (b"discard", 1) => {
+            client.refuses_all.set(false);
+            say_ok(client);
+        }
+        (b"multi", _) => say_error(node, client, "ERR MULTI calls can not be nested"),
+        _ => say_error(node, client, REFUSED),
     }
     count_up(&node.stats.commands, 1);
-    let ends = is_alone && (is("exec") || is("discard"));
-    client.refuses_all.set(!ends);
-    match () {
-        () if ends && is("exec") => say_error(node, client, ABORTED),
-        () if ends => say_ok(client),
-        () if is("multi") => say_error(node, client, "ERR MULTI calls can not be nested"),
-        () => say_error(node, client, REFUSED),
-    }
     true
 }
 
 /// Answers a command that is none of ours, if it has to do with transactions.
 pub(crate) fn begin(node: &Node, client: &Client, args: &[&[u8]]) -> bool {
-    let is = |name: &str| is(args, name);
-    let is_alone = args.len() == 1;
-    match () {
-        () if is("multi") && is_alone => {
+    match (&*name_of(args), args.len()) {
+        (b"multi", 1) => {
             client.refuses_all.set(true);
             say_ok(client);
         }
-        () if is("unwatch") && is_alone => say_ok(client),
-        () if is("watch") => say_error(node, client, "ERR transactions are not supported"),
-        () if is("exec") && is_alone => say_error(node, client, "ERR EXEC without MULTI"),
-        () if is("discard") && is_alone => say_error(node, client, "ERR DISCARD without MULTI"),
-        () => return false,
+        (b"unwatch", 1) => say_ok(client),
+        (b"watch", _) => say_error(node, client, "ERR transactions are not supported"),
+        (b"exec", 1) => say_error(node, client, "ERR EXEC without MULTI"),
+        (b"discard", 1) => say_error(node, client, "ERR DISCARD without MULTI"),
+        _ => return false,
     }
+    count_up(&node.stats.commands, 1);
     true
 }
 
-fn is(args: &[&[u8]], name: &str) -> bool {
-    args.first().is_some_and(|first| first.eq_ignore_ascii_case(name.as_bytes()))
+fn name_of(args: &[&[u8]]) -> Vec<u8> {
+    args.first().map_or_else(Vec::new, |name| name.to_ascii_lowercase())
 }
