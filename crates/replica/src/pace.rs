@@ -3,10 +3,10 @@
 //!
 //! After LEDBAT (RFC 6817): what goes in the background watches how long the foreground takes, and
 //! gives way as soon as that grows beyond what it is without the background. The rate falls by a quarter
-//! then, and grows by so much a second while it is gone at and does no harm; where nobody is in the
-//! foreground there is no limit. What a command takes on a leader, from its arrival to its reply, tells of everything that the two
-//! share: this thread, the processors, the network, and the disks of a quorum. A follower goes by its
-//! group commits.
+//! then, and grows by so much a second while it is fully used and does no harm; where nobody is in the
+//! foreground there is no limit. What a command takes on a leader, from its arrival to its reply, tells
+//! of everything that the two share: this thread, the processors, the network, and the disks of a
+//! quorum. A follower goes by its group commits.
 //!
 //! Deterministic: time comes in with the samples.
 
@@ -35,8 +35,10 @@ const LATE_MAX: Duration = Duration::from_millis(2);
 /// How fast the smoothed figures follow the samples.
 const RECENT_WITHIN: Duration = Duration::from_millis(50);
 const USUAL_WITHIN: Duration = Duration::from_secs(1);
-/// The same upwards while the background is at work: else it would become what is usual.
-const USUAL_RISES_WITHIN: Duration = Duration::from_secs(60);
+/// The same while the background is at work: upwards slowly, else that would become what is usual, and
+/// downwards with what is smoothed, else the quickest commands would.
+const USUAL_RISES_WITHIN: Duration = Duration::from_secs(120);
+const USUAL_FALLS_WITHIN: Duration = Duration::from_secs(10);
 /// So long the background goes as slowly as it can where the first foreground begins: until what that
 /// may have taken because of it is forgotten.
 const LEARNING: Duration = Duration::from_secs(3);
@@ -88,10 +90,16 @@ impl Pace {
             }
             self.rate = if now < self.learns_until { RATE_MIN } else { RATE_START };
         }
-        let rises = in_aftermath && took > usual;
-        let within = if rises { USUAL_RISES_WITHIN } else { USUAL_WITHIN };
-        self.usual = Some(follow(usual, took, apart, within));
         self.recent = follow(self.recent, took, apart, RECENT_WITHIN);
+        self.usual = Some(if !in_aftermath {
+            follow(usual, took, apart, USUAL_WITHIN)
+        } else if self.recent > usual {
+            follow(usual, self.recent, apart, USUAL_RISES_WITHIN)
+        } else if now < self.learns_until {
+            follow(usual, self.recent, apart, USUAL_WITHIN)
+        } else {
+            follow(usual, self.recent, apart, USUAL_FALLS_WITHIN)
+        });
         if began {
             return;
         }
@@ -163,7 +171,7 @@ mod tests {
 
     /// A second of foreground, a sample each millisecond: `took` for so many bytes of background in
     /// the last 10 ms. How much went.
-    fn run(pace: &mut Pace, now: &mut Time, took: impl Fn(u64) -> Duration) -> u64 {
+    fn run(pace: &mut Pace, now: &mut Time, mut took: impl FnMut(u64) -> Duration) -> u64 {
         let (mut went, mut last) = (0, [0; 10]);
         for millisecond in 0..1_000 {
             *now = *now + Duration::from_millis(1);
@@ -220,6 +228,21 @@ mod tests {
         // It goes on, if only just, whatever the foreground takes.
         let went = (0..5).map(|_| run(&mut pace, &mut now, |_| Duration::from_millis(20))).last();
         assert!(went.unwrap() >= RATE_MIN / 2 && went.unwrap() <= 2 * RATE_MIN, "{went:?}");
+    }
+
+    #[test]
+    fn what_is_usual_is_not_the_least_that_was_seen() {
+        let mut pace = Pace::new(Time::ZERO);
+        let mut now = Time::ZERO + Duration::from_secs(1);
+        // No two commands take the same, and the background makes no difference.
+        let mut number = 0_u64;
+        let mut took = |_| {
+            number += 1;
+            Duration::from_micros(1_000 + number * 7_919 % 4_000)
+        };
+        let went: Vec<u64> = (0..20).map(|_| run(&mut pace, &mut now, &mut took)).collect();
+        assert!(pace.usual.unwrap() > 2_500_000, "{pace:?}");
+        assert!(went[19] > 400 << 20, "{went:?}");
     }
 
     #[test]
