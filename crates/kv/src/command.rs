@@ -68,6 +68,16 @@ pub fn changes_a_part(encoded: &[u8]) -> bool {
     }
 }
 
+/// Does an encoded command, or an ONCE around it, nothing but remove keys? A store without room for more
+/// takes it all the same.
+pub fn is_deletion(encoded: &[u8]) -> bool {
+    match encoded.first() {
+        Some(&(opcode::DEL | opcode::GET_DEL | opcode::FLUSH)) => true,
+        Some(&opcode::ONCE) => encoded.get(1 + ONCE_HEAD_BYTES..).is_some_and(is_deletion),
+        _ => false,
+    }
+}
+
 /// Session, sequence and acknowledgement before the command in an ONCE.
 const ONCE_HEAD_BYTES: usize = 3 * 8;
 
@@ -560,4 +570,27 @@ fn key<'a>(r: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
 
 fn value<'a>(r: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
     r.bytes(crate::record::PART_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(line: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        let args: Vec<&str> = line.split(' ').collect();
+        crate::parse(&args, &Limits::default(), &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn a_deletion_is_one_inside_an_once_too() {
+        for line in ["DEL a b", "UNLINK a", "GETDEL a", "FLUSHALL", "FLUSHDB", "ONCE 1 1 DEL a"] {
+            assert!(is_deletion(&encoded(line)), "{line}");
+        }
+        for line in ["SET a b", "GET a", "EXPIRE a 1", "SESSION OPEN", "ONCE 1 1 SET a b"] {
+            assert!(!is_deletion(&encoded(line)), "{line}");
+        }
+        assert!(!is_deletion(b""));
+    }
 }

@@ -21,8 +21,10 @@ pub enum Health {
     Well,
     /// It takes far too long, while others do not.
     Slow,
-    /// It has no room for more of the log.
+    /// It has so little room for more of the log that this is left to what makes room.
     Full,
+    /// It has no room for more of the log.
+    Exhausted,
 }
 
 impl Health {
@@ -32,7 +34,13 @@ impl Health {
             Self::Well => "well",
             Self::Slow => "slow",
             Self::Full => "full",
+            Self::Exhausted => "exhausted",
         }
+    }
+
+    /// Does it lack room for what clients write?
+    pub const fn is_full(self) -> bool {
+        matches!(self, Self::Full | Self::Exhausted)
     }
 
     pub(crate) const fn as_byte(self) -> u8 {
@@ -44,6 +52,7 @@ impl Health {
             0 => Some(Self::Well),
             1 => Some(Self::Slow),
             2 => Some(Self::Full),
+            3 => Some(Self::Exhausted),
             _ => None,
         }
     }
@@ -62,7 +71,12 @@ impl Raft {
     /// Does the leader know of a quorum whose disks have room for more of the log? Without one no
     /// proposal should be made: it might never be durable anywhere.
     pub fn quorum_has_room(&self) -> bool {
-        self.agrees(|health| health != Some(Health::Full), Some(self.health))
+        self.agrees(|health| !health.is_some_and(Health::is_full), Some(self.health))
+    }
+
+    /// The same for the little that what makes room takes.
+    pub fn quorum_has_room_for_deletions(&self) -> bool {
+        self.agrees(|health| health != Some(Health::Exhausted), Some(self.health))
     }
 
     /// Do the voters whose health, if known, is fitting make a quorum, this leader taken as told?

@@ -130,6 +130,22 @@ fn every_kind_has_its_bytes() {
 }
 
 #[test]
+fn a_node_says_in_one_byte_how_it_is() {
+    let all = [Health::Well, Health::Slow, Health::Full, Health::Exhausted];
+    for (byte, health) in all.into_iter().enumerate() {
+        let (received, matched) = (LogIndex(8), LogIndex(7));
+        let (sequence, recovering, read) = (7, false, 9);
+        let body = Body::HeartbeatReply { sequence, recovering, health, read, received, matched };
+        let message = message(body);
+        let bytes = encoded(&message);
+        assert_eq!(bytes[25], byte as u8 * 2);
+        assert_eq!(Message::decode(&bytes), Ok(message));
+    }
+    let unknown = [&[9][..], &unhex("01*7 02*7 03*7 08 07*7 09*7 08*7 07*7")].concat();
+    assert_eq!(Message::decode(&unknown.into()), Err(DecodeError::Invalid("health")));
+}
+
+#[test]
 fn entries_share_the_buffer_they_came_in() {
     let (message, _) = samples().swap_remove(4);
     let bytes = encoded(&message);

@@ -107,7 +107,8 @@ impl Run {
             }
             958..970 => self.hint(id),
             970..975 if self.full_disks => {
-                let health = *self.rng.pick(&[Health::Well, Health::Slow, Health::Full]);
+                let all = [Health::Well, Health::Slow, Health::Full, Health::Exhausted];
+                let health = *self.rng.pick(&all);
                 self.cluster.input(id, |raft, _| raft.set_health(health));
             }
             _ => {}

@@ -336,10 +336,10 @@ impl Transcript {
                 cluster.input(node(*id), |raft, _| raft.allow_catch_up(*bytes));
             }
             Step::Health(id, health) => {
-                let all = [Health::Well, Health::Slow, Health::Full];
+                let all = [Health::Well, Health::Slow, Health::Full, Health::Exhausted];
                 let health = all.into_iter().find(|known| known.label() == health);
                 cluster.input(node(*id), |raft, _| {
-                    raft.set_health(health.expect("well, slow or full"));
+                    raft.set_health(health.expect("well, slow, full or exhausted"));
                 });
             }
             Step::Disconnect(id, peer) => {
@@ -567,7 +567,7 @@ fn every_script_is_run_and_says_what_it_shows() {
         let text =
             String::from_utf8(std::fs::read(scripts_dir().join(&name)).expect("it")).expect("it");
         let first = text.lines().next().unwrap_or_default();
-        let cites = ["aper", "hesis", "esign"].iter().any(|word| first.contains(word));
+        let cites = ["aper", "hesis", "ule"].iter().any(|word| first.contains(word));
         assert!(first.starts_with("# ") && cites, "{name} begins with a sentence and its source");
         assert!(text.lines().count() <= 90, "{name} is too long to read");
     }

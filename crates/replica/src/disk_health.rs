@@ -1,4 +1,4 @@
-//! How this node's disk is (full, slow, or well), and what follows from it (design rule 10;
+//! How this node's disk is (full, slow, or well), and what follows from it (rule S10;
 //! `docs/operations.md`, "A full disk" and "A slow disk").
 //!
 //! Nothing in the log lane ever makes a file: a batch takes only what fits the segments that are
@@ -9,7 +9,8 @@
 //! 2. a snapshot that meets the full disk gets the room of the reserve;
 //! 3. what is left of the last segment runs out: writes are refused (`-NOSPACE`), the peers are told,
 //!    and a leader hands over if the others have room; a follower that falls behind for want of
-//!    room has its clients' reads answered by the leader;
+//!    room has its clients' reads answered by the leader. The last of the room is for deletions: the
+//!    snapshots that follow them are shorter, and may fit;
 //! 4. the disk is asked again and again; once it has room, all of this ends by itself.
 
 use std::time::Duration;
@@ -27,6 +28,10 @@ const MAINTAIN_RETRY: Duration = Duration::from_secs(1);
 /// After it was given up for a snapshot that arrives, the reserve's room is left to that for so long
 /// without another piece.
 const ARRIVING_GRACE: Duration = Duration::from_secs(10);
+
+/// On a full disk a deletion may be as long as this part of the largest entry: it must not be what takes
+/// the last of the room.
+const DELETION_DIVISOR: usize = 8;
 
 /// What a replica knows of its disk.
 pub(crate) struct DiskHealth {
@@ -146,21 +151,36 @@ impl Replica {
     }
 
     /// Is there no room for another entry of the largest size, and none to be had? Then nothing more
-    /// is taken from clients.
+    /// is taken from clients but deletions.
     fn is_starved(&self) -> bool {
-        let margin = self.options.storage.entry_bytes_max as u64;
+        self.lacks_room_for(self.options.storage.entry_bytes_max)
+    }
+
+    /// Is half of that gone, too? Then these are not taken either: what was taken already needs it.
+    fn is_exhausted(&self) -> bool {
+        self.lacks_room_for(self.options.storage.entry_bytes_max / 2)
+    }
+
+    fn lacks_room_for(&self, entries_bytes: usize) -> bool {
         let no_more = self.storage.out_of_space() || self.disk.reserve_lent_until.is_some();
-        no_more && self.storage.append_needs_space(margin)
+        no_more && self.storage.append_needs_space(entries_bytes as u64)
     }
 
     /// Is this node's disk known to be full?
     pub(crate) fn is_full(&self) -> bool {
-        self.disk.health == Health::Full
+        self.disk.health.is_full()
     }
 
-    /// Would what a client writes now find no room, in the log of this leader or of a quorum?
-    pub(crate) fn is_out_of_space(&self) -> bool {
-        self.is_starved() || !self.raft.quorum_has_room()
+    /// May this command of a client be written? Not if it might find no room, in the log of this leader
+    /// or of a quorum. But a deletion may be the only way to more of it: the little that is left on a
+    /// quorum is for those, if they are short.
+    pub(crate) fn has_room_for_command(&self, command: &[u8]) -> bool {
+        if !self.is_starved() && self.raft.quorum_has_room() {
+            return true;
+        }
+        sampan_kv::is_deletion(command)
+            && command.len() <= self.options.storage.entry_bytes_max / DELETION_DIVISOR
+            && self.raft.quorum_has_room_for_deletions()
     }
 
     /// Is what clients write to wait: for the end of a snapshot, or for a leader whose disk is better?
@@ -218,10 +238,14 @@ impl Replica {
     pub(crate) fn observe_disk(&mut self) {
         self.disk.waits_since = self.waits_since();
         self.disk.is_slow |= self.stall_due() <= self.now.mono;
-        let health = match (self.is_starved(), self.disk.is_slow) {
-            (true, _) => Health::Full,
-            (false, true) => Health::Slow,
-            (false, false) => Health::Well,
+        let health = if self.is_exhausted() {
+            Health::Exhausted
+        } else if self.is_starved() {
+            Health::Full
+        } else if self.disk.is_slow {
+            Health::Slow
+        } else {
+            Health::Well
         };
         if health == self.disk.health {
             return;

@@ -76,7 +76,7 @@ pub enum Event {
     /// This node lost part of its log, and neither votes nor counts until its log is durable through
     /// this index, which its leader named; `None`: it is, the node votes again.
     NonVoting(Option<LogIndex>),
-    /// The disk is not what it was. While it is [`Health::Full`] writes are refused.
+    /// The disk is not what it was. While it is [`Health::Full`] writes are refused, but for deletions.
     Disk {
         /// As it was.
         before: Health,
@@ -85,7 +85,7 @@ pub enum Event {
     },
 }
 
-/// Why a node must stop at once (design rules 10 and 15). Nothing after it may be sent.
+/// Why a node must stop at once (rules R10 and R15). Nothing after it may be sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fatal {
     /// The disk failed where it must not.
@@ -94,19 +94,23 @@ pub enum Fatal {
     Invariant(String),
 }
 
-/// The wishes of one turn. The host empties it; the order of the fields is the order to act in.
+/// The wishes of one turn. The host empties it, and acts in the order of the fields.
+///
+/// Backups come before jobs, for a job may remove the name of the file that a backup is to read. Messages
+/// come before jobs because the disks of the other nodes are farther away than this node's; a message that
+/// depends on a sync is handed out only after that sync was reported.
 #[derive(Default, Debug)]
 pub struct Outputs {
     /// Stop now.
     pub fatal: Option<Fatal>,
-    /// Work for the disks. Jobs of one lane run in order, lanes run side by side.
-    pub jobs: Vec<DiskJob>,
-    /// Messages for peers; any may be lost.
-    pub messages: Vec<Envelope>,
-    /// Answers for clients.
-    pub replies: Vec<ClientReply>,
     /// Snapshots that clients asked for and may now read.
     pub backups: Vec<BackupReady>,
+    /// Messages for peers; any may be lost.
+    pub messages: Vec<Envelope>,
+    /// Work for the disks. Jobs of one lane run in order, lanes run side by side.
+    pub jobs: Vec<DiskJob>,
+    /// Answers for clients.
+    pub replies: Vec<ClientReply>,
     /// Lines for a log.
     pub events: Vec<Event>,
     /// After [`crate::Input::Shutdown`]: nothing is under way here any more.

@@ -1,6 +1,6 @@
 //! The way of a request: what may start now, where, and how each ends.
 //!
-//! A request is in one of four places, and moves only as shown:
+//! A request is in one of six places, and moves only as shown:
 //!
 //! ```text
 //!              ┌─────────── certainly not appended ────────────┐
@@ -11,8 +11,10 @@
 //!              └────────► forwarded ──► outcome ────────────────┘
 //! ```
 //!
-//! Each ends in one answer: done, certainly not applied (`-CLUSTERDOWN`, only from `waiting`), or
-//! unknown (`-UNKNOWN`). Design rule 8.
+//! Each ends in one answer: done; certainly not applied; or unknown (`-UNKNOWN`), for what may be in a
+//! log. `-CLUSTERDOWN` ends a request that waits, a read in a round or parked, and a read that was
+//! forwarded; `-NOSPACE` a write that the log has no room for. If an earlier attempt may have been
+//! appended, the answer is `-UNKNOWN` instead. Rule R8.
 
 use std::time::Duration;
 
@@ -264,7 +266,7 @@ impl Replica {
             self.answer(ticket, reply, self.raft.applied());
             return;
         }
-        if self.is_out_of_space() {
+        if !self.has_room_for_command(&request.command) {
             self.end(ticket.origin, &request, no_space(), LogIndex::ZERO);
             return;
         }

@@ -1,9 +1,10 @@
 //! The event loop: the task that owns the replica's turns.
 //!
 //! A turn takes all that has arrived, steps the replica through it, flushes once, and acts on what
-//! comes out in the order of [`Outputs`]: disks, peers, clients. All sockets that are ready are read
-//! before a turn begins, for their tasks stand before this one in the run queue; so everything that
-//! arrived together shares one log entry, one message per peer and one write per connection.
+//! comes out in the order of [`Outputs`]: backups, messages, jobs, replies, events. (Backups come before
+//! jobs, for a job may remove the file's name.) All sockets that are ready are read before a turn begins,
+//! for their tasks stand before this one in the run queue; so everything that arrived together shares one
+//! log entry, one message per peer and one write per connection.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -213,9 +214,12 @@ fn note(node: &Node, event: &Event, now: WallTime) {
             log.warn(format_args!("snapshot failed: {text}"));
         }
         Event::Refused(text) => log.warn(text),
-        Event::Disk { now: Health::Full, .. } => log.warn("disk full: writes are refused"),
+        Event::Disk { now: Health::Full, .. } => {
+            log.warn("disk full: writes are refused, but for those that delete");
+        }
+        Event::Disk { now: Health::Exhausted, .. } => log.warn("disk full: all writes are refused"),
         Event::Disk { now: Health::Slow, .. } => log.warn("the disk of the log stalls"),
-        Event::Disk { before: Health::Full, .. } => {
+        Event::Disk { before, .. } if before.is_full() => {
             log.line("room on the disk again: writes are taken");
         }
         Event::Disk { .. } => log.line("the disk of the log keeps up again"),

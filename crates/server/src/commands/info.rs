@@ -145,7 +145,7 @@ fn persistence(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("background_bytes_per_second", pace);
     lines.put("aof_enabled", 1);
     lines.put("aof_rewrite_in_progress", u8::from(status.snapshot_in_progress));
-    lines.put("aof_last_write_status", ok_or_err(status.raft.health != Health::Full));
+    lines.put("aof_last_write_status", ok_or_err(!status.raft.health.is_full()));
     lines.put("aof_current_size", status.log_bytes_on_disk);
     lines.put("syncs", status.syncs);
     lines.put("log_bytes_live", status.log_bytes_live);
