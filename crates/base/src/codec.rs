@@ -1,6 +1,6 @@
 //! Little-endian reading and writing with checked lengths, and the checksum used on disk and wire.
 //!
-//! Bytes from outside are never asserted on (design rule 15): every read returns a `Result`.
+//! Bytes from outside are never asserted on (rule R15): every read returns a `Result`.
 
 use bytes::Bytes;
 

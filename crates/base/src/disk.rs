@@ -92,7 +92,7 @@ pub enum DiskError {
     /// No room. The only error that may leave a node running (`docs/format.md`).
     NoSpace(FileName),
     /// Anything else, with the operating system's words. Fatal: never retried, never acknowledged
-    /// over (design rule 10).
+    /// over (rule R10).
     Io(FileName, String),
 }
 

@@ -38,7 +38,7 @@ impl Sub<Duration> for Time {
 }
 
 /// Wall-clock time in milliseconds since the Unix epoch. Only the leader's, stamped into entries,
-/// counts (design rule 12).
+/// counts (rule R12).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct WallTime {
     /// Milliseconds since 1970-01-01T00:00:00Z.

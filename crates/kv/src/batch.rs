@@ -4,7 +4,7 @@
 //! version u8 = 1 | unix_ms u64 | { length u32 | encoded command }*
 //! ```
 //!
-//! The time is the only clock there is (design rule 12): expiry and session idleness are judged by
+//! The time is the only clock there is (rule R12): expiry and session idleness are judged by
 //! it. A batch without commands is a *tick*: it only moves the time.
 
 use bytes::Bytes;

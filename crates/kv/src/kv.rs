@@ -1,6 +1,6 @@
 //! The state machine: what a node's log builds, entry by entry.
 //!
-//! The state is a function of the applied entries alone. Time is the log's (design rule 12): each
+//! The state is a function of the applied entries alone. Time is the log's (rule R12): each
 //! entry carries the leader's clock, and a clock that went back is ignored. Whether a key or a
 //! session is over is judged by that time whenever it is looked at; taking it out of memory comes
 //! later, a few per entry, and changes no reply.
@@ -146,8 +146,8 @@ impl Kv {
         }
     }
 
-    /// Bytes of a value that applying this command copies and hashes though it does not bring them: what
-    /// changes a part of a record pays for the whole. As far as the state of now tells.
+    /// Bytes of the stored value that applying this command would copy and hash, besides the bytes it
+    /// carries; an estimate from the current state. 0 for commands that replace or remove whole values.
     pub fn work_bytes(&self, encoded: &[u8]) -> usize {
         if !command::changes_a_part(encoded) {
             return 0;

@@ -1,4 +1,4 @@
-//! Every limit of the state machine, in one place (design rule 14).
+//! Every limit of the state machine, in one place (rule R14).
 //!
 //! Three sorts. *Door* limits are checked by [`parse`](crate::parse) before a command is proposed and
 //! may differ between nodes for a while. *Replicated* limits decide results while applying: every

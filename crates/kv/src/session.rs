@@ -1,4 +1,4 @@
-//! Client sessions: how a command that is sent again is executed once (thesis 6.3, design rule 13).
+//! Client sessions: how a command that is sent again is executed once (thesis 6.3, rule R13).
 //!
 //! `SESSION OPEN` answers a session id, never used again. The client numbers its commands from 1
 //! and sends each as `ONCE id seq [ACK n] command args...`; `ACK n` says that it has every reply

@@ -22,9 +22,9 @@ pub struct Config {
     pub election_timeout_min: Duration,
     /// Longest election timeout; each is drawn from min to max (paper 5.2).
     pub election_timeout_max: Duration,
-    /// So much longer than `election_timeout_min` a leader may go without hearing a quorum before it
+    /// How much longer than `election_timeout_min` a leader may go without hearing a quorum before it
     /// steps down (thesis 6.2). Where answers are late for long but connections last, it saves
-    /// elections; a leader that is cut off takes proposals so much longer.
+    /// elections; a leader that is cut off takes proposals for that much longer.
     pub quorum_grace: Duration,
     /// Longest silence of a leader towards a peer. At most half of `election_timeout_min`.
     pub heartbeat_interval: Duration,

@@ -10,7 +10,7 @@ use crate::membership::{VoteResult, vote_result};
 use crate::node::{Candidate, Raft, RoleState};
 use crate::{Answer, Body, DropReason};
 
-/// So many longest election timeouts after it was first put a question is put anew.
+/// How many longest election timeouts after it was first put a question is put anew.
 const QUESTION_TIMEOUTS: u32 = 3;
 
 impl Raft {

@@ -89,15 +89,16 @@ impl Raft {
         Ok(())
     }
 
-    /// Rule 2: is `previous` in the log? What lies before the point where the log starts is
-    /// committed, hence equal to the leader's.
+    /// Receiver's rule 2: is `previous` in the log? What lies before the point where the log starts
+    /// is committed, hence equal to the leader's.
     fn has_previous(&self, previous: LogPosition) -> bool {
         previous.index < self.log.start().index
             || self.log.contains(previous)
             || planted!(MissingPreviousMatches) && self.log.term_at(previous.index).is_none()
     }
 
-    /// Rules 3 and 4: skips what is there, cuts only where an entry conflicts, appends the rest.
+    /// Receiver's rules 3 and 4: skips what is there, cuts only where an entry conflicts, appends
+    /// the rest.
     fn take_over(&mut self, entries: Vec<Entry>) -> Result<(), DropReason> {
         let known = entries.iter().take_while(|entry| self.is_known(entry.position())).count();
         let behind = entries.last().map_or(LogIndex::ZERO, |entry| entry.index).next();
@@ -146,7 +147,7 @@ impl Raft {
         self.check_recovered();
     }
 
-    /// Rule 5: commit index = min(leaderCommit, index of last *verified* entry).
+    /// Receiver's rule 5: commit index = min(leaderCommit, index of last *verified* entry).
     pub(crate) fn learn_commit(&mut self, commit: LogIndex) {
         self.following.commit_hint = self.following.commit_hint.max(commit);
         if planted!(UnverifiedCommitted) {

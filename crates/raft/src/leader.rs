@@ -73,6 +73,11 @@ impl Raft {
     ///
     /// The position is where it will be found committed, if at that index that term is committed;
     /// if another term is, it is certainly not applied.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::NotLeader`], [`Refused::Transferring`], or [`Refused::Busy`] past the limit of
+    /// uncommitted bytes. Nothing was appended then.
     pub fn propose(&mut self, _now: Time, data: Bytes) -> Result<LogPosition, Refused> {
         let leader_id = self.leader;
         let RoleState::Leader(leader) = &self.role else {

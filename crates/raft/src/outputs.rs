@@ -41,7 +41,7 @@ impl Outputs {
 }
 
 /// Names one attempt to read. Chosen by the host, fresh for each attempt: an id is never used
-/// again, also not for a retry of the same read.
+/// again, not even for a retry of the same read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ReadId(pub u64);
 

@@ -1,5 +1,5 @@
-//! The rule that nothing is said to be durable before it is (design rule 3.1; paper 5.6, thesis
-//! 3.8), made a type.
+//! The rule that nothing is said to be durable before it is (rule R1; paper 5.6, thesis 3.8),
+//! made a type.
 //!
 //! Everything unstable is handed to the host as one numbered batch, a [`Persist`], with a
 //! [`PersistToken`]. A sync that completed turns the token into a [`Persisted`], which extends the
@@ -42,7 +42,7 @@ pub struct PersistToken {
 
 impl PersistToken {
     /// The batch and all batches before it are durable. Only the code that saw the sync complete
-    /// without an error may call this; after an error the process must stop (design rule 10).
+    /// without an error may call this; after an error the process must stop (rule R10).
     pub fn synced(self) -> Persisted {
         Persisted { sequence: self.sequence }
     }

@@ -30,11 +30,11 @@ pub(crate) enum State {
     Snapshot(SnapshotSend),
 }
 
-/// So many answers in a row that name the same byte as missing say that it was lost: fewer may come
+/// How many answers in a row that name the same byte as missing count as its loss: fewer may come
 /// from parts that overtook each other.
 const REPEATS_OF_LOSS: u32 = 3;
 
-/// So many questions without progress say that the node that has the file sends none of it.
+/// How many questions without progress show that the node that has the file sends none of it.
 const STALLS_MAX: u32 = 3;
 
 /// A snapshot on its way to the peer.

@@ -169,7 +169,8 @@ impl Raft {
     ) {
         let index = meta.position.index;
         if index > self.commit && self.log.contains(meta.position) {
-            // Rule 6: the log has it all. It needs no file to know that this much is committed.
+            // Figure 13, rule 6: the log has it all. It needs no file to know that this much is
+            // committed.
             self.verify(index);
             self.learn_commit(index);
         }
@@ -230,8 +231,8 @@ impl Raft {
         is_ahead
     }
 
-    /// Rules 6 to 8 (paper, Figure 13): keep what follows the snapshot if the log agrees with it,
-    /// else start anew behind it.
+    /// Figure 13, rules 6 to 8: keep what follows the snapshot if the log agrees with it, else start
+    /// anew behind it.
     fn move_to_snapshot(&mut self, now: Time, meta: SnapshotMeta) {
         if !matches!(self.role, RoleState::Follower) {
             // It asked for votes with another log than it will have.

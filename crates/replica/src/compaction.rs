@@ -209,7 +209,7 @@ impl Replica {
     }
 
     /// Drops the log that the newest snapshot covers, except what a live follower still needs, as
-    /// long as that is not more than another limit's worth (design rule 11).
+    /// long as that is not more than another limit's worth (rule R11).
     fn trim_log(&mut self) {
         self.compaction.check_at = None;
         // One that came from the leader too late to be installed may be ahead of the state.

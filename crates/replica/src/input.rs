@@ -13,7 +13,7 @@ use crate::wire::PeerMessage;
 pub struct Now {
     /// The monotonic clock: all time-outs.
     pub mono: Time,
-    /// The wall clock: what a leader stamps into entries, and nothing else (design rule 12).
+    /// The wall clock: what a leader stamps into entries, and nothing else (rule R12).
     pub wall: WallTime,
 }
 

@@ -6,7 +6,7 @@
 //! ```text
 //! for input in what_arrived { replica.step(now, input); }
 //! replica.flush(now, &mut outputs);
-//! // if outputs.fatal: stop. Otherwise run jobs, send messages, write replies.
+//! // if outputs.fatal: stop. Otherwise act on the other fields, in their order.
 //! // come back at replica.next_deadline() at the latest, with Input::Tick
 //! ```
 //!

@@ -2,7 +2,7 @@
 //!
 //! Redis clients expect the commands of one connection to take effect in the order sent. A
 //! [`Line`] is one connection's queue, whether it ends at this node or at a follower that forwards
-//! to us. It holds facts; [`crate::replica`] decides what may start.
+//! to us. It holds facts; `requests.rs` decides what may start.
 
 use std::collections::{BTreeMap, VecDeque};
 

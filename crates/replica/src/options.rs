@@ -41,7 +41,8 @@ impl FromStr for OnDamage {
     }
 }
 
-/// How a replica behaves. All of it may differ between the nodes of a cluster, except `kv`.
+/// How a replica behaves. All of it may differ between the nodes of a cluster, except the replicated
+/// limits in `kv`.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Consensus.
@@ -53,7 +54,8 @@ pub struct Options {
     /// A node that repairs its log and hears of a leader after this long rejoins without what it asks
     /// for; without a leader it goes on asking.
     pub repair_wait: Duration,
-    /// The state machine. These decide what applying an entry does: the same on every node, always.
+    /// The state machine. Its replicated limits decide what applying an entry does, so they must be the
+    /// same on every node, always; its door and local limits need not ([`sampan_kv::Limits`]).
     pub kv: sampan_kv::Limits,
     /// How long a command waits for a leader before `-CLUSTERDOWN`.
     pub no_leader_wait: Duration,

@@ -3,7 +3,7 @@
 //!
 //! After LEDBAT (RFC 6817): what goes in the background watches how long the foreground takes, and
 //! gives way as soon as that grows beyond what it is without the background. The rate falls by a quarter
-//! then, and grows by so much a second while it is fully used and does no harm; where nobody is in the
+//! then, and grows steadily while it is fully used and does no harm; where nobody is in the
 //! foreground there is no limit. What a command takes on a leader, from its arrival to its reply, tells
 //! of everything that the two share: this thread, the processors, the network, and the disks of a
 //! quorum. A follower goes by its group commits.
@@ -14,19 +14,19 @@ use std::time::Duration;
 
 use sampan_base::Time;
 
-/// Without a sample for so long there is no foreground.
+/// How long without a sample means that there is no foreground.
 const QUIET: Duration = Duration::from_millis(200);
-/// For so long after a piece what the foreground takes may be the background's fault.
+/// How long after a piece what the foreground takes may be the background's fault.
 const AFTERMATH: Duration = Duration::from_millis(100);
-/// Even then so much goes each second, or nothing would ever end.
+/// Bytes a second that go even then, or nothing would ever end.
 const RATE_MIN: u64 = 4 << 20;
 /// Where the rate starts when the foreground begins and it is known what that takes.
 const RATE_START: u64 = 32 << 20;
 /// More than any disk or network is asked for.
 const RATE_MAX: u64 = 1 << 30;
-/// By so much the rate grows within a second.
+/// How much the rate grows within a second.
 const RATE_GROWTH: u64 = 512 << 20;
-/// The rate falls once in this time at most: so long it may take for the last fall to show.
+/// The rate falls once in this time at most, which is how long the last fall may take to show.
 const FALL_INTERVAL: Duration = Duration::from_millis(50);
 /// The foreground may take half as long again as without background, and this besides.
 const SLACK: Duration = Duration::from_micros(500);
@@ -39,8 +39,8 @@ const USUAL_WITHIN: Duration = Duration::from_secs(1);
 /// downwards with what is smoothed, else the quickest commands would.
 const USUAL_RISES_WITHIN: Duration = Duration::from_secs(120);
 const USUAL_FALLS_WITHIN: Duration = Duration::from_secs(10);
-/// So long the background goes as slowly as it can where the first foreground begins: until what that
-/// may have taken because of it is forgotten.
+/// How long the background goes as slowly as it can where the first foreground begins: until what the
+/// foreground may have taken because of it is forgotten.
 const LEARNING: Duration = Duration::from_secs(3);
 
 /// The pace of the background.

@@ -62,7 +62,7 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
-    /// A fresh id: never used twice in a run, so that a late answer confirms nothing (M17).
+    /// A fresh id: never used twice in a run, so that a late answer confirms nothing (rule R6).
     pub(crate) fn next_id(&mut self) -> ReadId {
         self.last_id += 1;
         ReadId(self.last_id)

@@ -260,7 +260,7 @@ impl Repairing {
     }
 
     /// Writes what is proven and goes on with the next damage, or starts the node. A disk that fails
-    /// on the way is not to be trusted any more: the process ends (design rule 10).
+    /// on the way is not to be trusted any more: the process ends (rule R10).
     ///
     /// Panics if it is not [settled](Repairing::is_settled).
     pub fn settle(self, disk: &mut dyn Disk, now: Now) -> Result<Start, OpenError> {

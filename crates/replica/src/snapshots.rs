@@ -456,7 +456,7 @@ impl Replica {
             DiskDone::SnapshotOpen(Err(why)) => Some(why.clone()),
             // A full disk may have kept the file from being made at all: what comes behind finds none.
             DiskDone::SnapshotWrite(Err(DiskError::NotFound(_))) if self.is_given_up(owner) => None,
-            // Any other error of a write or a rename: the disk cannot be trusted (rule 10).
+            // Any other error of a write or a rename: the disk cannot be trusted (rule R10).
             DiskDone::SnapshotWrite(Err(error)) | DiskDone::SnapshotCommit(Err(error)) => {
                 return self.stop(Fatal::Disk(error.to_string()));
             }

@@ -1,7 +1,7 @@
 //! Commands on their way through the log: the batch that gathers, and the proposals whose fate is
 //! not known yet.
 //!
-//! A waiter is keyed by (index, term) (design rule 8): it is *done* when the entry applied at its
+//! A waiter is keyed by (index, term) (rule R8): it is *done* when the entry applied at its
 //! index has its term, and *certainly not applied* when it has another one. Losing leadership, or
 //! a conflicting entry that is not committed, proves nothing.
 
@@ -17,7 +17,7 @@ use crate::lines::{Ticket, Waiting};
 /// A command from this length on is kept as a part of its batch, so that it is in memory once.
 const LONG_COMMAND_BYTES: usize = 16 << 10;
 
-/// So many bytes of a value that is changed in part cost what one byte of a command does: copied and
+/// How many bytes of a value that is changed in part cost as much as one byte of a command: copied and
 /// hashed twice, about 0.3 ns, while commands of a hundred bytes take some 5 ns for each of theirs.
 /// Without it a pipeline of SETRANGE on one long value would make entries that take seconds to apply.
 pub(crate) const WORK_BYTES_EACH: usize = 16;

@@ -29,9 +29,10 @@ const AFTER_HELP: &str = "\
 Each setting can be given as a flag, as an environment variable (SAMPAN_ and the flag's name, as in
 SAMPAN_NODE_ID), or as a key of the --config file; in this order of precedence.
 
-Exit codes: 0 stopped by SIGTERM or SIGINT after handing leadership over; 2 bad configuration;
-3 an address is in use; 4 the data belong to another cluster or node; 5 data damaged; 6 disk failed
-or full; 7 the data directory is in use by another process; 8 broken invariant.
+Exit codes: 0 stopped by SIGTERM or SIGINT after handing leadership over; 1 out of threads, memory or
+file descriptors; 2 bad configuration; 3 an address is in use; 4 the data belong to another cluster or
+node, or to one of other members; 5 data damaged, or written by a newer version; 6 disk failed or full;
+7 the data directory is in use by another process; 8 broken invariant.
 docs/operations.md says what to do about each.";
 
 /// Runs one node of a cluster

@@ -176,6 +176,10 @@ macro_rules! settings {
                 vec![$($((stringify!($name), Field::<$type>::shown(&config.$($field).+))),+),+]
             }
         }
+
+        /// Each setting's name, as in this struct, and the field of [`Config`] that it sets.
+        const FIELDS: &[(&str, &[&str])] =
+            &[$($((stringify!($name), &[$(stringify!($field)),+])),+),+];
     };
 }
 
@@ -207,9 +211,9 @@ settings! {
     snapshot_retry_ms "SAMPAN_SNAPSHOT_RETRY_MS" Millis => replica.raft.snapshot_retry_interval;
 
     "Log and snapshots":
-    /// A snapshot is taken once the log holds more than this (the course's maxraftstate); -1: never
+    /// About how long the log gets (the course's maxraftstate): a snapshot is taken each time its files have grown by half of this; -1: never
     raft_state_max_bytes "SAMPAN_RAFT_STATE_MAX_BYTES" i64 => replica.raft_state_bytes_max;
-    /// The threshold grows to this percentage of the last snapshot's size; 0: it stays
+    /// The limit above grows to this percentage of the last snapshot's size; 0: it stays
     raft_state_snapshot_percent "SAMPAN_RAFT_STATE_SNAPSHOT_PERCENT" u64 => replica.raft_state_snapshot_percent;
     /// Room kept on the disk for the next snapshot, in percent of what it will take; 0: none
     snapshot_reserve_percent "SAMPAN_SNAPSHOT_RESERVE_PERCENT" u64 => replica.snapshot_reserve_percent;
@@ -356,8 +360,39 @@ impl Settings {
         if follow_timeout {
             config.replica.raft.election_timeout_max = config.replica.raft.election_timeout_min * 2;
         }
-        config.check().map_err(|error| Failure::usage(format!("bad configuration: {error}")))
+        let checked = config.check().map_err(|error| with_flags(&error.to_string()));
+        checked.map_err(|text| Failure::usage(format!("bad configuration: {text}")))
     }
+}
+
+/// A text about fields of [`Config`], with the flags that set them in their place.
+fn with_flags(text: &str) -> String {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find(is_of_name) {
+        let (before, from_name) = rest.split_at(start);
+        let end = from_name.find(|c| !is_of_name(c)).unwrap_or(from_name.len());
+        let (name, after) = from_name.split_at(end);
+        out += before;
+        out += &flag_of(name).unwrap_or_else(|| name.to_owned());
+        rest = after;
+    }
+    out + rest
+}
+
+/// The flag that sets the field of this name, which may begin anywhere on the path to it.
+fn flag_of(name: &str) -> Option<String> {
+    let is_path =
+        |path: &&[&str]| name.split('.').rev().zip(path.iter().rev()).all(|(a, b)| a == *b);
+    let by_field = || FIELDS.iter().find(|(_, path)| name.contains('_') && is_path(path));
+    let by_name = FIELDS.iter().find(|(setting, _)| *setting == name);
+    let (setting, _) = match name {
+        "listen_peer" => return Some("--peer-listen".to_owned()),
+        "data_dir" => return Some("--data-dir".to_owned()),
+        _ => by_name.or_else(by_field)?,
+    };
+    Some(format!("--{}", setting.replace('_', "-")))
 }
 
 fn node_id(text: &str) -> Result<NodeId, String> {

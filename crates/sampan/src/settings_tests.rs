@@ -70,9 +70,19 @@ fn each_fault_is_named_with_what_is_accepted() {
         ("--peer 1=h:1", "this node itself: want only the other nodes"),
         ("--peer h:1", "want ID=HOST:PORT, such as 2=127.0.0.1:17002"),
         ("--listen 7001", "want HOST:PORT"),
-        ("--heartbeat-ms 400", "heartbeat_interval"),
+        (
+            "--heartbeat-ms 400",
+            "--heartbeat-ms (400ms) must be above 0 and at most half of --election-timeout-ms (500ms)",
+        ),
+        ("--snapshot-message-bytes-max 0", "--snapshot-message-bytes-max must be at least 1"),
+        ("--redial-min-ms 0", "--redial-min-ms is 0ns: want at least 1ms"),
+        ("--apply-bytes-max 0", "--apply-bytes-max is 0: want at least 1"),
+        ("--request-arguments-max 0", "--request-arguments-max is 0: want at least 4"),
+        ("--arguments-max 0", "--arguments-max must be at least 1"),
+        ("--shards 3", "--shards 3 must be a power of two"),
+        ("--peer-listen 127.0.0.1:7001", "--peer-listen is 127.0.0.1:7001: the address for"),
         ("--raft-state-max-bytes -2", "raft-state-max-bytes is -2: want bytes, or -1 for never"),
-        ("--clients-max 0", "clients_max is 0: want at least 1"),
+        ("--clients-max 0", "--clients-max is 0: want at least 1"),
         ("--heartbeat-ms soon", "invalid value 'soon' for '--heartbeat-ms <N>'"),
     ] {
         let error = error_of(flags);

@@ -1,5 +1,6 @@
 //! Holds `docs/invariants.md` against the code: every property has its statement, source, assertion,
-//! checker and transcript, and what is named there exists.
+//! checker and transcript, and what is named there exists. The same for `docs/rules.md`, and for all
+//! that cites a rule.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -48,7 +49,7 @@ fn properties() -> Vec<Property> {
             assert!(!cell.is_empty(), "{id} has no {name}");
         }
         let cites = |word: &&str| cells[2].contains(word);
-        assert!(["paper", "thesis", "design", "HW"].iter().any(cites), "{id}: {}", cells[2]);
+        assert!(["paper", "thesis", "rule", "HW"].iter().any(cites), "{id}: {}", cells[2]);
         let [asserted, checked_by, transcripts] = [3, 4, 5].map(|column| quoted(&cells[column]));
         assert!(!asserted.is_empty(), "{id} is asserted nowhere");
         assert!(!checked_by.is_empty(), "{id} is checked by nobody");
@@ -92,17 +93,73 @@ fn reported(text: &str) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
-            files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
+            found.extend(files(&path));
+        } else {
+            found.push(path);
         }
     }
+    found
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = files(folder);
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "rs"));
     files
+}
+
+/// All that somebody wrote: the pages, and every text below the folders of code and tests.
+fn texts() -> Vec<(PathBuf, String)> {
+    let mut paths = files(&root().join("crates"));
+    for folder in ["docs", "bench", "tests", ".ci"] {
+        paths.extend(files(&root().join(folder)));
+    }
+    let top = fs::read_dir(root()).expect("the repository");
+    let top = top.map(|entry| entry.expect("an entry").path());
+    paths.extend(top.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    let text = |path: PathBuf| fs::read_to_string(&path).ok().map(|text| (path, text));
+    paths.into_iter().filter_map(text).collect()
+}
+
+/// The rules of `docs/rules.md`: id, and what is said of each.
+fn rules() -> BTreeMap<String, String> {
+    let page = read(&root().join("docs/rules.md"));
+    let mut rules = BTreeMap::new();
+    for paragraph in page.split("\n\n") {
+        let Some(rule) = paragraph.strip_prefix("**") else { continue };
+        let (title, text) = rule.split_once("**").expect("a title");
+        let (id, _) = title.split_once(". ").unwrap_or_else(|| panic!("no rule: {title}"));
+        assert!(is_rule(id), "no id of a rule: {id}");
+        assert!(rules.insert(id.to_owned(), text.to_owned()).is_none(), "{id} is there twice");
+    }
+    rules
+}
+
+/// Does this look like the id of a rule?
+fn is_rule(word: &str) -> bool {
+    let digits = word.strip_prefix(['R', 'S']).unwrap_or_default();
+    (1..=2).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whatever is said of rules by a number alone; of the paper's figures it may be, for they are known.
+fn unnamed_rules(text: &str) -> Vec<String> {
+    let is_mark = |word: &&str| !["//", "///", "//!", "#"].contains(word);
+    let words: Vec<&str> = text.split_whitespace().filter(is_mark).collect();
+    let mut found = Vec::new();
+    for (at, pair) in words.windows(2).enumerate() {
+        let word = pair[0].trim_start_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
+        let is_cited = ["rule", "rules"].contains(&&*word) && pair[1].starts_with(char::is_numeric);
+        let before = &words[at.saturating_sub(8)..at];
+        let is_known = |word: &&str| word.ends_with("Figure") || word.ends_with("eceiver's");
+        if is_cited && !before.iter().any(is_known) {
+            found.push(pair.join(" "));
+        }
+    }
+    found
 }
 
 #[test]
@@ -181,4 +238,60 @@ fn every_name_of_a_violation_is_a_property_or_an_alarm() {
             assert!(known.contains(&name), "{}: {name} is not in the table", path.display());
         }
     }
+}
+
+#[test]
+fn every_rule_that_is_cited_is_in_the_page_of_rules() {
+    let rules = rules();
+    for kind in ['R', 'S'] {
+        let count = rules.keys().filter(|id| id.starts_with(kind)).count();
+        assert!(count > 10, "only {count} rules {kind}");
+        for number in 1..=count {
+            assert!(rules.contains_key(&format!("{kind}{number}")), "{kind}{number} is missing");
+        }
+    }
+    for (id, text) in &rules {
+        let named = quoted(text);
+        assert!(!named.is_empty(), "{id} is kept nowhere");
+        for reference in named.iter().filter(|name| name.contains('/')) {
+            if reference.contains("::") {
+                function(reference);
+            } else if reference.starts_with("docs/") {
+                read(&root().join(reference));
+            } else {
+                file(reference);
+            }
+        }
+    }
+    let mut count = 0;
+    for (path, text) in texts() {
+        let unnamed = unnamed_rules(&text);
+        assert!(unnamed.is_empty(), "{}: whose rules are these? {unnamed:?}", path.display());
+        for (line, number) in text.lines().zip(1..) {
+            let words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            for id in words.filter(|word| is_rule(word)) {
+                assert!(rules.contains_key(id), "{}:{number}: no rule {id}", path.display());
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 100, "only {count} rules are cited");
+}
+
+#[test]
+fn the_ledger_of_planted_bugs_names_the_sources_that_the_code_names() {
+    let page = read(&root().join("docs/plants.md"));
+    let code = read(&root().join("crates/sim/src/plants/ledger.rs"));
+    let mut count = 0;
+    for row in page.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [area, bug, _, source, expected, ..] = cells[..] else { continue };
+        let Some((_, rest)) = code.split_once(&format!("Plant::{bug} =>")) else { continue };
+        let entry = rest.split("Plant::").next().unwrap_or_default();
+        let mut strings = entry.split('"').skip(1).step_by(2);
+        assert!(entry.contains(area), "{bug}: {area}");
+        assert_eq!((strings.next(), strings.next()), (Some(source), Some(expected)), "{bug}");
+        count += 1;
+    }
+    assert_eq!(count, code.matches("Plant::").count(), "every bug has its row");
 }

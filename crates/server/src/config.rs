@@ -20,21 +20,24 @@ pub const PEER_PORT_OFFSET: u16 = 10_000;
 /// The longest host name, in bytes (DNS allows 253).
 pub(crate) const HOST_BYTES_MAX: usize = 255;
 
-/// One setting that makes no sense: which, what it says, and what it may say.
+/// One setting that makes no sense: its text says which, what it is, and what it may be. Settings are
+/// called as the fields here are.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-#[error("{setting} is {value}: {expected}")]
-pub struct ConfigError {
-    /// The setting, as the fields here are called.
-    pub setting: String,
-    /// Its value.
-    pub value: String,
-    /// What is accepted.
-    pub expected: String,
-}
+#[error("{0}")]
+pub struct ConfigError(String);
 
 impl ConfigError {
-    fn new(setting: &str, value: impl fmt::Display, expected: impl fmt::Display) -> Self {
-        Self { setting: setting.into(), value: value.to_string(), expected: expected.to_string() }
+    pub(crate) fn new(
+        setting: &str,
+        value: impl fmt::Display,
+        expected: impl fmt::Display,
+    ) -> Self {
+        Self(format!("{setting} is {value}: {expected}"))
+    }
+
+    /// What a part of the node says of its own settings.
+    pub(crate) fn of_part(text: impl Into<String>) -> Self {
+        Self(text.into())
     }
 }
 
@@ -394,11 +397,9 @@ impl Config {
             let expected = format!("want this node's id, {}", self.node);
             return Err(ConfigError::new("replica.raft.id", options.raft.id, expected));
         }
-        // Their texts name the setting and what it may be.
-        let unusable = |part: &str, text: String| ConfigError::new(part, "not usable", text);
-        options.raft.check().map_err(|text| unusable("replica.raft", text))?;
-        options.storage.check().map_err(|text| unusable("replica.storage", text))?;
-        options.kv.check().map_err(|text| unusable("replica.kv", text))?;
+        options.raft.check().map_err(ConfigError::of_part)?;
+        options.storage.check().map_err(ConfigError::of_part)?;
+        options.kv.check().map_err(ConfigError::of_part)?;
         let times = [
             ("no_leader_wait", options.no_leader_wait),
             ("client_timeout", options.client_timeout),
@@ -408,6 +409,16 @@ impl Config {
         for (setting, value) in times {
             if value < Duration::from_millis(1) {
                 return Err(ConfigError::new(setting, format!("{value:?}"), "want at least 1ms"));
+            }
+        }
+        let one_or_more = [
+            ("apply_bytes_max", options.apply_bytes_max),
+            ("requests_under_way_max", options.requests_under_way_max),
+            ("requests_held_bytes_max", options.requests_held_bytes_max),
+        ];
+        for (setting, value) in one_or_more {
+            if value == 0 {
+                return Err(ConfigError::new(setting, value, "want at least 1"));
             }
         }
         self.check_sizes()
@@ -455,11 +466,8 @@ impl Config {
                 "snapshot_chunk_bytes",
                 self.replica.snapshot_chunk_bytes,
                 chunk.saturating_sub(record),
-                "snapshot_chunk_bytes_max with the longest key and value",
+                "a chunk of a snapshot file with the longest key and value",
             ),
-            ("apply_bytes_max", self.replica.apply_bytes_max, usize::MAX, "memory"),
-            ("requests_under_way_max", self.replica.requests_under_way_max, usize::MAX, "memory"),
-            ("requests_held_bytes_max", self.replica.requests_held_bytes_max, usize::MAX, "memory"),
         ];
         for (setting, value, most, whole) in within {
             if value == 0 || value > most {

@@ -15,7 +15,7 @@ pub enum ServerError {
     /// Somebody else listens at the address.
     #[error("address {0} is in use by another process")]
     PortInUse(String),
-    /// The data directory belongs to another cluster or node.
+    /// The data directory belongs to another cluster or node, or to one of other members.
     #[error("{0}")]
     OtherData(String),
     /// The data directory holds damaged files, or files of a version that this one does not read.
@@ -41,8 +41,7 @@ pub enum ServerError {
 }
 
 impl ServerError {
-    /// The exit code of a process that ends for this reason; see the table in the crate's
-    /// documentation.
+    /// The exit code of a process that ends for this reason (`docs/operations.md`, "Exit codes").
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => 2,

@@ -6,32 +6,25 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`config`] | what a node is told, every limit |
-//! | `core` | the event loop: one turn after another |
+//! | [`config`], `error` | what a node is told, every limit; why it does not start, or stops |
+//! | `start`, `node` | start and end of a node; what the tasks of the event loop share |
+//! | `core`, `inbox` | the event loop: one turn after another; what waits for the next one |
 //! | `client`, `commands`, `render` | connections of clients, the commands that need no replica |
 //! | `backups` | snapshot files that clients read as backups |
 //! | `peer` | the transport between nodes |
-//! | [`disk`], `disk_thread` | real files; the two threads that wait for them |
-//! | `loading`, `lock`, `log`, `net`, `open_files`, `signals`, `time` | the rest of the world |
+//! | [`disk`], `direct`, `release` | real files; bulk past the page cache; room given back in pieces |
+//! | `disk_thread`, `segments_lane` | the four threads that wait for disks, a lane each; one's pace |
+//! | `quick_disk` | when the event loop waits for the disk itself |
+//! | `loading`, `repair` | the time before a node takes part |
+//! | `lock`, `log`, `net`, `open_files`, `signals`, `stats`, `time` | the rest of the world |
 //!
 //! What is absent: decisions about consensus or data. What is asked of the replica and what comes
 //! back is [`sampan_replica::Input`] and [`sampan_replica::Outputs`].
 //!
 //! # Exit codes
 //!
-//! A process that ends by a [`ServerError`] exits with [`ServerError::exit_code`]:
-//!
-//! | code | reason |
-//! |---|---|
-//! | 0 | stopped as asked |
-//! | 1 | out of threads or file descriptors |
-//! | 2 | bad configuration |
-//! | 3 | port in use |
-//! | 4 | the data directory belongs to another cluster or node |
-//! | 5 | data damaged, or of an unknown version |
-//! | 6 | disk failed |
-//! | 7 | the data directory is locked by another process |
-//! | 8 | broken invariant |
+//! 0 after a stop that was asked for. A process that ends by a [`ServerError`] exits with
+//! [`ServerError::exit_code`]; `docs/operations.md`, "Exit codes", says what to do about each.
 
 mod backups;
 mod client;

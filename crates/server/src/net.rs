@@ -18,13 +18,12 @@ pub(crate) const ACCEPT_RETRY_TIME: Duration = Duration::from_millis(50);
 
 /// Takes an address to listen at.
 pub(crate) fn bind(setting: &str, address: &HostPort) -> Result<StdListener, ServerError> {
-    StdListener::bind(address.as_pair()).map_err(|error| match error.kind() {
-        ErrorKind::AddrInUse => ServerError::PortInUse(address.to_string()),
-        _ => ServerError::Config(ConfigError {
-            setting: setting.into(),
-            value: address.to_string(),
-            expected: format!("want an address of this machine ({error})"),
-        }),
+    StdListener::bind(address.as_pair()).map_err(|error| {
+        if error.kind() == ErrorKind::AddrInUse {
+            return ServerError::PortInUse(address.to_string());
+        }
+        let expected = format!("want an address of this machine ({error})");
+        ServerError::Config(ConfigError::new(setting, address, expected))
     })
 }
 

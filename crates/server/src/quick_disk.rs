@@ -19,7 +19,7 @@ use sampan_replica::DiskJob;
 const QUICK: Duration = Duration::from_millis(5);
 /// One that holds up the loop for longer has done harm.
 const HARM: Duration = Duration::from_millis(50);
-/// So many quick ones in a row, at first, and at most.
+/// How many quick ones in a row are wanted, at first and at most.
 const IN_A_ROW_MIN: u32 = 32;
 const IN_A_ROW_MAX: u32 = 1 << 20;
 /// A longer group commit is the thread's.

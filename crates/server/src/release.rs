@@ -14,7 +14,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-/// So much is given back at once.
+/// How much is given back at once.
 const PIECE_BYTES: u64 = 16 << 20;
 /// Between two pieces.
 const PAUSE: Duration = Duration::from_millis(1);

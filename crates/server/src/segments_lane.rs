@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use sampan_base::disk::{Disk, DiskError, DiskOp};
 
-/// After each piece there is a pause, of so long at most.
+/// The longest pause after a piece.
 const PAUSE: Duration = Duration::from_millis(10);
-/// The pace of the log is looked at so often.
+/// How often the pace of the log is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 /// Bytes prepared for each byte appended to the log, at least.
 const AHEAD: u64 = 2;
@@ -25,7 +25,7 @@ pub(crate) struct LogPace {
 }
 
 impl LogPace {
-    /// A group commit has ended that wrote so much.
+    /// A group commit has ended that wrote this much.
     pub(crate) fn appended(&self, bytes: u64) {
         self.appended_bytes.fetch_add(bytes, Ordering::Relaxed);
     }

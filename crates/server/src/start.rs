@@ -81,6 +81,10 @@ pub struct Listeners {
 
 impl Listeners {
     /// Takes both ports.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError::PortInUse`], or [`ServerError::Config`] if an address is not one of this machine.
     pub fn bind(config: &Config) -> Result<Self, ServerError> {
         Ok(Self {
             client: net::bind("listen", &config.listen)?,
@@ -100,7 +104,7 @@ impl Listeners {
 }
 
 /// From now on a panic, wherever it is, ends the process at once with the exit code of a broken
-/// invariant: a node that has found a bug in itself must not say another word (design rule 15).
+/// invariant: a node that has found a bug in itself must not say another word (rule R15).
 pub fn exit_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -111,6 +115,10 @@ pub fn exit_on_panic() {
 
 /// Runs a node until SIGTERM or SIGINT, or until it cannot go on. A second signal stops it at once, and
 /// so does the first one while it loads its data. The process is the node's: see [`exit_on_panic`].
+///
+/// # Errors
+///
+/// Why the node does not start, or cannot go on: any [`ServerError`].
 pub fn run(mut config: Config) -> Result<(), ServerError> {
     config.check()?;
     exit_on_panic();
@@ -133,6 +141,10 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
 
 /// Runs a node on ports that are taken already until it is asked to stop, or cannot go on. Blocks
 /// the calling thread, also until the last write to the data directory has ended; touches no signals.
+///
+/// # Errors
+///
+/// Why the node does not start, or cannot go on: any [`ServerError`] but [`ServerError::PortInUse`].
 pub fn serve(
     config: Config,
     listeners: Listeners,
@@ -328,11 +340,7 @@ fn data_error(config: &Config, error: &sampan_storage::OpenError) -> ServerError
         | E::DamagedSnapshot { .. }
         | E::UnsupportedVersion { .. } => ServerError::DataDamaged(text),
         E::Disk(_) => ServerError::Disk(text),
-        E::BadOptions(_) => ServerError::Config(crate::config::ConfigError {
-            setting: "replica.storage".into(),
-            value: "not usable".into(),
-            expected: error.to_string(),
-        }),
+        E::BadOptions(_) => ServerError::Config(crate::config::ConfigError::of_part(text)),
     }
 }
 

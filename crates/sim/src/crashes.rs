@@ -34,11 +34,11 @@ use crate::swarm_network::Rates;
 use crate::sync_points::{Recorder, SyncPoint, SyncWatch};
 use crate::trace::Trace;
 
-/// Of more than [`CrashSweep::exhaustive_ways`] disks that a power loss may leave so many are tried.
+/// How many disks are tried where a power loss may leave more than [`CrashSweep::exhaustive_ways`].
 pub const SAMPLED_WAYS: u64 = 64;
-/// One start in so many is itself looked at, sync by sync.
+/// Of how many starts one is itself looked at, sync by sync.
 const RECOVERY_ONE_IN: u64 = 64;
-/// So many disks are tried at each sync of a recovery.
+/// How many disks are tried at each sync of a recovery.
 const RECOVERY_WAYS: u64 = 4;
 
 /// What to try.
@@ -50,7 +50,7 @@ pub struct CrashSweep {
     pub seeds: u64,
     /// How long each of them is, before it is healed, in virtual time.
     pub safety: Duration,
-    /// Up to so many disks that a power loss may leave at one sync, all are tried.
+    /// The most disks that a power loss may leave at one sync for all of them to be tried.
     pub exhaustive_ways: u64,
     /// How many crashes of each run are lived through.
     pub continued: u64,
@@ -89,7 +89,7 @@ impl CrashCounts {
 pub struct CrashReport {
     /// By what was synced.
     pub rows: BTreeMap<&'static str, CrashCounts>,
-    /// Up to so many ways all were tried.
+    /// The most ways of which all were tried.
     pub exhaustive_ways: u64,
     /// Reference runs.
     pub runs: u64,

@@ -47,7 +47,7 @@ pub enum OpenError {
     #[error("identity is damaged: {0}")]
     DamagedIdentity(&'static str),
     /// Neither copy of term and vote can be trusted: this node must not vote again under its name
-    /// (rule 14).
+    /// (rule S14).
     #[error("hard state is damaged: {0}")]
     DamagedHardState(&'static str),
     /// The log is damaged where it may hold acknowledged entries.

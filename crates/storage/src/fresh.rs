@@ -1,5 +1,5 @@
 //! The fresh segment that an opening may begin: the cut behind which nothing counts any more, and
-//! the batches that are written again because the disk may not have them (rule 8).
+//! the batches that are written again because the disk may not have them (rule S8).
 
 use sampan_base::disk::{DiskOp, FileName};
 use sampan_base::{LogIndex, LogPosition};
@@ -23,7 +23,7 @@ pub(crate) struct FreshSegment<'a> {
 
 impl<'a> FreshSegment<'a> {
     /// A fresh segment is needed to cut off what is torn, given up or superseded; and to write again
-    /// whatever is not known to have been synced, for the disk may not have it (rule 8).
+    /// whatever is not known to have been synced, for the disk may not have it (rule S8).
     /// `last` is the last segment read; the log starts anew after `start_anew_after`, if given.
     pub(crate) fn plan(
         log: &'a Replayed,

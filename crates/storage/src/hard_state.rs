@@ -1,5 +1,5 @@
 //! The hard state: term and vote, and what else a node must know of itself before it reads its log.
-//! Two copies, A and B, each written and synced before anything acts on them (rule 13): one damaged
+//! Two copies, A and B, each written and synced before anything acts on them (rule S13): one damaged
 //! copy is harmless, because the other says the same, or the change was not acted on yet.
 
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub(crate) struct Record {
     pub(crate) synced_batch: u64,
     /// A segment with this number or a higher one is there.
     pub(crate) segment: u64,
-    /// Rule 12: neither vote nor count for a quorum before the log is durable through this index.
+    /// Rule S12: neither vote nor count for a quorum before the log is durable through this index.
     pub(crate) non_voting_until: Option<LogIndex>,
     /// Nobody has been heard by this node yet: it may be a new one, or one whose disk was lost.
     pub(crate) newborn: bool,

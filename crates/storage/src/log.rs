@@ -57,7 +57,7 @@ pub(crate) struct Released {
     pub(crate) earlier: Option<Vec<EarlierLife>>,
 }
 
-/// What the background lane is doing for the log.
+/// What the segment lane is doing for the log.
 #[derive(Debug)]
 enum Background {
     Idle,

@@ -30,7 +30,7 @@ const REWRITE_BYTES: u64 = 1 << 20;
 pub enum OnDamage<'a> {
     /// Refuse with [`OpenError::DamagedLog`] and change nothing.
     Refuse,
-    /// Rule 12, if this agrees: put what is damaged aside, durably mark the node as non-voting, then
+    /// Rule S12, if this agrees: put what is damaged aside, durably mark the node as non-voting, then
     /// go on with what stands before the damage. [`Recovered::faulty`] says what was cut off.
     Rejoin(&'a dyn Fn(&Salvage<'_>) -> bool),
 }
@@ -67,6 +67,11 @@ impl Storage {
 
     /// Finds the state of a node again. The chunks of the newest sound snapshot go to `sink` as they
     /// are checked.
+    ///
+    /// # Errors
+    ///
+    /// The options make no sense, no node lives in the directory or another one does, something is
+    /// damaged that `on_damage` does not give up or of a newer version, or the disk failed.
     pub fn open_with(
         disk: &mut dyn Disk,
         identity: Identity,
@@ -290,7 +295,7 @@ impl Opening<'_> {
     }
 
     /// Counts this opening in both copies of the hard state, the one to be repaired first; with it
-    /// goes the mark of rule 12 if part of the log is given up.
+    /// goes the mark of rule S12 if part of the log is given up.
     fn renew_hard_state(
         &mut self,
         loaded: &hard_state::Loaded,
@@ -356,7 +361,7 @@ impl Opening<'_> {
     }
 
     /// Writes again what has arrived of a snapshot: after a failed sync the page cache may show what
-    /// the disk does not have, and no later sync would write it (rule 8).
+    /// the disk does not have, and no later sync would write it (rule S8).
     fn write_again(&mut self, partial: &PartialSnapshot) -> Result<(), OpenError> {
         let file = &partial.file;
         let mut offset = 0;

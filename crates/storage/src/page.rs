@@ -19,7 +19,7 @@ pub(crate) const CRC_OFFSET: usize = 12;
 pub(crate) const BODY_OFFSET: usize = 16;
 
 /// Reads bytes of a file. What fails is tried once more: only an error that stays counts as damage
-/// (rule 9), for damage costs the node its vote.
+/// (rule S9), for damage costs the node its vote.
 pub(crate) fn read(
     disk: &mut dyn Disk,
     file: &str,

@@ -49,7 +49,7 @@ pub struct Recovered {
     pub snapshot: Option<StoredSnapshot>,
     /// The log after the snapshot, or from index 1; contiguous; durable.
     pub entries: Vec<Entry>,
-    /// Durable mark of rule 12: this node must neither vote nor count for a quorum until its log is
+    /// Durable mark of rule S12: this node must neither vote nor count for a quorum until its log is
     /// durable through this index. [`LogIndex::MAX`]: no leader has named the index yet.
     pub non_voting_until: Option<LogIndex>,
     /// Durable mark: this node takes no part before it has heard from every other voter.
@@ -77,7 +77,7 @@ pub struct Report {
     pub entries: usize,
     /// An unfinished last batch was cut off: its segment and offset.
     pub torn_tail: Option<(FileName, u64)>,
-    /// Bytes of batches written again into a fresh segment (rule 8).
+    /// Bytes of batches written again into a fresh segment (rule S8).
     pub copied_forward_bytes: u64,
     /// Why the log as a whole was dropped in favour of the snapshot.
     pub log_discarded: Option<&'static str>,

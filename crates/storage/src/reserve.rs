@@ -1,5 +1,5 @@
 //! The reserve: room on the disk that is kept for the next snapshot, so that a full disk never keeps
-//! the log from being compacted (rule 10).
+//! the log from being compacted (rule S10).
 //!
 //! A file of no content. It is as long as the host thinks the next snapshot to be, grows with the log,
 //! and is given up, but for what a start needs, when a snapshot meets a full disk. To hold one is a

@@ -23,7 +23,7 @@ pub(crate) const FIRST_BATCH_OFFSET: u64 = PAGE_BYTES;
 /// Bytes of the header's body without earlier lives.
 pub(crate) const SEGMENT_BODY_BYTES: usize = Identity::BYTES + 6 * 8 + 4;
 
-/// So many earlier lives of its file a header names at most.
+/// How many earlier lives of its file a header names at most.
 pub(crate) const EARLIER_MAX: usize = 7;
 
 /// A segment that a file was before, in the same run of the node, and that was not zeroed.

@@ -40,7 +40,7 @@ impl Storage {
     ///
     /// Without a hard state, and while the segment has room, that is one write and one sync. Call
     /// [`Storage::append_synced`] when the list has ended; any error on the way is fatal to the
-    /// process (design rule 10). Several appends may be outstanding, as the lane runs in order.
+    /// process (rule R10). Several appends may be outstanding, as the lane runs in order.
     ///
     /// Panics if the term decreases, the vote of a term changes, or entries leave a gap, reach below
     /// what was trimmed or are longer than the limit.
@@ -76,7 +76,7 @@ impl Storage {
         self.log.append_synced();
     }
 
-    /// Sets or clears the durable mark of rule 12: until its log is durable through this index the
+    /// Sets or clears the durable mark of rule S12: until its log is durable through this index the
     /// node neither votes nor counts for a quorum. Either way it is newborn no more. **Log lane**; no [`Storage::append_synced`].
     #[must_use = "nothing is durable until these steps have run"]
     pub fn set_non_voting(&mut self, until: Option<LogIndex>) -> Vec<DiskOp> {

@@ -38,7 +38,7 @@ pub(crate) struct Directory {
 
 impl Directory {
     /// Lists the directory, and syncs everything in it before a byte of it is trusted: after a
-    /// failed sync the page cache may hold what the disk does not (rule 8).
+    /// failed sync the page cache may hold what the disk does not (rule S8).
     pub(crate) fn survey(disk: &mut dyn Disk) -> Result<Self, OpenError> {
         for directory in [WAL_DIRECTORY, SNAPSHOT_DIRECTORY] {
             disk.execute(&DiskOp::CreateDirectory { directory: directory.into() })?;

@@ -329,8 +329,8 @@ fn settings_that_make_no_sense_are_named_with_what_is_accepted() {
         (&["server", "--node-id", "1", "--cluster-id", "1"], &["data-dir is missing"]),
         (&["cluster", "--nodes", "0", "--dir", "/proc/none"], &["/proc/none"]),
         (&["get", "k", "--servers", "nowhere"], &["servers: 'nowhere': want HOST:PORT"]),
-        (&node("--election-timeout-ms"), &["election_timeout_max", "at most 86400s"]),
-        (&node("--read-bytes"), &["read_bytes is 9223372036854775807: want at most 67108864"]),
+        (&node("--election-timeout-ms"), &["--election-timeout-max-ms", "at most 86400s"]),
+        (&node("--read-bytes"), &["--read-bytes is 9223372036854775807: want at most 67108864"]),
     ] {
         let ended = run(&mut sampan(args), b"");
         assert!(matches!(ended.code, Some(2 | 6)), "{ended:?}");
@@ -358,10 +358,10 @@ fn the_environment_is_above_the_file_and_below_the_flags() {
         command.env("SAMPAN_CONFIG", &file).envs(environment.iter().copied());
         run(&mut command, b"")
     };
-    ended(&[], &[]).assert_one_error(2, &["heartbeat_interval"]);
-    ended(&[], &[("SAMPAN_HEARTBEAT_MS", "50")]).assert_one_error(2, &["clients_max is 0"]);
+    ended(&[], &[]).assert_one_error(2, &["--heartbeat-ms"]);
+    ended(&[], &[("SAMPAN_HEARTBEAT_MS", "50")]).assert_one_error(2, &["--clients-max is 0"]);
     let flags = ["--heartbeat-ms", "50"];
-    ended(&flags, &[("SAMPAN_HEARTBEAT_MS", "0")]).assert_one_error(2, &["clients_max is 0"]);
+    ended(&flags, &[("SAMPAN_HEARTBEAT_MS", "0")]).assert_one_error(2, &["--clients-max is 0"]);
     assert!(!dir.path().join("data").exists(), "a bad configuration touches no disk");
 }
 

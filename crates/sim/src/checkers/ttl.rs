@@ -1,4 +1,4 @@
-//! Keys with a time to live (design rule 12): what is gone stays gone, nobody sees a value that was
+//! Keys with a time to live (rule R12): what is gone stays gone, nobody sees a value that was
 //! never set, and with clocks that are right nothing goes before its time.
 //!
 //! Each such key is set once in a run.

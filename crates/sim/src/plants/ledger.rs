@@ -160,9 +160,9 @@ pub fn row(plant: Plant) -> Row {
             (Snapshots, "redisraft #47", "liveness", Hunt::Aimed(installs))
         }
         Plant::SnapshotNotSynced => (Snapshots, "RedisRaft #654", "recovery", Hunt::Swarm),
-        Plant::SnapshotNameNotSynced => (Snapshots, "ALICE, rule 15", "recovery", Hunt::Swarm),
+        Plant::SnapshotNameNotSynced => (Snapshots, "ALICE, rule S15", "recovery", Hunt::Swarm),
         Plant::OldSnapshotRemovedFirst => {
-            (Snapshots, "NATS #7556, rule 15", "recovery", Hunt::Aimed(crashes))
+            (Snapshots, "NATS #7556, rule S15", "recovery", Hunt::Aimed(crashes))
         }
         Plant::SingleStepChange => {
             (Membership, "raft-dev 2015, copycat #23", "configuration-in-log", Hunt::Swarm)
@@ -205,21 +205,25 @@ pub fn row(plant: Plant) -> Row {
         Plant::DuplicateExecuted => {
             (Sessions, "curvine #676, etcd #18424", "exactly-once", Hunt::Swarm)
         }
-        Plant::OnlyLastReplyKept => (Sessions, "durability M50", "exactly-once", Hunt::Swarm),
+        Plant::OnlyLastReplyKept => (Sessions, "rule R13", "exactly-once", Hunt::Swarm),
         Plant::AckDropsOneMore => (Sessions, "dragonboat RespondedUpTo", "client", Hunt::Swarm),
-        Plant::ExpiredSessionReopened => (Sessions, "durability M49", "exactly-once", Hunt::Swarm),
+        Plant::ExpiredSessionReopened => {
+            (Sessions, "thesis 6.3, rule R13", "exactly-once", Hunt::Swarm)
+        }
         Plant::LocalTimeApplied => {
             (Sessions, "nomad #13725, databend #7325", "state-machine-safety", Hunt::Swarm)
         }
         Plant::AppendNotSynced => (Storage, "NATS #7564", "recovery", Hunt::Swarm),
-        Plant::SegmentNameNotSynced => (Storage, "ALICE, rule 4", "recovery", Hunt::Swarm),
+        Plant::SegmentNameNotSynced => (Storage, "ALICE, rule S4", "recovery", Hunt::Swarm),
         Plant::HardStatePingPong => {
-            (Storage, "dqlite M42, rule 13", "recovery", Hunt::Aimed(rotten_votes))
+            (Storage, "dqlite uv_metadata.c, rule S13", "recovery", Hunt::Aimed(rotten_votes))
         }
         Plant::DamagedTailCut => {
-            (Storage, "RedisRaft log.c (M15), NATS #7549", "recovery", Hunt::Aimed(rot))
+            (Storage, "RedisRaft log.c, NATS #7549", "recovery", Hunt::Aimed(rot))
         }
-        Plant::GapStartsAnew => (Storage, "hashicorp CTRL (M46)", "recovery", Hunt::Aimed(rot)),
+        Plant::GapStartsAnew => {
+            (Storage, "hashicorp CTRL draft, rule S16", "recovery", Hunt::Aimed(rot))
+        }
         Plant::EarlierLifeUnnamed => (Storage, "etcd #6378", "recovery", Hunt::Aimed(crashes)),
         Plant::CutNotReplayed => (Storage, "qdrant #2508", "recovery", Hunt::Aimed(unrest)),
         Plant::TrimmedTooFar => (Storage, "RedisRaft #43", "recovery", Hunt::Swarm),

@@ -203,7 +203,7 @@ fn check_chunk(
     is_sound.then_some(()).ok_or_else(|| damaged(file, offset, "the chunk is not what was written"))
 }
 
-/// Reads exactly this many bytes. What the disk cannot read is damaged, not gone (rule 9).
+/// Reads exactly this many bytes. What the disk cannot read is damaged, not gone (rule S9).
 fn read(
     disk: &mut dyn Disk,
     file: &str,

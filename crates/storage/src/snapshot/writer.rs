@@ -12,7 +12,7 @@ use super::{SYNC_EVERY_BYTES, temporary_name};
 use crate::Identity;
 
 /// A snapshot being written. Its lists run in order in the background lane. A lack of space is not
-/// fatal here: [`SnapshotWriter::abandon`] the file and keep the log (rule 10). Any other error is.
+/// fatal here: [`SnapshotWriter::abandon`] the file and keep the log (rule S10). Any other error is.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     file: FileName,
