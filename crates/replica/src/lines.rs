@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use sampan_base::{LogIndex, NodeId, Time};
+use sampan_base::{LogIndex, NodeId, Term, Time};
 use sampan_kv::Class;
 
 use crate::input::ConnectionId;
@@ -58,6 +58,9 @@ pub(crate) struct Line {
     pub(crate) reads: usize,
     /// Commands in this node's open batch or its proposals, reads that ride on them included.
     pub(crate) writes: usize,
+    /// The term in which the last of them began. What a leader of a later term has not heard of again may
+    /// have to be written anew, and before what follows it.
+    pub(crate) write_term: Term,
     /// Commands forwarded to the leader, all in one frame: a lost frame must not let the commands
     /// behind it overtake those in it.
     pub(crate) forwards: usize,
@@ -74,6 +77,13 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    /// Another command goes into this open batch, in this term.
+    pub(crate) fn write_begins(&mut self, batch: u64, term: Term) {
+        self.writes += 1;
+        self.last_batch = batch;
+        self.write_term = term;
+    }
+
     /// One of `writes` has ended. What was acknowledged is covered by every later read index, so a
     /// floor is needed only while a write is under way.
     pub(crate) fn write_ended(&mut self) {

@@ -166,7 +166,7 @@ impl Replica {
             match route {
                 Route::Hold => break,
                 Route::HoldForLog => {
-                    self.held_for_log = self.held_for_log.max(self.raft.uncommitted_bytes() + 1);
+                    self.hold_for_log();
                     break;
                 }
                 Route::HoldForFrame => {
@@ -183,9 +183,8 @@ impl Replica {
                 }
                 Route::Propose => self.start_write(ticket, request),
                 Route::Ride => {
-                    let line = self.lines.line(origin);
-                    line.writes += 1;
-                    line.last_batch = self.writes.open.id;
+                    let (batch, term) = (self.writes.open.id, self.raft.term());
+                    self.lines.line(origin).write_begins(batch, term);
                     self.writes.ride(ticket, request);
                 }
                 Route::Read => {
@@ -211,6 +210,14 @@ impl Replica {
         self.lines.forget_if_done(origin);
     }
 
+    /// Something waits until consensus takes proposals again, or more of them.
+    fn hold_for_log(&mut self) {
+        let until_accepted = !self.raft.accepts_proposals() || self.holds_writes();
+        let under_way = self.raft.uncommitted_bytes() + self.writes.open_bytes();
+        let bytes = if until_accepted { usize::MAX } else { under_way };
+        self.held_for_log = self.held_for_log.max(bytes);
+    }
+
     /// Starts what may be started of all lines: after a change of leader.
     pub(crate) fn pump_all(&mut self) {
         for origin in self.lines.with_waiting() {
@@ -227,6 +234,9 @@ impl Replica {
         let Some(request) = line.waiting.front() else { return Route::Hold };
         let through_log = request.class != Class::Read;
         if leads {
+            if line.writes > 0 && line.write_term != term {
+                return Route::Hold;
+            }
             let ordered = line.reads == 0 && line.forwards == 0;
             let more = BatchBuilder::COMMAND_OVERHEAD_BYTES + request.command.len();
             let accepts = self.raft.has_room_for(batch_bytes + more) && !holds_writes;
@@ -270,9 +280,8 @@ impl Replica {
             self.end(ticket.origin, &request, no_space(), LogIndex::ZERO);
             return;
         }
-        let line = self.lines.line(ticket.origin);
-        line.writes += 1;
-        line.last_batch = self.writes.open.id;
+        let (batch, term) = (self.writes.open.id, self.raft.term());
+        self.lines.line(ticket.origin).write_begins(batch, term);
         let work_bytes = self.kv.work_bytes(&request.command);
         self.writes.push(ticket, request, work_bytes);
         if self.writes.is_full(self.options.batch_bytes_max) {
@@ -324,7 +333,10 @@ impl Replica {
                 proposal.update_deadline(self.options.client_timeout);
                 self.writes.proposed(proposal);
             }
-            Err(_) => self.put_back_waiters(waiters),
+            Err(_) => {
+                self.put_back_waiters(waiters);
+                self.hold_for_log();
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use sampan_base::NodeId;
 use sampan_kv::Reply;
 use sampan_raft::Body;
 use sampan_replica::wire::PeerMessage;
-use sampan_replica::{Input, Options};
+use sampan_replica::{ConnectionId, Input, Options, Request};
 
 use crate::harness::{Cluster, show};
 
@@ -131,6 +131,24 @@ fn writes_held_for_a_transfer_that_comes_to_nothing_are_done_here() {
     cluster.run_ms(700);
     assert!(cluster.node(leader).is_leader());
     assert_eq!(cluster.answer(leader, 1, sent[0]), Some(&Reply::Ok));
+}
+
+#[test]
+fn writes_that_came_just_before_such_a_transfer_are_done_as_soon_as_it_ends() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = NodeId::of(cluster.follower_of(leader));
+    cluster.hold = |message| matches!(message, PeerMessage::Raft(raft) if matches!(raft.body, Body::TimeoutNow));
+    let command = ["SET", "x", "1"];
+    let mut bytes = Vec::new();
+    let class = sampan_kv::parse(&command, &sampan_kv::Limits::default(), &mut bytes).unwrap();
+    let request = Request { seq: 1, class, stale: false, command: bytes.into() };
+    let write = Input::Client { connection: ConnectionId(1), requests: vec![request] };
+    cluster.inputs(leader, [write, Input::TransferLeadership(Some(follower))]);
+    cluster.run_ms(100);
+    assert_eq!(cluster.answer(leader, 1, 1), None, "held");
+    cluster.run_ms(700);
+    assert!(cluster.node(leader).is_leader());
+    assert_eq!(cluster.answer(leader, 1, 1), Some(&Reply::Ok));
 }
 
 #[test]

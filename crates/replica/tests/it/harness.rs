@@ -451,14 +451,18 @@ impl Cluster {
         if self.is_repairing(id) {
             return self.repair_input(id, input);
         }
+        self.inputs(id, [input]);
+    }
+
+    /// The same with several inputs in one turn.
+    pub(crate) fn inputs<const N: usize>(&mut self, id: u64, inputs: [Input; N]) {
         let now = now_at(self.now_us);
-        let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
+        let mut turns = VecDeque::from([Vec::from(inputs)]);
+        while let Some(mut turn) = turns.pop_front() {
             let Some(node) = self.nodes.get_mut(&id) else { return };
             let mut out = Outputs::default();
-            let mut input = Some(input);
             (self.around_step)(&mut || {
-                input.take().into_iter().for_each(|input| node.step(now, input));
+                turn.drain(..).for_each(|input| node.step(now, input));
                 node.flush(now, &mut out);
             });
             assert_eq!(out.fatal, None, "node {id}");
@@ -470,7 +474,7 @@ impl Cluster {
                 } else {
                     let disk = self.disks.get_mut(&id).expect("a disk per node");
                     self.chunks_read += usize::from(matches!(job, DiskJob::SnapshotLoad { .. }));
-                    inputs.push_back(Input::Disk(job::run(disk, job)));
+                    turns.push_back(vec![Input::Disk(job::run(disk, job))]);
                 }
             }
             for envelope in out.messages {

@@ -2,7 +2,7 @@
 
 use sampan_base::NodeId;
 use sampan_kv::Reply;
-use sampan_raft::Body;
+use sampan_raft::{AppendResult, Body, Message};
 use sampan_replica::wire::PeerMessage;
 use sampan_replica::{Input, Options};
 
@@ -221,4 +221,52 @@ fn a_read_over_a_follower_never_sees_a_later_write_of_its_connection() {
             assert_eq!(answers, ["OK", "nil", "OK", "1"]);
         }
     }
+}
+
+/// Without these nothing of a new term is committed.
+fn is_acknowledgement(message: &PeerMessage) -> bool {
+    let PeerMessage::Raft(message) = message else { return false };
+    matches!(
+        message.body,
+        Body::HeartbeatReply { .. }
+            | Body::AppendReply { result: AppendResult::Accepted { .. }, .. }
+    )
+}
+
+#[test]
+fn what_follows_a_write_of_an_earlier_term_waits_for_it() {
+    let (mut cluster, first) = Cluster::with_leader(3, Options::new);
+    cluster.isolate(first);
+    let written = cluster.send(first, 1, &["APPEND k a"]);
+    let term = cluster.node(first).raft().term();
+    let lost_at = cluster.node(first).raft().last_index();
+    cluster.hold = is_acknowledgement;
+    let next = loop {
+        cluster.run_ms(1);
+        let leads = |id: &u64| *id != first && cluster.node(*id).is_leader();
+        if let Some(next) = (1..=3).find(leads)
+            && !cluster.node(first).is_leader()
+        {
+            break next;
+        }
+    };
+    // The next leader replaces the write, and commits nothing.
+    cluster.heal();
+    cluster.reconnect(first);
+    cluster.run_ms(20);
+    let of_next = cluster.node(next).raft().term();
+    assert_eq!(cluster.node(first).raft().term_at(lost_at), Some(of_next));
+    assert!(of_next > term && cluster.node(first).raft().commit() < lost_at);
+    let later = cluster.send(first, 1, &["APPEND k b", "GET k"]);
+    // It hands back to the first one, which has not learned yet what became of the write.
+    let (from, to) = (NodeId::of(next), NodeId::of(first));
+    let message = Message { from, to, term: of_next, body: Body::TimeoutNow };
+    cluster.input(first, Input::Peer { from, message: PeerMessage::Raft(message) });
+    cluster.run_ms(5);
+    cluster.hold = |_| false;
+    cluster.run_ms(100);
+    assert!(cluster.node(first).is_leader());
+    let answers = [written[0], later[0], later[1]];
+    let answers = answers.map(|seq| cluster.answer(first, 1, seq).map(show));
+    assert_eq!(answers, ["1", "2", "ab"].map(|text| Some(text.to_owned())));
 }
