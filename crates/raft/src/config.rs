@@ -43,7 +43,8 @@ pub struct Config {
     /// An Append repeats the entries that are on their way to the peer while they are so few bytes.
     /// Zero, never, unless messages of a connection that stays open get lost or overtake each other.
     pub repeat_bytes_max: usize,
-    /// Bytes of own proposals that are not committed; past it proposals are refused as busy.
+    /// Bytes of own proposals that are not committed, or not durable here; past it proposals are refused
+    /// as busy.
     pub uncommitted_bytes_max: usize,
     /// Reads waiting for their index, of this node's clients and of other nodes together.
     pub reads_max: usize,

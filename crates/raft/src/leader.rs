@@ -1,7 +1,7 @@
 //! Leading: proposals, replication in a window per peer, commit by counting, check-quorum and
 //! configuration changes (paper 5.3, 5.4.2; Figure 2, "Leaders"; thesis 4.1-4.3, 6.2, 10.2).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use sampan_base::{
@@ -30,8 +30,10 @@ pub(crate) struct Leader {
     pub(crate) term_start: LogIndex,
     pub(crate) reads: LeaderReads,
     pub(crate) transfer: Option<Transfer>,
-    /// Bytes of entries of this term that are not committed.
+    /// Bytes of entries of this term that are not committed, or not durable here.
     pub(crate) uncommitted_bytes: usize,
+    /// Those of them that others have committed: bytes, and through which index.
+    committed_elsewhere: VecDeque<(LogIndex, usize)>,
     quorum_check_due: Time,
     /// Not before this does it hand leadership over for being unwell.
     pub(crate) yield_at: Time,
@@ -165,6 +167,7 @@ impl Raft {
             reads: LeaderReads::default(),
             transfer: None,
             uncommitted_bytes: 0,
+            committed_elsewhere: VecDeque::new(),
             quorum_check_due: now + self.config.heartbeat_interval,
             yield_at: now,
         }));
@@ -221,6 +224,11 @@ impl Raft {
     /// Commits what a quorum holds durably, if it is of this term (paper 5.4.2, Figure 8). The
     /// leader counts itself like any other: by what its own disk has synced.
     pub(crate) fn advance_commit(&mut self, now: Time) {
+        self.commit_what_is_agreed(now);
+        self.release_uncommitted();
+    }
+
+    fn commit_what_is_agreed(&mut self, now: Time) {
         let RoleState::Leader(leader) = &mut self.role else { return };
         let (last, durable) = (self.log.last_index(), self.persistence.durable_index());
         let own = if planted!(OwnUnsyncedCounted) { last } else { durable };
@@ -239,9 +247,20 @@ impl Raft {
         }
         let first = self.commit.next().max(leader.term_start);
         let bytes: usize = self.log.range(first, reached.next()).map(Entry::size_bytes).sum();
-        leader.uncommitted_bytes -= bytes;
+        leader.committed_elsewhere.push_back((reached, bytes));
         self.commit_to(reached);
         self.settle_configuration(now);
+    }
+
+    /// What is committed and durable here makes room for more.
+    fn release_uncommitted(&mut self) {
+        let durable = self.persistence.durable_index();
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        while let Some((_, bytes)) =
+            leader.committed_elsewhere.pop_front_if(|(through, _)| *through <= durable)
+        {
+            leader.uncommitted_bytes -= bytes;
+        }
     }
 
     /// Leaves a joint configuration that is committed, also one that an earlier leader began; steps

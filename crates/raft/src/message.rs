@@ -247,8 +247,8 @@ impl Body {
 }
 
 impl Message {
-    /// Takes over a later acknowledgement to the same leader, so that one message says both.
-    /// False if the two cannot be one.
+    /// Takes over a later acknowledgement to the same leader, or a later answer to its heartbeats, so that
+    /// one message says both. False if the two cannot be one.
     pub(crate) fn absorb(&mut self, later: &Self) -> bool {
         if self.to != later.to || self.term != later.term {
             return false;
@@ -269,6 +269,24 @@ impl Message {
                 },
             ) if recovering == later_recovering => {
                 *sequence = (*sequence).max(*later_sequence);
+                *matched = (*matched).max(*later_matched);
+                *health = *later_health;
+                true
+            }
+            (
+                Body::HeartbeatReply { sequence, recovering, health, read, received, matched },
+                Body::HeartbeatReply {
+                    sequence: later_sequence,
+                    recovering: later_recovering,
+                    health: later_health,
+                    read: later_read,
+                    received: later_received,
+                    matched: later_matched,
+                },
+            ) if recovering == later_recovering => {
+                *sequence = (*sequence).max(*later_sequence);
+                *read = (*read).max(*later_read);
+                *received = (*received).max(*later_received);
                 *matched = (*matched).max(*later_matched);
                 *health = *later_health;
                 true

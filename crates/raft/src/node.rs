@@ -555,7 +555,7 @@ impl Raft {
         self.accepts_proposals() && self.fits_uncommitted(data_bytes)
     }
 
-    /// Bytes of own proposals that are not committed; 0 unless this node leads.
+    /// Bytes of own proposals that are not committed, or not durable here; 0 unless this node leads.
     pub fn uncommitted_bytes(&self) -> usize {
         match &self.role {
             RoleState::Leader(leader) => leader.uncommitted_bytes,

@@ -277,8 +277,8 @@ impl Persistence {
         message.open(&self.durable).unwrap_or_else(|_| panic!("a leader's term waits for {batch}"))
     }
 
-    /// Queues a held message, merging an acknowledgement into an older one that waits for the
-    /// same batch.
+    /// Queues a held message, merging an answer to the leader into an older one that waits for the
+    /// same batch: while a disk hangs, no more gathers.
     fn hold(&mut self, held: AfterPersist<Message>) {
         for other in self.waiting.iter_mut().rev() {
             if other.sequence == held.sequence && other.value.absorb(&held.value) {

@@ -68,7 +68,7 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Bytes of entries in the log in memory ([`sampan_base::Entry::size_bytes`]).
     pub live_log_bytes: usize,
-    /// Bytes of own proposals not yet committed; 0 unless this node leads.
+    /// Bytes of own proposals not yet committed, or not yet durable here; 0 unless this node leads.
     pub uncommitted_bytes: usize,
     /// Whom leadership is being transferred to.
     pub transfer_target: Option<NodeId>,

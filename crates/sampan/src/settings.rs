@@ -199,7 +199,7 @@ settings! {
     inflight_messages_max "SAMPAN_INFLIGHT_MESSAGES_MAX" usize => replica.raft.inflight_messages_max;
     /// Bytes to one peer without an answer
     inflight_bytes_max "SAMPAN_INFLIGHT_BYTES_MAX" usize => replica.raft.inflight_bytes_max;
-    /// Bytes a leader takes that are not committed
+    /// Bytes a leader takes that are not committed, or not on its own disk
     uncommitted_bytes_max "SAMPAN_UNCOMMITTED_BYTES_MAX" usize => replica.raft.uncommitted_bytes_max;
     /// Reads that wait for their index
     reads_max "SAMPAN_READS_MAX" usize => replica.raft.reads_max;

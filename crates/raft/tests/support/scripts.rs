@@ -6,6 +6,7 @@ scripts! {
     acknowledgement_names_what_was_verified
     all_apply_what_is_committed
     answer_to_an_earlier_life_is_ignored
+    answers_that_wait_for_a_disk_are_merged
     append_above_the_snapshot
     append_across_the_snapshot
     append_at_the_snapshot
@@ -60,6 +61,7 @@ scripts! {
     leader_heartbeats_only_in_silence
     leader_is_as_patient_as_it_is_told
     leader_stickiness
+    leader_that_cannot_write_takes_no_more
     learner_change_needs_no_joint
     learner_is_promoted
     learner_never_counts
