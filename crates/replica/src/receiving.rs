@@ -45,6 +45,8 @@ pub(crate) struct Receiving {
     attempt: u64,
     /// It has met a full disk.
     starved: bool,
+    /// The leader is to be told what is here when the disk has done all that it has.
+    asked: bool,
     step: Step,
     state: State,
 }
@@ -151,8 +153,11 @@ impl Replica {
         if let Some((maker, meta)) = self.held_of_another(&chunk) {
             return self.raft.snapshot_held(id, maker, meta);
         }
-        if self.snapshots.receiving.as_ref().is_none_or(|receiving| receiving.meta.id != id) {
-            self.begin_receiving(chunk.from, chunk.meta);
+        match &self.snapshots.receiving {
+            Some(receiving) if receiving.meta.id == id => {}
+            // What the disk has of the other one would be in the way. The leader offers this one again.
+            Some(receiving) if !receiving.writing.is_empty() => return,
+            _ => self.begin_receiving(chunk.from, chunk.meta),
         }
         self.on_snapshot_part(id, chunk.offset, chunk.data);
     }
@@ -177,8 +182,15 @@ impl Replica {
             // All of it is here and on its way; the leader may be told again.
             return self.raft.snapshot_stored(self.now.mono, id, receiving.on_disk.stored);
         }
-        let early_bytes_max = self.options.raft.snapshot_inflight_bytes_max;
-        let ops = receiving.take(offset, data, early_bytes_max);
+        // As much as the leader may have on its way: while the disk has that, nothing more is taken, and
+        // said when it is done. Nor is the answer to a question a promise to take more.
+        let bytes_max = self.options.raft.snapshot_inflight_bytes_max;
+        let is_full = receiving.accepted - receiving.on_disk.stored >= bytes_max as u64;
+        if (is_full || data.is_empty()) && !receiving.writing.is_empty() {
+            receiving.asked = true;
+            return;
+        }
+        let ops = receiving.take(offset, data, bytes_max);
         if ops.is_empty() {
             // A question, or it came too early or again: what is missing, at once.
             return self.raft.snapshot_stored(self.now.mono, id, receiving.accepted);
@@ -249,6 +261,7 @@ impl Replica {
             begin,
             attempt: self.snapshots.attempts,
             starved: false,
+            asked: false,
             step: Step::Writing(receiver),
             state: State::Loading(Box::new(loading)),
         });
@@ -307,7 +320,10 @@ impl Replica {
             Step::Writing(receiver) => {
                 let on_disk = receiving.writing.pop_front().expect("a piece was written");
                 receiving.on_disk = on_disk;
-                self.raft.snapshot_stored(self.now.mono, id, on_disk.stored);
+                if !receiving.asked || receiving.writing.is_empty() {
+                    receiving.asked = false;
+                    self.raft.snapshot_stored(self.now.mono, id, on_disk.stored);
+                }
                 if on_disk.stored < size_bytes {
                     receiving.step = Step::Writing(receiver);
                 } else {

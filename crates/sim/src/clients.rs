@@ -263,6 +263,9 @@ impl Simulation {
         debug_assert!(
             class == Class::Write || !self.clients[client].plan.session || acked < u64::MAX
         );
+        if std::mem::take(&mut self.next_client_hangs_up) {
+            self.client_hangs_up(client);
+        }
         Ok(())
     }
 

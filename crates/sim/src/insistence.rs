@@ -78,7 +78,7 @@ impl Simulation {
                 self.take_snapshots()?;
             }
             Fault::Retry => {
-                self.disconnect_client();
+                self.next_client_hangs_up |= !self.disconnect_client();
             }
             _ => self.fault_strikes(fault, TRIES_MAX)?,
         }

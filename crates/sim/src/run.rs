@@ -155,6 +155,8 @@ pub struct Simulation {
     pub(crate) backups: Backups,
     /// Kinds of fault whose turn came late, in a cluster that was sound.
     pub(crate) had_their_turn: crate::faults::FaultSet,
+    /// The next client that sends hangs up at once: nobody waited when one was to.
+    pub(crate) next_client_hangs_up: bool,
     /// Nodes that refused to start because of damage.
     pub(crate) refusals: u64,
     /// Damaged logs that their nodes have got back from their peers.
@@ -218,6 +220,7 @@ impl Simulation {
             operator: Operator::new(plan.nodes),
             backups: Backups::default(),
             had_their_turn: crate::faults::FaultSet::default(),
+            next_client_hangs_up: false,
             refusals: 0,
             repairs: 0,
             lasts_us: 0,

@@ -504,6 +504,42 @@ fn a_transfer_begins_anew_if_the_node_that_made_the_snapshot_is_gone() {
 }
 
 #[test]
+fn a_follower_whose_disk_hangs_holds_no_more_than_may_be_on_its_way() {
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+    let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
+    cluster.hanging_lanes.insert((follower, Lane::Background));
+    cluster.start(follower);
+    cluster.run_ms(30_000);
+    let sent = cluster.snapshot_bytes_sent;
+    assert!((500..=2_000).contains(&sent), "{sent} bytes sent to a disk that takes none");
+    cluster.hanging_lanes.clear();
+    cluster.run_ms(10_000);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+    let sent = cluster.snapshot_bytes_sent as u64;
+    assert!(sent < size_bytes * 11 / 10, "{sent} sent of {size_bytes}");
+}
+
+#[test]
+fn a_disk_that_hangs_is_not_given_the_snapshot_of_each_new_leader() {
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+    let other = (1..=3).find(|&id| id != leader && id != follower).expect("a third node");
+    cluster.hanging_lanes.insert((follower, Lane::Background));
+    cluster.start(follower);
+    cluster.run_ms(3_000);
+    let hanging = cluster.hanging();
+    for _ in 0..5 {
+        hand_over(&mut cluster, leader, other);
+        cluster.run_ms(2_000);
+        hand_over(&mut cluster, other, leader);
+        cluster.run_ms(2_000);
+    }
+    assert_eq!(cluster.hanging(), hanging, "jobs that wait for the disk");
+    cluster.hanging_lanes.clear();
+    cluster.run_ms(10_000);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+}
+
+#[test]
 fn parts_that_overtake_each_other_are_neither_sent_again_nor_waited_for() {
     let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
     let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
