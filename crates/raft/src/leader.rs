@@ -256,10 +256,11 @@ impl Raft {
     fn release_uncommitted(&mut self) {
         let durable = self.persistence.durable_index();
         let RoleState::Leader(leader) = &mut self.role else { return };
-        while let Some((_, bytes)) =
-            leader.committed_elsewhere.pop_front_if(|(through, _)| *through <= durable)
+        while let Some(&(through, bytes)) = leader.committed_elsewhere.front()
+            && through <= durable
         {
             leader.uncommitted_bytes -= bytes;
+            leader.committed_elsewhere.pop_front();
         }
     }
 
