@@ -321,23 +321,19 @@ impl Replica {
             return;
         }
         let (data, waiters) = self.writes.close(self.now.wall);
-        match self.raft.propose(self.now.mono, data) {
-            Ok(position) => {
-                self.last_clock_entry = self.now.mono;
-                // The commands of a pipeline stand together, and have one line.
-                for run in waiters.chunk_by(|a, b| a.ticket.origin == b.ticket.origin) {
-                    self.lines.line(run[0].ticket.origin).floor = position.index;
-                }
-                let (deadline, lost_by) = (Time::NEVER, Time::NEVER);
-                let mut proposal = Proposal { position, waiters, deadline, lost_by };
-                proposal.update_deadline(self.options.client_timeout);
-                self.writes.proposed(proposal);
-            }
-            Err(_) => {
-                self.put_back_waiters(waiters);
-                self.hold_for_log();
-            }
+        let Ok(position) = self.raft.propose(self.now.mono, data) else {
+            self.put_back_waiters(waiters);
+            return self.hold_for_log();
+        };
+        self.last_clock_entry = self.now.mono;
+        // The commands of a pipeline stand together, and have one line.
+        for run in waiters.chunk_by(|a, b| a.ticket.origin == b.ticket.origin) {
+            self.lines.line(run[0].ticket.origin).floor = position.index;
         }
+        let (deadline, lost_by) = (Time::NEVER, Time::NEVER);
+        let mut proposal = Proposal { position, waiters, deadline, lost_by };
+        proposal.update_deadline(self.options.client_timeout);
+        self.writes.proposed(proposal);
     }
 
     /// Waiters whose commands are certainly in no log: they wait again, or are refused.
