@@ -84,7 +84,7 @@ fn faults(seed: u64) -> impl FnMut(&Args) -> Act + Send {
             Act::ServeThenCut,
             Act::ServeThenHang,
             Act::Say("CLUSTERDOWN No leader elected"),
-            Act::Say("TRYAGAIN"),
+            Act::Say("NOSPACE"),
             Act::Say("UNKNOWN outcome not known"),
             Act::ServeThenSay("UNKNOWN outcome not known"),
             Act::ServeAfter(Duration::from_millis(3)),
@@ -318,7 +318,7 @@ async fn a_late_refusal_does_not_take_the_outcome_of_an_unknown_write_away() {
     clerk.set("k", "v").await.unwrap();
     node.script(|args| match &args[0][..] {
         b"GET" => Act::ServeAfter(ATTEMPT * 3 / 4),
-        b"ONCE" => Act::Say("TRYAGAIN"),
+        b"ONCE" => Act::Say("NOSPACE"),
         _ => Act::Serve,
     });
     let (_, written) = tokio::join!(clerk.get("k"), clerk.append("k", "w"));
@@ -331,7 +331,7 @@ async fn a_late_refusal_does_not_take_the_outcome_of_an_unknown_write_away() {
 
 #[tokio::test(start_paused = true)]
 async fn a_write_that_was_always_refused_is_certainly_not_applied() {
-    for text in ["CLUSTERDOWN No leader elected", "TRYAGAIN", "BUSY", "LOADING", "NOSPACE"] {
+    for text in ["CLUSTERDOWN No leader elected", "LOADING", "NOSPACE"] {
         let (node, clerk) = one_node().await;
         node.script(first_writes(usize::MAX, Act::Say(text)));
         let start = Instant::now();
@@ -356,7 +356,7 @@ async fn a_refusal_does_not_make_an_earlier_copy_certain() {
         match count {
             0 => Act::Serve,
             1 => Act::ServeThenCut,
-            _ => Act::Say("TRYAGAIN"),
+            _ => Act::Say("NOSPACE"),
         }
     });
     let error = clerk.set("k", "v").await.unwrap_err();
@@ -592,7 +592,7 @@ async fn a_session_that_disagrees_is_not_used_again() {
 #[tokio::test(start_paused = true)]
 async fn opening_the_session_is_repeated_until_it_succeeds() {
     for act in
-        [Act::Cut, Act::Hang, Act::Say("CLUSTERDOWN"), Act::Say("TRYAGAIN"), Act::Say("UNKNOWN")]
+        [Act::Cut, Act::Hang, Act::Say("CLUSTERDOWN"), Act::Say("NOSPACE"), Act::Say("UNKNOWN")]
     {
         let (node, clerk) = one_node().await;
         let mut left = 3;

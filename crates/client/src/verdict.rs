@@ -28,7 +28,7 @@ pub(crate) fn judge(value: &Value) -> Verdict {
     let code = text.split(' ').next().unwrap_or_default();
     match code {
         "UNKNOWN" => Verdict::Unknown,
-        "TRYAGAIN" | "BUSY" | "NOSPACE" => Verdict::Refused,
+        "NOSPACE" => Verdict::Refused,
         "SESSIONFULL" => Verdict::SessionFull,
         "CLUSTERDOWN" | "LOADING" => Verdict::RefusedHere,
         "SESSIONEXPIRED" => Verdict::SessionExpired,
@@ -59,8 +59,7 @@ mod tests {
             ("CLUSTERDOWN No leader elected", Verdict::RefusedHere),
             ("LOADING", Verdict::RefusedHere),
             ("ERR max number of clients reached", Verdict::RefusedHere),
-            ("TRYAGAIN too many commands in flight", Verdict::Refused),
-            ("BUSY", Verdict::Refused),
+            ("NOSPACE no room for the log", Verdict::Refused),
             ("SESSIONFULL too many replies not acknowledged", Verdict::SessionFull),
             ("BUSYKEY Target key name already exists.", Verdict::Final),
             ("SESSIONEXPIRED", Verdict::SessionExpired),

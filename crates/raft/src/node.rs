@@ -615,7 +615,7 @@ impl Raft {
         self.persistence.durable_index()
     }
 
-    /// Through here the log was handed out to be persisted.
+    /// Through here the log was handed out to be made durable ([`Raft::take_persist`]).
     pub fn handed_out_through(&self) -> LogIndex {
         self.persistence.unstable_from().prev()
     }
@@ -623,11 +623,6 @@ impl Raft {
     /// Bytes of the entries after `index` in the log in memory.
     pub fn log_bytes_after(&self, index: LogIndex) -> usize {
         self.log.bytes_from(index.next())
-    }
-
-    /// Through here the log was handed out to be made durable ([`Raft::take_persist`]).
-    pub fn issued_index(&self) -> LogIndex {
-        self.persistence.unstable_from().prev()
     }
 
     /// Bytes of entries in the log in memory (what the course's `maxraftstate` bounds).

@@ -124,9 +124,7 @@ pub(crate) enum DataCommand {
 
 /// Makes the call, prints what came, and says how it ended.
 pub(crate) fn run(servers: &Servers, command: &DataCommand) -> Ended {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::usage(format!("cannot start: {error}")))?;
-    runtime.block_on(async {
+    exit::block_on(async {
         let clerk = Clerk::builder()
             .addresses(servers.addresses()?)
             .deadline(Duration::from_millis(servers.timeout_ms))

@@ -28,6 +28,19 @@ impl Failure {
     }
 }
 
+/// Runs a command to its end.
+pub(crate) fn block_on(work: impl Future<Output = Ended>) -> Ended {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| cannot_start(&error))?.block_on(work)
+}
+
+/// The machine has no threads, memory or file descriptors for it.
+pub(crate) fn cannot_start(error: &std::io::Error) -> Failure {
+    Failure::new(CANNOT_START, format!("cannot start: {error}"))
+}
+
+/// Out of threads, memory or file descriptors.
+const CANNOT_START: u8 = 1;
 /// Bad arguments, environment or configuration file. clap uses the same number.
 pub(crate) const USAGE: u8 = 2;
 

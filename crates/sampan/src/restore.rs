@@ -24,7 +24,7 @@ use sampan_server::disk::RealDisk;
 use sampan_storage::snapshot::{self, SnapshotHeader, SnapshotPart, SnapshotWriter};
 use sampan_storage::{Identity, Options, Storage};
 
-use crate::backup::{self, Check, Checked, Interrupt, Place, Reader};
+use crate::backup::{Check, Checked, Interrupt, Place, Reader};
 use crate::cluster::layout::{self, Layout, node_dir};
 use crate::exit::{self, Ended, Failure};
 use crate::settings::cluster_id;
@@ -62,7 +62,7 @@ pub(crate) fn run(args: &RestoreArgs) -> Ended {
     let layout = Layout::of(cluster, args.nodes, args.port);
     layout.check()?;
     let started = Instant::now();
-    backup::block_on(async {
+    exit::block_on(async {
         let mut interrupt = Interrupt::listen()?;
         let staging = Staging::create(&args.dir)?;
         let mut reader = args.from.read().await?;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::clerk::Servers;
-use crate::exit::{self, Ended, Failure};
+use crate::exit::{self, Ended};
 use crate::probe::{self, Fields};
 use crate::terminal::say;
 
@@ -22,25 +22,27 @@ type Answer = Result<Fields, String>;
 pub(crate) fn run(servers: &Servers) -> Ended {
     let addresses = servers.addresses()?;
     let time = Duration::from_millis(servers.timeout_ms);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::usage(format!("cannot start: {error}")))?;
-    let answers = runtime.block_on(async {
+    exit::block_on(async {
         let mut asked = tokio::task::JoinSet::new();
         for (place, address) in addresses.iter().cloned().enumerate() {
             asked.spawn(async move { (place, probe::info(&address, "raft", time).await) });
         }
         let mut answers = asked.join_all().await;
         answers.sort_by_key(|(place, _)| *place);
-        answers.into_iter().map(|(_, answer)| answer).collect::<Vec<Answer>>()
-    });
-    say(table(addresses, &answers).trim_end());
+        let answers: Vec<Answer> = answers.into_iter().map(|(_, answer)| answer).collect();
+        say(table(addresses, &answers).trim_end());
+        Ok(verdict(&answers))
+    })
+}
+
+fn verdict(answers: &[Answer]) -> ExitCode {
     let has_leader = answers.iter().flatten().any(knows_leader);
     let is_well = |answer: &Answer| answer.as_ref().is_ok_and(knows_leader);
-    Ok(match (has_leader, answers.iter().all(is_well)) {
+    match (has_leader, answers.iter().all(is_well)) {
         (false, _) => exit::UNAVAILABLE.into(),
         (true, false) => exit::NOT_MET.into(),
         (true, true) => ExitCode::SUCCESS,
-    })
+    }
 }
 
 /// A leader has itself for its leader, and a follower hears of one.

@@ -174,7 +174,7 @@ fn judge(reply: &Reply) -> Verdict {
     let Reply::Error(text) = reply else { return Verdict::Final };
     match text.split(' ').next().unwrap_or_default() {
         "ERR" => Verdict::Final,
-        "CLUSTERDOWN" | "NOSPACE" | "BUSY" => Verdict::NotAppended,
+        "CLUSTERDOWN" | "NOSPACE" => Verdict::NotAppended,
         "UNKNOWN" => Verdict::Unknown,
         "SESSIONEXPIRED" => Verdict::SessionGone,
         "SESSIONFULL" => Verdict::SessionFull,

@@ -665,7 +665,7 @@ impl<N: Network> World<N> {
                 .iter()
                 .any(|op| matches!(op, DiskOp::Write { file, .. } if FileClass::Log.holds(file)));
             let replica = self.node(id).replica();
-            let issued = replica.map(|replica| replica.raft().issued_index());
+            let issued = replica.map(|replica| replica.raft().handed_out_through());
             self.oracles.append_issued(id, issued.filter(|_| writes_log));
             if let Some(seen) = self.oracles.seen(id) {
                 self.trace.line(self.now, || narrate::persist(id, seen));

@@ -20,7 +20,7 @@ use node::{Lost, Remote};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clerk::Servers;
-use crate::exit::{self, Ended, Failure};
+use crate::exit::{self, Ended, Failure, cannot_start};
 use crate::terminal::say;
 
 pub(crate) use check::{Check, Checked};
@@ -58,7 +58,7 @@ impl From<Lost> for Failed {
 pub(crate) fn run(servers: &Servers, args: &BackupArgs) -> Ended {
     let addresses = servers.addresses()?;
     let time = Duration::from_millis(servers.timeout_ms);
-    block_on(async {
+    exit::block_on(async {
         let mut interrupt = Interrupt::listen()?;
         tokio::select! {
             free = args.to.check_free(args.force) => free?,
@@ -81,16 +81,6 @@ pub(crate) fn run(servers: &Servers, args: &BackupArgs) -> Ended {
         }
         Err(Failure::new(code, format!("no node gave a backup: {}", reasons.join("; "))))
     })
-}
-
-/// Runs it to its end.
-pub(crate) fn block_on(work: impl Future<Output = Ended>) -> Ended {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| cannot_start(&error))?.block_on(work)
-}
-
-fn cannot_start(error: &std::io::Error) -> Failure {
-    Failure::new(1, format!("cannot start: {error}"))
 }
 
 /// A person's, or a machine's, wish for an early end.

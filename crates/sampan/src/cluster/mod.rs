@@ -18,7 +18,7 @@ use node::{Event, Node, NodeSpec};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::exit::{Ended, Failure};
+use crate::exit::{self, Ended, Failure, cannot_start};
 use crate::probe::{self, Fields};
 use crate::supervision::STOP_TIME_MAX;
 use crate::terminal::{complain, say};
@@ -56,12 +56,9 @@ pub(crate) struct ClusterArgs {
 pub(crate) fn run(args: &ClusterArgs) -> Ended {
     let _lock = DirLock::take(&args.dir)?;
     let layout = Layout::settle(&args.dir, args.nodes, args.port)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let cannot = |error: std::io::Error| Failure::new(1, format!("cannot start: {error}"));
-    let runtime = runtime.map_err(cannot)?;
-    runtime.block_on(async {
-        let stop = StopSignals::listen().map_err(cannot)?;
-        let program = std::env::current_exe().map_err(cannot)?;
+    exit::block_on(async {
+        let stop = StopSignals::listen().map_err(|error| cannot_start(&error))?;
+        let program = std::env::current_exe().map_err(|error| cannot_start(&error))?;
         let (events, seen) = unbounded_channel();
         let started = Instant::now();
         let nodes = layout

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::Args;
 use facts::Facts;
 
-use crate::backup::{Interrupt, Place, block_on};
+use crate::backup::{Interrupt, Place};
 use crate::exit::{self, Ended, Failure};
 use crate::terminal::say;
 
@@ -35,7 +35,7 @@ pub(crate) struct InspectArgs {
 
 /// Prints what there is; a failure names the first damage.
 pub(crate) fn run(args: &InspectArgs) -> Ended {
-    block_on(async {
+    exit::block_on(async {
         let mut interrupt = Interrupt::listen()?;
         let facts = tokio::select! {
             found = inspect(args) => found?,

@@ -57,7 +57,7 @@ enum Verdict {
 fn judge(reply: &Reply) -> Verdict {
     let Reply::Error(text) = reply else { return Verdict::Final };
     match text.split(' ').next().unwrap_or_default() {
-        "UNKNOWN" | "BUSY" | "NOSPACE" | "SESSIONFULL" => Verdict::Again,
+        "UNKNOWN" | "NOSPACE" | "SESSIONFULL" => Verdict::Again,
         "CLUSTERDOWN" => Verdict::Elsewhere,
         "SESSIONEXPIRED" | "SESSIONSTALE" | "SESSIONREUSED" => Verdict::SessionBroken,
         _ => Verdict::Final,

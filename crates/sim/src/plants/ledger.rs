@@ -65,6 +65,7 @@ pub struct Row {
 }
 
 /// What is known of a bug.
+#[allow(clippy::too_many_lines)] // a table
 pub fn row(plant: Plant) -> Row {
     use Area::{Clients, Election, Membership, Reads, Replication, Sessions, Snapshots, Storage};
     let (area, source, expected, hunt) = match plant {
