@@ -68,13 +68,26 @@ pub fn changes_a_part(encoded: &[u8]) -> bool {
     }
 }
 
-/// Does an encoded command, or an ONCE around it, nothing but remove keys? A store without room for more
-/// takes it all the same.
-pub fn is_deletion(encoded: &[u8]) -> bool {
+/// What an encoded command, or that in an ONCE, is for a store that has little room left.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Need {
+    /// It may need more room.
+    Room,
+    /// It removes keys, or opens or closes a session to do so in.
+    Deletion,
+    /// It removes all keys.
+    Flush,
+}
+
+/// What a command is for a store that has little room left.
+pub fn need_of(encoded: &[u8]) -> Need {
     match encoded.first() {
-        Some(&(opcode::DEL | opcode::GET_DEL | opcode::FLUSH)) => true,
-        Some(&opcode::ONCE) => encoded.get(1 + ONCE_HEAD_BYTES..).is_some_and(is_deletion),
-        _ => false,
+        Some(&opcode::FLUSH) => Need::Flush,
+        Some(&(opcode::DEL | opcode::GET_DEL | opcode::SESSION_OPEN | opcode::SESSION_CLOSE)) => {
+            Need::Deletion
+        }
+        Some(&opcode::ONCE) => encoded.get(1 + ONCE_HEAD_BYTES..).map_or(Need::Room, need_of),
+        _ => Need::Room,
     }
 }
 
@@ -585,12 +598,16 @@ mod tests {
 
     #[test]
     fn a_deletion_is_one_inside_an_once_too() {
-        for line in ["DEL a b", "UNLINK a", "GETDEL a", "FLUSHALL", "FLUSHDB", "ONCE 1 1 DEL a"] {
-            assert!(is_deletion(&encoded(line)), "{line}");
+        for (need, lines) in [
+            (Need::Flush, &["FLUSHALL", "FLUSHDB", "ONCE 1 1 FLUSHALL"][..]),
+            (Need::Deletion, &["DEL a b", "UNLINK a", "GETDEL a", "ONCE 1 1 DEL a"]),
+            (Need::Deletion, &["SESSION OPEN", "SESSION CLOSE 1"]),
+            (Need::Room, &["SET a b", "GET a", "EXPIRE a 1", "ONCE 1 1 SET a b"]),
+        ] {
+            for line in lines {
+                assert_eq!(need_of(&encoded(line)), need, "{line}");
+            }
         }
-        for line in ["SET a b", "GET a", "EXPIRE a 1", "SESSION OPEN", "ONCE 1 1 SET a b"] {
-            assert!(!is_deletion(&encoded(line)), "{line}");
-        }
-        assert!(!is_deletion(b""));
+        assert_eq!(need_of(b""), Need::Room);
     }
 }

@@ -16,6 +16,7 @@
 use std::time::Duration;
 
 use sampan_base::{LogIndex, Time};
+use sampan_kv::{Need, Reply};
 use sampan_raft::Health;
 
 use crate::job::DiskJob;
@@ -32,6 +33,9 @@ const ARRIVING_GRACE: Duration = Duration::from_secs(10);
 /// On a full disk a deletion may be as long as this part of the largest entry: it must not be what takes
 /// the last of the room.
 const DELETION_DIVISOR: usize = 8;
+
+const NO_ROOM: &str = "NOSPACE no room for the log on the disks of a quorum, nothing was written";
+const NO_ROOM_BUT_FOR_DELETIONS: &str = "NOSPACE no room for the log on the disks of a quorum, nothing was written; deletions are taken";
 
 /// What a replica knows of its disk.
 pub(crate) struct DiskHealth {
@@ -85,7 +89,8 @@ impl Replica {
         if self.disk.maintain_at <= self.now.mono {
             self.storage.ask_again();
         }
-        self.storage.want_reserve(self.reserve_bytes_wanted());
+        let (reserve_bytes, next_bytes) = self.reserve_bytes_wanted();
+        self.storage.want_reserve(reserve_bytes, next_bytes);
         if let Some(ops) = self.storage.maintain() {
             self.jobs.push(DiskJob::Maintain(ops));
         }
@@ -130,10 +135,11 @@ impl Replica {
     }
 
     /// About what the next snapshots will take: each as much as the last one and what the log has
-    /// since. One is written while as many as are kept are there, and they will all be of that size.
-    fn reserve_bytes_wanted(&self) -> u64 {
+    /// since. One is written while as many as are kept are there, and they will all be of that size. And
+    /// what the very next one will.
+    fn reserve_bytes_wanted(&self) -> (u64, u64) {
         if self.options.raft_state_bytes_max.is_none() {
-            return 0;
+            return (0, 0);
         }
         let snapshot_bytes = self.newest_snapshot().map_or(0, |(_, bytes)| bytes);
         let next_bytes = snapshot_bytes + self.raft.live_log_bytes() as u64;
@@ -141,7 +147,9 @@ impl Replica {
         let stored = self.storage.snapshots().iter().take(kept);
         let held_bytes: u64 = stored.map(|stored| stored.meta.size_bytes).sum();
         let more_bytes = ((kept as u64 + 1) * next_bytes).saturating_sub(held_bytes);
-        more_bytes.div_ceil(100) * self.options.snapshot_reserve_percent
+        let percent = self.options.snapshot_reserve_percent;
+        let share = |bytes: u64| bytes.div_ceil(100) * percent;
+        (share(more_bytes), share(next_bytes.min(more_bytes)))
     }
 
     /// Would compacting the log, whatever its size, give a full disk room back?
@@ -156,7 +164,8 @@ impl Replica {
         self.lacks_room_for(self.options.storage.entry_bytes_max)
     }
 
-    /// Is half of that gone, too? Then these are not taken either: what was taken already needs it.
+    /// Is half of that gone, too? Then these are not taken either: the rest is for what was taken already,
+    /// and for the first entries of leaders.
     fn is_exhausted(&self) -> bool {
         self.lacks_room_for(self.options.storage.entry_bytes_max / 2)
     }
@@ -166,26 +175,58 @@ impl Replica {
         no_more && self.storage.append_needs_space(entries_bytes as u64)
     }
 
+    /// Would a command of this length take of what is left for deletions, if all that is under way comes
+    /// before it?
+    fn takes_the_last(&self, command_bytes: usize, under_way_bytes: usize) -> bool {
+        let left_bytes = self.options.storage.entry_bytes_max / 2;
+        self.lacks_room_for(left_bytes + under_way_bytes + command_bytes)
+    }
+
     /// Is this node's disk known to be full?
     pub(crate) fn is_full(&self) -> bool {
         self.disk.health.is_full()
     }
 
-    /// May this command of a client be written? Not if it might find no room, in the log of this leader
-    /// or of a quorum. But a deletion may be the only way to more of it: the little that is left on a
-    /// quorum is for those, if they are short.
-    pub(crate) fn has_room_for_command(&self, command: &[u8]) -> bool {
-        if !self.is_starved() && self.raft.quorum_has_room() {
-            return true;
+    /// May this command of a client be written, or what is it told? Not if it might find no room, in the
+    /// log of this leader or of a quorum. But a deletion may be the only way to more of it: the little that
+    /// is left on a quorum is for those, if they are short, and some of it for that of all keys.
+    pub(crate) fn check_room(&self, command: &[u8]) -> Result<(), Reply> {
+        let has_room = !self.is_starved() && self.raft.quorum_has_room();
+        let entry_bytes_max = self.options.storage.entry_bytes_max;
+        let length_max = entry_bytes_max / DELETION_DIVISOR;
+        match sampan_kv::need_of(command) {
+            Need::Room if has_room && !self.takes_the_last(command.len(), 0) => Ok(()),
+            Need::Room if self.has_room_for_deletions() => {
+                Err(Reply::error(NO_ROOM_BUT_FOR_DELETIONS))
+            }
+            Need::Room => Err(Reply::error(NO_ROOM)),
+            _ if has_room => Ok(()),
+            Need::Flush if !self.lacks_room_for(length_max) => Ok(()),
+            _ if !self.has_room_for_deletions() => Err(Reply::error(NO_ROOM)),
+            _ if command.len() > length_max => Err(Reply::Error(
+                format!("NOSPACE no room for a deletion of more than {length_max} bytes").into(),
+            )),
+            _ => Ok(()),
         }
-        sampan_kv::is_deletion(command)
-            && command.len() <= self.options.storage.entry_bytes_max / DELETION_DIVISOR
-            && self.raft.quorum_has_room_for_deletions()
+    }
+
+    /// Is there room for deletions on a quorum, and for the clock of keys that expire?
+    pub(crate) fn has_room_for_deletions(&self) -> bool {
+        self.raft.quorum_has_room_for_deletions()
     }
 
     /// Is what clients write to wait: for the end of a snapshot, or for a leader whose disk is better?
     pub(crate) fn holds_writes(&self) -> bool {
         self.is_log_at_bound() || self.is_starved() && self.raft.is_yielding(self.now.mono)
+    }
+
+    /// Is so much under way on a disk that gets full that it has to be seen first what is left?
+    pub(crate) fn is_tight(&self, more_bytes: usize) -> bool {
+        let under_way_bytes = self.raft.uncommitted_bytes() + self.writes.open_bytes();
+        self.storage.out_of_space()
+            && under_way_bytes > 0
+            && !self.is_starved()
+            && self.takes_the_last(more_bytes, under_way_bytes)
     }
 
     /// A snapshot let go of parts of the log: a full disk may be asked again.

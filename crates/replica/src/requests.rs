@@ -23,7 +23,7 @@ use sampan_kv::{BatchBuilder, Class, Reply};
 
 use crate::forwards::Forwarded;
 use crate::input::{ConnectionId, Request};
-use crate::lines::{Home, Origin, Ticket, Waiting};
+use crate::lines::{Home, Line, Origin, Ticket, Waiting};
 use crate::output::{ClientReply, Envelope, Stream};
 use crate::reads::{READ_ROUNDS_MAX, Reading, Round};
 use crate::replica::Replica;
@@ -32,6 +32,8 @@ use crate::writes::{Proposal, Waiter};
 
 /// Clock entries come so many times as often while there is more to free.
 const HAS_MORE_DIVISOR: u32 = 10;
+/// On full disks they come no more often than this: each takes 4 KiB of what is left.
+const CLOCK_ENTRY_INTERVAL_FULL: Duration = Duration::from_secs(1);
 
 /// How long the answers of a node that is gone may take to be read from its other connection.
 const ANSWERS_IN_TRANSIT: Duration = Duration::from_millis(50);
@@ -67,10 +69,6 @@ pub(crate) fn unknown() -> Reply {
 
 fn malformed() -> Reply {
     Reply::error("ERR malformed command from another node")
-}
-
-fn no_space() -> Reply {
-    Reply::error("NOSPACE no room for the log on the disks of a quorum, nothing was written")
 }
 
 impl Replica {
@@ -234,18 +232,23 @@ impl Replica {
         let Some(request) = line.waiting.front() else { return Route::Hold };
         let through_log = request.class != Class::Read;
         if leads {
-            if line.writes > 0 && line.write_term != term {
+            let &mut Line { reads, writes, forwards, last_batch, write_term, .. } = line;
+            let (class, command_bytes) = (request.class, request.command.len());
+            if writes > 0 && write_term != term {
                 return Route::Hold;
             }
-            let ordered = line.reads == 0 && line.forwards == 0;
-            let more = BatchBuilder::COMMAND_OVERHEAD_BYTES + request.command.len();
-            let accepts = self.raft.has_room_for(batch_bytes + more) && !holds_writes;
-            return match request.class {
+            let ordered = reads == 0 && forwards == 0;
+            let more = BatchBuilder::COMMAND_OVERHEAD_BYTES + command_bytes;
+            let accepts =
+                self.raft.has_room_for(batch_bytes + more) && !holds_writes && !self.is_tight(more);
+            // The clock of the log stands still where there is no room to move it on.
+            let is_read = class == Class::TimedRead && !self.has_room_for_deletions();
+            return match if is_read { Class::Read } else { class } {
                 Class::Write | Class::TimedRead if ordered && !accepts => Route::HoldForLog,
                 Class::Write if ordered => Route::Propose,
                 Class::TimedRead if ordered => Route::Ride,
-                Class::Read if line.writes > 0 && line.last_batch == batch => Route::Ride,
-                Class::Read if line.forwards == 0 => Route::Read,
+                Class::Read if writes > 0 && last_batch == batch => Route::Ride,
+                Class::Read if forwards == 0 => Route::Read,
                 _ => Route::Hold,
             };
         }
@@ -276,8 +279,8 @@ impl Replica {
             self.answer(ticket, reply, self.raft.applied());
             return;
         }
-        if !self.has_room_for_command(&request.command) {
-            self.end(ticket.origin, &request, no_space(), LogIndex::ZERO);
+        if let Err(no_room) = self.check_room(&request.command) {
+            self.end(ticket.origin, &request, no_room, LogIndex::ZERO);
             return;
         }
         let (batch, term) = (self.writes.open.id, self.raft.term());
@@ -669,8 +672,12 @@ impl Replica {
         let until_due_ms = expiry.unix_ms.saturating_sub(self.now.wall.unix_ms);
         let due = self.now.mono + Duration::from_millis(until_due_ms);
         let has_more = expiry <= self.kv.time();
-        let interval =
-            self.options.clock_entry_interval / if has_more { HAS_MORE_DIVISOR } else { 1 };
+        let interval = match (self.raft.quorum_has_room(), self.has_room_for_deletions()) {
+            (_, false) => return Time::NEVER,
+            (false, true) => self.options.clock_entry_interval.max(CLOCK_ENTRY_INTERVAL_FULL),
+            (true, true) if has_more => self.options.clock_entry_interval / HAS_MORE_DIVISOR,
+            (true, true) => self.options.clock_entry_interval,
+        };
         due.max(self.last_clock_entry + interval)
     }
 }

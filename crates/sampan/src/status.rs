@@ -9,8 +9,18 @@ use crate::probe::{self, Fields};
 use crate::terminal::say;
 
 /// The columns.
-const HEADINGS: [&str; 9] =
-    ["NODE", "ADDRESS", "ROLE", "TERM", "COMMIT", "APPLIED", "LAG", "LOG BYTES", "SNAPSHOT"];
+const HEADINGS: [&str; 10] = [
+    "NODE",
+    "ADDRESS",
+    "ROLE",
+    "TERM",
+    "COMMIT",
+    "APPLIED",
+    "LAG",
+    "LOG BYTES",
+    "DISK",
+    "SNAPSHOT",
+];
 
 /// A line of the table.
 type Row = [String; HEADINGS.len()];
@@ -25,7 +35,7 @@ pub(crate) fn run(servers: &Servers) -> Ended {
     exit::block_on(async {
         let mut asked = tokio::task::JoinSet::new();
         for (place, address) in addresses.iter().cloned().enumerate() {
-            asked.spawn(async move { (place, probe::info(&address, "raft", time).await) });
+            asked.spawn(async move { (place, probe::info(&address, "all", time).await) });
         }
         let mut answers = asked.join_all().await;
         answers.sort_by_key(|(place, _)| *place);
@@ -96,6 +106,7 @@ fn row(address: &str, answer: &Answer, commit_max: u64) -> Row {
         of_field("applied_index"),
         commit_max.saturating_sub(number(fields, "applied_index")).to_string(),
         of_field("live_log_bytes"),
+        of_field("disk_health"),
         snapshot,
     ]
 }
@@ -125,6 +136,7 @@ mod tests {
             ("commit_index", commit),
             ("applied_index", applied),
             ("live_log_bytes", "99"),
+            ("disk_health", "well"),
             ("snapshot_index", snapshot),
             ("snapshot_bytes", "77"),
         ];
@@ -141,10 +153,10 @@ mod tests {
         ];
         assert_eq!(
             table(&addresses, &answers),
-            "NODE  ADDRESS  ROLE                       TERM  COMMIT  APPLIED  LAG  LOG BYTES  SNAPSHOT\n\
-             n1    h:1      leader                     3     120     120      0    99         100 (77 bytes)\n\
-             -     h:2      down (connection refused)  -     -       -        -    -          -\n\
-             n3    h:3      follower                   3     110     90       30   99         -\n"
+            "NODE  ADDRESS  ROLE                       TERM  COMMIT  APPLIED  LAG  LOG BYTES  DISK  SNAPSHOT\n\
+             n1    h:1      leader                     3     120     120      0    99         well  100 (77 bytes)\n\
+             -     h:2      down (connection refused)  -     -       -        -    -          -     -\n\
+             n3    h:3      follower                   3     110     90       30   99         well  -\n"
         );
     }
 }

@@ -316,6 +316,11 @@ impl Log {
         (self.spare.is_none() && !self.asked).then(|| self.prepare_spare())
     }
 
+    /// There is no room for another segment, though nobody has asked the disk.
+    pub(crate) fn may_not_grow(&mut self) {
+        self.out_of_space = self.spare.is_none();
+    }
+
     /// A full disk may be asked again.
     pub(crate) fn ask_again(&mut self) {
         self.asked = false;

@@ -17,6 +17,8 @@ pub(crate) struct Reserve {
     held_bytes: u64,
     /// What the host wants, in whole steps.
     wanted_bytes: u64,
+    /// How much of that comes before the room that the log needs; the rest comes after it.
+    least_bytes: u64,
     step_bytes: u64,
     /// The last attempt to make it longer met a full disk.
     short: bool,
@@ -32,13 +34,16 @@ pub(crate) fn file_name() -> FileName {
 impl Reserve {
     /// The reserve as a start finds it. It changes in steps of so many bytes.
     pub(crate) const fn found(held_bytes: u64, step_bytes: u64) -> Self {
-        Self { held_bytes, wanted_bytes: held_bytes, step_bytes, short: false, asked: false }
+        let (wanted_bytes, least_bytes) = (held_bytes, held_bytes);
+        Self { held_bytes, wanted_bytes, least_bytes, step_bytes, short: false, asked: false }
     }
 
-    /// How much is to be held from now on: nothing for zero, else whole steps, and what a start takes.
-    pub(crate) fn want(&mut self, bytes: u64) {
+    /// How much is to be held from now on: nothing for zero, else whole steps, and what a start takes. So
+    /// much of it is for the next snapshot.
+    pub(crate) fn want(&mut self, bytes: u64, next_bytes: u64) {
         let start_bytes = if bytes == 0 { 0 } else { self.start_bytes() };
         self.wanted_bytes = bytes.next_multiple_of(self.step_bytes) + start_bytes;
+        self.least_bytes = next_bytes.next_multiple_of(self.step_bytes) + start_bytes;
     }
 
     /// What is never given up for a snapshot: a start makes a segment, and another one if it comes
@@ -67,10 +72,14 @@ impl Reserve {
     }
 
     /// The next change to it, and the length it then has. It grows a step at a time, so that a disk
-    /// that is nearly full gives what it has; one that is somewhat too long stays so.
-    pub(crate) fn change(&self) -> Option<(u64, DiskOp)> {
+    /// that is nearly full gives what it has; one that is somewhat too long stays so. While the log has no
+    /// room (`log_waits`) it grows only to what the next snapshot takes.
+    pub(crate) fn change(&self, log_waits: bool) -> Option<(u64, DiskOp)> {
         let len_bytes = self.wanted_bytes.min(self.held_bytes + self.step_bytes);
         let grows = len_bytes > self.held_bytes;
+        if grows && log_waits && self.held_bytes >= self.least_bytes {
+            return None;
+        }
         let fits = !grows && self.held_bytes / 2 <= self.wanted_bytes;
         if fits || grows && self.asked {
             return None;
@@ -84,6 +93,11 @@ impl Reserve {
         Some((len_bytes, op))
     }
 
+    /// Was there no room on the disk for what the next snapshot takes?
+    pub(crate) const fn lacks_room_for_the_next(&self) -> bool {
+        self.short && self.held_bytes < self.least_bytes
+    }
+
     /// A full disk may be asked again.
     pub(crate) fn ask_again(&mut self) {
         self.asked = false;
@@ -94,5 +108,31 @@ impl Reserve {
         self.short = result.is_err();
         self.asked = self.short;
         self.held_bytes = result.unwrap_or(self.held_bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Changes until there is no more to change on a disk that has room; the length it then has.
+    fn settle(reserve: &mut Reserve, log_waits: bool) -> u64 {
+        while let Some((len_bytes, _)) = reserve.change(log_waits) {
+            reserve.changed(Ok(len_bytes));
+        }
+        reserve.held_bytes()
+    }
+
+    #[test]
+    fn a_log_without_room_comes_after_the_next_snapshot_and_before_those_that_follow() {
+        let mut reserve = Reserve::found(0, 10);
+        reserve.want(60, 15);
+        assert_eq!(settle(&mut reserve, true), 40, "two steps for a start, two for a snapshot");
+        assert_eq!(settle(&mut reserve, false), 80);
+        let (lent_bytes, _) = reserve.release().expect("it is held");
+        reserve.changed(Ok(lent_bytes));
+        assert_eq!((lent_bytes, settle(&mut reserve, true)), (20, 40));
+        reserve.want(0, 0);
+        assert_eq!(settle(&mut reserve, true), 0, "what is not wanted is given back");
     }
 }

@@ -136,9 +136,14 @@ impl Storage {
             self.maintaining = Some(Maintenance::Log);
             return Some(ops);
         }
-        if let Some((len_bytes, op)) = self.reserve.change() {
+        if let Some((len_bytes, op)) = self.reserve.change(self.log.out_of_space()) {
             self.maintaining = Some(Maintenance::Reserve(len_bytes));
             return Some(vec![op]);
+        }
+        if self.reserve.lacks_room_for_the_next() {
+            // What the log took now a snapshot would lack.
+            self.log.may_not_grow();
+            return None;
         }
         let ops = self.log.grow()?;
         self.maintaining = Some(Maintenance::Log);
@@ -164,9 +169,10 @@ impl Storage {
     }
 
     /// How much room [`Storage::maintain`] is to keep for snapshots: about what the next ones will
-    /// take. Zero, which it is at first: none.
-    pub fn want_reserve(&mut self, bytes: u64) {
-        self.reserve.want(bytes);
+    /// take. Zero, which it is at first: none. What the very next one takes comes before the room that the
+    /// log needs, the rest after it.
+    pub fn want_reserve(&mut self, bytes: u64, next_bytes: u64) {
+        self.reserve.want(bytes, next_bytes);
     }
 
     /// Gives up the reserve, and released segments, for a snapshot that met a full disk. Until that has

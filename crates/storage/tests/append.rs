@@ -206,7 +206,7 @@ fn released_segments_are_kept_for_what_the_log_will_grow_by() {
     maintain(&mut disk, &mut storage);
     assert_eq!(files(&mut disk), 7);
     // Short of room: none is.
-    storage.want_reserve(1);
+    storage.want_reserve(1, 1);
     let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
     disk.capacity_bytes = Some(used as u64);
     maintain(&mut disk, &mut storage);
@@ -401,7 +401,7 @@ fn the_reserve_grows_in_steps_is_given_up_but_for_a_start_and_is_found_again() {
     maintain(&mut disk, &mut storage);
     assert_eq!(held(&mut disk), None, "none is wanted at first");
     for (wanted, expected) in [(1, step), (step - 1, step), (step + 1, 2 * step), (1, 2 * step)] {
-        storage.want_reserve(wanted);
+        storage.want_reserve(wanted, wanted);
         maintain(&mut disk, &mut storage);
         // Two segments besides, for starts.
         assert_eq!(held(&mut disk), Some(expected + 2 * step), "{wanted} bytes are wanted");
@@ -418,12 +418,12 @@ fn the_reserve_grows_in_steps_is_given_up_but_for_a_start_and_is_found_again() {
     storage.maintained(Ok(()));
     assert!(!storage.has_reserve());
     assert_eq!(held(&mut disk), Some(2 * step));
-    storage.want_reserve(3 * step);
+    storage.want_reserve(3 * step, 3 * step);
     maintain(&mut disk, &mut storage);
     assert!(storage.reserve_is_short() && !storage.out_of_space());
     assert_eq!(held(&mut disk), Some(4 * step), "it takes what there is, before the log does");
     assert_eq!(storage.maintain(), None, "and does not ask again at once");
-    storage.want_reserve(0);
+    storage.want_reserve(0, 0);
     maintain(&mut disk, &mut storage);
     assert_eq!((held(&mut disk), storage.reserve_is_short()), (None, false));
 }
@@ -432,7 +432,7 @@ fn the_reserve_grows_in_steps_is_given_up_but_for_a_start_and_is_found_again() {
 fn a_start_on_a_full_disk_uses_the_reserve() {
     let options = Options::tiny();
     let (mut disk, mut storage) = fresh(&options);
-    storage.want_reserve(1);
+    storage.want_reserve(1, 1);
     maintain(&mut disk, &mut storage);
     append(&mut disk, &mut storage, &[entry(1, 0, "one")]);
     // No spare to start with, and no room for a segment.

@@ -86,8 +86,12 @@ fn deletions_make_room_on_full_disks() {
     assert!(keys > 100, "{keys}");
     // Values of other lengths do not, nor what only changes when keys end.
     for command in ["SET key0-0 x", "APPEND key0-0 x", "EXPIRE key0-0 1", "INCR n"] {
-        assert!(cluster.ask(leader, 1, command).starts_with("-NOSPACE"), "{command}");
+        let reply = cluster.ask(leader, 1, command);
+        assert!(reply.starts_with("-NOSPACE") && reply.ends_with("deletions are taken"), "{reply}");
     }
+    let long = cluster.ask(leader, 1, &format!("DEL {}", "long ".repeat(2_000).trim_end()));
+    assert_eq!(long, "-NOSPACE no room for a deletion of more than 8192 bytes");
+    assert_eq!(cluster.ask(leader, 1, "SESSION OPEN"), "1");
     // Half of the keys in three commands, one through each node.
     for node in 1..=3 {
         let some: Vec<String> = (0..keys / 6).map(|n| format!("key0-{}", 3 * n + node)).collect();
@@ -135,6 +139,59 @@ fn deletions_that_make_no_room_are_refused_before_the_log_is_full() {
     }
     cluster.run_ms(2_000);
     assert_eq!(cluster.ask(leader, 1, "SET after it"), "OK");
+}
+
+#[test]
+fn the_last_of_the_room_is_for_the_command_that_empties_the_store() {
+    let (mut cluster, leader) = Cluster::with_leader(3, wide);
+    fill_to_the_brim(&mut cluster, leader);
+    let mut useless = (0..1_000).map(|n| cluster.ask(leader, 1, &format!("DEL none{n}")));
+    assert!(useless.any(|reply| reply.starts_with("-NOSPACE")));
+    assert_eq!(cluster.ask(leader, 1, "FLUSHALL"), "OK");
+    cluster.run_ms(6_000);
+    assert_eq!(cluster.ask(leader, 1, "SET after it"), "OK");
+}
+
+#[test]
+fn what_is_under_way_when_disks_get_full_leaves_room_for_deletions() {
+    let (mut cluster, leader) = Cluster::with_leader(3, wide);
+    (1..=3).for_each(|id| fill_up(&mut cluster, id));
+    // Eight connections, each with a pipeline of ten values of 10 KiB.
+    let value = "x".repeat(10 << 10);
+    for round in 0..20 {
+        for connection in 1..=8 {
+            let sets: Vec<String> =
+                (0..10).map(|n| format!("SET {round}.{connection}.{n} {value}")).collect();
+            let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+            cluster.send(leader, connection, &sets);
+        }
+        cluster.run_ms(5);
+    }
+    cluster.run_ms(6_000);
+    assert!(cluster.ask(leader, 1, "SET more x").starts_with("-NOSPACE"));
+    assert_eq!(cluster.node(leader).status().raft.health, Health::Full);
+    assert_eq!(cluster.ask(leader, 1, "DEL none"), "0");
+}
+
+#[test]
+fn keys_that_expire_do_not_take_the_room_of_full_disks() {
+    let (mut cluster, leader) = Cluster::with_leader(3, wide);
+    // One every ten seconds: so little that no snapshot fits for want of them.
+    for n in 0..90 {
+        assert_eq!(cluster.ask(leader, 1, &format!("SET over{n} x PX {}", n * 10_000 + 1)), "OK");
+    }
+    assert_eq!(cluster.ask(leader, 1, "SET last x"), "OK");
+    fill_to_the_brim(&mut cluster, leader);
+    assert!(cluster.now_ms() < 600_000, "there are keys to expire");
+    let before = cluster.node(leader).raft().last_index().0;
+    cluster.run_ms(300_000);
+    let entries = cluster.node(leader).raft().last_index().0 - before;
+    assert!(entries <= 8, "{entries} entries, of 4 KiB each, though nobody writes");
+    assert_eq!(cluster.ask(leader, 1, "TTL last"), "-1", "reads go on");
+    // There is room for the first entry of another leader.
+    cluster.kill(leader);
+    let next = cluster.wait_for_leader();
+    assert_eq!(cluster.ask(next, 2, "EXISTS last"), "1");
 }
 
 #[test]
