@@ -278,7 +278,7 @@ impl Persistence {
     }
 
     /// Queues a held message, merging an answer to the leader into an older one that waits for the
-    /// same batch: while a disk hangs, no more gathers.
+    /// same batch: else one would gather for each heartbeat while a disk hangs.
     fn hold(&mut self, held: AfterPersist<Message>) {
         for other in self.waiting.iter_mut().rev() {
             if other.sequence == held.sequence && other.value.absorb(&held.value) {

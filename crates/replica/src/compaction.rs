@@ -159,7 +159,7 @@ impl Replica {
         let on_disk_bytes = live_bytes.saturating_sub(retained.on_disk_bytes);
         let has_room =
             || self.log_bytes_bound().is_none_or(|bound| live_bytes + on_disk_max / 2 < bound);
-        self.log_entries_bytes().saturating_sub(retained.entries_bytes) > bytes_max
+        self.log_entries_bytes_since_snapshot() > bytes_max
             || on_disk_bytes > 2 * on_disk_max
             || on_disk_bytes > on_disk_max && !(self.sends_snapshot() && has_room())
     }
@@ -180,6 +180,11 @@ impl Replica {
 
     fn log_entries_bytes(&self) -> u64 {
         self.raft.live_log_bytes() as u64
+    }
+
+    /// Bytes of entries in memory that the newest snapshot lacks, as of when the log was last trimmed.
+    pub(crate) fn log_entries_bytes_since_snapshot(&self) -> u64 {
+        self.log_entries_bytes().saturating_sub(self.compaction.retained.entries_bytes)
     }
 
     /// The size of log at which a snapshot is due: the limit, or its share of the last snapshot.

@@ -142,7 +142,7 @@ impl Replica {
             return (0, 0);
         }
         let snapshot_bytes = self.newest_snapshot().map_or(0, |(_, bytes)| bytes);
-        let next_bytes = snapshot_bytes + self.raft.live_log_bytes() as u64;
+        let next_bytes = snapshot_bytes + self.log_entries_bytes_since_snapshot();
         let kept = self.options.storage.snapshots_kept;
         let stored = self.storage.snapshots().iter().take(kept);
         let held_bytes: u64 = stored.map(|stored| stored.meta.size_bytes).sum();
@@ -175,13 +175,6 @@ impl Replica {
         no_more && self.storage.append_needs_space(entries_bytes as u64)
     }
 
-    /// Would a command of this length take of what is left for deletions, if all that is under way comes
-    /// before it?
-    fn takes_the_last(&self, command_bytes: usize, under_way_bytes: usize) -> bool {
-        let left_bytes = self.options.storage.entry_bytes_max / 2;
-        self.lacks_room_for(left_bytes + under_way_bytes + command_bytes)
-    }
-
     /// Is this node's disk known to be full?
     pub(crate) fn is_full(&self) -> bool {
         self.disk.health.is_full()
@@ -195,7 +188,9 @@ impl Replica {
         let entry_bytes_max = self.options.storage.entry_bytes_max;
         let length_max = entry_bytes_max / DELETION_DIVISOR;
         match sampan_kv::need_of(command) {
-            Need::Room if has_room && !self.takes_the_last(command.len(), 0) => Ok(()),
+            Need::Room if has_room && !self.lacks_room_for(entry_bytes_max / 2 + command.len()) => {
+                Ok(())
+            }
             Need::Room if self.has_room_for_deletions() => {
                 Err(Reply::error(NO_ROOM_BUT_FOR_DELETIONS))
             }
@@ -220,13 +215,21 @@ impl Replica {
         self.is_log_at_bound() || self.is_starved() && self.raft.is_yielding(self.now.mono)
     }
 
-    /// Is so much under way on a disk that gets full that it has to be seen first what is left?
+    /// Is so much under way on a disk that gets full that it has to be seen first what is left? Where it is
+    /// full, deletions are to leave half of what is theirs.
     pub(crate) fn is_tight(&self, more_bytes: usize) -> bool {
-        let under_way_bytes = self.raft.uncommitted_bytes() + self.writes.open_bytes();
-        self.storage.out_of_space()
-            && under_way_bytes > 0
-            && !self.is_starved()
-            && self.takes_the_last(more_bytes, under_way_bytes)
+        let under_way_bytes = self.bytes_under_way();
+        let divisor = if self.is_starved() { 4 } else { 2 };
+        let left_bytes = self.options.storage.entry_bytes_max / divisor;
+        under_way_bytes > 0
+            && self.lacks_room_for(left_bytes + under_way_bytes + more_bytes)
+            && self.has_room_for_deletions()
+    }
+
+    /// Bytes of commands that are to be written, or are not known to be yet.
+    pub(crate) fn bytes_under_way(&self) -> usize {
+        let open_bytes = if self.writes.is_ready() { self.writes.open_bytes() } else { 0 };
+        self.raft.uncommitted_bytes() + open_bytes
     }
 
     /// A snapshot let go of parts of the log: a full disk may be asked again.

@@ -18,6 +18,8 @@ pub(crate) const READ_ROUNDS_MAX: usize = 2;
 #[derive(Debug)]
 pub(crate) struct Reading {
     pub(crate) ticket: Ticket,
+    /// Of the command: one that depends on the time is a read where the clock of the log stands still.
+    pub(crate) class: Class,
     pub(crate) command: Bytes,
     /// The state must have applied this much besides: the connection's own writes.
     pub(crate) floor: LogIndex,
@@ -32,7 +34,7 @@ impl Reading {
         Waiting {
             maybe_appended: false,
             seq: self.ticket.seq,
-            class: Class::Read,
+            class: self.class,
             stale: self.stale,
             command: self.command,
             since: self.since,

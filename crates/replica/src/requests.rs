@@ -191,6 +191,7 @@ impl Replica {
                     let (floor, since, stale) = (line.floor, request.since, request.stale);
                     self.reads.next.push(Reading {
                         ticket,
+                        class: request.class,
                         command: request.command,
                         floor,
                         stale,
@@ -211,8 +212,7 @@ impl Replica {
     /// Something waits until consensus takes proposals again, or more of them.
     fn hold_for_log(&mut self) {
         let until_accepted = !self.raft.accepts_proposals() || self.holds_writes();
-        let under_way = self.raft.uncommitted_bytes() + self.writes.open_bytes();
-        let bytes = if until_accepted { usize::MAX } else { under_way };
+        let bytes = if until_accepted { usize::MAX } else { self.bytes_under_way().max(1) };
         self.held_for_log = self.held_for_log.max(bytes);
     }
 
@@ -242,7 +242,7 @@ impl Replica {
             let accepts =
                 self.raft.has_room_for(batch_bytes + more) && !holds_writes && !self.is_tight(more);
             // The clock of the log stands still where there is no room to move it on.
-            let is_read = class == Class::TimedRead && !self.has_room_for_deletions();
+            let is_read = class == Class::TimedRead && !self.raft.quorum_has_room();
             return match if is_read { Class::Read } else { class } {
                 Class::Write | Class::TimedRead if ordered && !accepts => Route::HoldForLog,
                 Class::Write if ordered => Route::Propose,

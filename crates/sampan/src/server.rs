@@ -13,10 +13,10 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use sampan_base::{ClusterId, NodeId};
-use sampan_server::{Config, HostPort};
+use sampan_server::{Config, HostPort, ServerError};
 
 use crate::exit::{Ended, Failure};
-use crate::settings::{Identity, Settings};
+use crate::settings::{Identity, Settings, with_flags};
 use crate::supervision;
 
 /// Nodes of one machine hear of one another at once, so they need not wait as long as nodes anywhere
@@ -77,7 +77,12 @@ pub(crate) fn run(matches: &ArgMatches, root: &Command, argv: &[OsString]) -> En
     }
     match sampan_server::run(config) {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(Failure::new(error.exit_code(), error.to_string())),
+        Err(error) => {
+            let text = error.to_string();
+            let text =
+                if matches!(error, ServerError::Config(_)) { with_flags(&text) } else { text };
+            Err(Failure::new(error.exit_code(), text))
+        }
     }
 }
 

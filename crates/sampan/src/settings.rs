@@ -366,7 +366,7 @@ impl Settings {
 }
 
 /// A text about fields of [`Config`], with the flags that set them in their place.
-fn with_flags(text: &str) -> String {
+pub(crate) fn with_flags(text: &str) -> String {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
     let mut out = String::new();
     let mut rest = text;

@@ -220,8 +220,12 @@ impl RealDisk {
             allocated => allocated.map_err(Into::into),
         };
         filled.map_err(|error| {
-            // Give the room back; the error is reported whether or not that works.
-            _ = opened.set_len(held_bytes.min(len_bytes));
+            // Give the room back, and the name; the error is reported whether or not that works.
+            if held_bytes == 0 {
+                _ = fs::remove_file(self.path(file));
+            } else {
+                _ = opened.set_len(held_bytes.min(len_bytes));
+            }
             failed(error)
         })
     }

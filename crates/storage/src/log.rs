@@ -378,7 +378,7 @@ impl Log {
         }
     }
 
-    /// The last attempt to prepare a spare met a full disk.
+    /// The last attempt to prepare a spare met a full disk, or there may be none.
     pub(crate) const fn out_of_space(&self) -> bool {
         self.out_of_space
     }

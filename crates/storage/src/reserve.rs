@@ -2,9 +2,9 @@
 //! the log from being compacted (rule S10).
 //!
 //! A file of no content. It is as long as the host thinks the next snapshot to be, grows with the log,
-//! and is given up, but for what a start needs, when a snapshot meets a full disk. To hold one is a
-//! precaution and no duty: where it cannot be had, the log goes on, and
-//! [`crate::Storage::reserve_is_short`] tells.
+//! and is given up, but for what a start needs, when a snapshot meets a full disk. What the next snapshot
+//! takes comes before more log; the rest is a precaution and no duty: where it cannot be had, the log goes
+//! on, and [`crate::Storage::reserve_is_short`] tells.
 
 use std::sync::Arc;
 

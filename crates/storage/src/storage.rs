@@ -217,7 +217,8 @@ impl Storage {
         self.reserve.is_short()
     }
 
-    /// The last attempt to prepare a segment met a full disk. Appends go on while
+    /// The last attempt to prepare a segment met a full disk, or would have taken what the next snapshot
+    /// needs. Appends go on while
     /// [`Storage::append_needs_space`] says no.
     pub const fn out_of_space(&self) -> bool {
         self.log.out_of_space()

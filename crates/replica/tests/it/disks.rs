@@ -3,7 +3,7 @@
 use sampan_raft::Health;
 use sampan_replica::{Event, Input, Lane, Options};
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, show};
 
 /// Segments of 16 KiB, and a limit that only a lack of room makes a node stay below.
 fn roomy(id: sampan_base::NodeId) -> Options {
@@ -153,6 +153,21 @@ fn the_last_of_the_room_is_for_the_command_that_empties_the_store() {
 }
 
 #[test]
+fn deletions_that_come_all_at_once_leave_it_room() {
+    let (mut cluster, leader) = Cluster::with_leader(3, wide);
+    fill_to_the_brim(&mut cluster, leader);
+    let long = format!("DEL {}", "none ".repeat(1_000).trim_end());
+    let sent: Vec<u64> =
+        (1..=20).map(|connection| cluster.send(leader, connection, &[&long])[0]).collect();
+    cluster.run_ms(100);
+    for (connection, seq) in (1..).zip(sent) {
+        let reply = show(cluster.answer(leader, connection, seq).expect("an answer"));
+        assert!(reply == "0" || reply.starts_with("-NOSPACE"), "{reply}");
+    }
+    assert_eq!(cluster.ask(leader, 1, "FLUSHALL"), "OK");
+}
+
+#[test]
 fn what_is_under_way_when_disks_get_full_leaves_room_for_deletions() {
     let (mut cluster, leader) = Cluster::with_leader(3, wide);
     (1..=3).for_each(|id| fill_up(&mut cluster, id));
@@ -184,6 +199,8 @@ fn keys_that_expire_do_not_take_the_room_of_full_disks() {
     fill_to_the_brim(&mut cluster, leader);
     assert!(cluster.now_ms() < 600_000, "there are keys to expire");
     let before = cluster.node(leader).raft().last_index().0;
+    // Nor do questions that the clock of the log would move on for.
+    (0..50).for_each(|_| assert_eq!(cluster.ask(leader, 1, "TTL last"), "-1"));
     cluster.run_ms(300_000);
     let entries = cluster.node(leader).raft().last_index().0 - before;
     assert!(entries <= 8, "{entries} entries, of 4 KiB each, though nobody writes");
