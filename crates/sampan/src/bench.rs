@@ -12,7 +12,7 @@ use sampan_bench::{Distribution, End, Mix, Moment, Plan, PlanError, Protocol, Re
 
 use crate::clerk::Servers;
 use crate::exit::{self, Ended, Failure};
-use crate::terminal::{complain, say};
+use crate::terminal::{complain, print_line};
 
 /// Measures a cluster, or any server that speaks the Redis protocol
 ///
@@ -155,14 +155,11 @@ fn keep(report: &Report, args: &BenchArgs) -> Result<(), Failure> {
         write(path, &sampan_bench::plot(report))?;
     }
     match &args.json {
-        Some(path) if path == Path::new("-") => say(report.to_json()),
-        Some(path) => {
-            write(path, &report.to_json())?;
-            say(report.to_string().trim_end());
-        }
-        None => say(report.to_string().trim_end()),
+        Some(path) if path == Path::new("-") => return print_line(&report.to_json()),
+        Some(path) => write(path, &report.to_json())?,
+        None => {}
     }
-    Ok(())
+    print_line(report.to_string().trim_end())
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {

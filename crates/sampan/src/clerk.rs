@@ -2,7 +2,7 @@
 //! standard output byte for byte, and an exit code that a script can tell outcomes apart by.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{ErrorKind, IsTerminal as _, Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use sampan_client::{Clerk, Error, SetOptions, Ttl, Value};
 
 use crate::exit::{self, Ended, Failure};
+use crate::terminal;
 
 // Where the cluster is. (Not a doc comment: clap would make it the help of every command.)
 #[derive(Args, Debug)]
@@ -280,19 +281,14 @@ fn print(answer: &Answer) -> Ended {
         let is_one =
             !matches!(value, Value::Array(_) | Value::Set(_) | Value::Push(_) | Value::Map(_));
         write_value(value, &mut out);
-        let mut stdout = std::io::stdout().lock();
         let is_number = matches!(value, Value::Integer(_));
-        if is_one && (is_number || stdout.is_terminal()) && *value != Value::Nil {
+        if is_one && (is_number || std::io::stdout().is_terminal()) && *value != Value::Nil {
             out.push(b'\n');
         }
-        match stdout.write_all(&out).and_then(|()| stdout.flush()) {
-            // Nobody reads on (`sampan get key | head -c 1`): no fault of the call.
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-                let text = format!("standard output: {error}; the command itself was carried out");
-                return Err(Failure::new(exit::UNWRITTEN, text));
-            }
-            _ => {}
-        }
+        terminal::print(&out).map_err(|mut lost| {
+            lost.text += "; the command itself was carried out";
+            lost
+        })?;
     }
     Ok(if answer.met { ExitCode::SUCCESS } else { exit::NOT_MET.into() })
 }

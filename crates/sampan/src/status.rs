@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clerk::Servers;
 use crate::exit::{self, Ended};
 use crate::probe::{self, Fields};
-use crate::terminal::say;
+use crate::terminal::print;
 
 /// The columns.
 const HEADINGS: [&str; 10] = [
@@ -40,7 +40,7 @@ pub(crate) fn run(servers: &Servers) -> Ended {
         let mut answers = asked.join_all().await;
         answers.sort_by_key(|(place, _)| *place);
         let answers: Vec<Answer> = answers.into_iter().map(|(_, answer)| answer).collect();
-        say(table(addresses, &answers).trim_end());
+        print(table(addresses, &answers).as_bytes())?;
         Ok(verdict(&answers))
     })
 }

@@ -16,7 +16,7 @@ use facts::Facts;
 
 use crate::backup::{Interrupt, Place};
 use crate::exit::{self, Ended, Failure};
-use crate::terminal::say;
+use crate::terminal::print_line;
 
 /// Says what is in a file that Sampan wrote, or in a directory of a node or cluster
 #[derive(Args, Debug)]
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &InspectArgs) -> Ended {
             found = inspect(args) => found?,
             interrupted = interrupt.received() => return Err(interrupted),
         };
-        say(if args.json { facts.json() } else { facts.text() });
+        print_line(&if args.json { facts.json() } else { facts.text() })?;
         match facts.damage() {
             None => Ok(ExitCode::SUCCESS),
             Some(why) => {

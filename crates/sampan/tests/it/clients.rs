@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use redis::Commands as _;
 
@@ -61,12 +61,20 @@ fn an_answer_that_cannot_be_written_is_told_by_the_exit_code() {
     call(&cluster, &["set", "k", "v"], b"");
     let mut command = sampan(["get", "k"]);
     command.env("SAMPAN_SERVERS", cluster.addresses().join(","));
+    assert_lost(&mut command);
+    let mut command = sampan(["status"]);
+    command.env("SAMPAN_SERVERS", cluster.addresses().join(","));
+    assert_lost(&mut command);
+    assert_lost(sampan(["inspect"]).arg(cluster.data_dir(1).join("identity")));
+}
+
+/// Where its output has no room, a command fails and says so.
+fn assert_lost(command: &mut Command) {
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let ended = command.stdout(full).stderr(Stdio::piped()).output().unwrap();
     assert_eq!(ended.status.code(), Some(6));
-    assert!(
-        String::from_utf8(ended.stderr).unwrap().starts_with("sampan: standard output: No space")
-    );
+    let text = String::from_utf8(ended.stderr).unwrap();
+    assert!(text.starts_with("sampan: standard output: No space"), "{text}");
 }
 
 #[test]
