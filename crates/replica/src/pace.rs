@@ -91,15 +91,13 @@ impl Pace {
             self.rate = if now < self.learns_until { RATE_MIN } else { RATE_START };
         }
         self.recent = follow(self.recent, took, apart, RECENT_WITHIN);
-        self.usual = Some(if !in_aftermath {
-            follow(usual, took, apart, USUAL_WITHIN)
-        } else if self.recent > usual {
-            follow(usual, self.recent, apart, USUAL_RISES_WITHIN)
-        } else if now < self.learns_until {
-            follow(usual, self.recent, apart, USUAL_WITHIN)
-        } else {
-            follow(usual, self.recent, apart, USUAL_FALLS_WITHIN)
-        });
+        let (sample, within) = match self.recent > usual {
+            _ if !in_aftermath => (took, USUAL_WITHIN),
+            true => (self.recent, USUAL_RISES_WITHIN),
+            false if now < self.learns_until => (self.recent, USUAL_WITHIN),
+            false => (self.recent, USUAL_FALLS_WITHIN),
+        };
+        self.usual = Some(follow(usual, sample, apart, within));
         if began {
             return;
         }

@@ -254,11 +254,7 @@ impl Limits {
             ("handshakes_max", self.handshakes_max),
             ("peer_queue_bytes_max", self.peer_queue_bytes_max),
         ];
-        for (setting, value) in one_or_more {
-            if value == 0 {
-                return Err(ConfigError::new(setting, value, "want at least 1"));
-            }
-        }
+        check_one_or_more(&one_or_more)?;
         if self.clients_max > CLIENTS_MAX {
             let expected = format!("want at most {CLIENTS_MAX}");
             return Err(ConfigError::new("clients_max", self.clients_max, expected));
@@ -296,11 +292,7 @@ impl Limits {
             ("peer_ack_time", self.peer_ack_time),
             ("redial_time_min", self.redial_time_min),
         ];
-        for (setting, value) in times {
-            if value < Duration::from_millis(1) {
-                return Err(ConfigError::new(setting, format!("{value:?}"), "want at least 1ms"));
-            }
-        }
+        check_times(&times)?;
         if self.redial_time_max < self.redial_time_min {
             let expected = format!("want at least redial_time_min ({:?})", self.redial_time_min);
             let value = format!("{:?}", self.redial_time_max);
@@ -308,6 +300,18 @@ impl Limits {
         }
         Ok(())
     }
+}
+
+fn check_one_or_more(settings: &[(&str, usize)]) -> Result<(), ConfigError> {
+    let zero = settings.iter().find(|(_, value)| *value == 0);
+    zero.map_or(Ok(()), |(setting, value)| Err(ConfigError::new(setting, value, "want at least 1")))
+}
+
+fn check_times(settings: &[(&str, Duration)]) -> Result<(), ConfigError> {
+    let short = settings.iter().find(|(_, value)| *value < Duration::from_millis(1));
+    short.map_or(Ok(()), |(setting, value)| {
+        Err(ConfigError::new(setting, format!("{value:?}"), "want at least 1ms"))
+    })
 }
 
 /// What surrounds commands in an entry, entries in a frame and records in a chunk takes less.
@@ -406,21 +410,12 @@ impl Config {
             ("clock_entry_interval", options.clock_entry_interval),
             ("forward_retry", options.forward_retry),
         ];
-        for (setting, value) in times {
-            if value < Duration::from_millis(1) {
-                return Err(ConfigError::new(setting, format!("{value:?}"), "want at least 1ms"));
-            }
-        }
-        let one_or_more = [
+        check_times(&times)?;
+        check_one_or_more(&[
             ("apply_bytes_max", options.apply_bytes_max),
             ("requests_under_way_max", options.requests_under_way_max),
             ("requests_held_bytes_max", options.requests_held_bytes_max),
-        ];
-        for (setting, value) in one_or_more {
-            if value == 0 {
-                return Err(ConfigError::new(setting, value, "want at least 1"));
-            }
-        }
+        ])?;
         self.check_sizes()
     }
 

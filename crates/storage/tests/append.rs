@@ -429,6 +429,32 @@ fn the_reserve_grows_in_steps_is_given_up_but_for_a_start_and_is_found_again() {
 }
 
 #[test]
+fn the_log_does_not_grow_into_what_the_next_snapshot_takes() {
+    let options = Options::tiny();
+    let (mut disk, mut storage) = fresh(&options);
+    maintain(&mut disk, &mut storage);
+    // The spare is of use now, and another one is wanted.
+    for index in 1..=4 {
+        append(&mut disk, &mut storage, &[entry(index, 0, "one")]);
+    }
+    let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
+    disk.capacity_bytes = Some(used as u64);
+    storage.want_reserve(1, 1);
+    maintain(&mut disk, &mut storage);
+    // Room for a segment comes before the reserve has asked again.
+    disk.capacity_bytes = Some(used as u64 + options.segment_bytes);
+    assert_eq!(storage.maintain(), None);
+    assert!(storage.out_of_space());
+    storage.ask_again();
+    maintain(&mut disk, &mut storage);
+    assert_eq!(storage.reserve_bytes(), options.segment_bytes, "the reserve has it");
+    disk.capacity_bytes = None;
+    storage.ask_again();
+    maintain(&mut disk, &mut storage);
+    assert!(!storage.out_of_space() && !storage.reserve_is_short());
+}
+
+#[test]
 fn a_start_on_a_full_disk_uses_the_reserve() {
     let options = Options::tiny();
     let (mut disk, mut storage) = fresh(&options);

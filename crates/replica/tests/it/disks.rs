@@ -20,7 +20,8 @@ fn compacting(id: sampan_base::NodeId) -> Options {
     Options { raft_state_bytes_max: Some(64 << 10), raft_state_snapshot_percent: 0, ..roomy(id) }
 }
 
-/// Segments of 256 KiB, whose last quarter is for deletions and the last eighth for nobody.
+/// Segments of 256 KiB: of the last 64 KiB half is for deletions, and the other half for FLUSHALL and for
+/// the first entries of leaders.
 fn wide(id: sampan_base::NodeId) -> Options {
     let mut options = roomy(id);
     options.storage.segment_bytes = 256 << 10;
@@ -78,10 +79,23 @@ fn fill_to_the_brim(cluster: &mut Cluster, leader: u64) {
     assert!(full, "the disks are full");
 }
 
-#[test]
-fn deletions_make_room_on_full_disks() {
+/// A cluster whose disks are full to the brim.
+fn brimful() -> (Cluster, u64) {
     let (mut cluster, leader) = Cluster::with_leader(3, wide);
     fill_to_the_brim(&mut cluster, leader);
+    (cluster, leader)
+}
+
+/// The command that empties the store is taken, and makes room.
+fn assert_flush_helps(cluster: &mut Cluster, leader: u64) {
+    assert_eq!(cluster.ask(leader, 1, "FLUSHALL"), "OK");
+    cluster.run_ms(6_000);
+    assert_eq!(cluster.ask(leader, 1, "SET after it"), "OK");
+}
+
+#[test]
+fn deletions_make_room_on_full_disks() {
+    let (mut cluster, leader) = brimful();
     let keys = cluster.node(leader).kv().stats().keys;
     assert!(keys > 100, "{keys}");
     // Values of other lengths do not, nor what only changes when keys end.
@@ -109,17 +123,13 @@ fn deletions_make_room_on_full_disks() {
 
 #[test]
 fn one_command_that_empties_the_store_is_enough() {
-    let (mut cluster, leader) = Cluster::with_leader(3, wide);
-    fill_to_the_brim(&mut cluster, leader);
-    assert_eq!(cluster.ask(leader, 1, "FLUSHALL"), "OK");
-    cluster.run_ms(6_000);
-    assert_eq!(cluster.ask(leader, 1, "SET after it"), "OK");
+    let (mut cluster, leader) = brimful();
+    assert_flush_helps(&mut cluster, leader);
 }
 
 #[test]
 fn deletions_that_make_no_room_are_refused_before_the_log_is_full() {
-    let (mut cluster, leader) = Cluster::with_leader(3, wide);
-    fill_to_the_brim(&mut cluster, leader);
+    let (mut cluster, leader) = brimful();
     let taken = (0..1_000)
         .take_while(|n| match &*cluster.ask(leader, 1, &format!("DEL {n}{}", "x".repeat(200))) {
             "0" => true,
@@ -143,19 +153,15 @@ fn deletions_that_make_no_room_are_refused_before_the_log_is_full() {
 
 #[test]
 fn the_last_of_the_room_is_for_the_command_that_empties_the_store() {
-    let (mut cluster, leader) = Cluster::with_leader(3, wide);
-    fill_to_the_brim(&mut cluster, leader);
+    let (mut cluster, leader) = brimful();
     let mut useless = (0..1_000).map(|n| cluster.ask(leader, 1, &format!("DEL none{n}")));
     assert!(useless.any(|reply| reply.starts_with("-NOSPACE")));
-    assert_eq!(cluster.ask(leader, 1, "FLUSHALL"), "OK");
-    cluster.run_ms(6_000);
-    assert_eq!(cluster.ask(leader, 1, "SET after it"), "OK");
+    assert_flush_helps(&mut cluster, leader);
 }
 
 #[test]
 fn deletions_that_come_all_at_once_leave_it_room() {
-    let (mut cluster, leader) = Cluster::with_leader(3, wide);
-    fill_to_the_brim(&mut cluster, leader);
+    let (mut cluster, leader) = brimful();
     let long = format!("DEL {}", "none ".repeat(1_000).trim_end());
     let sent: Vec<u64> =
         (1..=20).map(|connection| cluster.send(leader, connection, &[&long])[0]).collect();
@@ -164,7 +170,7 @@ fn deletions_that_come_all_at_once_leave_it_room() {
         let reply = show(cluster.answer(leader, connection, seq).expect("an answer"));
         assert!(reply == "0" || reply.starts_with("-NOSPACE"), "{reply}");
     }
-    assert_eq!(cluster.ask(leader, 1, "FLUSHALL"), "OK");
+    assert_flush_helps(&mut cluster, leader);
 }
 
 #[test]
