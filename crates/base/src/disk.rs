@@ -37,6 +37,22 @@ pub enum DiskOp {
         /// Its length afterwards.
         len_bytes: u64,
     },
+    /// Makes sure that `to` is there, to be written over: what it holds then and how long it is is of no
+    /// interest. One that is there stays. Else `from` gets this name, and if that is not there or
+    /// somebody still reads it, it loses its name and an empty file is made.
+    Reuse {
+        /// The name now of what is wanted no more.
+        from: FileName,
+        /// The name afterwards, in the same directory.
+        to: FileName,
+    },
+    /// Cuts a file off that is at least as long.
+    Truncate {
+        /// The file; it exists.
+        file: FileName,
+        /// Its length afterwards.
+        len_bytes: u64,
+    },
     /// Writes at an offset; extends the file if it must.
     Write {
         /// The file; it exists.

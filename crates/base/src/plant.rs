@@ -135,8 +135,8 @@ plants! {
     SnapshotNotSynced,
     /// A snapshot's new name is not synced.
     SnapshotNameNotSynced,
-    /// The older snapshot is removed before the new one has its name.
-    OldSnapshotRemovedFirst,
+    /// A new snapshot is written over the file of one that is kept.
+    KeptSnapshotOverwritten,
 
     // Membership.
 

@@ -143,10 +143,11 @@ impl Replica {
         }
         let snapshot_bytes = self.newest_snapshot().map_or(0, |(_, bytes)| bytes);
         let next_bytes = snapshot_bytes + self.log_entries_bytes_since_snapshot();
-        let kept = self.options.storage.snapshots_kept;
-        let stored = self.storage.snapshots().iter().take(kept);
+        // Those that are kept, and one that the next is written over.
+        let files = self.options.storage.snapshots_kept + 1;
+        let stored = self.storage.snapshots().iter().take(files);
         let held_bytes: u64 = stored.map(|stored| stored.meta.size_bytes).sum();
-        let more_bytes = ((kept as u64 + 1) * next_bytes).saturating_sub(held_bytes);
+        let more_bytes = (files as u64 * next_bytes).saturating_sub(held_bytes);
         let percent = self.options.snapshot_reserve_percent;
         let share = |bytes: u64| bytes.div_ceil(100) * percent;
         (share(more_bytes), share(next_bytes.min(more_bytes)))

@@ -224,6 +224,15 @@ impl Replica {
         self.lend_reserve();
     }
 
+    /// The room of a snapshot that is more than are kept is for the next one, wherever that comes from.
+    fn make_room_for_receiving(&mut self) {
+        let in_use = self.snapshots_being_sent();
+        if let Some(file) = self.storage.take_surplus_snapshot(&in_use) {
+            let remove = vec![DiskOp::Remove { file }];
+            self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(remove));
+        }
+    }
+
     fn begin_receiving(&mut self, maker: NodeId, meta: SnapshotMeta) {
         if self.is_committing_received() {
             return;
@@ -242,6 +251,7 @@ impl Replica {
                 if let Some(other) = other {
                     self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(other.discard()));
                 }
+                self.make_room_for_receiving();
                 let (receiver, ops) = SnapshotReceiver::begin(&meta, sync_bytes);
                 (receiver, ops, ChunkScan::default())
             }

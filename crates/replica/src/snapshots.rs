@@ -186,7 +186,11 @@ impl Replica {
         if planted!(SnapshotIndexAhead) {
             position.index = self.raft.commit();
         }
-        let (writer, ops) = SnapshotWriter::begin(self.identity, id, position, configuration);
+        let (maker, in_use) = (self.identity, self.snapshots_being_sent());
+        let (writer, ops) = match self.storage.take_surplus_snapshot(&in_use) {
+            Some(old) => SnapshotWriter::begin_over(old, maker, id, position, configuration),
+            None => SnapshotWriter::begin(maker, id, position, configuration),
+        };
         if planted!(TrimBeforeSnapshot) {
             self.storage.trim(position.index);
         }
@@ -325,7 +329,7 @@ impl Replica {
 
     /// The snapshots that live followers are getting: to remove one would make its transfer begin
     /// anew, with the next one, and again. A full disk cannot afford that.
-    fn snapshots_being_sent(&self) -> Vec<u64> {
+    pub(crate) fn snapshots_being_sent(&self) -> Vec<u64> {
         let id = |peer: PeerStatus| match peer.state {
             PeerState::Snapshot { id, .. } => Some(id),
             PeerState::Probe | PeerState::Replicate => None,

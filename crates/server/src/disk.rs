@@ -21,7 +21,7 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
-use sampan_storage::snapshot::{ARRIVING, COMPLETE};
+use sampan_storage::snapshot::{ARRIVING, COMPLETE, UNFINISHED};
 
 use crate::direct::Direct;
 use crate::release;
@@ -69,7 +69,7 @@ struct Handle {
     direct: Direct,
     /// Written to since the last sync.
     dirty: AtomicBool,
-    /// Its length may not be durable: the next sync must be a full one.
+    /// Its length has changed and may not be durable: the next sync must be a full one.
     grown: AtomicBool,
     /// Its length, as far as this process made it.
     len_bytes: Mutex<u64>,
@@ -175,6 +175,9 @@ impl RealDisk {
         if self.read_only {
             // A node that removes it meanwhile is to leave it its bytes (`release.rs`).
             _ = opened.try_lock_shared();
+            if !release::has_name(&opened, &self.path(file)) {
+                return Err(DiskError::NotFound(file.clone()));
+            }
         }
         let len_bytes = opened.metadata().map_err(|error| disk_error(file, &error))?.len();
         // What is read is read front to back: the kernel is to read ahead while this process makes
@@ -240,8 +243,8 @@ impl RealDisk {
             handle.file.write_all_at(bytes, offset)
         };
         written.map_err(|error| disk_error(file, &error))?;
-        if grows {
-            // A file that becomes longer is written in bulk, and others on the disk sync meanwhile: each
+        if grows || file.ends_with(UNFINISHED) {
+            // Such a file is written in bulk, and others on the disk sync meanwhile: each
             // piece is to go out now, and not all of them with one sync, which would hold the others up.
             // To say that the pages are not needed begins to write those that went to the cache; they
             // stay until they are clean, and do no harm after that. A kernel that does not do this is
@@ -266,6 +269,29 @@ impl RealDisk {
         }
         handle.dirty.store(false, Ordering::Relaxed);
         handle.grown.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn reuse(&self, from: &FileName, to: &FileName) -> Result<(), DiskError> {
+        if self.path(to).exists() {
+            return Ok(());
+        }
+        match self.rename(from, to) {
+            // Whoever opens it from now on sees that it has lost its name (`release.rs`).
+            Ok(()) if release::is_read(&self.handle(to)?.file) => self.remove(to)?,
+            Ok(()) => return Ok(()),
+            Err(DiskError::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+        self.create(to, 0)
+    }
+
+    fn truncate(&self, file: &FileName, len_bytes: u64) -> Result<(), DiskError> {
+        let handle = self.handle(file)?;
+        release::cut(&handle.file, len_bytes).map_err(|error| disk_error(file, &error))?;
+        handle.dirty.store(true, Ordering::Relaxed);
+        handle.grown.store(true, Ordering::Relaxed);
+        *handle.len_bytes.lock().unwrap_or_else(PoisonError::into_inner) = len_bytes;
         Ok(())
     }
 
@@ -297,6 +323,30 @@ impl RealDisk {
         Ok(())
     }
 
+    fn read_bytes(&self, file: &FileName, offset: u64, len_bytes: u64) -> Result<Bytes, DiskError> {
+        let failed = |error: io::Error| disk_error(file, &error);
+        let handle = self.handle(file)?;
+        let there = handle.file.metadata().map_err(failed)?.len().saturating_sub(offset);
+        let wanted = len_bytes.min(there) as usize;
+        if self.is_past_cache(file)
+            && let Some(read) = handle.direct.read(&handle.file, offset, wanted)
+        {
+            return read.map_err(failed);
+        }
+        // Not zeroed first: whole snapshots are read through here.
+        let mut bytes = Vec::with_capacity(wanted);
+        while bytes.len() < wanted {
+            let at = offset + bytes.len() as u64;
+            match rustix::io::pread(&handle.file, spare_capacity(&mut bytes), at) {
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+        bytes.truncate(wanted);
+        Ok(bytes.into())
+    }
+
     fn sync_directory(&self, directory: &FileName) -> Result<(), DiskError> {
         let opened = File::open(self.path(directory));
         let opened = opened.map_err(|error| disk_error(directory, &error))?;
@@ -323,6 +373,8 @@ impl Disk for RealDisk {
         match op {
             DiskOp::Create { file, zero_bytes } => self.create(file, *zero_bytes),
             DiskOp::Reserve { file, len_bytes } => self.reserve(file, *len_bytes),
+            DiskOp::Reuse { from, to } => self.reuse(from, to),
+            DiskOp::Truncate { file, len_bytes } => self.truncate(file, *len_bytes),
             DiskOp::Write { file, offset, bytes } => self.write(file, *offset, bytes),
             DiskOp::Sync { file } => self.sync(file),
             DiskOp::Rename { from, to } => self.rename(from, to),
@@ -360,27 +412,12 @@ impl Disk for RealDisk {
 
     fn read(&mut self, file: &str, offset: u64, len_bytes: u64) -> Result<Bytes, DiskError> {
         let name: FileName = file.into();
-        let failed = |error: io::Error| disk_error(&name, &error);
-        let handle = self.handle(&name)?;
-        let there = handle.file.metadata().map_err(failed)?.len().saturating_sub(offset);
-        let wanted = len_bytes.min(there) as usize;
-        if self.is_past_cache(file)
-            && let Some(read) = handle.direct.read(&handle.file, offset, wanted)
-        {
-            return read.map_err(failed);
+        let bytes = self.read_bytes(&name, offset, len_bytes)?;
+        // What has lost its name may have been written over by now.
+        if file.ends_with(COMPLETE) && !self.path(file).exists() {
+            return Err(DiskError::NotFound(name));
         }
-        // Not zeroed first: whole snapshots are read through here.
-        let mut bytes = Vec::with_capacity(wanted);
-        while bytes.len() < wanted {
-            let at = offset + bytes.len() as u64;
-            match rustix::io::pread(&handle.file, spare_capacity(&mut bytes), at) {
-                Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(failed(error.into())),
-            }
-        }
-        bytes.truncate(wanted);
-        Ok(bytes.into())
+        Ok(bytes)
     }
 
     fn len_bytes(&mut self, file: &str) -> Result<Option<u64>, DiskError> {

@@ -108,6 +108,50 @@ fn the_other_lane_writes_to_the_new_file_of_a_reused_name() {
 }
 
 #[test]
+fn a_file_is_written_over_under_its_new_name() {
+    let dir = TempDir::new("disk-reuse");
+    let mut disk = RealDisk::new(dir.path());
+    let inode = |file: &str| fs::metadata(dir.path().join(file)).unwrap().ino();
+    disk.execute_all(&[create("old", 0), write("old", 0, b"longer than new")]).unwrap();
+    let old = inode("old");
+    let reuse = DiskOp::Reuse { from: name("old"), to: name("new") };
+    let truncate = DiskOp::Truncate { file: name("new"), len_bytes: 3 };
+    disk.execute_all(&[reuse.clone(), write("new", 0, b"new"), truncate]).unwrap();
+    assert!(disk.handle(&name("new")).unwrap().grown.load(Ordering::Relaxed), "a full sync is due");
+    disk.execute_all(&[sync("new"), reuse]).unwrap();
+    assert_eq!((inode("new"), fs::read(dir.path().join("new")).unwrap()), (old, b"new".to_vec()));
+    assert_eq!(disk.len_bytes("old"), Ok(None));
+    disk.execute(&DiskOp::Reuse { from: name("old"), to: name("other") }).unwrap();
+    assert_eq!(disk.len_bytes("other"), Ok(Some(0)), "of nothing an empty file is made");
+}
+
+#[test]
+fn a_file_that_somebody_reads_is_not_written_over() {
+    let dir = TempDir::new("disk-reuse-read");
+    let mut disk = RealDisk::new(dir.path());
+    disk.execute_all(&[create("old", 0), write("old", 0, b"old")]).unwrap();
+    let reader = release::open_to_read(&dir.path().join("old")).unwrap();
+    let reuse = DiskOp::Reuse { from: name("old"), to: name("new") };
+    disk.execute_all(&[reuse, write("new", 0, b"new"), sync("new")]).unwrap();
+    let mut there = [0; 3];
+    reader.read_exact_at(&mut there, 0).unwrap();
+    assert_eq!((&there, reader.metadata().unwrap().nlink()), (b"old", 0));
+    assert_eq!(fs::read(dir.path().join("new")).unwrap(), b"new");
+    assert_eq!(disk.len_bytes("old"), Ok(None));
+}
+
+#[test]
+fn a_snapshot_that_has_lost_its_name_is_not_read() {
+    let dir = TempDir::new("disk-nameless");
+    let mut disk = RealDisk::new(dir.path());
+    disk.execute_all(&[create("a.snap", 0), write("a.snap", 0, b"a")]).unwrap();
+    assert_eq!(&disk.read("a.snap", 0, 1).unwrap()[..], b"a");
+    // As if another thread took it between this one's look at the table and its read.
+    fs::rename(dir.path().join("a.snap"), dir.path().join("b.snap.tmp")).unwrap();
+    assert_eq!(disk.read("a.snap", 0, 1), Err(DiskError::NotFound(name("a.snap"))));
+}
+
+#[test]
 fn removing_what_is_not_there_is_no_error() {
     let dir = TempDir::new("disk-remove");
     let mut disk = RealDisk::new(dir.path());

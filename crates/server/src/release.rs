@@ -1,13 +1,14 @@
-//! Giving the room of a removed file back, a piece at a time.
+//! Giving the room of a file back, a piece at a time.
 //!
 //! What it is: the end of a long file. To free a gigabyte at once holds up every sync on the disk,
 //! for a tenth of a second and more where the file system tells the device of freed room (mount option
 //! `discard`). So a file loses its name first, and then its bytes from the end on, with pauses.
 //! What it is not: a choice of what is removed. And it takes no bytes from anyone who reads them: a
 //! reader that keeps a file open beyond its name holds a shared lock on it ([`open_to_read`]), and is
-//! the one who gives the room back when it has finished.
+//! the one who gives the room back when it has finished. A file that is to be written over loses its
+//! name, too, before it is asked whether somebody reads it; so a reader sees the one, or is seen.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -21,10 +22,27 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// Opens a file whose bytes must stay for as long as it is open, whoever removes its name.
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
-    let file = File::options().read(true).write(true).open(path)?;
+    keep_bytes(File::options().read(true).write(true).open(path)?, path)
+}
+
+/// Locks a file that was opened by this name.
+fn keep_bytes(file: File, path: &Path) -> io::Result<File> {
     file.try_lock_shared()?;
-    // Whoever removed it before it was locked may have had its bytes already.
-    if file.metadata()?.nlink() == 0 { Err(ErrorKind::NotFound.into()) } else { Ok(file) }
+    // Whoever took its name before it was locked may have had its bytes already.
+    if has_name(&file, path) { Ok(file) } else { Err(ErrorKind::NotFound.into()) }
+}
+
+/// Does this name lead to this very file?
+pub(crate) fn has_name(file: &File, path: &Path) -> bool {
+    let place = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let (here, there) = (file.metadata().map(place), fs::metadata(path).map(place));
+    matches!((here, there), (Ok(here), Ok(there)) if here == there)
+}
+
+/// May somebody still read a file that has lost the name that readers look for?
+pub(crate) fn is_read(file: &File) -> bool {
+    // Where files cannot be locked, he may.
+    file.try_lock().and_then(|()| file.unlock().map_err(TryLockError::Error)).is_err()
 }
 
 /// Takes a file its name. Its room is to be given back ([`give_back`]); without a file to do that piece by
@@ -42,15 +60,21 @@ pub(crate) fn give_back(file: &File) {
     if metadata.nlink() > 0 || metadata.len() <= PIECE_BYTES || file.try_lock().is_err() {
         return;
     }
-    let mut left_bytes = metadata.len();
-    while left_bytes > PIECE_BYTES {
-        left_bytes -= PIECE_BYTES;
-        // What is not given back now is when the file is closed.
-        if file.set_len(left_bytes).is_err() {
-            return;
+    // The last piece is given back when the file is closed, and what cannot be now.
+    _ = cut(file, metadata.len() % PIECE_BYTES);
+}
+
+/// Cuts a file off.
+pub(crate) fn cut(file: &File, len_bytes: u64) -> io::Result<()> {
+    let mut left_bytes = file.metadata()?.len();
+    while left_bytes > len_bytes {
+        left_bytes = left_bytes.saturating_sub(PIECE_BYTES).max(len_bytes);
+        file.set_len(left_bytes)?;
+        if left_bytes > len_bytes {
+            thread::sleep(PAUSE);
         }
-        thread::sleep(PAUSE);
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -78,6 +102,29 @@ mod tests {
         assert!(!path.exists());
         assert_eq!(watcher.metadata().unwrap().len(), 1, "from the end on, but for the last piece");
         assert_eq!(remove(&path).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_file_is_cut_to_the_length_that_was_asked_for() {
+        let dir = TempDir::new("release-cut");
+        let file = File::options().write(true).open(long_file(&dir)).unwrap();
+        for len_bytes in [PIECE_BYTES, 5, 5, 0] {
+            cut(&file, len_bytes).unwrap();
+            assert_eq!(file.metadata().unwrap().len(), len_bytes);
+        }
+    }
+
+    #[test]
+    fn a_name_leads_to_one_file() {
+        let dir = TempDir::new("release-name");
+        let path = long_file(&dir);
+        let file = open_to_read(&path).unwrap();
+        assert!(has_name(&file, &path) && is_read(&File::open(&path).unwrap()));
+        fs::rename(&path, dir.path().join("g")).unwrap();
+        assert!(!has_name(&file, &path));
+        assert!(keep_bytes(file.try_clone().unwrap(), &path).is_err());
+        fs::write(&path, b"another").unwrap();
+        assert!(!has_name(&file, &path) && !is_read(&File::open(&path).unwrap()));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! `BACKUP`, byte for byte: what is begun is read to its end, from any connection, while later
-//! snapshots remove its file.
+//! snapshots take its file its name.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -41,12 +41,12 @@ fn bulk(reply: &[u8]) -> Vec<u8> {
     reply[start..reply.len() - 2].to_vec()
 }
 
-/// The one snapshot file of a node.
-fn snapshot_file(node: &Node) -> Vec<u8> {
+/// The snapshot files of a node, newest first.
+fn snapshot_files(node: &Node) -> Vec<Vec<u8>> {
     let files = fs::read_dir(node.config.data_dir.join("snapshots")).unwrap();
-    let files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    fs::read(&files[0]).unwrap()
+    let mut files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.iter().rev().map(|file| fs::read(file).unwrap()).collect()
 }
 
 #[test]
@@ -58,15 +58,19 @@ fn a_backup_is_the_snapshot_byte_for_byte_though_its_file_is_removed_meanwhile()
         assert_eq!(client.call(&format!("SET key{n} {}", "v".repeat(200))), "+OK\r\n");
     }
     let (id, index, bytes) = begin(&mut client);
-    let file = snapshot_file(&node);
+    let file = snapshot_files(&node).remove(0);
     assert_eq!(file.len(), bytes);
     let mut read = piece(&mut client, &id, 0);
     assert_eq!(read.len(), 1_000);
 
-    assert_eq!(client.call("SET another value"), "+OK\r\n");
-    let (other, later, _) = begin(&mut client);
-    assert!(later > index && other != id);
-    assert_ne!(snapshot_file(&node), file, "the first one's name is gone");
+    // One is kept, and one for the next to be written over: as long as somebody reads that, it is not.
+    for n in 1..=3 {
+        assert_eq!(client.call(&format!("SET another {n}")), "+OK\r\n");
+        let (other, later, _) = begin(&mut client);
+        assert!(later > index && other != id);
+        assert_eq!(client.call(&format!("BACKUP END {other}")), ":1\r\n");
+    }
+    assert!(snapshot_files(&node).iter().all(|other| *other != file), "its name is gone");
 
     // Another connection goes on, with more requests on their way than are answered at a time.
     let mut client = node.connect();

@@ -265,6 +265,8 @@ pub(crate) fn duration_us(job: &DiskJob, profile: DiskProfile, rng: &mut sampan_
                 profile.page_us * zero_bytes.div_ceil(PAGE_BYTES).max(1)
             }
             DiskOp::Reserve { .. }
+            | DiskOp::Reuse { .. }
+            | DiskOp::Truncate { .. }
             | DiskOp::Rename { .. }
             | DiskOp::Remove { .. }
             | DiskOp::CreateDirectory { .. } => profile.page_us,

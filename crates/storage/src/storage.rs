@@ -9,6 +9,9 @@ use crate::reserve::Reserve;
 use crate::snapshot::SNAPSHOT_DIRECTORY;
 use crate::{Identity, StoredSnapshot, snapshot};
 
+/// The file of a snapshot this many times as long as the newest one is not kept for the next.
+const SURPLUS_MAX: u64 = 2;
+
 /// The log, hard state and snapshots of one node. Made by [`Storage::open`].
 #[derive(Debug)]
 pub struct Storage {
@@ -273,7 +276,9 @@ impl Storage {
     }
 
     /// Gives a written, synced and **verified** ([`snapshot::verify`]) file its final name, durably,
-    /// then removes what is older than the number kept, but for those whose ids are `in_use`.
+    /// then removes what is older than the number kept, but for those whose ids are `in_use`, and for one
+    /// whose file the next snapshot is to be written over ([`Storage::take_surplus_snapshot`]): on a
+    /// full disk, and where it is much longer than that will be, its room is wanted more.
     /// **Background lane.** Call
     /// [`Storage::snapshot_committed`] when the list has ended; an error on the way is fatal.
     ///
@@ -302,19 +307,28 @@ impl Storage {
         }
         self.snapshots.retain(|old| old.file != file);
         let mut newer = 1;
+        let may_stay = !self.out_of_space() && !self.reserve_is_short();
         self.snapshots.retain(|old| {
-            let keeps = newer < self.snapshots_kept || in_use.contains(&old.meta.id);
+            let fits = may_stay && old.meta.size_bytes <= SURPLUS_MAX * meta.size_bytes;
+            let keeps =
+                newer < self.snapshots_kept + usize::from(fits) || in_use.contains(&old.meta.id);
             newer += 1;
             if !keeps {
                 ops.push(DiskOp::Remove { file: old.file.clone() });
             }
             keeps
         });
-        if planted!(OldSnapshotRemovedFirst) {
-            ops.rotate_left(2);
-        }
         self.committing = Some(StoredSnapshot { meta: meta.clone(), file });
         ops
+    }
+
+    /// The file of a snapshot that is more than are kept, and not `in_use`: the oldest one. It is no
+    /// snapshot any more, and the next one is to be written over it.
+    pub fn take_surplus_snapshot(&mut self, in_use: &[u64]) -> Option<FileName> {
+        let kept = if planted!(KeptSnapshotOverwritten) { 0 } else { self.snapshots_kept };
+        let is_free = |stored: &StoredSnapshot| !in_use.contains(&stored.meta.id);
+        let oldest = self.snapshots.iter().rposition(is_free).filter(|&place| place >= kept)?;
+        Some(self.snapshots.remove(oldest).file)
     }
 
     /// Gives up all snapshots but the newest, for one that a full disk has no other room for. The list

@@ -126,6 +126,12 @@ impl Inode {
         }
     }
 
+    fn cut(&mut self, len: usize) {
+        assert!(len <= self.content.len(), "a cut makes nothing longer");
+        self.content.truncate(len);
+        self.lengths.push(len);
+    }
+
     fn write(&mut self, offset: usize, bytes: &[u8]) {
         self.extend(offset + bytes.len());
         self.content[offset..offset + bytes.len()].copy_from_slice(bytes);
@@ -378,6 +384,23 @@ impl MemDisk {
         Ok(())
     }
 
+    fn reuse(&mut self, from: &FileName, to: &FileName) -> Result<(), DiskError> {
+        if self.inode(to).is_ok() {
+            return Ok(());
+        }
+        match self.inode(from) {
+            Ok(_) => self.rename(from, to),
+            Err(_) => self.create(to, 0),
+        }
+    }
+
+    fn rename(&mut self, from: &FileName, to: &FileName) -> Result<(), DiskError> {
+        assert!(directory_of(from) == directory_of(to), "a rename across directories");
+        let inode = self.inode(from)?;
+        self.change(NameChange::Rename(from.clone(), to.clone(), inode));
+        Ok(())
+    }
+
     fn sync(&mut self, file: &FileName) -> Result<(), DiskError> {
         let inode = self.inode(file)?;
         if self.syncs_left == Some(0) {
@@ -417,6 +440,11 @@ impl Disk for MemDisk {
         match op {
             DiskOp::Create { file, zero_bytes } => self.create(file, *zero_bytes)?,
             DiskOp::Reserve { file, len_bytes } => self.reserve(file, *len_bytes)?,
+            DiskOp::Reuse { from, to } => self.reuse(from, to)?,
+            DiskOp::Truncate { file, len_bytes } => {
+                let inode = self.inode(file)?;
+                self.inodes[inode].cut(*len_bytes as usize);
+            }
             DiskOp::Write { file, offset, bytes } => {
                 let inode = self.inode(file)?;
                 let end = offset + bytes.len() as u64;
@@ -427,11 +455,7 @@ impl Disk for MemDisk {
                 self.inodes[inode].write(*offset as usize, bytes);
             }
             DiskOp::Sync { file } => self.sync(file)?,
-            DiskOp::Rename { from, to } => {
-                assert!(directory_of(from) == directory_of(to), "a rename across directories");
-                let inode = self.inode(from)?;
-                self.change(NameChange::Rename(from.clone(), to.clone(), inode));
-            }
+            DiskOp::Rename { from, to } => self.rename(from, to)?,
             DiskOp::Remove { file } => {
                 if self.inode(file).is_ok() {
                     self.change(NameChange::Unlink(file.clone()));

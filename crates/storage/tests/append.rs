@@ -19,13 +19,16 @@ fn fresh(options: &Options) -> (MemDisk, Storage) {
     (disk, storage)
 }
 
-/// `w` for a write, `s` for a sync, `c` create, `r` rename, `d` directory sync, `x` remove.
+/// `w` for a write, `s` for a sync, `c` create, `v` reserve, `r` rename, `u` reuse, `t` truncate, `d` directory
+/// sync, `x` remove, `m` make a directory.
 fn shape(ops: &[DiskOp]) -> String {
     let letter = |op: &DiskOp| match op {
         DiskOp::Write { .. } => 'w',
         DiskOp::Sync { .. } => 's',
         DiskOp::Create { .. } => 'c',
         DiskOp::Reserve { .. } => 'v',
+        DiskOp::Reuse { .. } => 'u',
+        DiskOp::Truncate { .. } => 't',
         DiskOp::Rename { .. } => 'r',
         DiskOp::SyncDirectory { .. } => 'd',
         DiskOp::Remove { .. } => 'x',

@@ -104,14 +104,84 @@ fn a_commit_survives_and_only_so_many_are_kept() {
         take_snapshot(&mut disk, &mut storage, 10 + i, position(i, 0));
         storage.trim(LogIndex(i));
     }
-    let ids = |snapshots: &[sampan_storage::StoredSnapshot]| -> Vec<u64> {
-        snapshots.iter().map(|stored| stored.meta.id).collect()
-    };
-    assert_eq!(ids(storage.snapshots()), [14, 13]);
-    assert_eq!(disk.list("snapshots").unwrap().len(), 2);
+    assert_eq!(ids(&storage), [14, 13, 12], "two, and one for the next to be written over");
+    assert_eq!(disk.list("snapshots").unwrap().len(), 3);
     let (storage, found) = open(&mut disk.crash(&mut KeepSynced), &Options::tiny());
     assert_eq!(found.snapshot.unwrap().meta.id, 14);
-    assert_eq!(ids(storage.snapshots())[..2], [14, 13]);
+    assert_eq!(ids(&storage)[..3], [14, 13, 12]);
+}
+
+fn ids(storage: &Storage) -> Vec<u64> {
+    storage.snapshots().iter().map(|stored| stored.meta.id).collect()
+}
+
+/// Three committed snapshots of two that are kept.
+fn with_a_surplus() -> (MemDisk, Storage) {
+    let mut disk = created(&Options::tiny());
+    let (mut storage, _) = open(&mut disk, &Options::tiny());
+    for i in 1..=3 {
+        append(&mut disk, &mut storage, &[entry(i, 0, "x")]);
+        take_snapshot(&mut disk, &mut storage, 10 + i, position(i, 0));
+    }
+    (disk, storage)
+}
+
+#[test]
+fn a_snapshot_is_written_over_one_that_is_wanted_no_more() {
+    for payload in [vec![1; 3], vec![2; 30_000]] {
+        let (mut disk, mut storage) = with_a_surplus();
+        let surplus = storage.take_surplus_snapshot(&[]).unwrap();
+        assert_eq!(ids(&storage), [13, 12]);
+        assert_eq!(storage.take_surplus_snapshot(&[]), None, "two are kept");
+        let (mut writer, mut ops) = SnapshotWriter::begin_over(
+            surplus.clone(),
+            IDENTITY,
+            14,
+            position(3, 0),
+            &configuration(),
+        );
+        ops.extend(writer.chunk(&payload));
+        let (meta, file, rest) = writer.finish(b"digest");
+        ops.extend(rest);
+        let mut rng = Rng::seeded(7);
+        for op in &ops {
+            // Of no crash does anything remain that passes for damage.
+            for _ in 0..30 {
+                let (storage, found) = open(&mut disk.crash(&mut rng), &Options::tiny());
+                assert_eq!(ids(&storage)[..2], [13, 12]);
+                assert_eq!(found.report.snapshots_damaged, Vec::<FileName>::new(), "{op:?}");
+            }
+            disk.execute(op).unwrap();
+        }
+        assert_eq!(snapshot::verify(&mut disk, &file), Ok(meta.clone()));
+        let reader = SnapshotReader::open(&mut disk, &file).unwrap();
+        assert_eq!(reader.chunk(&mut disk, 0).unwrap(), payload);
+        assert_eq!(disk.len_bytes(&surplus), Ok(None));
+        disk.execute_all(&storage.snapshot_commit(&file, &meta, &[])).unwrap();
+        storage.snapshot_committed();
+        let (storage, found) = open(&mut disk.crash(&mut KeepSynced), &Options::tiny());
+        assert_eq!(found.snapshot.unwrap().meta.id, 14);
+        assert_eq!(ids(&storage), [14, 13, 12]);
+    }
+}
+
+#[test]
+fn the_file_of_a_snapshot_in_use_or_much_longer_than_the_next_is_not_kept_for_it() {
+    let (mut disk, mut storage) = with_a_surplus();
+    assert_eq!(storage.take_surplus_snapshot(&[11]), None);
+    assert!(storage.take_surplus_snapshot(&[13]).is_some(), "another one is in use");
+    // Three that are long, and one that is short.
+    for (id, chunks) in [(14, 9), (15, 9), (16, 9), (17, 1)] {
+        let (mut writer, mut ops) =
+            SnapshotWriter::begin(IDENTITY, id, position(3, 0), &configuration());
+        (0..chunks).for_each(|_| ops.extend(writer.chunk(&[1; 4096])));
+        let (meta, file, rest) = writer.finish(b"");
+        ops.extend(rest);
+        ops.extend(storage.snapshot_commit(&file, &meta, &[]));
+        disk.execute_all(&ops).unwrap();
+        storage.snapshot_committed();
+    }
+    assert_eq!(ids(&storage), [17, 16]);
 }
 
 #[test]
@@ -479,9 +549,6 @@ fn a_stream_that_does_not_end_is_not_held() {
 fn a_snapshot_in_use_outlives_the_number_kept_until_it_is_not() {
     let mut disk = created(&Options::tiny());
     let (mut storage, _) = open(&mut disk, &Options::tiny());
-    let ids = |storage: &Storage| -> Vec<u64> {
-        storage.snapshots().iter().map(|stored| stored.meta.id).collect()
-    };
     let take = |disk: &mut MemDisk, storage: &mut Storage, id: u64, in_use: &[u64]| {
         let (meta, file) = write_snapshot(disk, id, position(id, 0));
         disk.execute_all(&storage.snapshot_commit(&file, &meta, in_use)).unwrap();
@@ -490,11 +557,11 @@ fn a_snapshot_in_use_outlives_the_number_kept_until_it_is_not() {
     for id in 1..=5 {
         take(&mut disk, &mut storage, id, &[1]);
     }
-    assert_eq!(ids(&storage), [5, 4, 1], "two are kept, and one is in use");
+    assert_eq!(ids(&storage), [5, 4, 3, 1], "two are kept, one for the next, and one is in use");
     let (mut storage, _) = open(&mut disk, &Options::tiny());
-    assert_eq!(ids(&storage), [5, 4, 1], "a start finds them all");
+    assert_eq!(ids(&storage), [5, 4, 3, 1], "a start finds them all");
     take(&mut disk, &mut storage, 6, &[]);
-    assert_eq!(ids(&storage), [6, 5]);
+    assert_eq!(ids(&storage), [6, 5, 4]);
     let files = disk.files().filter(|(name, _)| name.contains(".snap")).count();
-    assert_eq!(files, 2);
+    assert_eq!(files, 3);
 }

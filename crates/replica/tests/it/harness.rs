@@ -110,6 +110,14 @@ impl Disk for MemoryDisk {
                 let data = self.files.remove(&**from).expect("the file exists");
                 self.files.insert(to.to_string(), data);
             }
+            DiskOp::Reuse { from, to } => {
+                let data = self.files.remove(&**from).unwrap_or_default();
+                self.files.entry(to.to_string()).or_insert(data);
+            }
+            DiskOp::Truncate { file, len_bytes } => {
+                let data = self.files.get_mut(&**file).expect("the file exists");
+                data.truncate(*len_bytes as usize);
+            }
             DiskOp::Remove { file } => drop(self.files.remove(&**file)),
             DiskOp::Sync { .. } | DiskOp::CreateDirectory { .. } | DiskOp::SyncDirectory { .. } => {
             }

@@ -9,3 +9,4 @@ mod order;
 mod outcomes;
 mod repairs;
 mod snapshots;
+mod surplus;

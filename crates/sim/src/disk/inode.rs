@@ -181,6 +181,24 @@ impl Inode {
         }
     }
 
+    /// Cuts the file off.
+    pub(crate) fn cut(&mut self, len: u64) {
+        self.len = len;
+        let first = len.div_ceil(PAGE_BYTES);
+        for number in first..self.pages.len() as u64 {
+            let page = self.page_to_change(number as u32, u8::MAX);
+            page.now = Bytes::new();
+            page.unreadable = 0;
+        }
+        let (number, end) = (len / PAGE_BYTES, len % PAGE_BYTES);
+        if end > 0 && number < self.pages.len() as u64 {
+            let page = self.page_to_change(number as u32, sectors(end, PAGE_BYTES));
+            let mut content = whole(&page.now).into_owned();
+            content[end as usize..].fill(0);
+            page.now = short(content.into());
+        }
+    }
+
     /// Up to `len` bytes at `offset`; `None` if a sector cannot be read.
     pub(crate) fn read(&self, offset: u64, len: u64) -> Option<Bytes> {
         let end = offset.saturating_add(len).min(self.len);

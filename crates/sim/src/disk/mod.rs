@@ -18,6 +18,9 @@ use sampan_storage::testing::Chooser;
 use inode::Inode;
 pub use inode::{PAGE_BYTES, SECTOR_BYTES, Survival};
 
+/// One in so many files that are to be written over is still read by somebody.
+const READ_ELSEWHERE: u64 = 8;
+
 /// Which files a fault is meant for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FileClass {
@@ -471,6 +474,27 @@ impl SimDisk {
         Ok(())
     }
 
+    fn reuse(&mut self, from: &FileName, to: &FileName) -> Result<(), DiskError> {
+        if self.names.contains_key(to) {
+            return Ok(());
+        }
+        if self.names.contains_key(from) {
+            let is_read = self.rng.one_in(READ_ELSEWHERE);
+            if !is_read {
+                return self.rename(from, to);
+            }
+            self.remove(from);
+        }
+        self.create(to, 0)
+    }
+
+    fn truncate(&mut self, file: &FileName, len_bytes: u64) -> Result<(), DiskError> {
+        let held_bytes = self.inodes[self.place(file)?].len();
+        self.give_back(held_bytes - len_bytes);
+        self.inode(file)?.cut(len_bytes);
+        Ok(())
+    }
+
     const fn give_back(&mut self, bytes: u64) {
         if self.full && !self.crowded {
             self.given_back_bytes += bytes;
@@ -604,6 +628,8 @@ impl Disk for SimDisk {
         match op {
             DiskOp::Create { file, zero_bytes } => self.create(file, *zero_bytes),
             DiskOp::Reserve { file, len_bytes } => self.reserve(file, *len_bytes),
+            DiskOp::Reuse { from, to } => self.reuse(from, to),
+            DiskOp::Truncate { file, len_bytes } => self.truncate(file, *len_bytes),
             DiskOp::Write { file, offset, bytes } => self.write(file, *offset, bytes),
             DiskOp::Sync { file } => self.sync(file),
             DiskOp::Rename { from, to } => self.rename(from, to),

@@ -516,6 +516,7 @@ fn restart_with(lab: &Lab, raft_state_bytes_max: Option<u64>) -> Outcome {
 pub(crate) async fn failed_snapshot(lab: Lab) -> Outcome {
     /// Longer than a server waits before it tries again.
     const RETRY_MS: u64 = 6_000;
+    const LONGER_BYTES: usize = 8_192;
     let mut clerk = Clerk::new(&lab, 0);
     clerk.put("k", "0").await?;
     for server in lab.servers() {
@@ -525,6 +526,8 @@ pub(crate) async fn failed_snapshot(lab: Lab) -> Outcome {
         let server = lab.any_server();
         let disk_is_full = round % 2 == 0;
         clerk.put("k", &round.to_string()).await?;
+        // What is written over an older snapshot needs room where it is longer.
+        clerk.put("longer", &"x".repeat(round * LONGER_BYTES)).await?;
         lab.sleep_ms(E_MS).await;
         let before = kept(&lab, server)?;
         let failures = snapshot_failures(&lab, server);

@@ -162,7 +162,7 @@ pub fn row(plant: Plant) -> Row {
         }
         Plant::SnapshotNotSynced => (Snapshots, "RedisRaft #654", "recovery", Hunt::Swarm),
         Plant::SnapshotNameNotSynced => (Snapshots, "ALICE, rule S15", "recovery", Hunt::Swarm),
-        Plant::OldSnapshotRemovedFirst => {
+        Plant::KeptSnapshotOverwritten => {
             (Snapshots, "NATS #7556, rule S15", "recovery", Hunt::Aimed(crashes))
         }
         Plant::SingleStepChange => {

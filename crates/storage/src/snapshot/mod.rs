@@ -66,6 +66,8 @@ pub enum SnapshotError {
 
 /// How the name of a committed snapshot ends.
 pub const COMPLETE: &str = ".snap";
+/// How the name of a snapshot ends that is being written.
+pub const UNFINISHED: &str = ".snap.tmp";
 /// How the name of a snapshot ends that is arriving from a peer.
 pub const ARRIVING: &str = ".partial";
 
@@ -83,7 +85,7 @@ pub(crate) fn set_aside(file: &FileName) -> DiskOp {
 
 /// The name of a snapshot that this node is writing.
 fn temporary_name(id: u64) -> FileName {
-    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{id:016x}{COMPLETE}.tmp"))
+    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{id:016x}{UNFINISHED}"))
 }
 
 /// The name of a snapshot that is arriving from a peer; the only unfinished file a restart keeps.

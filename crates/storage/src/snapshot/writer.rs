@@ -8,8 +8,9 @@ use super::format::{
     CHUNK_BYTES_MAX, CHUNK_HEADER_BYTES, ChunkHeader, ChunkInfo, DIGEST_BYTES_MAX,
     FIRST_CHUNK_OFFSET, Footer, Subject,
 };
-use super::{SYNC_EVERY_BYTES, temporary_name};
+use super::{SNAPSHOT_DIRECTORY, SYNC_EVERY_BYTES, temporary_name};
 use crate::Identity;
+use crate::page::PAGE_BYTES;
 
 /// A snapshot being written. Its lists run in order in the background lane. A lack of space is not
 /// fatal here: [`SnapshotWriter::abandon`] the file and keep the log (rule S10). Any other error is.
@@ -20,6 +21,11 @@ pub struct SnapshotWriter {
     chunks: Vec<ChunkInfo>,
     offset: u64,
     synced_offset: u64,
+    /// The end of what there is, shorter than a page: it is written with what comes next. A part of a
+    /// page that was there would have to be read first.
+    tail: Vec<u8>,
+    /// The file may be longer than what is written.
+    is_reused: bool,
 }
 
 impl SnapshotWriter {
@@ -31,15 +37,42 @@ impl SnapshotWriter {
         position: LogPosition,
         configuration: &Configuration,
     ) -> (Self, Vec<DiskOp>) {
-        let subject = Subject { maker, id, position, configuration: configuration.clone() };
         let file = temporary_name(id);
-        let header = Bytes::from(subject.encode_header());
+        let ops = vec![DiskOp::Create { file: file.clone(), zero_bytes: 0 }];
+        let subject = Subject { maker, id, position, configuration: configuration.clone() };
+        Self::begin_in(file, subject, false, ops)
+    }
+
+    /// The same, written over the file of a snapshot that is wanted no more
+    /// ([`crate::Storage::take_surplus_snapshot`]): where a file is made of room that was freed before,
+    /// the file system tells the device of both, and every sync on it waits.
+    pub fn begin_over(
+        surplus: FileName,
+        maker: Identity,
+        id: u64,
+        position: LogPosition,
+        configuration: &Configuration,
+    ) -> (Self, Vec<DiskOp>) {
+        let file = temporary_name(id);
+        // Under its old name nothing of it may change.
         let ops = vec![
-            DiskOp::Create { file: file.clone(), zero_bytes: 0 },
-            DiskOp::Write { file: file.clone(), offset: 0, bytes: header },
+            DiskOp::Reuse { from: surplus, to: file.clone() },
+            DiskOp::SyncDirectory { directory: SNAPSHOT_DIRECTORY.into() },
         ];
-        let offset = FIRST_CHUNK_OFFSET;
-        (Self { file, subject, chunks: Vec::new(), offset, synced_offset: 0 }, ops)
+        let subject = Subject { maker, id, position, configuration: configuration.clone() };
+        Self::begin_in(file, subject, true, ops)
+    }
+
+    fn begin_in(
+        file: FileName,
+        subject: Subject,
+        is_reused: bool,
+        mut ops: Vec<DiskOp>,
+    ) -> (Self, Vec<DiskOp>) {
+        let header = Bytes::from(subject.encode_header());
+        ops.push(DiskOp::Write { file: file.clone(), offset: 0, bytes: header });
+        let (offset, chunks, tail) = (FIRST_CHUNK_OFFSET, Vec::new(), Vec::new());
+        (Self { file, subject, chunks, offset, synced_offset: 0, tail, is_reused }, ops)
     }
 
     /// Appends a chunk. Panics if it is empty or longer than [`CHUNK_BYTES_MAX`].
@@ -56,11 +89,13 @@ impl SnapshotWriter {
         payload_bytes: usize,
         fill: impl FnOnce(&mut Vec<u8>) -> T,
     ) -> (T, Vec<DiskOp>) {
-        const HEADER: usize = CHUNK_HEADER_BYTES as usize;
-        let mut bytes = Vec::with_capacity(HEADER + payload_bytes);
-        bytes.resize(HEADER, 0);
+        let start = self.tail.len();
+        let payload_start = start + CHUNK_HEADER_BYTES as usize;
+        let mut bytes = Vec::with_capacity(payload_start + payload_bytes);
+        bytes.append(&mut self.tail);
+        bytes.resize(payload_start, 0);
         let filled = fill(&mut bytes);
-        let payload = bytes.get(HEADER..).unwrap_or_default();
+        let payload = bytes.get(payload_start..).unwrap_or_default();
         assert!(
             !payload.is_empty() && payload.len() <= CHUNK_BYTES_MAX,
             "a chunk of {} bytes",
@@ -68,7 +103,8 @@ impl SnapshotWriter {
         );
         let header = ChunkHeader::of(self.subject.id, self.chunks.len() as u32, payload);
         self.chunks.push(ChunkInfo { len_bytes: header.len_bytes, crc: header.crc });
-        bytes[..HEADER].copy_from_slice(&header.encode());
+        bytes[start..payload_start].copy_from_slice(&header.encode());
+        self.tail = bytes.split_off(bytes.len() - bytes.len() % PAGE_BYTES as usize);
         let mut ops = Vec::with_capacity(2);
         self.write(bytes, &mut ops);
         if self.offset - self.synced_offset >= SYNC_EVERY_BYTES {
@@ -85,8 +121,13 @@ impl SnapshotWriter {
         assert!(digest.len() <= DIGEST_BYTES_MAX, "a digest of {} bytes", digest.len());
         let chunks = std::mem::take(&mut self.chunks);
         let footer = Footer { subject: self.subject.clone(), digest: digest.to_vec(), chunks };
-        let mut ops = Vec::with_capacity(2);
-        self.write(footer.encode(), &mut ops);
+        let mut ops = Vec::with_capacity(3);
+        let mut end = std::mem::take(&mut self.tail);
+        end.extend(footer.encode());
+        self.write(end, &mut ops);
+        if self.is_reused {
+            ops.push(DiskOp::Truncate { file: self.file.clone(), len_bytes: self.offset });
+        }
         if !planted!(SnapshotNotSynced) {
             ops.push(DiskOp::Sync { file: self.file.clone() });
         }
@@ -98,9 +139,9 @@ impl SnapshotWriter {
         vec![DiskOp::Remove { file: self.file }]
     }
 
-    /// Bytes written so far.
+    /// Bytes so far; those of the last page are written when it is full.
     pub const fn bytes_written(&self) -> u64 {
-        self.offset
+        self.offset + self.tail.len() as u64
     }
 
     /// The file, under its temporary name.
@@ -109,6 +150,9 @@ impl SnapshotWriter {
     }
 
     fn write(&mut self, bytes: Vec<u8>, ops: &mut Vec<DiskOp>) {
+        if bytes.is_empty() {
+            return;
+        }
         let offset = self.offset;
         self.offset += bytes.len() as u64;
         ops.push(DiskOp::Write { file: self.file.clone(), offset, bytes: bytes.into() });

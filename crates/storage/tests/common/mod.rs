@@ -440,7 +440,10 @@ impl Host {
         let Some(term) = self.log.term_at(index) else { return };
         let id = self.snapshot_id();
         let at = LogPosition { term, index };
-        let (writer, mut ops) = SnapshotWriter::begin(IDENTITY, id, at, &configuration());
+        let (writer, mut ops) = match self.storage.take_surplus_snapshot(&[]) {
+            Some(old) => SnapshotWriter::begin_over(old, IDENTITY, id, at, &configuration()),
+            None => SnapshotWriter::begin(IDENTITY, id, at, &configuration()),
+        };
         let (meta, file, rest) = snapshot_rest(writer, id);
         ops.extend(rest);
         self.background = Some((ops.into(), Job::Write { meta, file, install: false }));
