@@ -37,9 +37,9 @@ pub enum DiskOp {
         /// Its length afterwards.
         len_bytes: u64,
     },
-    /// Makes sure that `to` is there, to be written over: what it holds then and how long it is is of no
-    /// interest. One that is there stays. Else `from` gets this name, and if that is not there or
-    /// somebody still reads it, it loses its name and an empty file is made.
+    /// Makes sure that `to` is there, to be written over, whatever it holds and however long it is: if it
+    /// is there already, nothing is done; if `from` is there and nobody else reads it, it gets this name;
+    /// else `from` is removed and an empty file made.
     Reuse {
         /// The name now of what is wanted no more.
         from: FileName,

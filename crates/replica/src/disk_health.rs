@@ -134,20 +134,22 @@ impl Replica {
         lent.is_some()
     }
 
-    /// About what the next snapshots will take: each as much as the last one and what the log has
-    /// since. One is written while as many as are kept are there, and they will all be of that size. And
-    /// what the very next one will.
+    /// About what the next snapshots will take beyond what they have: each as much as the last one and what
+    /// the log has since. One is written while as many as are kept are there, and they will all be of that
+    /// size. And what the very next one will.
     fn reserve_bytes_wanted(&self) -> (u64, u64) {
         if self.options.raft_state_bytes_max.is_none() {
             return (0, 0);
         }
         let snapshot_bytes = self.newest_snapshot().map_or(0, |(_, bytes)| bytes);
         let next_bytes = snapshot_bytes + self.log_entries_bytes_since_snapshot();
-        // Those that are kept, and one that the next is written over.
+        // Those that are kept, and the one that is written over.
         let files = self.options.storage.snapshots_kept + 1;
         let stored = self.storage.snapshots().iter().take(files);
-        let held_bytes: u64 = stored.map(|stored| stored.meta.size_bytes).sum();
-        let more_bytes = (files as u64 * next_bytes).saturating_sub(held_bytes);
+        let stored_bytes: u64 = stored.map(|stored| stored.meta.size_bytes).sum();
+        let held_bytes = stored_bytes + self.overwritten_bytes();
+        // Never nothing: a start wants room as well.
+        let more_bytes = (files as u64 * next_bytes).saturating_sub(held_bytes).max(1);
         let percent = self.options.snapshot_reserve_percent;
         let share = |bytes: u64| bytes.div_ceil(100) * percent;
         (share(more_bytes), share(next_bytes.min(more_bytes)))

@@ -15,6 +15,7 @@ use sampan_base::disk::{DiskOp, FileName};
 use sampan_base::{LogIndex, NodeId, SnapshotMeta, Time};
 use sampan_kv::Kv;
 use sampan_raft::SnapshotChunk;
+use sampan_storage::StoredSnapshot;
 use sampan_storage::snapshot::{ChunkScan, SnapshotReader, SnapshotReceiver};
 
 use crate::job::{DiskDone, DiskJob};
@@ -221,13 +222,14 @@ impl Replica {
             let why = format!("{}: no space, waiting for room", receiving.file);
             self.events.push(Event::SnapshotFailed(why));
         }
+        self.make_room_for_receiving();
         self.lend_reserve();
     }
 
     /// The room of a snapshot that is more than are kept is for the next one, wherever that comes from.
     fn make_room_for_receiving(&mut self) {
         let in_use = self.snapshots_being_sent();
-        if let Some(file) = self.storage.take_surplus_snapshot(&in_use) {
+        if let Some(StoredSnapshot { file, .. }) = self.storage.take_surplus_snapshot(&in_use) {
             let remove = vec![DiskOp::Remove { file }];
             self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(remove));
         }

@@ -55,6 +55,8 @@ struct Taking {
     waits: bool,
     /// Bytes of log on the disk when it was begun.
     log_bytes: u64,
+    /// Bytes of the snapshot that it is written over.
+    room_bytes: u64,
 }
 
 enum Step {
@@ -187,8 +189,10 @@ impl Replica {
             position.index = self.raft.commit();
         }
         let (maker, in_use) = (self.identity, self.snapshots_being_sent());
-        let (writer, ops) = match self.storage.take_surplus_snapshot(&in_use) {
-            Some(old) => SnapshotWriter::begin_over(old, maker, id, position, configuration),
+        let surplus = self.storage.take_surplus_snapshot(&in_use);
+        let room_bytes = surplus.as_ref().map_or(0, |old| old.meta.size_bytes);
+        let (writer, ops) = match surplus {
+            Some(old) => SnapshotWriter::begin_over(old.file, maker, id, position, configuration),
             None => SnapshotWriter::begin(maker, id, position, configuration),
         };
         if planted!(TrimBeforeSnapshot) {
@@ -202,7 +206,8 @@ impl Replica {
         let step = Step::Writing { writer, more: true };
         let written = ops.clone();
         let log_bytes = self.storage.log_bytes_live();
-        self.snapshots.taking = Some(Taking { id, digest, step, written, waits: false, log_bytes });
+        let taking = Taking { id, digest, step, written, waits: false, log_bytes, room_bytes };
+        self.snapshots.taking = Some(taking);
         self.snapshot_job(Owner::Taking(id), DiskJob::SnapshotWrite(ops));
     }
 
@@ -265,9 +270,10 @@ impl Replica {
 
     /// One step of the own snapshot is done: the next one.
     fn continue_taking(&mut self, taking: Taking) {
-        let Taking { id, digest, step, log_bytes, .. } = taking;
-        let at =
-            |step, written, waits| Some(Taking { id, digest, step, written, waits, log_bytes });
+        let Taking { id, digest, step, log_bytes, room_bytes, .. } = taking;
+        let at = |step, written, waits| {
+            Some(Taking { id, digest, step, written, waits, log_bytes, room_bytes })
+        };
         let (step, job) = match step {
             step @ Step::Writing { more: true, .. } if !self.may_take(log_bytes) => {
                 self.snapshots.taking = at(step, Vec::new(), true);
@@ -341,6 +347,11 @@ impl Replica {
             let lent = self.snapshots.lent.filter(|(_, at)| *at >= lent_since).map(|(id, _)| id);
             self.live_peers().filter_map(id).chain(lent).collect()
         }
+    }
+
+    /// Bytes of the snapshot that the one under way is written over.
+    pub(crate) fn overwritten_bytes(&self) -> u64 {
+        self.snapshots.taking.as_ref().map_or(0, |taking| taking.room_bytes)
     }
 
     pub(crate) fn sends_snapshot(&self) -> bool {

@@ -214,7 +214,7 @@ impl RealDisk {
         let held_bytes = opened.metadata().map_err(failed)?.len();
         // Only what takes the room makes it longer: if that is cut short, the length says how much it has.
         if len_bytes < held_bytes {
-            opened.set_len(len_bytes).map_err(failed)?;
+            release::cut(&opened, len_bytes).map_err(failed)?;
         }
         let allocate = || rustix::fs::fallocate(&opened, FallocateFlags::empty(), 0, len_bytes);
         let filled = match rustix::io::retry_on_intr(allocate) {
@@ -278,7 +278,7 @@ impl RealDisk {
         }
         match self.rename(from, to) {
             // Whoever opens it from now on sees that it has lost its name (`release.rs`).
-            Ok(()) if release::is_read(&self.handle(to)?.file) => self.remove(to)?,
+            Ok(()) if release::may_be_read(&self.handle(to)?.file) => self.remove(to)?,
             Ok(()) => return Ok(()),
             Err(DiskError::NotFound(_)) => {}
             Err(error) => return Err(error),
@@ -291,7 +291,9 @@ impl RealDisk {
         release::cut(&handle.file, len_bytes).map_err(|error| disk_error(file, &error))?;
         handle.dirty.store(true, Ordering::Relaxed);
         handle.grown.store(true, Ordering::Relaxed);
-        *handle.len_bytes.lock().unwrap_or_else(PoisonError::into_inner) = len_bytes;
+        let mut known_bytes = handle.len_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        debug_assert!(len_bytes <= *known_bytes, "to cut a file off makes nothing longer");
+        *known_bytes = len_bytes;
         Ok(())
     }
 
@@ -413,8 +415,9 @@ impl Disk for RealDisk {
     fn read(&mut self, file: &str, offset: u64, len_bytes: u64) -> Result<Bytes, DiskError> {
         let name: FileName = file.into();
         let bytes = self.read_bytes(&name, offset, len_bytes)?;
-        // What has lost its name may have been written over by now.
-        if file.ends_with(COMPLETE) && !self.path(file).exists() {
+        // What has lost its name may have been written over by now, unless it is locked.
+        let is_safe = self.read_only || !file.ends_with(COMPLETE) || self.path(file).exists();
+        if !is_safe {
             return Err(DiskError::NotFound(name));
         }
         Ok(bytes)

@@ -6,7 +6,8 @@
 //! What it is not: a choice of what is removed. And it takes no bytes from anyone who reads them: a
 //! reader that keeps a file open beyond its name holds a shared lock on it ([`open_to_read`]), and is
 //! the one who gives the room back when it has finished. A file that is to be written over loses its
-//! name, too, before it is asked whether somebody reads it; so a reader sees the one, or is seen.
+//! name, too, and only then is asked for locks: a reader that locks too late finds the name gone, and one that
+//! locked in time is noticed.
 
 use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, ErrorKind};
@@ -39,10 +40,12 @@ pub(crate) fn has_name(file: &File, path: &Path) -> bool {
     matches!((here, there), (Ok(here), Ok(there)) if here == there)
 }
 
-/// May somebody still read a file that has lost the name that readers look for?
-pub(crate) fn is_read(file: &File) -> bool {
-    // Where files cannot be locked, he may.
-    file.try_lock().and_then(|()| file.unlock().map_err(TryLockError::Error)).is_err()
+/// May somebody still read a file that has lost the name that readers look for? Also if it has yet another
+/// one, or cannot be locked.
+pub(crate) fn may_be_read(file: &File) -> bool {
+    let has_another_name = file.metadata().map_or(true, |metadata| metadata.nlink() > 1);
+    let try_lock = || file.try_lock().and_then(|()| file.unlock().map_err(TryLockError::Error));
+    has_another_name || try_lock().is_err()
 }
 
 /// Takes a file its name. Its room is to be given back ([`give_back`]); without a file to do that piece by
@@ -119,12 +122,15 @@ mod tests {
         let dir = TempDir::new("release-name");
         let path = long_file(&dir);
         let file = open_to_read(&path).unwrap();
-        assert!(has_name(&file, &path) && is_read(&File::open(&path).unwrap()));
+        assert!(has_name(&file, &path) && may_be_read(&File::open(&path).unwrap()));
         fs::rename(&path, dir.path().join("g")).unwrap();
         assert!(!has_name(&file, &path));
         assert!(keep_bytes(file.try_clone().unwrap(), &path).is_err());
         fs::write(&path, b"another").unwrap();
-        assert!(!has_name(&file, &path) && !is_read(&File::open(&path).unwrap()));
+        let another = File::open(&path).unwrap();
+        assert!(!has_name(&file, &path) && !may_be_read(&another));
+        fs::hard_link(&path, dir.path().join("copy")).unwrap();
+        assert!(may_be_read(&another), "by another name");
     }
 
     #[test]

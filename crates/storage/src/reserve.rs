@@ -72,16 +72,19 @@ impl Reserve {
     }
 
     /// The next change to it, and the length it then has. It grows a step at a time, so that a disk
-    /// that is nearly full gives what it has; one that is somewhat too long stays so. While the log has no
-    /// room (`log_waits`) it grows only to what the next snapshot takes.
-    pub(crate) fn change(&self, log_waits: bool) -> Option<(u64, DiskOp)> {
+    /// that is nearly full gives what it has. One that is too long stays so if that is by no more than log and
+    /// snapshots take (`used_bytes`): what is wanted comes and goes with each of them. While the log has no
+    /// room (`log_waits`) it grows only to what the next snapshot takes, and is at most twice too long.
+    pub(crate) fn change(&self, log_waits: bool, used_bytes: u64) -> Option<(u64, DiskOp)> {
         let len_bytes = self.wanted_bytes.min(self.held_bytes + self.step_bytes);
         let grows = len_bytes > self.held_bytes;
         if grows && log_waits && self.held_bytes >= self.least_bytes {
             return None;
         }
-        let fits = !grows && self.held_bytes / 2 <= self.wanted_bytes;
-        if fits || grows && self.asked {
+        let excess_bytes = self.held_bytes.saturating_sub(self.wanted_bytes);
+        let is_affordable = !log_waits && self.wanted_bytes > 0 && excess_bytes <= used_bytes;
+        let fits = self.held_bytes / 2 <= self.wanted_bytes || is_affordable;
+        if !grows && fits || grows && self.asked {
             return None;
         }
         let file = file_name();
@@ -117,7 +120,7 @@ mod tests {
 
     /// Changes until there is no more to change on a disk that has room; the length it then has.
     fn settle(reserve: &mut Reserve, log_waits: bool) -> u64 {
-        while let Some((len_bytes, _)) = reserve.change(log_waits) {
+        while let Some((len_bytes, _)) = reserve.change(log_waits, 60) {
             reserve.changed(Ok(len_bytes));
         }
         reserve.held_bytes()
@@ -134,5 +137,21 @@ mod tests {
         assert_eq!((lent_bytes, settle(&mut reserve, true)), (20, 40));
         reserve.want(0, 0);
         assert_eq!(settle(&mut reserve, true), 0, "what is not wanted is given back");
+    }
+
+    #[test]
+    fn what_is_wanted_no_more_is_given_back_if_it_is_much_or_the_log_needs_it() {
+        let mut reserve = Reserve::found(0, 10);
+        for (wanted_bytes, log_waits, len_bytes, why) in [
+            (80, false, 100, "two steps for a start"),
+            (50, false, 100, "less than twice too long"),
+            (15, false, 100, "no longer than log and snapshots"),
+            (15, true, 40, "the log needs it"),
+            (80, false, 100, "wanted again"),
+            (1, false, 30, "longer than log and snapshots"),
+        ] {
+            reserve.want(wanted_bytes, 1);
+            assert_eq!(settle(&mut reserve, log_waits), len_bytes, "{why}");
+        }
     }
 }

@@ -139,7 +139,8 @@ impl Storage {
             self.maintaining = Some(Maintenance::Log);
             return Some(ops);
         }
-        if let Some((len_bytes, op)) = self.reserve.change(self.log.out_of_space()) {
+        let used_bytes = self.log.bytes_on_disk() + self.snapshot_bytes();
+        if let Some((len_bytes, op)) = self.reserve.change(self.log.out_of_space(), used_bytes) {
             self.maintaining = Some(Maintenance::Reserve(len_bytes));
             return Some(vec![op]);
         }
@@ -275,6 +276,10 @@ impl Storage {
         &self.snapshots
     }
 
+    fn snapshot_bytes(&self) -> u64 {
+        self.snapshots.iter().map(|stored| stored.meta.size_bytes).sum()
+    }
+
     /// Gives a written, synced and **verified** ([`snapshot::verify`]) file its final name, durably,
     /// then removes what is older than the number kept, but for those whose ids are `in_use`, and for one
     /// whose file the next snapshot is to be written over ([`Storage::take_surplus_snapshot`]): on a
@@ -322,13 +327,13 @@ impl Storage {
         ops
     }
 
-    /// The file of a snapshot that is more than are kept, and not `in_use`: the oldest one. It is no
-    /// snapshot any more, and the next one is to be written over it.
-    pub fn take_surplus_snapshot(&mut self, in_use: &[u64]) -> Option<FileName> {
+    /// A snapshot that is more than are kept, and not `in_use`: the oldest one. It is none any more, and the
+    /// next one is to be written over its file ([`snapshot::SnapshotWriter::begin_over`]).
+    pub fn take_surplus_snapshot(&mut self, in_use: &[u64]) -> Option<StoredSnapshot> {
         let kept = if planted!(KeptSnapshotOverwritten) { 0 } else { self.snapshots_kept };
         let is_free = |stored: &StoredSnapshot| !in_use.contains(&stored.meta.id);
         let oldest = self.snapshots.iter().rposition(is_free).filter(|&place| place >= kept)?;
-        Some(self.snapshots.remove(oldest).file)
+        Some(self.snapshots.remove(oldest))
     }
 
     /// Gives up all snapshots but the newest, for one that a full disk has no other room for. The list

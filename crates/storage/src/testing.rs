@@ -128,8 +128,12 @@ impl Inode {
 
     fn cut(&mut self, len: usize) {
         assert!(len <= self.content.len(), "a cut makes nothing longer");
+        let sectors = len / SECTOR..self.content.len().div_ceil(SECTOR);
         self.content.truncate(len);
         self.lengths.push(len);
+        for sector in sectors {
+            self.sectors.entry(sector).or_default().push(sector_of(&self.content, sector));
+        }
     }
 
     fn write(&mut self, offset: usize, bytes: &[u8]) {

@@ -130,7 +130,7 @@ fn with_a_surplus() -> (MemDisk, Storage) {
 fn a_snapshot_is_written_over_one_that_is_wanted_no_more() {
     for payload in [vec![1; 3], vec![2; 30_000]] {
         let (mut disk, mut storage) = with_a_surplus();
-        let surplus = storage.take_surplus_snapshot(&[]).unwrap();
+        let surplus = storage.take_surplus_snapshot(&[]).unwrap().file;
         assert_eq!(ids(&storage), [13, 12]);
         assert_eq!(storage.take_surplus_snapshot(&[]), None, "two are kept");
         let (mut writer, mut ops) = SnapshotWriter::begin_over(
@@ -159,6 +159,7 @@ fn a_snapshot_is_written_over_one_that_is_wanted_no_more() {
         assert_eq!(disk.len_bytes(&surplus), Ok(None));
         disk.execute_all(&storage.snapshot_commit(&file, &meta, &[])).unwrap();
         storage.snapshot_committed();
+        assert_eq!(disk.files().filter(|(name, _)| name.contains(".snap")).count(), 3);
         let (storage, found) = open(&mut disk.crash(&mut KeepSynced), &Options::tiny());
         assert_eq!(found.snapshot.unwrap().meta.id, 14);
         assert_eq!(ids(&storage), [14, 13, 12]);

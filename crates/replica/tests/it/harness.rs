@@ -110,9 +110,10 @@ impl Disk for MemoryDisk {
                 let data = self.files.remove(&**from).expect("the file exists");
                 self.files.insert(to.to_string(), data);
             }
+            DiskOp::Reuse { to, .. } if self.files.contains_key(&**to) => {}
             DiskOp::Reuse { from, to } => {
                 let data = self.files.remove(&**from).unwrap_or_default();
-                self.files.entry(to.to_string()).or_insert(data);
+                self.files.insert(to.to_string(), data);
             }
             DiskOp::Truncate { file, len_bytes } => {
                 let data = self.files.get_mut(&**file).expect("the file exists");

@@ -1,6 +1,6 @@
 //! The snapshot that is more than are kept: the next one is written over its file, and has its room.
 
-use sampan_base::disk::Disk as _;
+use sampan_base::disk::{Disk as _, DiskOp};
 use sampan_replica::{Input, Options};
 use sampan_storage::snapshot;
 
@@ -40,10 +40,10 @@ fn snapshots(cluster: &mut Cluster, id: u64) -> Vec<String> {
 }
 
 #[test]
-fn its_room_is_the_next_ones_and_needs_no_reserve() {
+fn the_next_one_is_written_over_it() {
     let (mut cluster, id) = Cluster::with_leader(1, taking_when_asked);
     let mut before = Vec::new();
-    for round in 0..5 {
+    for round in 0..6 {
         write(&mut cluster, id, round);
         take(&mut cluster, id);
         let after = snapshots(&mut cluster, id);
@@ -55,10 +55,36 @@ fn its_room_is_the_next_ones_and_needs_no_reserve() {
         }
         before = after;
     }
+}
+
+#[test]
+fn its_room_is_the_next_ones_which_needs_no_reserve() {
+    let (mut cluster, id) = Cluster::with_leader(1, taking_when_asked);
+    for round in 0..3 {
+        write(&mut cluster, id, round);
+        take(&mut cluster, id);
+    }
+    // What log and snapshots wanted in between is forgotten.
+    cluster.kill(id);
+    cluster.disk(id).execute(&DiskOp::Remove { file: "reserve".into() }).expect("it is there");
+    cluster.start(id);
+    cluster.wait_for_leader();
+    assert_eq!(cluster.ask(id, 1, "SET one more"), "OK");
+    cluster.input(id, Input::TakeSnapshot);
+    let mut most_bytes = 0;
+    for _ in 0..200 {
+        cluster.run_ms(1);
+        most_bytes = most_bytes.max(cluster.node(id).status().reserve_bytes);
+    }
     let (_, snapshot_bytes) = cluster.node(id).status().snapshot.expect("it was taken");
-    let reserve_bytes = cluster.node(id).status().reserve_bytes;
-    assert!(snapshot_bytes > 60_000);
-    assert!(reserve_bytes < snapshot_bytes, "a log without entries takes {reserve_bytes} bytes");
+    assert_eq!(snapshots(&mut cluster, id).len(), 3);
+    assert!(most_bytes < snapshot_bytes, "{most_bytes} and {snapshot_bytes}");
+    // No snapshot lacks any room now.
+    for value in ["less", "then"] {
+        assert_eq!(cluster.ask(id, 1, &format!("SET one {value}")), "OK");
+        take(&mut cluster, id);
+    }
+    assert!(cluster.node(id).status().reserve_bytes > 2 * (16 << 10), "a start wants some");
 }
 
 #[test]

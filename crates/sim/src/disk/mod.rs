@@ -483,7 +483,7 @@ impl SimDisk {
             if !is_read {
                 return self.rename(from, to);
             }
-            self.remove(from);
+            self.unlink(from);
         }
         self.create(to, 0)
     }
@@ -554,8 +554,13 @@ impl SimDisk {
     }
 
     fn remove(&mut self, file: &FileName) {
+        let held_bytes = self.names.get(file).map_or(0, |&inode| self.inodes[inode].len());
+        self.give_back(held_bytes);
+        self.unlink(file);
+    }
+
+    fn unlink(&mut self, file: &FileName) {
         if let Some(&inode) = self.names.get(file) {
-            self.give_back(self.inodes[inode].len());
             self.change(NameChange {
                 directory: directory_of(file),
                 link: None,

@@ -24,8 +24,8 @@ pub struct SnapshotWriter {
     /// The end of what there is, shorter than a page: it is written with what comes next. A part of a
     /// page that was there would have to be read first.
     tail: Vec<u8>,
-    /// The file may be longer than what is written.
-    is_reused: bool,
+    /// Whose file it was. It may be longer than what is written.
+    surplus: Option<FileName>,
 }
 
 impl SnapshotWriter {
@@ -40,7 +40,7 @@ impl SnapshotWriter {
         let file = temporary_name(id);
         let ops = vec![DiskOp::Create { file: file.clone(), zero_bytes: 0 }];
         let subject = Subject { maker, id, position, configuration: configuration.clone() };
-        Self::begin_in(file, subject, false, ops)
+        Self::begin_in(file, subject, None, ops)
     }
 
     /// The same, written over the file of a snapshot that is wanted no more
@@ -56,23 +56,23 @@ impl SnapshotWriter {
         let file = temporary_name(id);
         // Under its old name nothing of it may change.
         let ops = vec![
-            DiskOp::Reuse { from: surplus, to: file.clone() },
+            DiskOp::Reuse { from: surplus.clone(), to: file.clone() },
             DiskOp::SyncDirectory { directory: SNAPSHOT_DIRECTORY.into() },
         ];
         let subject = Subject { maker, id, position, configuration: configuration.clone() };
-        Self::begin_in(file, subject, true, ops)
+        Self::begin_in(file, subject, Some(surplus), ops)
     }
 
     fn begin_in(
         file: FileName,
         subject: Subject,
-        is_reused: bool,
+        surplus: Option<FileName>,
         mut ops: Vec<DiskOp>,
     ) -> (Self, Vec<DiskOp>) {
         let header = Bytes::from(subject.encode_header());
         ops.push(DiskOp::Write { file: file.clone(), offset: 0, bytes: header });
         let (offset, chunks, tail) = (FIRST_CHUNK_OFFSET, Vec::new(), Vec::new());
-        (Self { file, subject, chunks, offset, synced_offset: 0, tail, is_reused }, ops)
+        (Self { file, subject, chunks, offset, synced_offset: 0, tail, surplus }, ops)
     }
 
     /// Appends a chunk. Panics if it is empty or longer than [`CHUNK_BYTES_MAX`].
@@ -125,7 +125,7 @@ impl SnapshotWriter {
         let mut end = std::mem::take(&mut self.tail);
         end.extend(footer.encode());
         self.write(end, &mut ops);
-        if self.is_reused {
+        if self.surplus.is_some() {
             ops.push(DiskOp::Truncate { file: self.file.clone(), len_bytes: self.offset });
         }
         if !planted!(SnapshotNotSynced) {
@@ -134,9 +134,10 @@ impl SnapshotWriter {
         (self.subject.meta(self.offset), self.file, ops)
     }
 
-    /// Removes the file.
+    /// Removes the file, whose name it may still have that was to be written over.
     pub fn abandon(self) -> Vec<DiskOp> {
-        vec![DiskOp::Remove { file: self.file }]
+        let files = [Some(self.file), self.surplus].into_iter().flatten();
+        files.map(|file| DiskOp::Remove { file }).collect()
     }
 
     /// Bytes so far; those of the last page are written when it is full.

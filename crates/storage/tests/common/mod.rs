@@ -441,7 +441,7 @@ impl Host {
         let id = self.snapshot_id();
         let at = LogPosition { term, index };
         let (writer, mut ops) = match self.storage.take_surplus_snapshot(&[]) {
-            Some(old) => SnapshotWriter::begin_over(old, IDENTITY, id, at, &configuration()),
+            Some(old) => SnapshotWriter::begin_over(old.file, IDENTITY, id, at, &configuration()),
             None => SnapshotWriter::begin(IDENTITY, id, at, &configuration()),
         };
         let (meta, file, rest) = snapshot_rest(writer, id);
