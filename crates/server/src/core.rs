@@ -214,14 +214,16 @@ fn note(node: &Node, event: &Event, now: WallTime) {
             log.warn(format_args!("snapshot failed: {text}"));
         }
         Event::Refused(text) => log.warn(text),
-        Event::Disk { now: Health::Full, .. } => {
-            log.warn("disk full: writes are refused, but for those that delete");
-        }
-        Event::Disk { now: Health::Exhausted, .. } => log.warn("disk full: all writes are refused"),
+        Event::Disk { now: Health::Full, .. } => log.warn(
+            "disk full: the room that is left is for deletions; \
+             other writes are refused if no quorum has more",
+        ),
+        Event::Disk { now: Health::Exhausted, .. } => log.warn(
+            "disk full: no room is left, not even for deletions; \
+             writes are refused if no quorum has more",
+        ),
         Event::Disk { now: Health::Slow, .. } => log.warn("the disk of the log stalls"),
-        Event::Disk { before, .. } if before.is_full() => {
-            log.line("room on the disk again: writes are taken");
-        }
+        Event::Disk { before, .. } if before.is_full() => log.line("room on the disk again"),
         Event::Disk { .. } => log.line("the disk of the log keeps up again"),
         Event::NonVoting(Some(LogIndex::MAX)) => log.warn(
             "part of the log was lost: this node neither votes nor counts until a leader has said how \
