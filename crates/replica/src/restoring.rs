@@ -194,7 +194,7 @@ mod tests {
         let maker = Identity { cluster: ClusterId(1), node: NodeId::of(1) };
         let position = LogPosition { term: Term(1), index: LogIndex(1) };
         let members = Configuration::of_voters([NodeId::of(1)]);
-        let (mut writer, mut ops) = SnapshotWriter::begin(maker, 1, position, &members);
+        let (mut writer, mut ops) = SnapshotWriter::begin(maker, 1, position, &members, None);
         ops.extend(chunks.iter().flat_map(|chunk| writer.chunk(chunk)));
         let (_, file, rest) = writer.finish(&kv.digest().to_bytes());
         let mut disk = MemDisk::new();

@@ -191,10 +191,8 @@ impl Replica {
         let (maker, in_use) = (self.identity, self.snapshots_being_sent());
         let surplus = self.storage.take_surplus_snapshot(&in_use);
         let room_bytes = surplus.as_ref().map_or(0, |old| old.meta.size_bytes);
-        let (writer, ops) = match surplus {
-            Some(old) => SnapshotWriter::begin_over(old.file, maker, id, position, configuration),
-            None => SnapshotWriter::begin(maker, id, position, configuration),
-        };
+        let surplus = surplus.map(|old| old.file);
+        let (writer, ops) = SnapshotWriter::begin(maker, id, position, configuration, surplus);
         if planted!(TrimBeforeSnapshot) {
             self.storage.trim(position.index);
         }

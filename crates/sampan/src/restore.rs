@@ -156,7 +156,8 @@ impl Nodes {
     fn begin_snapshot(&mut self, header: &SnapshotHeader) -> Result<SnapshotWriter, Failure> {
         let maker = Identity { cluster: self.cluster, node: NodeId::of(1) };
         let id = mix(header.meta.id ^ mix(self.cluster.0));
-        let (writer, ops) = SnapshotWriter::begin(maker, id, header.meta.position, &self.members);
+        let (writer, ops) =
+            SnapshotWriter::begin(maker, id, header.meta.position, &self.members, None);
         self.execute(&ops)?;
         Ok(writer)
     }

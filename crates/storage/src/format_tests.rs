@@ -178,7 +178,8 @@ fn configuration() -> Configuration {
 /// A snapshot file of two chunks.
 fn snapshot_bytes() -> Bytes {
     let position = LogPosition { term: Term(0x61), index: LogIndex(0x62) };
-    let (mut writer, mut ops) = SnapshotWriter::begin(IDENTITY, 0x63, position, &configuration());
+    let (mut writer, mut ops) =
+        SnapshotWriter::begin(IDENTITY, 0x63, position, &configuration(), None);
     ops.extend(writer.chunk(b"first chunk"));
     ops.extend(writer.chunk(b"second"));
     let (meta, file, rest) = writer.finish(b"digest");

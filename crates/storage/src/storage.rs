@@ -328,7 +328,7 @@ impl Storage {
     }
 
     /// A snapshot that is more than are kept, and not `in_use`: the oldest one. It is none any more, and the
-    /// next one is to be written over its file ([`snapshot::SnapshotWriter::begin_over`]).
+    /// next one is to be written over its file ([`snapshot::SnapshotWriter::begin`]).
     pub fn take_surplus_snapshot(&mut self, in_use: &[u64]) -> Option<StoredSnapshot> {
         let kept = if planted!(KeptSnapshotOverwritten) { 0 } else { self.snapshots_kept };
         let is_free = |stored: &StoredSnapshot| !in_use.contains(&stored.meta.id);

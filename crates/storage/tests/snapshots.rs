@@ -25,7 +25,7 @@ fn payloads() -> Vec<Vec<u8>> {
 fn written(chunks: &[Vec<u8>]) -> (MemDisk, SnapshotMeta, FileName) {
     let mut disk = created(&Options::tiny());
     let (mut writer, mut ops) =
-        SnapshotWriter::begin(IDENTITY, 77, position(5, 2), &configuration());
+        SnapshotWriter::begin(IDENTITY, 77, position(5, 2), &configuration(), None);
     for chunk in chunks {
         ops.extend(writer.chunk(chunk));
     }
@@ -133,12 +133,12 @@ fn a_snapshot_is_written_over_one_that_is_wanted_no_more() {
         let surplus = storage.take_surplus_snapshot(&[]).unwrap().file;
         assert_eq!(ids(&storage), [13, 12]);
         assert_eq!(storage.take_surplus_snapshot(&[]), None, "two are kept");
-        let (mut writer, mut ops) = SnapshotWriter::begin_over(
-            surplus.clone(),
+        let (mut writer, mut ops) = SnapshotWriter::begin(
             IDENTITY,
             14,
             position(3, 0),
             &configuration(),
+            Some(surplus.clone()),
         );
         ops.extend(writer.chunk(&payload));
         let (meta, file, rest) = writer.finish(b"digest");
@@ -167,6 +167,21 @@ fn a_snapshot_is_written_over_one_that_is_wanted_no_more() {
 }
 
 #[test]
+fn one_that_is_given_up_leaves_no_file_under_either_name() {
+    for steps in 0..=3 {
+        let (mut disk, mut storage) = with_a_surplus();
+        let surplus = storage.take_surplus_snapshot(&[]).unwrap().file;
+        let at = position(3, 0);
+        let (writer, ops) =
+            SnapshotWriter::begin(IDENTITY, 14, at, &configuration(), Some(surplus.clone()));
+        disk.execute_all(&ops[..steps]).unwrap();
+        let file = writer.file().clone();
+        disk.execute_all(&writer.abandon()).unwrap();
+        assert_eq!((disk.len_bytes(&surplus), disk.len_bytes(&file)), (Ok(None), Ok(None)));
+    }
+}
+
+#[test]
 fn the_file_of_a_snapshot_in_use_or_much_longer_than_the_next_is_not_kept_for_it() {
     let (mut disk, mut storage) = with_a_surplus();
     assert_eq!(storage.take_surplus_snapshot(&[11]), None);
@@ -174,7 +189,7 @@ fn the_file_of_a_snapshot_in_use_or_much_longer_than_the_next_is_not_kept_for_it
     // Three that are long, and one that is short.
     for (id, chunks) in [(14, 9), (15, 9), (16, 9), (17, 1)] {
         let (mut writer, mut ops) =
-            SnapshotWriter::begin(IDENTITY, id, position(3, 0), &configuration());
+            SnapshotWriter::begin(IDENTITY, id, position(3, 0), &configuration(), None);
         (0..chunks).for_each(|_| ops.extend(writer.chunk(&[1; 4096])));
         let (meta, file, rest) = writer.finish(b"");
         ops.extend(rest);
@@ -198,7 +213,8 @@ fn a_writer_that_finds_the_disk_full_leaves_nothing_behind() {
     let mut disk = created(&Options::tiny());
     let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
     disk.capacity_bytes = Some(used as u64 + 2 * PAGE_BYTES);
-    let (mut writer, ops) = SnapshotWriter::begin(IDENTITY, 1, position(1, 1), &configuration());
+    let (mut writer, ops) =
+        SnapshotWriter::begin(IDENTITY, 1, position(1, 1), &configuration(), None);
     disk.execute_all(&ops).unwrap();
     let ops = writer.chunk(&[1; 9000]);
     assert!(matches!(disk.execute_all(&ops), Err(DiskError::NoSpace(_))));
@@ -497,7 +513,7 @@ fn every_flipped_bit_and_every_other_length_of_a_stream_is_found() {
 fn bytes_of(id: u64, chunks: &[Vec<u8>]) -> Vec<u8> {
     let mut disk = created(&Options::tiny());
     let (mut writer, mut ops) =
-        SnapshotWriter::begin(IDENTITY, id, position(5, 2), &configuration());
+        SnapshotWriter::begin(IDENTITY, id, position(5, 2), &configuration(), None);
     for chunk in chunks {
         ops.extend(writer.chunk(chunk));
     }

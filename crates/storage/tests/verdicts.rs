@@ -513,7 +513,7 @@ fn a_segment_or_snapshot_of_another_node_or_cluster_is_not_taken_for_ones_own() 
     let (mut disk, mut storage) = three_batches();
     let maker = Identity { cluster: ClusterId(77), ..IDENTITY };
     let configuration = common::configuration();
-    let (writer, mut ops) = SnapshotWriter::begin(maker, 5, position(3, 1), &configuration);
+    let (writer, mut ops) = SnapshotWriter::begin(maker, 5, position(3, 1), &configuration, None);
     let (meta, file, rest) = writer.finish(b"");
     ops.extend(rest);
     ops.extend(storage.snapshot_commit(&file, &meta, &[]));

@@ -30,45 +30,26 @@ pub struct SnapshotWriter {
 
 impl SnapshotWriter {
     /// Begins the file of a snapshot of `position`, where `configuration` is in force. `id` names
-    /// this very file and is never used twice in a cluster.
+    /// this very file and is never used twice in a cluster. It is written over the file of a `surplus`
+    /// snapshot, if there is one ([`crate::Storage::take_surplus_snapshot`]): where a file is made of
+    /// room that was freed before, the file system tells the device of both, and every sync on it waits.
     pub fn begin(
         maker: Identity,
         id: u64,
         position: LogPosition,
         configuration: &Configuration,
-    ) -> (Self, Vec<DiskOp>) {
-        let file = temporary_name(id);
-        let ops = vec![DiskOp::Create { file: file.clone(), zero_bytes: 0 }];
-        let subject = Subject { maker, id, position, configuration: configuration.clone() };
-        Self::begin_in(file, subject, None, ops)
-    }
-
-    /// The same, written over the file of a snapshot that is wanted no more
-    /// ([`crate::Storage::take_surplus_snapshot`]): where a file is made of room that was freed before,
-    /// the file system tells the device of both, and every sync on it waits.
-    pub fn begin_over(
-        surplus: FileName,
-        maker: Identity,
-        id: u64,
-        position: LogPosition,
-        configuration: &Configuration,
-    ) -> (Self, Vec<DiskOp>) {
-        let file = temporary_name(id);
-        // Under its old name nothing of it may change.
-        let ops = vec![
-            DiskOp::Reuse { from: surplus.clone(), to: file.clone() },
-            DiskOp::SyncDirectory { directory: SNAPSHOT_DIRECTORY.into() },
-        ];
-        let subject = Subject { maker, id, position, configuration: configuration.clone() };
-        Self::begin_in(file, subject, Some(surplus), ops)
-    }
-
-    fn begin_in(
-        file: FileName,
-        subject: Subject,
         surplus: Option<FileName>,
-        mut ops: Vec<DiskOp>,
     ) -> (Self, Vec<DiskOp>) {
+        let file = temporary_name(id);
+        let mut ops = match surplus.clone() {
+            // Under its old name nothing of it may change.
+            Some(from) => vec![
+                DiskOp::Reuse { from, to: file.clone() },
+                DiskOp::SyncDirectory { directory: SNAPSHOT_DIRECTORY.into() },
+            ],
+            None => vec![DiskOp::Create { file: file.clone(), zero_bytes: 0 }],
+        };
+        let subject = Subject { maker, id, position, configuration: configuration.clone() };
         let header = Bytes::from(subject.encode_header());
         ops.push(DiskOp::Write { file: file.clone(), offset: 0, bytes: header });
         let (offset, chunks, tail) = (FIRST_CHUNK_OFFSET, Vec::new(), Vec::new());

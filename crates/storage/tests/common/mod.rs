@@ -110,7 +110,7 @@ pub(crate) fn write_snapshot(
     id: u64,
     at: LogPosition,
 ) -> (SnapshotMeta, FileName) {
-    let (writer, mut ops) = SnapshotWriter::begin(IDENTITY, id, at, &configuration());
+    let (writer, mut ops) = SnapshotWriter::begin(IDENTITY, id, at, &configuration(), None);
     let (meta, file, rest) = snapshot_rest(writer, id);
     ops.extend(rest);
     disk.execute_all(&ops).unwrap();
@@ -440,10 +440,8 @@ impl Host {
         let Some(term) = self.log.term_at(index) else { return };
         let id = self.snapshot_id();
         let at = LogPosition { term, index };
-        let (writer, mut ops) = match self.storage.take_surplus_snapshot(&[]) {
-            Some(old) => SnapshotWriter::begin_over(old.file, IDENTITY, id, at, &configuration()),
-            None => SnapshotWriter::begin(IDENTITY, id, at, &configuration()),
-        };
+        let surplus = self.storage.take_surplus_snapshot(&[]).map(|old| old.file);
+        let (writer, mut ops) = SnapshotWriter::begin(IDENTITY, id, at, &configuration(), surplus);
         let (meta, file, rest) = snapshot_rest(writer, id);
         ops.extend(rest);
         self.background = Some((ops.into(), Job::Write { meta, file, install: false }));
