@@ -422,7 +422,7 @@ impl Replica {
             return self.kv.discard(*kv);
         }
         assert!(position.index > self.applied.index, "a snapshot never takes the state back");
-        self.give_up_taking("a newer snapshot came from the leader".into());
+        self.drop_taking();
         let older = std::mem::replace(&mut self.kv, *kv);
         self.kv.discard(older);
         self.applied = position;

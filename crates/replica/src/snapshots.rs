@@ -290,7 +290,8 @@ impl Replica {
             }
             Step::Verifying { meta, file } if self.has_one_after(meta.position.index) => {
                 self.snapshots.taking = at(Step::Verifying { meta, file }, Vec::new(), false);
-                return self.give_up_taking("a newer snapshot came from the leader".into());
+                self.drop_taking();
+                return;
             }
             Step::Verifying { meta, file } => {
                 let ops = self.storage.snapshot_commit(&file, &meta, &self.snapshots_being_sent());
@@ -317,7 +318,16 @@ impl Replica {
 
     /// A snapshot could not be written or did not verify: the log and the older ones stay.
     pub(crate) fn give_up_taking(&mut self, why: String) {
-        let Some(taking) = self.snapshots.taking.take() else { return };
+        if self.drop_taking() {
+            self.snapshots.not_before = self.now.mono + RETRY_AFTER;
+            self.events.push(Event::SnapshotFailed(why));
+        }
+    }
+
+    /// The own snapshot, if one is under way, is of no use any more: a newer one came from the leader. The
+    /// next one is due as if it had not been begun.
+    pub(crate) fn drop_taking(&mut self) -> bool {
+        let Some(taking) = self.snapshots.taking.take() else { return false };
         self.snapshots.taking_starves = false;
         let file = match taking.step {
             Step::Writing { writer, .. } => Err(writer),
@@ -325,10 +335,9 @@ impl Replica {
             Step::Committing { .. } => unreachable!("a commit is never given up"),
         };
         self.kv.snapshot_cancel();
-        self.snapshots.not_before = self.now.mono + RETRY_AFTER;
-        self.events.push(Event::SnapshotFailed(why));
         let ops = file.map_or_else(SnapshotWriter::abandon, |file| vec![DiskOp::Remove { file }]);
         self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(ops));
+        true
     }
 
     /// The snapshots that live followers are getting: to remove one would make its transfer begin

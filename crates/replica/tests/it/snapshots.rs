@@ -687,6 +687,39 @@ fn a_start_at_rest_leaves_the_log_that_the_older_snapshot_needs() {
 /// Commands beyond this index are held back from node 3 by [`is_beyond`].
 static HELD_BEYOND: AtomicU64 = AtomicU64::new(u64::MAX);
 
+#[test]
+fn an_own_snapshot_that_one_from_the_leader_overtakes_has_not_failed() {
+    let (mut cluster, leader) = Cluster::with_leader(3, compacting);
+    let follower = cluster.follower_of(leader);
+    write_large(&mut cluster, leader, 0..300, 300);
+    cluster.run_ms(500);
+    write_large(&mut cluster, leader, 300..302, 300);
+    cluster.run_ms(500);
+    cluster.isolate(follower);
+    cluster.run_ms(3_000);
+    write_large(&mut cluster, leader, 302..700, 300);
+    cluster.heal();
+    cluster.reconnect(follower);
+    cluster.hanging_lanes.insert((follower, Lane::Reading));
+    cluster.run_ms(500);
+    assert!(acked_bytes(&cluster, leader, follower).is_some(), "one is on its way");
+    // Of the own one many steps are left when the last ones of that are taken.
+    cluster.hanging_lanes.insert((follower, Lane::Background));
+    cluster.input(follower, Input::TakeSnapshot);
+    cluster.hanging_lanes.remove(&(follower, Lane::Reading));
+    cluster.run_ms(200);
+    cluster.hanging_lanes.clear();
+    cluster.run_ms(500);
+    assert_eq!(installs(&cluster), 1);
+    let (installed, _) = cluster.node(follower).status().snapshot.expect("that one");
+    // The log goes on, and so do own snapshots.
+    write_large(&mut cluster, leader, 700..900, 300);
+    cluster.run_ms(500);
+    assert!(cluster.node(follower).status().snapshot.expect("a later one").0 > installed);
+    let failed = |(_, event): &(u64, Event)| matches!(event, Event::SnapshotFailed(_));
+    assert!(!cluster.events.iter().any(failed));
+}
+
 fn is_beyond(message: &PeerMessage) -> bool {
     let PeerMessage::Raft(message) = message else { return false };
     let Body::Append { entries, .. } = &message.body else { return false };
