@@ -154,14 +154,15 @@ impl Node {
         &mut self.disk
     }
 
-    /// A disk that was emptied is whole again when it says so itself: that its node votes, as that does.
+    /// A disk that was emptied, or is new, is whole when it says so itself: that its node votes, as that does.
     /// A node that votes again and loses its power before it has said so starts as one that does not.
     pub(crate) fn note_that_disk_is_whole(&mut self) {
-        if self.disk.emptied {
+        if self.disk.emptied || self.disk.is_new {
             let copy = self.disk.read("hard_state.b", 0, PAGE_BYTES).ok();
             let copy = copy.and_then(|bytes| sampan_storage::inspect::hard_state(&bytes).ok());
             let says_so = copy.is_some_and(|copy| !copy.newborn && copy.non_voting_until.is_none());
-            self.disk.emptied = !says_so;
+            self.disk.emptied &= !says_so;
+            self.disk.is_new &= !says_so;
         }
     }
 

@@ -224,6 +224,7 @@ impl<N: Network> World<N> {
         let identity = Identity { cluster: self.cluster, node: id };
         let create = if setup.formed { Storage::create_formed } else { Storage::create };
         create(&mut disk, identity, &setup.options.storage).expect("a fresh disk is empty");
+        disk.is_new = !setup.formed;
         disk
     }
 

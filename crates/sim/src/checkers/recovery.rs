@@ -36,7 +36,8 @@ pub fn check(
     let mut log = LogShape::starting_after(start);
     log_matching::follow(id, &mut log, raft, registry)?;
     let rejoins = raft.non_voting_until().is_some();
-    if rejoins && !node.disk().damaged && !node.disk().emptied {
+    let disk = node.disk();
+    if rejoins && !disk.damaged && !disk.emptied && !disk.is_new {
         return Err(violation(id, "takes a sound disk for a damaged one".into()));
     }
     let mut before_damage = None;

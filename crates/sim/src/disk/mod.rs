@@ -170,6 +170,8 @@ pub struct SimDisk {
     pub damaged: bool,
     /// It took the place of another, and its node has not yet got back what was on that.
     pub emptied: bool,
+    /// Its node has not voted yet. If it hears that others hold a log, it cannot know that it is new.
+    pub is_new: bool,
     /// After this many more steps every step fails: the power goes during a start.
     steps_left: Option<u64>,
     rng: Rng,
@@ -192,6 +194,7 @@ impl SimDisk {
             given_back_bytes: 0,
             damaged: false,
             emptied: false,
+            is_new: false,
             steps_left: None,
             rng,
             counts: DiskCounts::default(),
