@@ -324,8 +324,8 @@ impl Replica {
         }
     }
 
-    /// The own snapshot, if one is under way, is of no use any more: a newer one came from the leader. The
-    /// next one is due as if it had not been begun.
+    /// Ends the own snapshot, if one is under way. That is no failure by itself: where a newer one came from
+    /// the leader, the next one is due as if this had not been begun.
     pub(crate) fn drop_taking(&mut self) -> bool {
         let Some(taking) = self.snapshots.taking.take() else { return false };
         self.snapshots.taking_starves = false;

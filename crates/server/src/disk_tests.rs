@@ -146,9 +146,12 @@ fn a_snapshot_that_has_lost_its_name_is_not_read() {
     let mut disk = RealDisk::new(dir.path());
     disk.execute_all(&[create("a.snap", 0), write("a.snap", 0, b"a")]).unwrap();
     assert_eq!(&disk.read("a.snap", 0, 1).unwrap()[..], b"a");
+    let mut locked = RealDisk::read_only(dir.path());
+    assert_eq!(&locked.read("a.snap", 0, 1).unwrap()[..], b"a");
     // As if another thread took it between this one's look at the table and its read.
     fs::rename(dir.path().join("a.snap"), dir.path().join("b.snap.tmp")).unwrap();
     assert_eq!(disk.read("a.snap", 0, 1), Err(DiskError::NotFound(name("a.snap"))));
+    assert_eq!(&locked.read("a.snap", 0, 1).unwrap()[..], b"a", "its bytes stay");
 }
 
 #[test]

@@ -75,16 +75,20 @@ impl Reserve {
     /// that is nearly full gives what it has. One that is too long stays so if that is by no more than log and
     /// snapshots take (`used_bytes`): what is wanted comes and goes with each of them. While the log has no
     /// room (`log_waits`) it grows only to what the next snapshot takes, and is at most twice too long.
-    pub(crate) fn change(&self, log_waits: bool, used_bytes: u64) -> Option<(u64, DiskOp)> {
+    pub(crate) fn change(
+        &self,
+        log_waits: bool,
+        used_bytes: impl FnOnce() -> u64,
+    ) -> Option<(u64, DiskOp)> {
         let len_bytes = self.wanted_bytes.min(self.held_bytes + self.step_bytes);
         let grows = len_bytes > self.held_bytes;
         if grows && log_waits && self.held_bytes >= self.least_bytes {
             return None;
         }
         let excess_bytes = self.held_bytes.saturating_sub(self.wanted_bytes);
-        let is_affordable = !log_waits && self.wanted_bytes > 0 && excess_bytes <= used_bytes;
-        let fits = self.held_bytes / 2 <= self.wanted_bytes || is_affordable;
-        if !grows && fits || grows && self.asked {
+        let is_affordable = || !log_waits && self.wanted_bytes > 0 && excess_bytes <= used_bytes();
+        let fits = !grows && (self.held_bytes / 2 <= self.wanted_bytes || is_affordable());
+        if fits || grows && self.asked {
             return None;
         }
         let file = file_name();
@@ -120,7 +124,7 @@ mod tests {
 
     /// Changes until there is no more to change on a disk that has room; the length it then has.
     fn settle(reserve: &mut Reserve, log_waits: bool) -> u64 {
-        while let Some((len_bytes, _)) = reserve.change(log_waits, 60) {
+        while let Some((len_bytes, _)) = reserve.change(log_waits, || 60) {
             reserve.changed(Ok(len_bytes));
         }
         reserve.held_bytes()

@@ -139,7 +139,7 @@ impl Storage {
             self.maintaining = Some(Maintenance::Log);
             return Some(ops);
         }
-        let used_bytes = self.log.bytes_on_disk() + self.snapshot_bytes();
+        let used_bytes = || self.log.bytes_on_disk() + self.snapshot_bytes();
         if let Some((len_bytes, op)) = self.reserve.change(self.log.out_of_space(), used_bytes) {
             self.maintaining = Some(Maintenance::Reserve(len_bytes));
             return Some(vec![op]);

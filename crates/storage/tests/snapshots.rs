@@ -193,8 +193,14 @@ fn the_file_of_a_snapshot_in_use_or_much_longer_than_the_next_is_not_kept_for_it
         (0..chunks).for_each(|_| ops.extend(writer.chunk(&[1; 4096])));
         let (meta, file, rest) = writer.finish(b"");
         ops.extend(rest);
-        ops.extend(storage.snapshot_commit(&file, &meta, &[]));
         disk.execute_all(&ops).unwrap();
+        let commit = storage.snapshot_commit(&file, &meta, &[]);
+        let [DiskOp::Rename { .. }, DiskOp::SyncDirectory { .. }, removals @ ..] = &commit[..]
+        else {
+            panic!("the new one has its name before an older one goes: {commit:?}");
+        };
+        assert!(id < 17 || !removals.is_empty());
+        disk.execute_all(&commit).unwrap();
         storage.snapshot_committed();
     }
     assert_eq!(ids(&storage), [17, 16]);
