@@ -48,7 +48,6 @@ enum Stage {
 #[derive(Default, Debug)]
 pub(crate) struct Backups {
     waiting: Vec<Waiting>,
-    pub(crate) ready: Vec<BackupReady>,
 }
 
 impl Replica {
@@ -87,7 +86,7 @@ impl Replica {
             };
             for Waiting { connection, seq, .. } in self.backups.waiting.extract_if(.., covers) {
                 let snapshot = newest.clone();
-                self.backups.ready.push(BackupReady { connection, seq, snapshot });
+                self.out.backups.push(BackupReady { connection, seq, snapshot });
             }
         }
         self.want_snapshot_for_backups();
@@ -166,6 +165,6 @@ impl Replica {
 
     fn answer_backup(&mut self, waiting: &Waiting, reply: Reply) {
         let (connection, seq) = (waiting.connection, waiting.seq);
-        self.replies.push(ClientReply { connection, seq, reply, decided_at: LogIndex::ZERO });
+        self.out.replies.push(ClientReply { connection, seq, reply, decided_at: LogIndex::ZERO });
     }
 }

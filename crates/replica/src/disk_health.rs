@@ -46,8 +46,6 @@ pub(crate) struct DiskHealth {
     /// The reserve was given up: its room belongs to the snapshot under way, if that arrives from the
     /// leader until this time.
     reserve_lent_until: Option<Time>,
-    /// Since when a group commit has been on its way.
-    pub(crate) persisting_since: Time,
     /// Since when this node's disk has kept others waiting, or would if it mattered.
     waits_since: Option<Time>,
     /// A group commit stalled, and none has been quick since.
@@ -62,7 +60,6 @@ impl DiskHealth {
             maintain_at: now,
             wants_reserve: false,
             reserve_lent_until: None,
-            persisting_since: now,
             waits_since: None,
             is_slow: false,
             health: Health::Well,
@@ -79,7 +76,7 @@ impl Replica {
             self.disk.wants_reserve = false;
             if let Some(ops) = self.storage.release_reserve() {
                 self.disk.reserve_lent_until = Some(self.now.mono + ARRIVING_GRACE);
-                return self.jobs.push(DiskJob::Maintain(ops));
+                return self.out.jobs.push(DiskJob::Maintain(ops));
             }
             self.resume_starved_snapshot();
         }
@@ -92,7 +89,7 @@ impl Replica {
         let (reserve_bytes, next_bytes) = self.reserve_bytes_wanted();
         self.storage.want_reserve(reserve_bytes, next_bytes);
         if let Some(ops) = self.storage.maintain() {
-            self.jobs.push(DiskJob::Maintain(ops));
+            self.out.jobs.push(DiskJob::Maintain(ops));
         }
     }
 
@@ -253,7 +250,7 @@ impl Replica {
     /// A group commit has ended.
     pub(crate) fn group_commit_ended(&mut self) {
         self.disk.waits_since = None;
-        let took = self.now.mono.since(self.disk.persisting_since);
+        let took = self.now.mono.since(self.persisting.since);
         if !self.raft.is_leader() {
             self.pace.foreground_took(self.now.mono, took);
         }
@@ -271,11 +268,11 @@ impl Replica {
     /// Since when this node's disk has been behind the others. A leader's is only while they have
     /// committed what it has not: where all disks are slow no other leader would help.
     fn waits_since(&self) -> Option<Time> {
-        if !self.is_persisting() {
+        if !self.persisting.is_under_way() {
             return None;
         }
         if !self.raft.is_leader() {
-            return Some(self.disk.persisting_since);
+            return Some(self.persisting.since);
         }
         let is_behind = self.raft.durable_index() < self.raft.commit();
         is_behind.then(|| self.disk.waits_since.unwrap_or(self.now.mono))
@@ -299,7 +296,7 @@ impl Replica {
         }
         let before = std::mem::replace(&mut self.disk.health, health);
         self.raft.set_health(health);
-        self.events.push(Event::Disk { before, now: health });
+        self.out.events.push(Event::Disk { before, now: health });
     }
 
     /// When the disk wants attention next.

@@ -33,7 +33,7 @@ impl Replica {
         };
         let ops = self.storage.set_snapshot_aside(id);
         if !ops.is_empty() {
-            self.events.push(Event::SnapshotFailed(format!("{error}; it is set aside")));
+            self.out.events.push(Event::SnapshotFailed(format!("{error}; it is set aside")));
             self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(ops));
         }
     }

@@ -116,3 +116,15 @@ pub struct Outputs {
     /// After [`crate::Input::Shutdown`]: nothing is under way here any more.
     pub shutdown_complete: bool,
 }
+
+impl Outputs {
+    /// Moves the wishes of a turn behind those that are here.
+    pub(crate) fn append(&mut self, turn: &mut Self) {
+        self.backups.append(&mut turn.backups);
+        self.messages.append(&mut turn.messages);
+        self.jobs.append(&mut turn.jobs);
+        self.replies.append(&mut turn.replies);
+        self.events.append(&mut turn.events);
+        self.shutdown_complete = turn.shutdown_complete;
+    }
+}

@@ -220,7 +220,7 @@ impl Replica {
         let is_news = !std::mem::replace(&mut receiving.starved, true);
         if is_news {
             let why = format!("{}: no space, waiting for room", receiving.file);
-            self.events.push(Event::SnapshotFailed(why));
+            self.out.events.push(Event::SnapshotFailed(why));
         }
         self.make_room_for_receiving();
         self.lend_reserve();
@@ -355,7 +355,7 @@ impl Replica {
     fn load_on(&mut self, mut receiving: Receiving) {
         let State::Loading(loading) = &mut receiving.state else { unreachable!("it is loading") };
         while let Some(job) = loading.next_read(receiving.on_disk.synced, receiving.attempt) {
-            self.jobs.push(job);
+            self.out.jobs.push(job);
         }
         if !(matches!(receiving.step, Step::Whole) && loading.is_done()) {
             self.snapshots.receiving = Some(receiving);
@@ -430,7 +430,7 @@ impl Replica {
         self.storage.trim(position.index);
         self.compaction.begin_anew();
         self.room_was_made();
-        self.events.push(Event::SnapshotInstalled { index: position.index, size_bytes });
+        self.out.events.push(Event::SnapshotInstalled { index: position.index, size_bytes });
     }
 
     /// What arrived is of no use: the leader begins again, but not at once, and whoever has the file
@@ -441,7 +441,7 @@ impl Replica {
         let wait =
             self.options.raft.snapshot_retry_interval * (1 << times.min(REFUSALS_DOUBLED_MAX));
         self.snapshots.refused = Some(Refused { id, times, until: self.now.mono + wait });
-        self.events.push(Event::SnapshotFailed(why));
+        self.out.events.push(Event::SnapshotFailed(why));
         self.raft.snapshot_stored(self.now.mono, id, 0);
         let damaged = PeerMessage::SnapshotDamaged(SnapshotDamaged { id });
         self.tell(receiving.maker, Stream::Main, damaged);

@@ -1,15 +1,15 @@
 //! The replica: where consensus, storage, state machine and requests meet.
 //!
 //! Top-down: what it is, how it starts, what comes in ([`Replica::step`]), what goes out
-//! ([`Replica::flush`]). Requests are in `requests.rs`, snapshots in `snapshots.rs`, applying in
-//! `apply.rs`.
+//! ([`Replica::flush`]). Requests are in `requests.rs`, group commits in `persisting.rs`, applying in
+//! `apply.rs`, snapshots in `snapshots.rs`, who leads in `leadership.rs`.
 
 use std::collections::BTreeMap;
 
 use sampan_base::disk::{Disk, DiskError};
-use sampan_base::{Configuration, LogIndex, NodeId, Rng, Term, Time, planted};
+use sampan_base::{Configuration, NodeId, Rng, Time, planted};
 use sampan_kv::Kv;
-use sampan_raft::{PersistToken, Raft, Refused, Restored};
+use sampan_raft::{Raft, Refused, Restored};
 use sampan_storage::{Identity, Storage};
 
 use crate::backups::Backups;
@@ -18,12 +18,14 @@ use crate::compaction::Compaction;
 use crate::disk_health::DiskHealth;
 use crate::forwards::{FORWARD_FRAME_BYTES_MAX, ForwardWindow, ForwardsOut};
 use crate::input::{ConnectionId, Input, Now};
-use crate::job::{DiskDone, DiskJob};
+use crate::job::DiskDone;
+use crate::leadership::Leadership;
 use crate::lines::{Home, Lines, Origin};
 use crate::opening::{self, OpenError, OpenReport};
 use crate::options::Options;
-use crate::output::{ClientReply, Envelope, Event, Fatal, Outputs, Stream};
+use crate::output::{Envelope, Event, Fatal, Outputs, Stream};
 use crate::pace::Pace;
+use crate::persisting::Persisting;
 use crate::reads::Reads;
 use crate::restoring::Restoring;
 use crate::snapshots::Snapshots;
@@ -33,10 +35,6 @@ use crate::wire::{
     SnapshotMissing, SnapshotPart,
 };
 use crate::writes::Writes;
-
-/// After this long without a write, the disk is told how far its log is durable
-/// (`docs/format.md`, the watermark): off the commit path, and never twice for one write.
-const WATERMARK_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Memory of a large state that is gone is freed a piece in each of these, and with each turn.
 const GARBAGE_INTERVAL: std::time::Duration = std::time::Duration::from_millis(1);
@@ -68,17 +66,11 @@ pub struct Replica {
     /// The last entry the state machine has applied. Invariant: equals `raft.applied()` between
     /// turns.
     pub(crate) applied: sampan_base::LogPosition,
-    /// The group commit that is on its way to the disk.
-    persisting: Option<PersistToken>,
-    /// When the watermark is to be refreshed; unset while it is up to date.
-    watermark_at: Option<Time>,
+    pub(crate) persisting: Persisting,
     pub(crate) disk: DiskHealth,
-    /// Until where the disk says that this node does not vote; it follows what consensus says.
-    non_voting_until: Option<LogIndex>,
+    pub(crate) leadership: Leadership,
     /// The state machine has memory to free, little by little.
     has_garbage: bool,
-    /// The disk says that this node has heard from nobody yet; cleared as above.
-    newborn: bool,
     pub(crate) lines: Lines,
     pub(crate) writes: Writes,
     pub(crate) reads: Reads,
@@ -98,29 +90,10 @@ pub struct Replica {
     /// Requests are held until consensus takes proposals and has less than this uncommitted; zero
     /// if none are.
     pub(crate) held_for_log: usize,
-    /// The last term this node led in this life.
-    pub(crate) led_term: Option<Term>,
-    /// The last term whose leader refused a command: it leads no more, and nobody will in that term.
-    pub(crate) abdicated_term: Option<Term>,
-    leading: bool,
-    /// Since when no leader is known.
-    pub(crate) leaderless_since: Option<Time>,
-    /// Since when the term is what it is.
-    pub(crate) term_since: Time,
-    /// The term that `term_since` is of.
-    pub(crate) term: Term,
-    leader: Option<NodeId>,
     pub(crate) sweep_at: Time,
     pub(crate) last_clock_entry: Time,
-    shutdown_by: Option<Time>,
-    /// A node that led goes on until then, though asked to stop: what followers sent before they
-    /// knew of the next leader must be refused, not lost.
-    refusing_until: Time,
-    pub(crate) replies: Vec<ClientReply>,
-    pub(crate) jobs: Vec<DiskJob>,
-    pub(crate) messages: Vec<Envelope>,
-    pub(crate) events: Vec<Event>,
-    fatal: Option<Fatal>,
+    /// What is to be done outside.
+    pub(crate) out: Outputs,
     /// Damaged batches of the log that were repaired before this start.
     pub(crate) batches_repaired: usize,
     raft_outputs: sampan_raft::Outputs,
@@ -152,7 +125,6 @@ impl Replica {
         let chance = rng.next_u64() >> 32;
         let life = recovered.incarnation << 32 | chance;
         let life = if planted!(LifeNotNumbered) { 1 } else { life };
-        let non_voting_until = recovered.non_voting_until;
         let snapshots = Snapshots::new(recovered.partial_snapshot, now);
         let restored = Restored {
             hard_state: recovered.hard_state,
@@ -166,21 +138,19 @@ impl Replica {
         };
         let raft = Raft::new(options.raft.clone(), restored, rng.next_u64(), now.mono);
         report.unheard_voters = raft.unheard_voters().into_iter().collect();
+        let leadership = Leadership::new(raft.term(), now.mono);
         let replica = Self {
             identity,
             now,
             rng,
-            term: raft.term(),
             raft,
             storage,
             kv,
             applied,
-            persisting: None,
-            watermark_at: Some(now.mono + WATERMARK_AFTER),
+            persisting: Persisting::new(recovered.non_voting_until, recovered.newborn, now.mono),
             disk: DiskHealth::new(now.mono),
-            non_voting_until,
+            leadership,
             has_garbage: false,
-            newborn: recovered.newborn,
             lines: Lines::default(),
             writes: Writes::new(),
             reads: Reads::default(),
@@ -195,21 +165,9 @@ impl Replica {
             to_pump: Vec::new(),
             to_pump_next_turn: Vec::new(),
             held_for_log: 0,
-            led_term: None,
-            abdicated_term: None,
-            leading: false,
-            leaderless_since: Some(now.mono),
-            term_since: now.mono,
-            leader: None,
             sweep_at: now.mono,
             last_clock_entry: now.mono,
-            shutdown_by: None,
-            refusing_until: now.mono,
-            replies: Vec::new(),
-            jobs: Vec::new(),
-            messages: Vec::new(),
-            events: Vec::new(),
-            fatal: None,
+            out: Outputs::default(),
             batches_repaired: 0,
             raft_outputs: sampan_raft::Outputs::default(),
             counters: Counters::default(),
@@ -256,7 +214,7 @@ impl Replica {
         self.raft.tick(now.mono);
         self.expire_requests();
         self.ask_for_backup_indices();
-        let shutdown_complete = self.drive_shutdown();
+        self.out.shutdown_complete = self.drive_shutdown();
         if self.clock_entry_at() <= self.now.mono {
             self.writes.want_clock();
             // Also if it is refused: the next try is an interval away.
@@ -283,7 +241,6 @@ impl Replica {
         self.has_garbage = self.raft.free_trimmed() | self.kv.maintain();
         self.send_outcomes();
         self.hand_out(out);
-        out.shutdown_complete = shutdown_complete;
     }
 
     /// When [`Input::Tick`] is due at the latest.
@@ -292,15 +249,12 @@ impl Replica {
         if self.raft.applied() < self.raft.commit() || !self.to_pump.is_empty() {
             return self.now.mono;
         }
-        // The watermark waits for the group commit that is on its way.
-        let watermark = self.watermark_at.filter(|_| self.persisting.is_none());
-        let refusing = self.refusing_until > self.now.mono;
-        let stop = self.shutdown_by.map(|by| if refusing { self.refusing_until } else { by });
+        let stop = self.leadership.shutdown_deadline(self.now.mono);
         self.raft
             .next_deadline()
             .min(self.requests_deadline())
             .min(self.clock_entry_at())
-            .min(watermark.unwrap_or(Time::NEVER))
+            .min(self.persisting.deadline())
             .min(self.disk_deadline())
             .min(if self.has_garbage { self.now.mono + GARBAGE_INTERVAL } else { Time::NEVER })
             .min(stop.unwrap_or(Time::NEVER))
@@ -329,16 +283,6 @@ impl Replica {
     /// This node's id.
     pub fn id(&self) -> NodeId {
         self.identity.node
-    }
-
-    /// The leader, if this node knows one.
-    pub fn leader(&self) -> Option<NodeId> {
-        self.raft.leader().filter(|_| self.abdicated_term != Some(self.raft.term()))
-    }
-
-    /// Does this node lead?
-    pub fn is_leader(&self) -> bool {
-        self.raft.is_leader()
     }
 
     /// The consensus core, for oracles and tests.
@@ -401,7 +345,7 @@ impl Replica {
             PeerMessage::Wanted(wanted) => {
                 let held = self.raft.entries(wanted.first, wanted.through_max().next());
                 let message = PeerMessage::Held(wanted.answer(held.into_iter()));
-                self.messages.push(Envelope { to: from, stream: Stream::Bulk, message });
+                self.out.messages.push(Envelope { to: from, stream: Stream::Bulk, message });
             }
             // Of an earlier life, in which this node asked.
             PeerMessage::Held(_) => {}
@@ -410,13 +354,7 @@ impl Replica {
 
     fn on_disk(&mut self, done: DiskDone) {
         match done {
-            DiskDone::Append(Ok(())) => {
-                let token = self.persisting.take().expect("one group commit at a time");
-                self.counters.syncs += 1;
-                self.group_commit_ended();
-                self.storage.append_synced();
-                self.raft.persisted(self.now.mono, token.synced());
-            }
+            DiskDone::Append(Ok(())) => self.on_persisted(),
             DiskDone::Append(Err(error)) | DiskDone::LogControl(Err(error)) => {
                 self.stop(Fatal::Disk(error.to_string()));
             }
@@ -441,60 +379,7 @@ impl Replica {
     }
 
     fn report_refusal(&mut self, refused: Option<Refused>) {
-        self.events.extend(refused.map(|refused| Event::Refused(refused.to_string())));
-    }
-
-    fn on_shutdown(&mut self) {
-        let by = self.now.mono + self.options.shutdown_wait;
-        self.shutdown_by.get_or_insert(by);
-        self.fail_backups("this node is stopping");
-    }
-
-    /// A node that is to stop hands leadership over, again if the first try came to nothing, and is
-    /// done when it does not lead (or nobody else could) and owes no answer.
-    fn drive_shutdown(&mut self) -> bool {
-        let Some(by) = self.shutdown_by else { return false };
-        let now = self.now.mono;
-        // `leading` is of the last turn: this may be the very one in which leadership ended.
-        let mut leads = self.raft.is_leader() || self.leading || now < self.refusing_until;
-        if self.raft.accepts_proposals() {
-            let handed_over = self.raft.transfer_leadership(now, None);
-            leads = !matches!(handed_over, Err(Refused::Invalid(_)));
-        }
-        if now >= by {
-            self.end_all_requests();
-        }
-        !leads && self.requests_under_way() == 0 || now >= by
-    }
-
-    /// Notes changes of term, role and leader, and lets what waited for one start.
-    fn observe_leadership(&mut self) {
-        if self.raft.term() != self.term {
-            self.term = self.raft.term();
-            self.term_since = self.now.mono;
-        }
-        let leading = self.raft.is_leader();
-        if leading {
-            self.led_term = Some(self.term);
-        }
-        let lost = self.leading && !leading;
-        let leader = self.leader();
-        let changed = self.leader != leader || self.leading != leading;
-        self.leading = leading;
-        self.leader = leader;
-        if lost {
-            self.refusing_until = self.now.mono + self.options.raft.heartbeat_interval * 2;
-            self.on_leadership_lost();
-        }
-        self.leaderless_since = match (self.leader, self.leaderless_since) {
-            (Some(_), _) => None,
-            (None, since) => since.or(Some(self.now.mono)),
-        };
-        if changed {
-            let term = self.term;
-            self.give_up_forwards(|forwarded| forwarded.term < term && forwarded.is_repeatable());
-            self.pump_all();
-        }
+        self.out.events.extend(refused.map(|refused| Event::Refused(refused.to_string())));
     }
 
     fn pump_marked(&mut self) {
@@ -521,7 +406,7 @@ impl Replica {
             let bulk = matches!(message.body, sampan_raft::Body::InstallSnapshot { .. });
             let stream = if bulk { Stream::Bulk } else { Stream::Main };
             let to = message.to;
-            self.messages.push(Envelope { to, stream, message: PeerMessage::Raft(message) });
+            self.out.messages.push(Envelope { to, stream, message: PeerMessage::Raft(message) });
         }
         for outcome in outputs.reads.drain(..) {
             self.on_backup_index(&outcome);
@@ -539,7 +424,7 @@ impl Replica {
             self.on_snapshot_chunk(chunk);
         }
         if let Some(change) = outputs.role_change.take() {
-            self.events.push(Event::Role {
+            self.out.events.push(Event::Role {
                 term: change.term,
                 role: change.role,
                 leader: change.leader,
@@ -549,85 +434,34 @@ impl Replica {
         self.observe_leadership();
     }
 
-    /// Sends what consensus wants durable to the disk, as one batch, if the disk is idle: all that
-    /// gathers meanwhile shares the next sync.
-    fn persist(&mut self) {
-        if self.persisting.is_some() {
-            return;
-        }
-        let (room, most) = (self.persist_room_bytes(), self.options.group_commit_bytes_max);
-        if let Some(persist) = self.raft.take_persist_within(room, most) {
-            let ops = self.storage.append(persist.hard_state, persist.log_reset, &persist.entries);
-            self.persisting = Some(persist.token);
-            self.disk.persisting_since = self.now.mono;
-            self.jobs.push(DiskJob::Append(ops));
-            self.watermark_at = Some(self.now.mono + WATERMARK_AFTER);
-        } else if self.watermark_at.is_some_and(|at| at <= self.now.mono) {
-            self.refresh_watermark();
-        }
-        self.persist_standing();
-    }
-
-    /// Whether this node votes, if that has changed since the disk was told. After the term that goes with
-    /// it: a node with a past takes its term for all it has promised, one without asks the others again.
-    fn persist_standing(&mut self) {
-        let grown_up = self.newborn && !self.raft.is_newborn();
-        let until = self.raft.non_voting_until();
-        // What is written also says that the node has a past: not before it has.
-        let changed = self.non_voting_until != until && (grown_up || !self.newborn);
-        if grown_up || changed {
-            self.newborn &= !grown_up;
-            self.non_voting_until = until;
-            self.jobs.push(DiskJob::LogControl(self.storage.set_non_voting(until)));
-            self.events.extend(changed.then_some(Event::NonVoting(until)));
-        }
-    }
-
-    fn refresh_watermark(&mut self) {
-        self.watermark_at = None;
-        let ops = self.storage.refresh_watermark();
-        if !ops.is_empty() {
-            self.jobs.push(DiskJob::LogControl(ops));
-        }
-    }
-
-    /// Is a group commit on its way to the disk?
-    pub(crate) const fn is_persisting(&self) -> bool {
-        self.persisting.is_some()
-    }
-
     fn send_outcomes(&mut self) {
         for ((node, incarnation), mut outcomes) in std::mem::take(&mut self.outcomes) {
             while !outcomes.is_empty() {
                 let rest = outcomes.split_off(outcomes.len().min(outcomes_per_frame(&outcomes)));
                 let reply = ForwardReply { incarnation, outcomes };
                 let message = PeerMessage::ForwardReply(reply);
-                self.messages.push(Envelope { to: node, stream: Stream::Main, message });
+                self.out.messages.push(Envelope { to: node, stream: Stream::Main, message });
                 outcomes = rest;
             }
         }
         if let Some((to, forward)) = self.forwards.take_frame() {
             let message = PeerMessage::Forward(forward);
-            self.messages.push(Envelope { to, stream: Stream::Main, message });
+            self.out.messages.push(Envelope { to, stream: Stream::Main, message });
         }
         self.to_pump.append(&mut self.to_pump_next_turn);
     }
 
     fn hand_out(&mut self, out: &mut Outputs) {
-        if let Some(fatal) = &self.fatal {
+        if let Some(fatal) = &self.out.fatal {
             // Nothing may leave a node whose disk or state is broken.
             *out = Outputs { fatal: Some(fatal.clone()), ..Outputs::default() };
             return;
         }
-        out.jobs.append(&mut self.jobs);
-        out.messages.append(&mut self.messages);
-        out.replies.append(&mut self.replies);
-        out.backups.append(&mut self.backups.ready);
-        out.events.append(&mut self.events);
+        out.append(&mut self.out);
     }
 
     pub(crate) fn stop(&mut self, fatal: Fatal) {
-        self.fatal.get_or_insert(fatal);
+        self.out.fatal.get_or_insert(fatal);
     }
 }
 

@@ -86,7 +86,10 @@ impl Replica {
     /// Commands that a follower forwards.
     pub(crate) fn on_forward(&mut self, from: NodeId, forward: Forward) {
         let leads = self.raft.is_leader() && self.raft.term() == forward.term;
-        if !leads && self.led_term != Some(forward.term) && !planted!(TakenForwardRefused) {
+        if !leads
+            && self.leadership.led_term != Some(forward.term)
+            && !planted!(TakenForwardRefused)
+        {
             // Its commands may have been taken in an earlier life or term: nothing can be promised.
             self.counters.forwards_dropped += 1;
             return;
@@ -97,7 +100,7 @@ impl Replica {
             if let Some(incarnation) = window.later_life(&forward) {
                 let reply = ForwardReply { incarnation, outcomes: Vec::new() };
                 let message = PeerMessage::ForwardReply(reply);
-                self.messages.push(Envelope { to: from, stream: Stream::Main, message });
+                self.out.messages.push(Envelope { to: from, stream: Stream::Main, message });
             }
             return;
         }
@@ -142,7 +145,7 @@ impl Replica {
             match outcome {
                 Outcome::Refused => {
                     // Hold what would go the same way, until there is a new term.
-                    self.abdicated_term = self.abdicated_term.max(Some(forwarded.term));
+                    self.leadership.refused(forwarded.term);
                     let maybe_appended = forwarded.request.maybe_appended;
                     self.forward_failed(forwarded, maybe_appended);
                 }
@@ -508,7 +511,7 @@ impl Replica {
         let now = self.now.mono;
         let (no_leader_wait, client_timeout) =
             (self.options.no_leader_wait, self.options.client_timeout);
-        let leaderless_since = self.leaderless_since;
+        let leaderless_since = self.leadership.leaderless_since;
         let expired = self.lines.take_waiting(|_, waiting| {
             let held = leaderless_since
                 .is_some_and(|since| now >= since.max(waiting.since) + no_leader_wait);
@@ -524,9 +527,9 @@ impl Replica {
         let now = self.now.mono;
         let (client_timeout, retry) = (self.options.client_timeout, self.options.forward_retry);
         // Not `raft.term()`, which may be newer than what `term_since` is of.
-        let (term, grace) = (self.term, self.options.raft.election_timeout_max);
+        let (term, grace) = (self.leadership.term, self.options.raft.election_timeout_max);
         // A write whose leader was replaced gets one election timeout for the old leader's answer.
-        let replaced = self.term_since + grace <= now;
+        let replaced = self.leadership.term_since + grace <= now;
         let over = |f: &Forwarded| now >= f.request.since + client_timeout || now >= f.give_up_at;
         for forwarded in self.forwards.take(over) {
             self.end_forward(&forwarded);
@@ -633,7 +636,7 @@ impl Replica {
         }
         let connection = ticket.origin.connection;
         if !self.lines.is_closed(ticket.origin) {
-            self.replies.push(ClientReply { connection, seq: ticket.seq, reply, decided_at });
+            self.out.replies.push(ClientReply { connection, seq: ticket.seq, reply, decided_at });
         }
     }
 

@@ -309,7 +309,7 @@ impl Replica {
 
     fn on_snapshot_taken(&mut self, meta: &SnapshotMeta, log_bytes_before: u64) {
         let (index, size_bytes) = (meta.position.index, meta.size_bytes);
-        self.events.push(Event::SnapshotTaken { index, size_bytes });
+        self.out.events.push(Event::SnapshotTaken { index, size_bytes });
         self.storage.snapshot_committed();
         self.log_is_covered(log_bytes_before);
         self.room_was_made();
@@ -320,7 +320,7 @@ impl Replica {
     pub(crate) fn give_up_taking(&mut self, why: String) {
         if self.drop_taking() {
             self.snapshots.not_before = self.now.mono + RETRY_AFTER;
-            self.events.push(Event::SnapshotFailed(why));
+            self.out.events.push(Event::SnapshotFailed(why));
         }
     }
 
@@ -402,7 +402,14 @@ impl Replica {
             self.tell(maker, Stream::Main, PeerMessage::SnapshotWanted(wanted));
         } else if let Some(file) = self.snapshot_file(id) {
             let wanted_by = None;
-            self.jobs.push(DiskJob::SnapshotSend { to, id, file, offset, len_bytes, wanted_by });
+            self.out.jobs.push(DiskJob::SnapshotSend {
+                to,
+                id,
+                file,
+                offset,
+                len_bytes,
+                wanted_by,
+            });
         } else {
             self.raft.snapshot_unreadable(self.now.mono, to, id);
         }
@@ -414,7 +421,7 @@ impl Replica {
     }
 
     pub(crate) fn tell(&mut self, to: NodeId, stream: Stream, message: PeerMessage) {
-        self.messages.push(Envelope { to, stream, message });
+        self.out.messages.push(Envelope { to, stream, message });
     }
 
     /// A leader wants a part of a snapshot sent that this node made, and sent before when it led.
@@ -427,7 +434,7 @@ impl Replica {
         self.snapshots.lent = Some((id, self.now.mono));
         let len_bytes = len_max.min(LENT_BYTES_MAX);
         let wanted_by = Some(leader);
-        self.jobs.push(DiskJob::SnapshotSend { to, id, file, offset, len_bytes, wanted_by });
+        self.out.jobs.push(DiskJob::SnapshotSend { to, id, file, offset, len_bytes, wanted_by });
     }
 
     /// A part of a snapshot was read.
@@ -445,7 +452,7 @@ impl Replica {
 
     pub(crate) fn snapshot_job(&mut self, owner: Owner, job: DiskJob) {
         self.snapshots.owners.push_back(owner);
-        self.jobs.push(job);
+        self.out.jobs.push(job);
     }
 
     /// A snapshot job has ended.
