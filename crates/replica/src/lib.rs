@@ -40,8 +40,10 @@ mod repairing;
 pub mod replica;
 mod requests;
 mod restoring;
+mod sending;
 mod snapshots;
 pub mod status;
+mod taking;
 pub mod wire;
 mod writes;
 

@@ -1,0 +1,140 @@
+//! Snapshots on their way to peers: parts of their files, read and sent at the pace of the background.
+//!
+//! What it is not: which part is next, and how many are on their way. That is consensus'
+//! (`sampan_raft`'s `InstallSnapshot`).
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use sampan_base::disk::DiskError;
+use sampan_base::{NodeId, Time};
+use sampan_raft::{PeerState, PeerStatus, SnapshotRead};
+
+use crate::job::DiskJob;
+use crate::output::Stream;
+use crate::replica::Replica;
+use crate::wire::{PeerMessage, SnapshotMissing, SnapshotPart, SnapshotWanted};
+
+/// A part that another node wants sent is no longer than this.
+const LENT_BYTES_MAX: u64 = 8 << 20;
+
+/// What peers want of snapshots.
+#[derive(Default)]
+pub(crate) struct Sending {
+    /// Parts that they wait for, to be read when the pace allows it.
+    parts: VecDeque<SnapshotRead>,
+    /// A chunk of the own snapshot was the last that went: a part that waits goes before the next one.
+    pub(crate) is_next: bool,
+    /// The snapshot of which a part was last sent for another leader, and when.
+    lent: Option<(u64, Time)>,
+}
+
+impl Sending {
+    /// Does a part wait for its turn?
+    pub(crate) fn waits(&self) -> bool {
+        !self.parts.is_empty()
+    }
+}
+
+impl Replica {
+    /// A peer needs a part of a snapshot. What is wanted again was wanted too slowly: once is enough.
+    pub(crate) fn on_snapshot_wanted(&mut self, wanted: SnapshotRead) {
+        if !self.snapshots.sending.parts.contains(&wanted) {
+            self.snapshots.sending.parts.push_back(wanted);
+        }
+    }
+
+    /// Reads the parts that peers wait for, as fast as may be: at once if clients wait for them, too.
+    pub(crate) fn send_parts(&mut self) {
+        if !self.raft.is_leader() {
+            return self.snapshots.sending.parts.clear();
+        }
+        let is_urgent = !self.raft.commits_without_laggards(self.now.mono);
+        while (is_urgent || self.pace.is_free(self.now.mono))
+            && let Some(wanted) = self.snapshots.sending.parts.pop_front()
+        {
+            self.snapshots.sending.is_next = false;
+            self.pace.went(self.now.mono, wanted.len_max as u64);
+            self.read_part(wanted);
+        }
+    }
+
+    fn read_part(&mut self, wanted: SnapshotRead) {
+        let SnapshotRead { to, id, offset, len_max, maker } = wanted;
+        let len_bytes = len_max as u64;
+        if let Some(maker) = maker {
+            let wanted = SnapshotWanted { to, id, offset, len_max: len_bytes };
+            self.tell(maker, Stream::Main, PeerMessage::SnapshotWanted(wanted));
+        } else if let Some(file) = self.snapshot_file(id) {
+            let (jobs, wanted_by) = (&mut self.out.jobs, None);
+            jobs.push(DiskJob::SnapshotSend { to, id, file, offset, len_bytes, wanted_by });
+        } else {
+            self.raft.snapshot_unreadable(self.now.mono, to, id);
+        }
+    }
+
+    /// A part of a snapshot was read: for this node as the leader, or for another one.
+    pub(crate) fn on_part_read(
+        &mut self,
+        to: NodeId,
+        id: u64,
+        offset: u64,
+        data: Result<Bytes, DiskError>,
+        wanted_by: Option<NodeId>,
+    ) {
+        match (data, wanted_by) {
+            (Ok(data), None) => self.raft.snapshot_read(self.now.mono, to, id, offset, data),
+            (Ok(data), Some(_)) if data.is_empty() => {}
+            (Ok(data), Some(_)) => {
+                let part = PeerMessage::SnapshotPart(SnapshotPart { id, offset, data });
+                self.tell(to, Stream::Bulk, part);
+            }
+            (Err(_), None) => self.raft.snapshot_unreadable(self.now.mono, to, id),
+            (Err(_), Some(leader)) => {
+                let missing = PeerMessage::SnapshotMissing(SnapshotMissing { to, id });
+                self.tell(leader, Stream::Main, missing);
+            }
+        }
+    }
+
+    /// A leader wants a part of a snapshot sent that this node made, and sent before when it led.
+    pub(crate) fn lend_snapshot(&mut self, leader: NodeId, wanted: &SnapshotWanted) {
+        let SnapshotWanted { to, id, offset, len_max } = *wanted;
+        let Some(file) = self.snapshot_file(id) else {
+            let missing = PeerMessage::SnapshotMissing(SnapshotMissing { to, id });
+            return self.tell(leader, Stream::Main, missing);
+        };
+        self.snapshots.sending.lent = Some((id, self.now.mono));
+        let len_bytes = len_max.min(LENT_BYTES_MAX);
+        let wanted_by = Some(leader);
+        self.out.jobs.push(DiskJob::SnapshotSend { to, id, file, offset, len_bytes, wanted_by });
+    }
+
+    /// The snapshots that live followers are getting: to remove one would make its transfer begin
+    /// anew, with the next one, and again. A full disk cannot afford that.
+    pub(crate) fn snapshots_being_sent(&self) -> Vec<u64> {
+        let id = |peer: PeerStatus| match peer.state {
+            PeerState::Snapshot { id, .. } => Some(id),
+            PeerState::Probe | PeerState::Replicate => None,
+        };
+        if self.storage.out_of_space() {
+            Vec::new()
+        } else {
+            let lent_since = self.now.mono - self.options.raft.election_timeout_max * 2;
+            let lent =
+                self.snapshots.sending.lent.filter(|(_, at)| *at >= lent_since).map(|(id, _)| id);
+            self.live_peers().filter_map(id).chain(lent).collect()
+        }
+    }
+
+    pub(crate) fn sends_snapshot(&self) -> bool {
+        self.live_peers().any(|peer| matches!(peer.state, PeerState::Snapshot { .. }))
+    }
+
+    /// The followers that this leader heard lately.
+    pub(crate) fn live_peers(&self) -> impl Iterator<Item = PeerStatus> {
+        let live_since = self.now.mono - self.options.raft.election_timeout_max * 2;
+        let peers = if self.raft.is_leader() { self.raft.status().peers } else { Vec::new() };
+        peers.into_iter().filter(move |peer| peer.heard_at >= live_since)
+    }
+}
