@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{Configuration, LogIndex, NodeId, Term};
+use crate::{Configuration, LogIndex, NodeId, SnapshotId, Term};
 
 /// The name of a log entry: by the Log Matching property (paper 5.3) a pair names one entry only.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -89,7 +89,7 @@ pub struct SnapshotMeta {
     /// The configuration in force at that index (thesis 4, 5.1).
     pub configuration: Configuration,
     /// Names this very file: two snapshots of one position taken by different nodes differ.
-    pub id: u64,
+    pub id: SnapshotId,
     /// Length of the snapshot file.
     pub size_bytes: u64,
 }

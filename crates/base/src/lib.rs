@@ -16,7 +16,7 @@ pub mod time;
 
 pub use configuration::Configuration;
 pub use entry::{Entry, EntryKind, HardState, LogPosition, SnapshotMeta};
-pub use ids::{ClusterId, LogIndex, NodeId, SessionId, Term};
+pub use ids::{ClusterId, LogIndex, NodeId, SessionId, SnapshotId, Term};
 pub use rng::Rng;
 pub use time::{Time, WallTime};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
-use sampan_base::{Configuration, NodeId, Time};
+use sampan_base::{Configuration, NodeId, SnapshotId, Time};
 use sampan_raft::{Config, Message, Outputs, Raft, Restored};
 
 const COMMITS: u64 = 400_000;
@@ -110,7 +110,7 @@ fn trim(hosts: &mut [Host; 3]) {
         let meta = sampan_base::SnapshotMeta {
             position,
             configuration: host.raft.configuration_at(applied).clone(),
-            id: applied.0,
+            id: SnapshotId(applied.0),
             size_bytes: 1,
         };
         host.raft.compact(meta, applied);

@@ -52,22 +52,22 @@ impl Display for Body {
             }
             Self::InstallSnapshot { meta, data, .. } if data.is_empty() => {
                 let at = At(meta.position);
-                write!(f, "InstallSnapshot #{} {at} ?/{}", meta.id, meta.size_bytes)
+                write!(f, "InstallSnapshot #{:x} {at} ?/{}", meta.id.0, meta.size_bytes)
             }
             Self::InstallSnapshot { meta, offset, data, .. } => {
                 let (at, end) = (At(meta.position), offset + data.len() as u64);
-                write!(f, "InstallSnapshot #{} {at} {offset}..{end}/{}", meta.id, meta.size_bytes)
-            }
-            Self::InstallSnapshotReply { id, next_offset, matched, .. } => {
-                write!(f, "InstallSnapshotReply #{id} next={next_offset} match={matched}")
-            }
-            Self::SnapshotHeld { id, maker, meta, .. } => {
                 write!(
                     f,
-                    "SnapshotHeld #{id}: rather #{} {} of {maker}",
-                    meta.id,
-                    At(meta.position)
+                    "InstallSnapshot #{:x} {at} {offset}..{end}/{}",
+                    meta.id.0, meta.size_bytes
                 )
+            }
+            Self::InstallSnapshotReply { id, next_offset, matched, .. } => {
+                write!(f, "InstallSnapshotReply #{:x} next={next_offset} match={matched}", id.0)
+            }
+            Self::SnapshotHeld { id, maker, meta, .. } => {
+                let (rather, at) = (meta.id.0, At(meta.position));
+                write!(f, "SnapshotHeld #{:x}: rather #{rather:x} {at} of {maker}", id.0)
             }
             Self::TimeoutNow => f.write_str("TimeoutNow"),
             Self::ReadIndex { sequence, .. } => write!(f, "ReadIndex #{sequence}"),

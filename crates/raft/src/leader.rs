@@ -325,30 +325,15 @@ impl Raft {
     ) -> Result<(), DropReason> {
         let RoleState::Leader(leader) = &mut self.role else { return Err(DropReason::WrongRole) };
         let peer = leader.peers.get_mut(&from).ok_or(DropReason::UnknownPeer)?;
-        let (sequence, reached) = match *body {
-            Body::AppendReply { sequence, result: AppendResult::Accepted { matched }, .. }
-            | Body::InstallSnapshotReply { sequence, matched, .. } => (sequence, matched),
-            Body::AppendReply {
-                sequence, result: AppendResult::Rejected { previous, .. }, ..
-            } => (sequence, previous),
-            Body::HeartbeatReply { sequence, received, .. } => (sequence, received),
-            _ => return Err(DropReason::WrongRole),
-        };
-        let read = if let Body::HeartbeatReply { read, .. } = *body { read } else { 0 };
-        let recovering = match *body {
-            Body::AppendReply { recovering, .. } | Body::HeartbeatReply { recovering, .. } => {
-                Some(recovering)
-            }
-            _ => None,
-        };
-        let of_the_future = sequence > leader.sequence || read > leader.reads.round();
-        if of_the_future || reached > self.log.last_index() {
+        let claim = Claim::of(body).ok_or(DropReason::WrongRole)?;
+        let of_the_future = claim.sequence > leader.sequence || claim.read > leader.reads.round();
+        if of_the_future || claim.reaches > self.log.last_index() {
             return Err(DropReason::Malformed);
         }
         peer.heard_at = now;
         peer.messages_received += 1;
         let was_recovering = peer.recovering;
-        if !peer.is_of_this_life(sequence, recovering, leader.sequence) {
+        if !peer.is_of_this_life(claim.sequence, claim.recovering, leader.sequence) {
             return Err(DropReason::StaleReply);
         }
         let counts_again = was_recovering && !peer.recovering;
@@ -376,12 +361,8 @@ impl Raft {
                 self.confirm_reads();
             }
             Body::InstallSnapshotReply { sequence, id, next_offset, matched } => {
-                peer.snapshot_acked(
-                    sequence,
-                    id,
-                    next_offset,
-                    now + self.config.snapshot_retry_interval,
-                );
+                let retry_at = now + self.config.snapshot_retry_interval;
+                peer.snapshot_acked(sequence, id, next_offset, retry_at);
                 self.on_accepted(now, from, matched);
             }
             _ => {}
@@ -451,6 +432,38 @@ impl Raft {
             mine.index
         };
         agree.min(previous.prev())
+    }
+}
+
+/// What an answer says that only a confused peer would: it is checked before anything is believed.
+struct Claim {
+    /// The request that it answers.
+    sequence: u64,
+    /// How far it says that the logs are equal, or that the request reached.
+    reaches: LogIndex,
+    /// The round of reads that it confirms; 0: none.
+    read: u64,
+    /// Whether the peer counts for no quorum, if it says.
+    recovering: Option<bool>,
+}
+
+impl Claim {
+    /// Unset for what is no answer to a leader.
+    const fn of(body: &Body) -> Option<Self> {
+        Some(match *body {
+            Body::AppendReply { sequence, recovering, result, .. } => {
+                let (AppendResult::Accepted { matched: reaches }
+                | AppendResult::Rejected { previous: reaches, .. }) = result;
+                Self { sequence, reaches, read: 0, recovering: Some(recovering) }
+            }
+            Body::HeartbeatReply { sequence, recovering, read, received, .. } => {
+                Self { sequence, reaches: received, read, recovering: Some(recovering) }
+            }
+            Body::InstallSnapshotReply { sequence, matched, .. } => {
+                Self { sequence, reaches: matched, read: 0, recovering: None }
+            }
+            _ => return None,
+        })
     }
 }
 

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use sampan_base::codec::Reader;
 use sampan_base::{
-    Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, SnapshotMeta, Term,
+    Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, SnapshotId, SnapshotMeta, Term,
 };
 
 use crate::Health;
@@ -122,7 +122,7 @@ pub enum Body {
         /// The number of the request.
         sequence: u64,
         /// Which snapshot.
-        id: u64,
+        id: SnapshotId,
         /// The sender holds the bytes before this one.
         next_offset: u64,
         /// Through here the sender's log, or its snapshot, is durable and equals the leader's:
@@ -135,7 +135,7 @@ pub enum Body {
         /// The number of the request.
         sequence: u64,
         /// Which snapshot was offered.
-        id: u64,
+        id: SnapshotId,
         /// Who made the one that is here in part.
         maker: NodeId,
         /// The one that is here in part.

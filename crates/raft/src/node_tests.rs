@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sampan_base::{
-    Configuration, Entry, EntryKind, HardState, LogIndex, LogPosition, NodeId, SnapshotMeta, Term,
-    Time,
+    Configuration, Entry, EntryKind, HardState, LogIndex, LogPosition, NodeId, SnapshotId,
+    SnapshotMeta, Term, Time,
 };
 
 use crate::{Body, Config, DropReason, Message, Outputs, Raft, Refused, Restored, Role};
@@ -159,7 +159,7 @@ fn a_configuration_of_the_snapshot_and_of_the_log_after_it_are_restored() {
     let meta = SnapshotMeta {
         position: LogPosition { term: Term(2), index: LogIndex(3) },
         configuration: Configuration::of_voters([NodeId::of(7)]),
-        id: 1,
+        id: SnapshotId(1),
         size_bytes: 1,
     };
     let change = Entry { kind: EntryKind::Configuration, data: data.into(), ..command(5, 2) };

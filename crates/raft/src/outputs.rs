@@ -1,7 +1,7 @@
 //! What comes out of a node once a turn, and why an input can be refused. Data only.
 
 use bytes::Bytes;
-use sampan_base::{LogIndex, NodeId, SnapshotMeta, Term};
+use sampan_base::{LogIndex, NodeId, SnapshotId, SnapshotMeta, Term};
 
 use crate::{Message, Role};
 
@@ -65,7 +65,7 @@ pub struct SnapshotRead {
     /// Which peer.
     pub to: NodeId,
     /// Which snapshot ([`SnapshotMeta::id`]).
-    pub id: u64,
+    pub id: SnapshotId,
     /// Where in the file.
     pub offset: u64,
     /// How many bytes at most; fewer only where the file ends.

@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 
-use sampan_base::{LogIndex, NodeId, SnapshotMeta, Time, planted};
+use sampan_base::{LogIndex, NodeId, SnapshotId, SnapshotMeta, Time, planted};
 
 use crate::{Config, Health};
 
@@ -58,7 +58,7 @@ pub(crate) struct SnapshotSend {
     /// Which other node made it, and sends it.
     pub(crate) maker: Option<NodeId>,
     /// The last snapshot of another node from which nothing came.
-    given_up: Option<u64>,
+    given_up: Option<SnapshotId>,
     /// Times in a row that it was asked how far the peer is, with no progress since.
     stalls: u32,
 }
@@ -374,7 +374,7 @@ impl Progress {
     pub(crate) fn snapshot_acked(
         &mut self,
         request: u64,
-        id: u64,
+        id: SnapshotId,
         next_offset: u64,
         retry_at: Time,
     ) {
@@ -420,7 +420,7 @@ impl Progress {
     /// is offered another one, or nothing came from there.
     pub(crate) fn become_snapshot_of(
         &mut self,
-        id: u64,
+        id: SnapshotId,
         maker: NodeId,
         meta: SnapshotMeta,
         now: Time,
@@ -556,7 +556,7 @@ mod tests {
         SnapshotMeta {
             position: sampan_base::LogPosition { index: at(5), ..Default::default() },
             configuration: sampan_base::Configuration::default(),
-            id,
+            id: SnapshotId(id),
             size_bytes,
         }
     }
@@ -603,8 +603,8 @@ mod tests {
             peer.become_snapshot(snapshot(1, 100), 1, Time::ZERO);
             let mut take =
                 |offered| peer.become_snapshot_of(offered, maker, snapshot(2, 100), Time::ZERO);
-            assert!(!take(7), "it is offered another one");
-            assert!(take(1) && !take(1), "it is not offered that any more");
+            assert!(!take(SnapshotId(7)), "it is offered another one");
+            assert!(take(SnapshotId(1)) && !take(SnapshotId(1)), "it is not offered that any more");
             let State::Snapshot(send) = &mut peer.state else { panic!("a snapshot") };
             (1..=questions).for_each(|question| send.start_again(question));
             for &(request, held) in answers {
@@ -612,7 +612,7 @@ mod tests {
             }
             let is_deserted = send.is_deserted(Time(9));
             peer.become_snapshot(snapshot(1, 100), 9, Time::ZERO);
-            let again = peer.become_snapshot_of(1, maker, snapshot(2, 100), Time::ZERO);
+            let again = peer.become_snapshot_of(SnapshotId(1), maker, snapshot(2, 100), Time::ZERO);
             assert!(!again, "it was given up");
             is_deserted
         };

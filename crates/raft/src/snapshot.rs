@@ -5,7 +5,7 @@
 //! for the log.
 
 use bytes::Bytes;
-use sampan_base::{LogIndex, NodeId, SnapshotMeta, Time, planted};
+use sampan_base::{LogIndex, NodeId, SnapshotId, SnapshotMeta, Time, planted};
 
 use crate::follower::Incoming;
 use crate::node::{Raft, RoleState};
@@ -94,7 +94,14 @@ impl Raft {
     }
 
     /// The bytes that [`crate::Outputs::snapshot_reads`] asked for. Ignored if no longer needed.
-    pub fn snapshot_read(&mut self, now: Time, to: NodeId, id: u64, offset: u64, data: Bytes) {
+    pub fn snapshot_read(
+        &mut self,
+        now: Time,
+        to: NodeId,
+        id: SnapshotId,
+        offset: u64,
+        data: Bytes,
+    ) {
         let RoleState::Leader(leader) = &mut self.role else { return };
         let Some(peer) = leader.peers.get_mut(&to) else { return };
         let State::Snapshot(send) = &peer.state else { return };
@@ -117,7 +124,7 @@ impl Raft {
 
     /// The host no longer has that snapshot, or cannot read it: the peer gets the latest one, or
     /// this one again after a pause.
-    pub fn snapshot_unreadable(&mut self, now: Time, to: NodeId, id: u64) {
+    pub fn snapshot_unreadable(&mut self, now: Time, to: NodeId, id: SnapshotId) {
         let Some(latest) = &self.snapshot else { return };
         let RoleState::Leader(leader) = &mut self.role else { return };
         let Some(peer) = leader.peers.get_mut(&to) else { return };
@@ -135,7 +142,7 @@ impl Raft {
         now: Time,
         from: NodeId,
         sequence: u64,
-        id: u64,
+        id: SnapshotId,
         maker: NodeId,
         meta: SnapshotMeta,
     ) -> Result<(), DropReason> {
@@ -188,7 +195,7 @@ impl Raft {
 
     /// The host holds the bytes of the leader's snapshot before `next_offset`, durable or not, and
     /// not that one: what it no longer has after a restart is sent again.
-    pub fn snapshot_stored(&mut self, _now: Time, id: u64, next_offset: u64) {
+    pub fn snapshot_stored(&mut self, _now: Time, id: SnapshotId, next_offset: u64) {
         let Some(incoming) = &self.following.incoming else { return };
         if incoming.meta.id == id {
             let (to, sequence) = (incoming.from, incoming.sequence);
@@ -200,7 +207,7 @@ impl Raft {
 
     /// The host was offered the leader's snapshot `id`, and would go on with another one, of which it
     /// holds part: `maker` has it.
-    pub fn snapshot_held(&mut self, id: u64, maker: NodeId, meta: SnapshotMeta) {
+    pub fn snapshot_held(&mut self, id: SnapshotId, maker: NodeId, meta: SnapshotMeta) {
         let Some(incoming) = self.following.incoming.as_ref().filter(|it| it.meta.id == id) else {
             return;
         };

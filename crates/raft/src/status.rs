@@ -1,6 +1,6 @@
 //! What a node says about itself (the course's `GetState`, and far more). Data only.
 
-use sampan_base::{Configuration, LogIndex, NodeId, SnapshotMeta, Term, Time};
+use sampan_base::{Configuration, LogIndex, NodeId, SnapshotId, SnapshotMeta, Term, Time};
 
 use crate::node::RoleState;
 use crate::progress::{Progress, State};
@@ -115,7 +115,7 @@ pub enum PeerState {
     /// Sends a snapshot.
     Snapshot {
         /// The snapshot's id.
-        id: u64,
+        id: SnapshotId,
         /// The last index it covers.
         index: LogIndex,
         /// Bytes that the peer is known to hold.

@@ -10,7 +10,7 @@
 use bytes::Bytes;
 use sampan_base::codec::{DecodeError, Reader, Writer};
 use sampan_base::{
-    Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, SnapshotMeta, Term,
+    Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, SnapshotId, SnapshotMeta, Term,
 };
 
 use crate::{Answer, AppendResult, Body, Health, Message};
@@ -110,10 +110,10 @@ impl Message {
                 out.put_shared(data);
             }
             Body::InstallSnapshotReply { sequence, id, next_offset, matched } => {
-                put_numbers(out, &[*sequence, *id, *next_offset, matched.0]);
+                put_numbers(out, &[*sequence, id.0, *next_offset, matched.0]);
             }
             Body::SnapshotHeld { sequence, id, maker, meta } => {
-                put_numbers(out, &[*sequence, *id, maker.get()]);
+                put_numbers(out, &[*sequence, id.0, maker.get()]);
                 put_meta(out, meta);
             }
             Body::TimeoutNow => {}
@@ -199,12 +199,12 @@ fn decode_body(kind: u8, r: &mut Reader<'_>, bytes: &Bytes) -> Result<Body, Deco
             Body::InstallSnapshot { sequence, meta, offset, data }
         }
         INSTALL_SNAPSHOT_REPLY => {
-            let (sequence, id, next_offset) = (r.u64()?, r.u64()?, r.u64()?);
+            let (sequence, id, next_offset) = (r.u64()?, SnapshotId(r.u64()?), r.u64()?);
             let matched = LogIndex(r.u64()?);
             Body::InstallSnapshotReply { sequence, id, next_offset, matched }
         }
         SNAPSHOT_HELD => {
-            let (sequence, id, maker) = (r.u64()?, r.u64()?, node_id(r)?);
+            let (sequence, id, maker) = (r.u64()?, SnapshotId(r.u64()?), node_id(r)?);
             Body::SnapshotHeld { sequence, id, maker, meta: meta(r)? }
         }
         TIMEOUT_NOW => Body::TimeoutNow,
@@ -251,7 +251,7 @@ fn put_entries(out: &mut impl Writer, entries: &[Entry]) {
 
 fn put_meta(out: &mut impl Writer, meta: &SnapshotMeta) {
     put_position(out, meta.position);
-    put_numbers(out, &[meta.id, meta.size_bytes]);
+    put_numbers(out, &[meta.id.0, meta.size_bytes]);
     meta.configuration.encode(out);
 }
 
@@ -296,7 +296,7 @@ fn entries(
 
 fn meta(reader: &mut Reader<'_>) -> Result<SnapshotMeta, DecodeError> {
     let position = position(reader)?;
-    let (id, size_bytes) = (reader.u64()?, reader.u64()?);
+    let (id, size_bytes) = (SnapshotId(reader.u64()?), reader.u64()?);
     let configuration = Configuration::decode(reader)?;
     Ok(SnapshotMeta { position, configuration, id, size_bytes })
 }

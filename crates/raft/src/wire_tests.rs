@@ -4,7 +4,8 @@
 use bytes::Bytes;
 use sampan_base::codec::DecodeError;
 use sampan_base::{
-    Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, Rng, SnapshotMeta, Term,
+    Configuration, Entry, EntryKind, LogIndex, LogPosition, NodeId, Rng, SnapshotId, SnapshotMeta,
+    Term,
 };
 
 use crate::{Answer, AppendResult, Body, Health, Message};
@@ -27,7 +28,8 @@ fn samples() -> Vec<(Message, &'static str)> {
     };
     let mut configuration = Configuration::of_voters([NodeId::of(1)]);
     configuration.learners.insert(NodeId::of(2));
-    let meta = SnapshotMeta { position: at(8, 2), configuration, id: 9, size_bytes: 10 };
+    let meta =
+        SnapshotMeta { position: at(8, 2), configuration, id: SnapshotId(9), size_bytes: 10 };
     let entries = vec![entry(5, EntryKind::Noop, b""), entry(6, EntryKind::Command, b"hi")];
     let accepted = AppendResult::Accepted { matched: LogIndex(6) };
     let rejected = AppendResult::Rejected { previous: LogIndex(6), hint: at(4, 2) };
@@ -76,7 +78,7 @@ fn samples() -> Vec<(Message, &'static str)> {
         (
             message(Body::InstallSnapshotReply {
                 sequence: 7,
-                id: 9,
+                id: SnapshotId(9),
                 next_offset: 4,
                 matched: index,
             }),
@@ -91,7 +93,12 @@ fn samples() -> Vec<(Message, &'static str)> {
         (message(Body::Greet { nonce: 5 }), "05*7"),
         (message(Body::GreetReply { nonce: 5, holds: true }), "05*7 01"),
         (
-            message(Body::SnapshotHeld { sequence: 7, id: 5, maker: NodeId::of(3), meta }),
+            message(Body::SnapshotHeld {
+                sequence: 7,
+                id: SnapshotId(5),
+                maker: NodeId::of(3),
+                meta,
+            }),
             "07*7 05*7 03*7 02*7 08*7 09*7 0a*7 01*3 01*7 00*3 01*3 02*7",
         ),
     ]

@@ -522,7 +522,9 @@ fn peers(raft: &Raft) -> String {
         let state = match peer.state {
             PeerState::Probe => "probe".into(),
             PeerState::Replicate => "replicate".into(),
-            PeerState::Snapshot { id, acked_bytes, .. } => format!("snapshot #{id} {acked_bytes}B"),
+            PeerState::Snapshot { id, acked_bytes, .. } => {
+                format!("snapshot #{:x} {acked_bytes}B", id.0)
+            }
         };
         let (matched, next, inflight) = (peer.matched, peer.next, peer.inflight_messages);
         let _ =

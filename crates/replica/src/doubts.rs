@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use sampan_base::SnapshotMeta;
+use sampan_base::{SnapshotId, SnapshotMeta};
 use sampan_storage::snapshot::SnapshotError;
 
 use crate::job::{DiskDone, DiskJob};
@@ -18,7 +18,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 impl Replica {
     /// What a peer got of this snapshot is damaged: on its disk, or here.
-    pub(crate) fn doubt_snapshot(&mut self, id: u64) {
+    pub(crate) fn doubt_snapshot(&mut self, id: SnapshotId) {
         let now = self.now.mono;
         let known = self.snapshots.doubted.is_some_and(|(known, until)| known == id && now < until);
         let Some(file) = self.snapshot_file(id).filter(|_| !known) else { return };
@@ -27,7 +27,7 @@ impl Replica {
     }
 
     /// The file was read. A damaged one, which no start could use either, is set aside.
-    pub(crate) fn on_doubted(&mut self, id: u64, done: &DiskDone) {
+    pub(crate) fn on_doubted(&mut self, id: SnapshotId, done: &DiskDone) {
         let DiskDone::SnapshotVerify(Err(error @ SnapshotError::Damaged { .. })) = done else {
             return;
         };

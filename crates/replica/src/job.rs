@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
-use sampan_base::{NodeId, SnapshotMeta, planted};
+use sampan_base::{NodeId, SnapshotId, SnapshotMeta, planted};
 use sampan_storage::snapshot::{self, ChunkPlace, SnapshotError, SnapshotReader};
 
 /// A queue of jobs that run one after another.
@@ -46,7 +46,7 @@ pub enum DiskJob {
         /// The file, of which more may be on its way.
         file: FileName,
         /// Which snapshot it is.
-        id: u64,
+        id: SnapshotId,
         /// Which chunk.
         chunk: ChunkPlace,
         /// Which attempt to receive it this is for; comes back.
@@ -57,7 +57,7 @@ pub enum DiskJob {
         /// For whom.
         to: NodeId,
         /// Which snapshot.
-        id: u64,
+        id: SnapshotId,
         /// Its file.
         file: FileName,
         /// From where.
@@ -113,7 +113,7 @@ pub enum DiskDone {
         /// For whom.
         to: NodeId,
         /// Which snapshot.
-        id: u64,
+        id: SnapshotId,
         /// From where.
         offset: u64,
         /// The bytes.

@@ -4,6 +4,7 @@
 //! What it is not: the file's arrival and its coming into force, which are `receiving.rs`. Nothing of
 //! the loaded state is used before the whole file was found to be the one announced.
 
+use sampan_base::SnapshotId;
 use sampan_base::codec::DecodeError;
 use sampan_base::disk::FileName;
 use sampan_kv::{Kv, Limits, Restore};
@@ -18,7 +19,7 @@ const READ_AHEAD_BYTES: u64 = 2 << 20;
 /// A state that is being loaded.
 pub(crate) struct Loading {
     file: FileName,
-    id: u64,
+    id: SnapshotId,
     scan: ChunkScan,
     restore: Restore,
     /// Chunks whose reading was asked for, and that were loaded.
@@ -30,7 +31,7 @@ impl Loading {
     /// Of this file, of which the chunks that were found so far are here.
     pub(crate) fn new(
         file: FileName,
-        id: u64,
+        id: SnapshotId,
         size_bytes: u64,
         scan: ChunkScan,
         limits: Limits,

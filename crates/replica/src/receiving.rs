@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use sampan_base::codec::DecodeError;
 use sampan_base::disk::{DiskOp, FileName};
-use sampan_base::{LogIndex, NodeId, SnapshotMeta, Time};
+use sampan_base::{LogIndex, NodeId, SnapshotId, SnapshotMeta, Time};
 use sampan_kv::Kv;
 use sampan_raft::SnapshotChunk;
 use sampan_storage::StoredSnapshot;
@@ -56,7 +56,7 @@ pub(crate) struct Receiving {
 /// up to [`REFUSALS_DOUBLED_MAX`], for it may be of no use for good (a later version wrote its state).
 #[derive(Clone, Copy)]
 pub(crate) struct Refused {
-    id: u64,
+    id: SnapshotId,
     /// How often in a row.
     times: u32,
     until: Time,
@@ -174,7 +174,7 @@ impl Replica {
     }
 
     /// A piece of the file that is arriving, from whoever sends it.
-    pub(crate) fn on_snapshot_part(&mut self, id: u64, offset: u64, data: Bytes) {
+    pub(crate) fn on_snapshot_part(&mut self, id: SnapshotId, offset: u64, data: Bytes) {
         let Some(receiving) = &mut self.snapshots.receiving else { return };
         if receiving.meta.id != id {
             return;

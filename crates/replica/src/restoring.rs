@@ -152,7 +152,9 @@ impl SnapshotSink for Restoring {
 #[cfg(test)]
 mod tests {
     use sampan_base::disk::{DiskOp, FileName};
-    use sampan_base::{ClusterId, Configuration, LogIndex, LogPosition, NodeId, Term, WallTime};
+    use sampan_base::{
+        ClusterId, Configuration, LogIndex, LogPosition, NodeId, SnapshotId, Term, WallTime,
+    };
     use sampan_kv::BatchBuilder;
     use sampan_storage::Identity;
     use sampan_storage::snapshot::SnapshotWriter;
@@ -194,7 +196,8 @@ mod tests {
         let maker = Identity { cluster: ClusterId(1), node: NodeId::of(1) };
         let position = LogPosition { term: Term(1), index: LogIndex(1) };
         let members = Configuration::of_voters([NodeId::of(1)]);
-        let (mut writer, mut ops) = SnapshotWriter::begin(maker, 1, position, &members, None);
+        let (mut writer, mut ops) =
+            SnapshotWriter::begin(maker, SnapshotId(1), position, &members, None);
         ops.extend(chunks.iter().flat_map(|chunk| writer.chunk(chunk)));
         let (_, file, rest) = writer.finish(&kv.digest().to_bytes());
         let mut disk = MemDisk::new();

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use sampan_base::disk::DiskError;
-use sampan_base::{NodeId, Time};
+use sampan_base::{NodeId, SnapshotId, Time};
 use sampan_raft::{PeerState, PeerStatus, SnapshotRead};
 
 use crate::job::DiskJob;
@@ -26,7 +26,7 @@ pub(crate) struct Sending {
     /// A chunk of the own snapshot was the last that went: a part that waits goes before the next one.
     pub(crate) is_next: bool,
     /// The snapshot of which a part was last sent for another leader, and when.
-    lent: Option<(u64, Time)>,
+    lent: Option<(SnapshotId, Time)>,
 }
 
 impl Sending {
@@ -77,7 +77,7 @@ impl Replica {
     pub(crate) fn on_part_read(
         &mut self,
         to: NodeId,
-        id: u64,
+        id: SnapshotId,
         offset: u64,
         data: Result<Bytes, DiskError>,
         wanted_by: Option<NodeId>,
@@ -112,7 +112,7 @@ impl Replica {
 
     /// The snapshots that live followers are getting: to remove one would make its transfer begin
     /// anew, with the next one, and again. A full disk cannot afford that.
-    pub(crate) fn snapshots_being_sent(&self) -> Vec<u64> {
+    pub(crate) fn snapshots_being_sent(&self) -> Vec<SnapshotId> {
         let id = |peer: PeerStatus| match peer.state {
             PeerState::Snapshot { id, .. } => Some(id),
             PeerState::Probe | PeerState::Replicate => None,

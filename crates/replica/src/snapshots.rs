@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use sampan_base::disk::{DiskError, FileName};
-use sampan_base::{LogIndex, NodeId, Time};
+use sampan_base::{LogIndex, NodeId, SnapshotId, Time};
 use sampan_storage::PartialSnapshot;
 
 use crate::input::Now;
@@ -25,10 +25,10 @@ const LONG_WAIT: Duration = Duration::from_millis(50);
 /// Whose a snapshot job is. Jobs of the background lane end in the order in which they began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Owner {
-    Taking(u64),
+    Taking(SnapshotId),
     Receiving(u64),
     /// Looks whether one that is sent is damaged.
-    Doubting(u64),
+    Doubting(SnapshotId),
     /// Cleaning up: the result is of no interest.
     Nobody,
 }
@@ -47,7 +47,7 @@ pub(crate) struct Snapshots {
     pub(crate) not_before: Time,
     pub(crate) sending: Sending,
     /// The last that was read because a peer said that it is damaged, and until when it is not read again.
-    pub(crate) doubted: Option<(u64, Time)>,
+    pub(crate) doubted: Option<(SnapshotId, Time)>,
     pub(crate) pauses: SnapshotPauses,
 }
 
@@ -128,7 +128,7 @@ impl Replica {
         self.pace.went(self.now.mono, bytes);
     }
 
-    pub(crate) fn snapshot_file(&self, id: u64) -> Option<FileName> {
+    pub(crate) fn snapshot_file(&self, id: SnapshotId) -> Option<FileName> {
         let known = self.storage.snapshots().iter().find(|stored| stored.meta.id == id);
         known.map(|stored| stored.file.clone())
     }

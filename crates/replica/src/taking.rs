@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use sampan_base::disk::{DiskOp, FileName};
-use sampan_base::{SnapshotMeta, planted};
+use sampan_base::{SnapshotId, SnapshotMeta, planted};
 use sampan_kv::Digest;
 use sampan_storage::snapshot::SnapshotWriter;
 
@@ -25,7 +25,7 @@ const CHUNKS_AT_ONCE_MAX: u64 = 8;
 
 /// A snapshot of the own state that is being written.
 pub(crate) struct Taking {
-    id: u64,
+    id: SnapshotId,
     digest: Digest,
     /// Bytes of log on the disk when it was begun.
     log_bytes: u64,
@@ -67,7 +67,7 @@ impl Replica {
     /// Captures the state and begins to write it.
     pub(crate) fn begin_snapshot(&mut self) {
         self.snapshots.wanted = false;
-        let id = self.rng.next_u64();
+        let id = SnapshotId(self.rng.next_u64());
         let mut configuration = self.raft.configuration_at(self.applied.index);
         if planted!(SnapshotLatestConfiguration) {
             configuration = self.raft.configuration();
@@ -195,7 +195,7 @@ impl Replica {
     }
 
     /// A job of the own snapshot has ended.
-    pub(crate) fn on_taking_job(&mut self, id: u64, failed: Option<String>) {
+    pub(crate) fn on_taking_job(&mut self, id: SnapshotId, failed: Option<String>) {
         // A job of a snapshot that was given up meanwhile is of no interest.
         let Some(taking) = self.snapshots.taking.take_if(|taking| taking.id == id) else { return };
         if let Some(why) = failed {
@@ -275,7 +275,7 @@ impl Replica {
     }
 
     /// The own snapshot met a full disk. True if it tries once more, on other room.
-    pub(crate) fn starve_taking(&mut self, id: u64) -> bool {
+    pub(crate) fn starve_taking(&mut self, id: SnapshotId) -> bool {
         if self.snapshots.taking.as_ref().is_none_or(|taking| taking.id != id) {
             return false;
         }

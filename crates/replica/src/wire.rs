@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use sampan_base::codec::{DecodeError, Reader, Writer, crc32, crc32_with};
-use sampan_base::{ClusterId, Entry, EntryKind, LogIndex, NodeId, Term};
+use sampan_base::{ClusterId, Entry, EntryKind, LogIndex, NodeId, SnapshotId, Term};
 use sampan_kv::{Class, Reply};
 use sampan_raft::Message;
 
@@ -57,7 +57,7 @@ pub struct SnapshotWanted {
     /// For whom.
     pub to: NodeId,
     /// Which snapshot.
-    pub id: u64,
+    pub id: SnapshotId,
     /// From where in its file.
     pub offset: u64,
     /// How many bytes at most.
@@ -68,7 +68,7 @@ pub struct SnapshotWanted {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SnapshotPart {
     /// Of which snapshot.
-    pub id: u64,
+    pub id: SnapshotId,
     /// Where it belongs in the file.
     pub offset: u64,
     /// The bytes.
@@ -81,14 +81,14 @@ pub struct SnapshotMissing {
     /// For whom it was wanted.
     pub to: NodeId,
     /// Which snapshot.
-    pub id: u64,
+    pub id: SnapshotId,
 }
 
 /// See [`PeerMessage::SnapshotDamaged`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SnapshotDamaged {
     /// Which snapshot.
-    pub id: u64,
+    pub id: SnapshotId,
 }
 
 /// A node whose log is damaged asks for the entries it lost. Whoever is asked answers, whatever its
@@ -219,24 +219,24 @@ impl PeerMessage {
             }
             Self::SnapshotWanted(SnapshotWanted { to, id, offset, len_max }) => {
                 out.put_u8(4);
-                for number in [to.get(), *id, *offset, *len_max] {
+                for number in [to.get(), id.0, *offset, *len_max] {
                     out.put_u64(number);
                 }
             }
             Self::SnapshotPart(SnapshotPart { id, offset, data }) => {
                 out.put_u8(5);
-                out.put_u64(*id);
+                out.put_u64(id.0);
                 out.put_u64(*offset);
                 out.put_shared(data);
             }
             Self::SnapshotMissing(SnapshotMissing { to, id }) => {
                 out.put_u8(6);
                 out.put_u64(to.get());
-                out.put_u64(*id);
+                out.put_u64(id.0);
             }
             Self::SnapshotDamaged(SnapshotDamaged { id }) => {
                 out.put_u8(9);
-                out.put_u64(*id);
+                out.put_u64(id.0);
             }
             Self::Wanted(Wanted { first, last }) => {
                 out.put_u8(7);
@@ -360,20 +360,20 @@ fn decode_snapshot_message(kind: u8, bytes: &Bytes) -> Result<PeerMessage, Decod
     let message = match kind {
         4 => PeerMessage::SnapshotWanted(SnapshotWanted {
             to: node(reader.u64()?)?,
-            id: reader.u64()?,
+            id: SnapshotId(reader.u64()?),
             offset: reader.u64()?,
             len_max: reader.u64()?,
         }),
         5 => PeerMessage::SnapshotPart(SnapshotPart {
-            id: reader.u64()?,
+            id: SnapshotId(reader.u64()?),
             offset: reader.u64()?,
             data: bytes.slice_ref(reader.bytes(usize::MAX)?),
         }),
         6 => PeerMessage::SnapshotMissing(SnapshotMissing {
             to: node(reader.u64()?)?,
-            id: reader.u64()?,
+            id: SnapshotId(reader.u64()?),
         }),
-        _ => PeerMessage::SnapshotDamaged(SnapshotDamaged { id: reader.u64()? }),
+        _ => PeerMessage::SnapshotDamaged(SnapshotDamaged { id: SnapshotId(reader.u64()?) }),
     };
     reader.finish()?;
     Ok(message)

@@ -28,17 +28,17 @@ fn messages() -> Vec<PeerMessage> {
         PeerMessage::ForwardReply(ForwardReply { incarnation: 2, outcomes }),
         PeerMessage::SnapshotWanted(SnapshotWanted {
             to: NodeId::of(3),
-            id: 9,
+            id: SnapshotId(9),
             offset: 100,
             len_max: 50,
         }),
         PeerMessage::SnapshotPart(SnapshotPart {
-            id: 9,
+            id: SnapshotId(9),
             offset: 100,
             data: Bytes::from_static(b"part"),
         }),
-        PeerMessage::SnapshotMissing(SnapshotMissing { to: NodeId::of(3), id: 9 }),
-        PeerMessage::SnapshotDamaged(SnapshotDamaged { id: 9 }),
+        PeerMessage::SnapshotMissing(SnapshotMissing { to: NodeId::of(3), id: SnapshotId(9) }),
+        PeerMessage::SnapshotDamaged(SnapshotDamaged { id: SnapshotId(9) }),
         PeerMessage::Wanted(Wanted { first: LogIndex(5), last: LogIndex(9) }),
         PeerMessage::Held(Held {
             first: LogIndex(5),

@@ -19,7 +19,9 @@ use std::time::Instant;
 use clap::Args;
 use sampan_base::disk::{Disk as _, DiskOp};
 use sampan_base::rng::mix;
-use sampan_base::{ClusterId, Configuration, HardState, LogPosition, NodeId, SnapshotMeta};
+use sampan_base::{
+    ClusterId, Configuration, HardState, LogPosition, NodeId, SnapshotId, SnapshotMeta,
+};
 use sampan_server::disk::RealDisk;
 use sampan_storage::snapshot::{self, SnapshotHeader, SnapshotPart, SnapshotWriter};
 use sampan_storage::{Identity, Options, Storage};
@@ -155,7 +157,7 @@ impl Nodes {
     /// where the backup's did, and has an id that follows from both.
     fn begin_snapshot(&mut self, header: &SnapshotHeader) -> Result<SnapshotWriter, Failure> {
         let maker = Identity { cluster: self.cluster, node: NodeId::of(1) };
-        let id = mix(header.meta.id ^ mix(self.cluster.0));
+        let id = SnapshotId(mix(header.meta.id.0 ^ mix(self.cluster.0)));
         let (writer, ops) =
             SnapshotWriter::begin(maker, id, header.meta.position, &self.members, None);
         self.execute(&ops)?;

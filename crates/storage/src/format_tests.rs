@@ -8,7 +8,8 @@ use bytes::Bytes;
 use sampan_base::codec::crc32;
 use sampan_base::disk::{Disk, DiskOp};
 use sampan_base::{
-    ClusterId, Configuration, Entry, EntryKind, HardState, LogIndex, LogPosition, NodeId, Term,
+    ClusterId, Configuration, Entry, EntryKind, HardState, LogIndex, LogPosition, NodeId,
+    SnapshotId, Term,
 };
 
 use crate::batch::{self, Change, Link};
@@ -179,7 +180,7 @@ fn configuration() -> Configuration {
 fn snapshot_bytes() -> Bytes {
     let position = LogPosition { term: Term(0x61), index: LogIndex(0x62) };
     let (mut writer, mut ops) =
-        SnapshotWriter::begin(IDENTITY, 0x63, position, &configuration(), None);
+        SnapshotWriter::begin(IDENTITY, SnapshotId(0x63), position, &configuration(), None);
     ops.extend(writer.chunk(b"first chunk"));
     ops.extend(writer.chunk(b"second"));
     let (meta, file, rest) = writer.finish(b"digest");

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use sampan_base::disk::{DiskOp, FileName};
-use sampan_base::{Entry, HardState, LogIndex, LogPosition, SnapshotMeta};
+use sampan_base::{Entry, HardState, LogIndex, LogPosition, SnapshotId, SnapshotMeta};
 
 use crate::Damage;
 use crate::snapshot::ChunkScan;
@@ -22,7 +22,7 @@ pub struct StoredSnapshot {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PartialSnapshot {
     /// Which snapshot.
-    pub id: u64,
+    pub id: SnapshotId,
     /// What it covers.
     pub position: LogPosition,
     /// Bytes `[0, next_offset)` are here and verified.

@@ -1,7 +1,7 @@
 //! [`Storage`]: the running half of the crate, as the replica sees it.
 
 use sampan_base::disk::{DiskError, DiskOp, FileName};
-use sampan_base::{Entry, HardState, LogIndex, LogPosition, SnapshotMeta, planted};
+use sampan_base::{Entry, HardState, LogIndex, LogPosition, SnapshotId, SnapshotMeta, planted};
 
 use crate::hard_state::Record;
 use crate::log::Log;
@@ -293,7 +293,7 @@ impl Storage {
         &mut self,
         staged: &FileName,
         meta: &SnapshotMeta,
-        in_use: &[u64],
+        in_use: &[SnapshotId],
     ) -> Vec<DiskOp> {
         assert!(self.committing.is_none(), "a snapshot commit is under way");
         let newest = self.snapshots.first().map_or(LogPosition::ZERO, |s| s.meta.position);
@@ -329,7 +329,7 @@ impl Storage {
 
     /// A snapshot that is more than are kept, and not `in_use`: the oldest one. It is none any more, and the
     /// next one is to be written over its file ([`snapshot::SnapshotWriter::begin`]).
-    pub fn take_surplus_snapshot(&mut self, in_use: &[u64]) -> Option<StoredSnapshot> {
+    pub fn take_surplus_snapshot(&mut self, in_use: &[SnapshotId]) -> Option<StoredSnapshot> {
         let kept = if planted!(KeptSnapshotOverwritten) { 0 } else { self.snapshots_kept };
         let is_free = |stored: &StoredSnapshot| !in_use.contains(&stored.meta.id);
         let oldest = self.snapshots.iter().rposition(is_free).filter(|&place| place >= kept)?;
@@ -348,7 +348,7 @@ impl Storage {
 
     /// Gives up a snapshot that was found damaged, and keeps its file to look at, unless the disk is full.
     /// The list is empty if it is not there any more. Background lane.
-    pub fn set_snapshot_aside(&mut self, id: u64) -> Vec<DiskOp> {
+    pub fn set_snapshot_aside(&mut self, id: SnapshotId) -> Vec<DiskOp> {
         let is_full = self.out_of_space();
         let damaged = self.snapshots.extract_if(.., |stored| stored.meta.id == id);
         let give_up = |StoredSnapshot { file, .. }: StoredSnapshot| {

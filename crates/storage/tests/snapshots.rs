@@ -9,7 +9,7 @@ use common::{
     write_snapshot,
 };
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
-use sampan_base::{LogIndex, Rng, SnapshotMeta};
+use sampan_base::{LogIndex, Rng, SnapshotId, SnapshotMeta};
 use sampan_storage::snapshot::{
     self, ChunkPlace, ChunkScan, FIRST_CHUNK_OFFSET, ReceiveError, SnapshotEnd, SnapshotError,
     SnapshotPart, SnapshotReader, SnapshotReceiver, SnapshotStream, SnapshotWriter,
@@ -25,7 +25,7 @@ fn payloads() -> Vec<Vec<u8>> {
 fn written(chunks: &[Vec<u8>]) -> (MemDisk, SnapshotMeta, FileName) {
     let mut disk = created(&Options::tiny());
     let (mut writer, mut ops) =
-        SnapshotWriter::begin(IDENTITY, 77, position(5, 2), &configuration(), None);
+        SnapshotWriter::begin(IDENTITY, SnapshotId(77), position(5, 2), &configuration(), None);
     for chunk in chunks {
         ops.extend(writer.chunk(chunk));
     }
@@ -41,7 +41,7 @@ fn what_is_written_is_read_chunk_by_chunk() {
         let (mut disk, meta, file) = written(&chunks);
         assert_eq!(snapshot::verify(&mut disk, &file), Ok(meta.clone()));
         assert_eq!(disk.len_bytes(&file), Ok(Some(meta.size_bytes)));
-        assert_eq!((meta.position, meta.id), (position(5, 2), 77));
+        assert_eq!((meta.position, meta.id), (position(5, 2), SnapshotId(77)));
         assert_eq!(meta.configuration, configuration());
 
         let reader = SnapshotReader::open(&mut disk, &file).unwrap();
@@ -107,12 +107,12 @@ fn a_commit_survives_and_only_so_many_are_kept() {
     assert_eq!(ids(&storage), [14, 13, 12], "two, and one for the next to be written over");
     assert_eq!(disk.list("snapshots").unwrap().len(), 3);
     let (storage, found) = open(&mut disk.crash(&mut KeepSynced), &Options::tiny());
-    assert_eq!(found.snapshot.unwrap().meta.id, 14);
+    assert_eq!(found.snapshot.unwrap().meta.id, SnapshotId(14));
     assert_eq!(ids(&storage)[..3], [14, 13, 12]);
 }
 
 fn ids(storage: &Storage) -> Vec<u64> {
-    storage.snapshots().iter().map(|stored| stored.meta.id).collect()
+    storage.snapshots().iter().map(|stored| stored.meta.id.0).collect()
 }
 
 /// Three committed snapshots of two that are kept.
@@ -135,7 +135,7 @@ fn a_snapshot_is_written_over_one_that_is_wanted_no_more() {
         assert_eq!(storage.take_surplus_snapshot(&[]), None, "two are kept");
         let (mut writer, mut ops) = SnapshotWriter::begin(
             IDENTITY,
-            14,
+            SnapshotId(14),
             position(3, 0),
             &configuration(),
             Some(surplus.clone()),
@@ -161,7 +161,7 @@ fn a_snapshot_is_written_over_one_that_is_wanted_no_more() {
         storage.snapshot_committed();
         assert_eq!(disk.files().filter(|(name, _)| name.contains(".snap")).count(), 3);
         let (storage, found) = open(&mut disk.crash(&mut KeepSynced), &Options::tiny());
-        assert_eq!(found.snapshot.unwrap().meta.id, 14);
+        assert_eq!(found.snapshot.unwrap().meta.id, SnapshotId(14));
         assert_eq!(ids(&storage), [14, 13, 12]);
     }
 }
@@ -172,8 +172,13 @@ fn one_that_is_given_up_leaves_no_file_under_either_name() {
         let (mut disk, mut storage) = with_a_surplus();
         let surplus = storage.take_surplus_snapshot(&[]).unwrap().file;
         let at = position(3, 0);
-        let (writer, ops) =
-            SnapshotWriter::begin(IDENTITY, 14, at, &configuration(), Some(surplus.clone()));
+        let (writer, ops) = SnapshotWriter::begin(
+            IDENTITY,
+            SnapshotId(14),
+            at,
+            &configuration(),
+            Some(surplus.clone()),
+        );
         disk.execute_all(&ops[..steps]).unwrap();
         let file = writer.file().clone();
         disk.execute_all(&writer.abandon()).unwrap();
@@ -184,12 +189,12 @@ fn one_that_is_given_up_leaves_no_file_under_either_name() {
 #[test]
 fn the_file_of_a_snapshot_in_use_or_much_longer_than_the_next_is_not_kept_for_it() {
     let (mut disk, mut storage) = with_a_surplus();
-    assert_eq!(storage.take_surplus_snapshot(&[11]), None);
-    assert!(storage.take_surplus_snapshot(&[13]).is_some(), "another one is in use");
+    assert_eq!(storage.take_surplus_snapshot(&[SnapshotId(11)]), None);
+    assert!(storage.take_surplus_snapshot(&[SnapshotId(13)]).is_some(), "another one is in use");
     // Three that are long, and one that is short.
     for (id, chunks) in [(14, 9), (15, 9), (16, 9), (17, 1)] {
         let (mut writer, mut ops) =
-            SnapshotWriter::begin(IDENTITY, id, position(3, 0), &configuration(), None);
+            SnapshotWriter::begin(IDENTITY, SnapshotId(id), position(3, 0), &configuration(), None);
         (0..chunks).for_each(|_| ops.extend(writer.chunk(&[1; 4096])));
         let (meta, file, rest) = writer.finish(b"");
         ops.extend(rest);
@@ -220,7 +225,7 @@ fn a_writer_that_finds_the_disk_full_leaves_nothing_behind() {
     let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
     disk.capacity_bytes = Some(used as u64 + 2 * PAGE_BYTES);
     let (mut writer, ops) =
-        SnapshotWriter::begin(IDENTITY, 1, position(1, 1), &configuration(), None);
+        SnapshotWriter::begin(IDENTITY, SnapshotId(1), position(1, 1), &configuration(), None);
     disk.execute_all(&ops).unwrap();
     let ops = writer.chunk(&[1; 9000]);
     assert!(matches!(disk.execute_all(&ops), Err(DiskError::NoSpace(_))));
@@ -372,13 +377,13 @@ fn a_chunk_that_is_not_the_one_announced_is_not_loaded() {
     others[1][3] ^= 1;
     let (_, _, other) = scanned(&others);
     let mut load = |id, place| snapshot::load(&mut disk, &file, id, place);
-    assert!(load(77, scan.places()[1]).is_ok());
-    assert!(load(78, scan.places()[1]).is_err(), "of another snapshot");
-    assert!(load(77, other.places()[1]).is_err(), "of other content");
-    assert!(load(77, other.places()[2]).is_ok());
+    assert!(load(SnapshotId(77), scan.places()[1]).is_ok());
+    assert!(load(SnapshotId(78), scan.places()[1]).is_err(), "of another snapshot");
+    assert!(load(SnapshotId(77), other.places()[1]).is_err(), "of other content");
+    assert!(load(SnapshotId(77), other.places()[2]).is_ok());
     let damaged = scan.places()[2].end() - 1;
     disk.corrupt(&file, damaged, |byte| *byte ^= 1);
-    let loaded = snapshot::load(&mut disk, &file, 77, scan.places()[2]);
+    let loaded = snapshot::load(&mut disk, &file, SnapshotId(77), scan.places()[2]);
     assert!(matches!(loaded, Err(SnapshotError::Damaged { .. })), "{loaded:?}");
 }
 
@@ -445,12 +450,12 @@ fn of_several_arriving_snapshots_the_longest_is_kept() {
     let mut disk = created(&Options::tiny());
     let (mut receiver, mut ops) = SnapshotReceiver::begin(&meta, SYNC_BYTES);
     ops.extend(receiver.write(0, bytes.slice(..5000)).unwrap());
-    let other = SnapshotMeta { id: 78, ..meta };
+    let other = SnapshotMeta { id: SnapshotId(78), ..meta };
     ops.extend(SnapshotReceiver::begin(&other, SYNC_BYTES).1);
     disk.execute_all(&ops).unwrap();
     let (_, found) = open(&mut disk, &Options::tiny());
     let partial = found.partial_snapshot.unwrap();
-    assert_eq!((partial.id, found.report.leftovers_removed), (77, 1));
+    assert_eq!((partial.id, found.report.leftovers_removed), (SnapshotId(77), 1));
     disk.execute_all(&partial.discard()).unwrap();
     assert!(disk.list("snapshots").unwrap().is_empty());
 }
@@ -519,7 +524,7 @@ fn every_flipped_bit_and_every_other_length_of_a_stream_is_found() {
 fn bytes_of(id: u64, chunks: &[Vec<u8>]) -> Vec<u8> {
     let mut disk = created(&Options::tiny());
     let (mut writer, mut ops) =
-        SnapshotWriter::begin(IDENTITY, id, position(5, 2), &configuration(), None);
+        SnapshotWriter::begin(IDENTITY, SnapshotId(id), position(5, 2), &configuration(), None);
     for chunk in chunks {
         ops.extend(writer.chunk(chunk));
     }
@@ -572,13 +577,13 @@ fn a_stream_that_does_not_end_is_not_held() {
 fn a_snapshot_in_use_outlives_the_number_kept_until_it_is_not() {
     let mut disk = created(&Options::tiny());
     let (mut storage, _) = open(&mut disk, &Options::tiny());
-    let take = |disk: &mut MemDisk, storage: &mut Storage, id: u64, in_use: &[u64]| {
+    let take = |disk: &mut MemDisk, storage: &mut Storage, id: u64, in_use: &[SnapshotId]| {
         let (meta, file) = write_snapshot(disk, id, position(id, 0));
         disk.execute_all(&storage.snapshot_commit(&file, &meta, in_use)).unwrap();
         storage.snapshot_committed();
     };
     for id in 1..=5 {
-        take(&mut disk, &mut storage, id, &[1]);
+        take(&mut disk, &mut storage, id, &[SnapshotId(1)]);
     }
     assert_eq!(ids(&storage), [5, 4, 3, 1], "two are kept, one for the next, and one is in use");
     let (mut storage, _) = open(&mut disk, &Options::tiny());

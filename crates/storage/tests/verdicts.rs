@@ -11,7 +11,7 @@ use common::{
     take_snapshot,
 };
 use sampan_base::disk::{Disk, DiskOp, FileName};
-use sampan_base::{ClusterId, HardState, LogIndex, NodeId, Term};
+use sampan_base::{ClusterId, HardState, LogIndex, NodeId, SnapshotId, Term};
 use sampan_storage::snapshot::SnapshotWriter;
 use sampan_storage::testing::{KeepAll, KeepSynced, MemDisk, Odometer};
 use sampan_storage::{
@@ -376,7 +376,7 @@ fn a_damaged_snapshot_is_kept_and_the_older_one_serves_with_more_of_the_log() {
     let (_, newest) = take_snapshot(&mut disk, &mut storage, 8, position(2, 1));
     disk.corrupt(&newest, PAGE_BYTES + 30, |byte| *byte ^= 1);
     let (_, found) = open(&mut disk, &Options::tiny());
-    assert_eq!(found.snapshot.unwrap().meta.id, 7);
+    assert_eq!(found.snapshot.unwrap().meta.id, SnapshotId(7));
     assert_eq!(brief(&found.entries), [(2, 1, 1200), (3, 1, 1200)]);
     assert_eq!(found.report.snapshots_damaged, std::slice::from_ref(&newest));
     let kept: FileName = format!("{newest}.damaged").into();
@@ -513,7 +513,8 @@ fn a_segment_or_snapshot_of_another_node_or_cluster_is_not_taken_for_ones_own() 
     let (mut disk, mut storage) = three_batches();
     let maker = Identity { cluster: ClusterId(77), ..IDENTITY };
     let configuration = common::configuration();
-    let (writer, mut ops) = SnapshotWriter::begin(maker, 5, position(3, 1), &configuration, None);
+    let (writer, mut ops) =
+        SnapshotWriter::begin(maker, SnapshotId(5), position(3, 1), &configuration, None);
     let (meta, file, rest) = writer.finish(b"");
     ops.extend(rest);
     ops.extend(storage.snapshot_commit(&file, &meta, &[]));

@@ -301,7 +301,7 @@ impl Cluster {
         }
         let held = file.len() as u64;
         if continues {
-            self.event(|| format!("{id} stores snapshot #{} through byte {held}", meta.id));
+            self.event(|| format!("{id} stores snapshot #{:x} through byte {held}", meta.id.0));
         }
         let host = self.hosts.get_mut(&id).expect("a known node");
         let now = host.now;
@@ -325,7 +325,7 @@ impl Cluster {
         let at = meta.position;
         let what = if installed { "installs" } else { "ignores" };
         self.count(if installed { "snapshots installed" } else { "snapshots ignored" });
-        self.event(|| format!("{id} {what} snapshot #{} at {}@{}", meta.id, at.index, at.term));
+        self.event(|| format!("{id} {what} snapshot #{:x} at {}@{}", meta.id.0, at.index, at.term));
     }
 
     // --------------------------------------------------------------------- in one go

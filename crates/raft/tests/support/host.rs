@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use sampan_base::{Entry, LogIndex, LogPosition, NodeId, SnapshotMeta, Time};
+use sampan_base::{Entry, LogIndex, LogPosition, NodeId, SnapshotId, SnapshotMeta, Time};
 use sampan_raft::{Config, Outputs, Raft, ReadId};
 
 use super::disk::Disk;
@@ -107,7 +107,7 @@ impl Host {
         let meta = SnapshotMeta {
             position: machine.applied,
             configuration: raft.configuration_at(machine.applied.index).clone(),
-            id,
+            id: SnapshotId(id),
             size_bytes: file.len() as u64,
         };
         self.disk.put_snapshot(meta.clone(), file);

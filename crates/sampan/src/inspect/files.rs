@@ -247,7 +247,7 @@ fn sound(facts: Facts, checked: &Checked) -> Facts {
     let (header, found) = (&checked.end.header, &checked.findings);
     let meta = &header.meta;
     with_owner(facts, header.maker)
-        .with("id", format!("{:016x}", meta.id))
+        .with("id", meta.id.to_string())
         .with("index", meta.position.index.0)
         .with("term", meta.position.term.0)
         .with("members", meta.configuration.to_string())

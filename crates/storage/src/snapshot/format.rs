@@ -1,7 +1,7 @@
 //! The bytes of a snapshot file's parts.
 
 use sampan_base::codec::{DecodeError, Reader, Writer, crc32};
-use sampan_base::{Configuration, LogIndex, LogPosition, SnapshotMeta, Term};
+use sampan_base::{Configuration, LogIndex, LogPosition, SnapshotId, SnapshotMeta, Term};
 
 use crate::Identity;
 use crate::page::{self, Magic, PAGE_BYTES, PageFault};
@@ -33,7 +33,7 @@ pub(super) const FOOTER_HEAD_BYTES: u64 = 8;
 pub(super) struct Subject {
     /// Who made it. The cluster must be the reader's; the node may be another.
     pub(super) maker: Identity,
-    pub(super) id: u64,
+    pub(super) id: SnapshotId,
     pub(super) position: LogPosition,
     pub(super) configuration: Configuration,
 }
@@ -41,7 +41,7 @@ pub(super) struct Subject {
 impl Subject {
     fn encode(&self, out: &mut Vec<u8>) {
         self.maker.encode(out);
-        out.put_u64(self.id);
+        out.put_u64(self.id.0);
         out.put_u64(self.position.term.0);
         out.put_u64(self.position.index.0);
         self.configuration.encode(out);
@@ -50,7 +50,7 @@ impl Subject {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             maker: Identity::decode(reader)?,
-            id: reader.u64()?,
+            id: SnapshotId(reader.u64()?),
             position: LogPosition { term: Term(reader.u64()?), index: LogIndex(reader.u64()?) },
             configuration: Configuration::decode(reader)?,
         })
@@ -89,14 +89,14 @@ pub(super) struct ChunkInfo {
 /// A chunk's header.
 pub(super) struct ChunkHeader {
     pub(super) crc: u32,
-    pub(super) id: u64,
+    pub(super) id: SnapshotId,
     pub(super) number: u32,
     pub(super) len_bytes: u32,
 }
 
 impl ChunkHeader {
     /// The header of a payload.
-    pub(super) fn of(id: u64, number: u32, payload: &[u8]) -> Self {
+    pub(super) fn of(id: SnapshotId, number: u32, payload: &[u8]) -> Self {
         let len_bytes = payload.len() as u32;
         let crc = chunk_checksum(id, number, payload);
         Self { crc, id, number, len_bytes }
@@ -106,7 +106,7 @@ impl ChunkHeader {
         let mut out = [0; CHUNK_HEADER_BYTES as usize];
         out[..4].copy_from_slice(&CHUNK_MAGIC.to_le_bytes());
         out[4..8].copy_from_slice(&self.crc.to_le_bytes());
-        out[8..16].copy_from_slice(&self.id.to_le_bytes());
+        out[8..16].copy_from_slice(&self.id.0.to_le_bytes());
         out[16..20].copy_from_slice(&self.number.to_le_bytes());
         out[20..].copy_from_slice(&self.len_bytes.to_le_bytes());
         out
@@ -120,7 +120,7 @@ impl ChunkHeader {
         }
         let header = Self {
             crc: reader.u32()?,
-            id: reader.u64()?,
+            id: SnapshotId(reader.u64()?),
             number: reader.u32()?,
             len_bytes: reader.u32()?,
         };
@@ -138,8 +138,8 @@ impl ChunkHeader {
 }
 
 /// The checksum of a chunk: of the snapshot's id, the chunk's number, its length, its payload.
-fn chunk_checksum(id: u64, number: u32, payload: &[u8]) -> u32 {
-    let (id, number) = (id.to_le_bytes(), number.to_le_bytes());
+fn chunk_checksum(id: SnapshotId, number: u32, payload: &[u8]) -> u32 {
+    let (id, number) = (id.0.to_le_bytes(), number.to_le_bytes());
     crc32(&[&id, &number, &(payload.len() as u32).to_le_bytes(), payload])
 }
 

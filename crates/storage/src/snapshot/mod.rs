@@ -15,8 +15,8 @@ mod writer;
 
 use std::sync::Arc;
 
-use sampan_base::SnapshotMeta;
 use sampan_base::disk::{DiskError, DiskOp, FileName};
+use sampan_base::{SnapshotId, SnapshotMeta};
 
 pub(crate) use format::SNAPSHOT_MAGIC;
 pub use format::{CHUNK_BYTES_MAX, DIGEST_BYTES_MAX, FIRST_CHUNK_OFFSET};
@@ -75,7 +75,7 @@ pub const ARRIVING: &str = ".partial";
 pub(crate) fn file_name(meta: &SnapshotMeta) -> FileName {
     let (index, term) = (meta.position.index, meta.position.term);
     let id = meta.id;
-    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{:020}-{:020}-{id:016x}{COMPLETE}", index.0, term.0))
+    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{:020}-{:020}-{id}{COMPLETE}", index.0, term.0))
 }
 
 /// Renames a damaged one, so that it is kept and not taken for a candidate again.
@@ -84,11 +84,11 @@ pub(crate) fn set_aside(file: &FileName) -> DiskOp {
 }
 
 /// The name of a snapshot that this node is writing.
-fn temporary_name(id: u64) -> FileName {
-    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{id:016x}{UNFINISHED}"))
+fn temporary_name(id: SnapshotId) -> FileName {
+    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{id}{UNFINISHED}"))
 }
 
 /// The name of a snapshot that is arriving from a peer; the only unfinished file a restart keeps.
-fn partial_name(id: u64) -> FileName {
-    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{id:016x}{ARRIVING}"))
+fn partial_name(id: SnapshotId) -> FileName {
+    Arc::from(format!("{SNAPSHOT_DIRECTORY}/{id}{ARRIVING}"))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sampan_base::disk::{Disk, DiskError, FileName};
-use sampan_base::{LogIndex, SnapshotMeta};
+use sampan_base::{LogIndex, SnapshotId, SnapshotMeta};
 
 use super::format::{
     CHUNK_HEADER_BYTES, ChunkHeader, ChunkInfo, FIRST_CHUNK_OFFSET, FOOTER_MAGIC, Footer, Subject,
@@ -101,7 +101,7 @@ impl SnapshotReader {
 pub fn load(
     disk: &mut dyn Disk,
     file: &str,
-    id: u64,
+    id: SnapshotId,
     place: ChunkPlace,
 ) -> Result<Bytes, SnapshotError> {
     let ChunkPlace { number, offset, info } = place;

@@ -1,8 +1,8 @@
 //! Takes a snapshot file that arrives from a peer, piece by piece, by offset.
 
 use bytes::Bytes;
-use sampan_base::SnapshotMeta;
 use sampan_base::disk::{DiskOp, FileName};
+use sampan_base::{SnapshotId, SnapshotMeta};
 
 use super::{SNAPSHOT_DIRECTORY, partial_name};
 use crate::PartialSnapshot;
@@ -14,7 +14,7 @@ use crate::PartialSnapshot;
 #[derive(Debug)]
 pub struct SnapshotReceiver {
     file: FileName,
-    id: u64,
+    id: SnapshotId,
     size_bytes: u64,
     next_offset: u64,
     synced_offset: u64,
@@ -57,7 +57,7 @@ impl SnapshotReceiver {
 
     /// Goes on with what [`crate::Storage::open`] found. Panics if the ids differ.
     pub fn resume(partial: PartialSnapshot, meta: &SnapshotMeta, sync_bytes: u64) -> Self {
-        assert!(partial.id == meta.id, "snapshot {:016x} is not {:016x}", meta.id, partial.id);
+        assert!(partial.id == meta.id, "snapshot {} is not {}", meta.id, partial.id);
         // A file longer than announced is caught when its footer is compared.
         let next_offset = partial.next_offset.min(meta.size_bytes);
         let (mut receiver, _) = Self::begin(meta, sync_bytes);
@@ -116,7 +116,7 @@ impl SnapshotReceiver {
     }
 
     /// Which snapshot.
-    pub const fn id(&self) -> u64 {
+    pub const fn id(&self) -> SnapshotId {
         self.id
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use sampan_base::disk::{DiskOp, FileName};
-use sampan_base::{Configuration, LogPosition, SnapshotMeta, planted};
+use sampan_base::{Configuration, LogPosition, SnapshotId, SnapshotMeta, planted};
 
 use super::format::{
     CHUNK_BYTES_MAX, CHUNK_HEADER_BYTES, ChunkHeader, ChunkInfo, DIGEST_BYTES_MAX,
@@ -35,7 +35,7 @@ impl SnapshotWriter {
     /// room that was freed before, the file system tells the device of both, and every sync on it waits.
     pub fn begin(
         maker: Identity,
-        id: u64,
+        id: SnapshotId,
         position: LogPosition,
         configuration: &Configuration,
         surplus: Option<FileName>,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use sampan_base::disk::{Disk, DiskOp, FileName};
 use sampan_base::{
     ClusterId, Configuration, Entry, EntryKind, HardState, LogIndex, LogPosition, NodeId, Rng,
-    SnapshotMeta, Term,
+    SnapshotId, SnapshotMeta, Term,
 };
 use sampan_storage::snapshot::{self, SnapshotReceiver, SnapshotWriter};
 use sampan_storage::testing::MemDisk;
@@ -110,7 +110,8 @@ pub(crate) fn write_snapshot(
     id: u64,
     at: LogPosition,
 ) -> (SnapshotMeta, FileName) {
-    let (writer, mut ops) = SnapshotWriter::begin(IDENTITY, id, at, &configuration(), None);
+    let (writer, mut ops) =
+        SnapshotWriter::begin(IDENTITY, SnapshotId(id), at, &configuration(), None);
     let (meta, file, rest) = snapshot_rest(writer, id);
     ops.extend(rest);
     disk.execute_all(&ops).unwrap();
@@ -441,7 +442,8 @@ impl Host {
         let id = self.snapshot_id();
         let at = LogPosition { term, index };
         let surplus = self.storage.take_surplus_snapshot(&[]).map(|old| old.file);
-        let (writer, mut ops) = SnapshotWriter::begin(IDENTITY, id, at, &configuration(), surplus);
+        let (writer, mut ops) =
+            SnapshotWriter::begin(IDENTITY, SnapshotId(id), at, &configuration(), surplus);
         let (meta, file, rest) = snapshot_rest(writer, id);
         ops.extend(rest);
         self.background = Some((ops.into(), Job::Write { meta, file, install: false }));
