@@ -13,6 +13,10 @@
 //! help nobody: a node that rejoins does not vote either, and its log may be the one that another
 //! needs.
 //!
+//! A log that is sound and goes on from no snapshot, because those are all damaged, is kept in the same
+//! way: nobody is asked for anything, and it is given up as soon as a leader speaks, who then sends a
+//! snapshot and what follows it.
+//!
 //! What it is not: a [`Replica`]. That is opened when this is over ([`Repairing::settle`]).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,11 +39,14 @@ use crate::wire::{Held, PeerMessage, Wanted};
 /// so many times that.
 const ASK_INTERVAL_TIMES_MAX: u32 = 16;
 
+/// The entries that are asked for where none are lost.
+const NOTHING: (LogIndex, LogIndex) = (LogIndex(1), LogIndex::ZERO);
+
 /// How a node starts.
 pub enum Start {
     /// It takes part.
     Ready(Box<Replica>, Box<OpenReport>),
-    /// Its log is damaged, and others may hold what it lost.
+    /// Its log is damaged, and others may hold what it lost; or all its snapshots are.
     Repairing(Box<Repairing>),
 }
 
@@ -89,12 +96,15 @@ enum Outcome {
 
 impl fmt::Display for Repairing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (first, last) = self.wanted();
-        write!(
-            f,
-            "the log is damaged: {}; its entries {first} to {last} are asked of",
-            self.damage()
-        )?;
+        let damage = self.damage();
+        let Some((first, last)) = self.wanted() else {
+            return write!(
+                f,
+                "the log is sound, but {damage}: waits for a leader that sends a snapshot, or for a start with \
+                 one of another node in its directory"
+            );
+        };
+        write!(f, "the log is damaged: {damage}; its entries {first} to {last} are asked of")?;
         self.sources.keys().try_for_each(|id| write!(f, " {id}"))
     }
 }
@@ -103,6 +113,8 @@ impl fmt::Display for Repairing {
 pub struct Repairing {
     setup: Setup,
     repair: Repair,
+    /// The first and the last entry that are asked for.
+    wanted: (LogIndex, LogIndex),
     sources: BTreeMap<NodeId, Source>,
     /// From then on it gives up if there is a leader.
     give_up_at: Time,
@@ -164,8 +176,9 @@ impl Repairing {
     fn new(setup: Setup, repair: Repair, now: Time, repaired: Vec<Repaired>) -> Self {
         let id = setup.identity.node;
         let voters = opening::voters_known(&repair, &setup.bootstrap);
+        let wanted = repair.wanted().unwrap_or(NOTHING);
         let source = || Source {
-            next: repair.first_index(),
+            next: wanted.0,
             held: BTreeMap::new(),
             ask_at: now,
             interval: setup.options.raft.heartbeat_interval,
@@ -173,7 +186,9 @@ impl Repairing {
         let others = voters.into_iter().filter(|voter| *voter != id);
         Self {
             sources: others.map(|id| (id, source())).collect(),
-            give_up_at: now + setup.options.repair_wait,
+            // Others have nothing to say of a log that is sound: a leader sends what it has.
+            give_up_at: repair.wanted().map_or(now, |_| now + setup.options.repair_wait),
+            wanted,
             setup,
             repair,
             outcome: None,
@@ -218,7 +233,7 @@ impl Repairing {
     /// Asks whoever has not answered, and hands out what is to be sent.
     pub fn flush(&mut self, now: Now, out: &mut Outputs) {
         self.now = self.now.max(now.mono);
-        let last = self.repair.last_index();
+        let (_, last) = self.wanted;
         let interval_max = self.setup.options.raft.heartbeat_interval * ASK_INTERVAL_TIMES_MAX;
         for (&to, source) in &mut self.sources {
             if source.next <= last && source.ask_at <= self.now {
@@ -234,7 +249,7 @@ impl Repairing {
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn next_deadline(&self) -> Time {
-        let last = self.repair.last_index();
+        let (_, last) = self.wanted;
         let asking = self.sources.values().filter(|source| source.next <= last);
         asking.map(|source| source.ask_at).min().unwrap_or(Time::NEVER)
     }
@@ -249,9 +264,9 @@ impl Repairing {
         self.repair.damage()
     }
 
-    /// The first and the last entry that are wanted.
-    pub const fn wanted(&self) -> (LogIndex, LogIndex) {
-        (self.repair.first_index(), self.repair.last_index())
+    /// The first and the last entry that are wanted. Unset: it is a snapshot.
+    pub fn wanted(&self) -> Option<(LogIndex, LogIndex)> {
+        self.repair.wanted()
     }
 
     /// What was repaired so far.
@@ -273,7 +288,8 @@ impl Repairing {
                 repaired.push(what);
                 // In the order of the log, so that it comes to an end whatever a disk makes of it.
                 let next = Repair::find(disk, setup.identity)?;
-                let next = next.filter(|next| next.damage().batch > repair.damage().batch);
+                let is_next = |next: &Repair| next.damage().batch > repair.damage().batch;
+                let next = next.filter(|next| next.wanted().is_none() || is_next(next));
                 if let Some(next) = next {
                     let repairing = Self::new(setup, next, now.mono, repaired);
                     return Ok(Start::Repairing(Box::new(repairing)));
@@ -284,7 +300,7 @@ impl Repairing {
     }
 
     fn on_held(&mut self, from: NodeId, held: Held) {
-        let last = self.repair.last_index();
+        let (_, last) = self.wanted;
         let Some(source) = self.sources.get_mut(&from) else { return };
         // What answers an earlier question, or one about another batch, says nothing new.
         if held.first != source.next || held.through < held.first || held.through > last {
@@ -300,7 +316,7 @@ impl Repairing {
             return;
         }
         if let Some((ops, from)) = self.sources.keys().find_map(|id| self.try_first(*id)) {
-            let (damage, entries) = (self.repair.damage().clone(), self.wanted());
+            let (damage, entries) = (self.repair.damage().clone(), self.wanted);
             let from = from.into_iter().collect();
             self.outcome = Some(Outcome::Proven(ops, Repaired { damage, entries, from }));
         } else if self.sources.values().all(|source| source.next > last) {
@@ -311,7 +327,7 @@ impl Repairing {
     /// Tries what this peer holds, and what others hold where it lacks something. By Log Matching
     /// they agree but for entries that were never committed.
     fn try_first(&self, preferred: NodeId) -> Option<(Vec<DiskOp>, BTreeSet<NodeId>)> {
-        let (first, last) = self.wanted();
+        let (first, last) = self.wanted;
         let order = || {
             let others = self.sources.iter().filter(|(id, _)| **id != preferred);
             self.sources.get_key_value(&preferred).into_iter().chain(others)

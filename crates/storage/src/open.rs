@@ -18,9 +18,7 @@ use crate::reserve::{self, Reserve};
 use crate::segment::{self, FIRST_BATCH_OFFSET, SegmentHeader, WAL_DIRECTORY};
 use crate::snapshot::{self, ARRIVING, SNAPSHOT_DIRECTORY};
 use crate::survey::{Directory, SnapshotSink, Snapshots, best_partial};
-use crate::{
-    Damage, DamageReason, Identity, OpenError, Options, PartialSnapshot, Recovered, Report, Storage,
-};
+use crate::{Damage, Identity, OpenError, Options, PartialSnapshot, Recovered, Report, Storage};
 
 /// Bytes of an arriving snapshot that are read and written again at once.
 const REWRITE_BYTES: u64 = 1 << 20;
@@ -182,13 +180,8 @@ fn judge(
     record: &Record,
     on_damage: OnDamage<'_>,
 ) -> Result<Verdict, OpenError> {
-    let join = log.join(snapshots.position());
-    let gap = || {
-        let first =
-            log.read.first().map_or_else(|| segment::file_name(1), |&i| files[i].file.clone());
-        Damage { segment: first, offset: FIRST_BATCH_OFFSET, batch: 0, reason: DamageReason::Gap }
-    };
-    let damage = log.damage.clone().or_else(|| (join == Join::Gap).then(gap));
+    let position = snapshots.position();
+    let damage = log.damage.clone().or_else(|| log.gap_after(position, files));
     let damage = damage.filter(|_| !(planted!(GapStartsAnew) && log.read.is_empty()));
     if let Some(damage) = &damage {
         let snapshot = snapshots.sound.first().map(|stored| &stored.meta);
@@ -203,7 +196,7 @@ fn judge(
     if log.last_term().is_some_and(|term| term > record.hard_state.term) {
         return Err(OpenError::DamagedHardState("the log has entries of a later term"));
     }
-    let discard = match join {
+    let discard = match log.join(position) {
         Join::Follows => None,
         Join::Superseded(why) => Some(why),
         Join::Gap => Some("entries are missing after the snapshot"),

@@ -1,4 +1,5 @@
-//! Repair in place: a batch of the log that is damaged between neighbours that still say what it was.
+//! Repair in place: a batch of the log that is damaged between neighbours that still say what it was; and
+//! a log without damage that goes on from no snapshot, which is to be kept until somebody has one.
 //!
 //! [`Repair::find`] looks for the first such batch and says which entries it held;
 //! [`Repair::prove`] tries entries that somebody supplied. They are encoded as that batch in that
@@ -24,16 +25,23 @@ use crate::segment::{FIRST_BATCH_OFFSET, SegmentHeader};
 use crate::survey::{Directory, Snapshots};
 use crate::{Damage, DamageReason, Identity, OpenError};
 
-/// A damaged batch of which it is known what it must be, and what can be read of the log besides.
+/// What of a log others can give back, and what can be read of it besides.
 #[derive(Debug)]
 pub struct Repair {
     damage: Damage,
+    /// Unset: the log is sound, and no snapshot that is whole reaches its first entry.
+    lost: Option<LostBatch>,
+    readable: BTreeMap<LogIndex, Entry>,
+    snapshot: Option<SnapshotMeta>,
+}
+
+/// A damaged batch of which it is known what it must be.
+#[derive(Debug)]
+struct LostBatch {
     place: Place,
     known: KnownOf,
     /// What is to be done first: marks the node as one that does not vote, if its last batch is lost.
     mark: Vec<DiskOp>,
-    readable: BTreeMap<LogIndex, Entry>,
-    snapshot: Option<SnapshotMeta>,
 }
 
 /// Where a batch is.
@@ -73,11 +81,13 @@ struct Found {
 }
 
 impl Repair {
-    /// The first damage of the log, if it is one that a repair in place may heal. Changes nothing.
+    /// The first damage of the log, if it is one that a repair in place may heal; or that the log is sound
+    /// and goes on from no snapshot. Changes nothing.
     ///
-    /// For a directory that [`crate::Storage::open`] refused with [`OpenError::DamagedLog`]. `None`:
-    /// the log is sound as far as it is needed; or a batch is damaged of which nothing after it says
-    /// what it was, such as the last one; or more is damaged than batches.
+    /// For a directory that [`crate::Storage::open`] refused with [`OpenError::DamagedLog`] or
+    /// [`OpenError::DamagedSnapshot`]. `None`: the log is sound as far as it is needed; or a batch is
+    /// damaged of which nothing after it says what it was, such as the last one; or more is damaged than
+    /// batches.
     pub fn find(disk: &mut dyn Disk, identity: Identity) -> Result<Option<Self>, OpenError> {
         let hard_state = hard_state::load(disk, identity)?;
         let record = hard_state.record;
@@ -91,7 +101,15 @@ impl Repair {
             segment: record.segment,
         };
         let files = replay::read_headers(disk, directory.segments(), identity)?;
-        let log = replay::replay(disk, &files, known);
+        let mut log = replay::replay(disk, &files, known);
+        let gap = log.gap_after(known.snapshot, &files);
+        if gap.is_some() {
+            log = replay::replay_all(disk, &files, known);
+        }
+        if let Some(damage) = gap.filter(|_| log.damage.is_none()) {
+            let readable = by_index(log.into_entries_after(LogIndex::ZERO)).collect();
+            return Ok(Some(Self { damage, lost: None, readable, snapshot }));
+        }
         let Some((damage, place)) = damaged_batch(&log, &files) else { return Ok(None) };
 
         let mut beyond = Beyond::read(disk, &files, place, &log);
@@ -108,9 +126,10 @@ impl Repair {
         let here = std::mem::take(&mut beyond.here).into_iter().chain(beyond.later);
         let after = here.filter_map(|found| found.batch).map(|batch| batch.entries);
         for entries in std::iter::once(log.into_entries_after(LogIndex::ZERO)).chain(after) {
-            readable.extend(entries.into_iter().map(|entry| (entry.index, entry)));
+            readable.extend(by_index(entries));
         }
-        Ok(Some(Self { damage, place, known, mark, readable, snapshot }))
+        let lost = Some(LostBatch { place, known, mark });
+        Ok(Some(Self { damage, lost, readable, snapshot }))
     }
 
     /// Where the log is damaged, and how that is known.
@@ -118,14 +137,10 @@ impl Repair {
         &self.damage
     }
 
-    /// The first entry of the damaged batch.
-    pub const fn first_index(&self) -> LogIndex {
-        self.known.first_index
-    }
-
-    /// The last one.
-    pub const fn last_index(&self) -> LogIndex {
-        self.known.last_index
+    /// The first and the last entry of the damaged batch. Unset: it is a snapshot that is wanted, and the
+    /// log is as it was.
+    pub fn wanted(&self) -> Option<(LogIndex, LogIndex)> {
+        self.lost.as_ref().map(|lost| (lost.known.first_index, lost.known.last_index))
     }
 
     /// What the newest sound snapshot covers.
@@ -147,10 +162,10 @@ impl Repair {
     /// The steps that write the batch again, if these are its entries, all of them and in order:
     /// then it is byte for byte what it was. To be run to their end before the log is opened.
     pub fn prove(&self, entries: &[Entry]) -> Option<Vec<DiskOp>> {
-        let KnownOf { reset, first_index, .. } = self.known;
-        let Place { file, salt, offset, link, room_bytes, chain_after } = &self.place;
-        let in_order = (self.known.first_index.0..=self.known.last_index.0)
-            .eq(entries.iter().map(|entry| entry.index.0));
+        let LostBatch { place, known, mark } = self.lost.as_ref()?;
+        let KnownOf { reset, first_index, last_index } = *known;
+        let Place { file, salt, offset, link, room_bytes, chain_after } = place;
+        let in_order = (first_index.0..=last_index.0).eq(entries.iter().map(|entry| entry.index.0));
         let data_bytes: u64 = entries.iter().map(|entry| entry.data.len() as u64).sum();
         if !in_order || batch::batch_bytes(entries.len() as u64, data_bytes) > *room_bytes {
             return None;
@@ -159,8 +174,12 @@ impl Repair {
         let (bytes, chain) = batch::encode(*salt, *offset, *link, &change);
         let write = DiskOp::Write { file: file.clone(), offset: *offset, bytes };
         let repair = [write, DiskOp::Sync { file: file.clone() }];
-        (chain == *chain_after).then(|| self.mark.iter().cloned().chain(repair).collect())
+        (chain == *chain_after).then(|| mark.iter().cloned().chain(repair).collect())
     }
+}
+
+fn by_index(entries: Vec<Entry>) -> impl Iterator<Item = (LogIndex, Entry)> {
+    entries.into_iter().map(|entry| (entry.index, entry))
 }
 
 /// The damage that ended the reading, and in which segment, if that is a batch in its place.

@@ -112,6 +112,13 @@ pub(crate) fn replay(disk: &mut dyn Disk, files: &[SegmentFile], known: Known) -
     log
 }
 
+/// Reads all that there is of the log, whether or not it goes on from a snapshot.
+pub(crate) fn replay_all(disk: &mut dyn Disk, files: &[SegmentFile], known: Known) -> Replayed {
+    let first = live_segments(files).first().map(|&i| header_of(files, i).serves_from);
+    let snapshot = LogPosition { index: first.unwrap_or(LogIndex::ZERO), ..known.snapshot };
+    replay(disk, files, Known { snapshot, ..known })
+}
+
 /// The segments that no later one voids, oldest first. Those without a sound header are not among
 /// them: whether one is missing shows where its batches do.
 pub(crate) fn live_segments(files: &[SegmentFile]) -> Vec<usize> {
@@ -310,6 +317,18 @@ impl Replayed {
             None => Join::Gap,
             Some(term) if term == snapshot.term => Join::Follows,
             Some(_) => Join::Superseded("it conflicts with the snapshot"),
+        }
+    }
+
+    /// The damage that it is if the log, as far as it is sound, does not go on from this snapshot.
+    pub(crate) fn gap_after(&self, snapshot: LogPosition, files: &[SegmentFile]) -> Option<Damage> {
+        match (&self.damage, self.read.first()) {
+            (Some(damage), _) if damage.reason == DamageReason::Gap => Some(damage.clone()),
+            (None, Some(&first)) if self.join(snapshot) == Join::Gap => {
+                let file = files[first].file.clone();
+                Some(damage_at(file, FIRST_BATCH_OFFSET, 0, DamageReason::Gap))
+            }
+            _ => None,
         }
     }
 

@@ -4,11 +4,13 @@
 
 mod common;
 
-use common::{IDENTITY, append, created, entry, open, position, take_snapshot};
+use common::{IDENTITY, append, created, entry, maintain, open, position, take_snapshot};
 use sampan_base::disk::{Disk, DiskOp, FileName};
 use sampan_base::{Entry, LogIndex, Term};
 use sampan_storage::testing::{MemDisk, Odometer};
-use sampan_storage::{OpenError, Options, PAGE_BYTES, Repair, SECTOR_BYTES, Storage, inspect};
+use sampan_storage::{
+    DamageReason, OpenError, Options, PAGE_BYTES, Repair, SECTOR_BYTES, Storage, inspect,
+};
 
 fn options() -> Options {
     Options { segment_bytes: 6 * PAGE_BYTES, entry_bytes_max: 9_000, ..Options::default() }
@@ -80,7 +82,7 @@ fn files(disk: &MemDisk) -> Vec<(FileName, Vec<u8>)> {
 fn heals(disk: &mut MemDisk, place: &Place, before: &[(FileName, Vec<u8>)]) -> bool {
     let repair = find(disk).unwrap_or_else(|| panic!("{place:?} can be repaired"));
     let (first, last) = (&place.entries[0], &place.entries[place.entries.len() - 1]);
-    assert_eq!((repair.first_index(), repair.last_index()), (first.index, last.index));
+    assert_eq!(repair.wanted(), Some((first.index, last.index)));
     let damage = repair.damage();
     assert_eq!((&damage.segment, damage.offset), (&place.file, place.offset));
     disk.execute_all(&repair.prove(&place.entries).unwrap()).unwrap();
@@ -241,7 +243,7 @@ fn a_batch_that_replaced_entries_is_repaired_if_its_header_says_so_and_else_not(
     // The first batch held what nobody else may hold: what is asked for is not enough, or is other.
     change(&mut disk, &places[0], 0, |_, byte| *byte = 0);
     let repair = find(&mut disk).unwrap();
-    assert_eq!((repair.first_index(), repair.last_index()), (LogIndex(1), LogIndex(1)));
+    assert_eq!(repair.wanted(), Some((LogIndex(1), LogIndex(1))));
     assert!(repair.prove(&places[0].entries[..1]).is_none());
 
     // The second one, without its header: it is taken for one that follows.
@@ -272,7 +274,7 @@ fn only_what_the_snapshot_leaves_is_asked_for() {
     change(&mut disk, &places[7], 0, |_, byte| *byte ^= 1);
     let repair = find(&mut disk).unwrap();
     assert_eq!(repair.snapshot().unwrap().position, at);
-    assert_eq!(repair.first_index(), places[7].entries[0].index);
+    assert_eq!(repair.wanted().unwrap().0, places[7].entries[0].index);
 }
 
 /// One batch of a page each, the last segment not full.
@@ -354,5 +356,42 @@ fn what_an_older_snapshot_needs_is_asked_for_when_the_newest_is_damaged() {
     // A byte of a chunk: header and footer are as they were.
     disk.corrupt(&newest, PAGE_BYTES + 100, |byte| *byte ^= 1);
     let repair = find(&mut disk).unwrap();
-    assert_eq!(repair.first_index(), damaged.entries[0].index);
+    assert_eq!(repair.wanted().unwrap().0, damaged.entries[0].index);
+}
+
+#[test]
+fn a_sound_log_that_no_snapshot_reaches_is_kept_until_one_does() {
+    let (mut disk, places) = reference();
+    let before = disk.clone();
+    let (mut storage, _) = open(&mut disk, &options());
+    let at = places[8].entries[0].position();
+    let (meta, file) = take_snapshot(&mut disk, &mut storage, 5, position(at.index.0, at.term.0));
+    storage.trim(at.index);
+    maintain(&mut disk, &mut storage);
+    assert!(Repair::find(&mut disk, IDENTITY).unwrap().is_none(), "all is well");
+    let whole: Vec<u8> = files(&disk).into_iter().find(|(name, _)| *name == file).unwrap().1;
+    disk.corrupt(&file, PAGE_BYTES + 100, |byte| *byte ^= 1);
+    let damaged = files(&disk);
+
+    let repair = find(&mut disk).unwrap();
+    assert_eq!((repair.wanted(), repair.damage().reason), (None, DamageReason::Gap));
+    assert_eq!(repair.prove(&[]), None, "there is nothing to prove");
+    let held: Vec<LogIndex> =
+        repair.entries(LogIndex(1), LogIndex(99)).map(|entry| entry.index).collect();
+    assert!(held.first().is_some_and(|first| *first > LogIndex(1)), "{held:?}");
+    let last = places.last().unwrap().entries.last().unwrap();
+    assert_eq!(held.last(), Some(&last.index), "others may ask for what is here");
+    assert!(files(&disk) == damaged, "nothing was changed");
+
+    // The file of another node, put where the damaged one was: it says whose it is, and of what.
+    let ops = [
+        DiskOp::Create { file: file.clone(), zero_bytes: 0 },
+        DiskOp::Write { file: file.clone(), offset: 0, bytes: whole.into() },
+    ];
+    disk.execute_all(&ops).unwrap();
+    let (_, found) = open(&mut disk, &options());
+    assert_eq!((found.snapshot.unwrap().meta, found.faulty), (meta, None));
+    let (_, all) = open(&mut before.clone(), &options());
+    let after: Vec<_> = all.entries.into_iter().filter(|entry| entry.index > at.index).collect();
+    assert_eq!((found.entries, found.non_voting_until), (after, None));
 }

@@ -65,6 +65,18 @@ impl MemoryDisk {
         false
     }
 
+    /// Flips a bit of a chunk of each complete snapshot. How many there are.
+    pub(crate) fn flip_in_each_snapshot(&mut self) -> usize {
+        let snapshots = self.files.iter_mut().filter(|(name, _)| name.ends_with(".snap"));
+        snapshots.map(|(_, bytes)| bytes[sampan_storage::PAGE_BYTES as usize + 30] ^= 1).count()
+    }
+
+    /// Puts the newest complete snapshot of another node beside the own ones.
+    pub(crate) fn take_newest_snapshot_of(&mut self, other: &Self) {
+        let newest = other.files.iter().rfind(|(name, _)| name.ends_with(".snap"));
+        self.files.extend(newest.map(|(name, bytes)| (name.clone(), bytes.clone())));
+    }
+
     /// Refuses what would make a file longer than there is room for.
     fn check_room(&self, file: &str, len_bytes: usize) -> Result<(), DiskError> {
         let held = if self.copies_on_write { 0 } else { self.len_of(file) };

@@ -220,6 +220,64 @@ fn a_batch_that_is_longer_than_one_answer_comes_in_several() {
     assert!(first < last, "entries {first} to {last} in one batch");
 }
 
+/// Three nodes of which each has snapshots, and a log that begins after some of them.
+fn with_snapshots() -> (Cluster, u64) {
+    let (mut cluster, leader) = Cluster::with_leader(3, |id| Options {
+        storage: sampan_storage::Options::tiny(),
+        raft_state_bytes_max: Some(64 << 10),
+        raft_state_snapshot_percent: 0,
+        ..Options::new(id)
+    });
+    for number in 0..200 {
+        let set = format!("SET k{} {}", number % 20, value(number % 20));
+        assert_eq!(cluster.ask(leader, 1, &set), "OK");
+    }
+    cluster.run_ms(1_500);
+    assert!((1..=3).all(|id| cluster.node(id).status().raft.first_index > LogIndex(1)));
+    (cluster, leader)
+}
+
+#[test]
+fn a_log_whose_snapshots_are_all_damaged_is_kept_while_nobody_leads() {
+    let (mut cluster, leader) = with_snapshots();
+    (1..=3).for_each(|id| cluster.kill(id));
+    let whole = cluster_without(leader)[0];
+    let hurt = cluster_without(whole);
+    for &id in &hurt {
+        assert!(cluster.disk(id).flip_in_each_snapshot() > 0);
+    }
+    let files = cluster.disk(hurt[0]).used_bytes();
+    (1..=3).for_each(|id| cluster.start(id));
+    cluster.run_ms(30_000);
+    assert!(hurt.iter().all(|&id| cluster.is_repairing(id)), "nobody has given anything up");
+    assert!(cluster.sent_while_repairing.is_empty(), "{:?}", cluster.sent_while_repairing);
+    assert_eq!(cluster.disk(hurt[0]).used_bytes(), files, "and nothing was written");
+
+    let source = cluster.disk(whole).clone();
+    for &id in &hurt {
+        cluster.kill(id);
+        cluster.disk(id).take_newest_snapshot_of(&source);
+        cluster.start(id);
+        assert_eq!(cluster.reports[&id].non_voting_until, None, "it has lost nothing");
+    }
+    cluster.wait_for_leader();
+    (1..=3).for_each(|id| assert_all_is_there(&mut cluster, id));
+}
+
+#[test]
+fn a_node_whose_snapshots_are_all_damaged_gets_one_from_a_leader_at_once() {
+    let (mut cluster, leader) = with_snapshots();
+    let hurt = cluster.follower_of(leader);
+    cluster.kill(hurt);
+    assert!(cluster.disk(hurt).flip_in_each_snapshot() > 0);
+    cluster.start(hurt);
+    assert!(cluster.is_repairing(hurt));
+    cluster.run_ms(2_000);
+    assert!(cluster.reports[&hurt].faulty.is_some() && !cluster.is_repairing(hurt));
+    assert_eq!(cluster.node(hurt).status().raft.non_voting_until, None, "it votes again");
+    assert_all_is_there(&mut cluster, hurt);
+}
+
 #[test]
 fn a_stop_is_heard_while_a_log_is_repaired() {
     let (mut cluster, leader) = with_writes(Options::new);

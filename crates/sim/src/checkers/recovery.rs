@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use sampan_base::rng::mix;
 use sampan_base::{HardState, LogIndex, LogPosition, NodeId, Term, Time, WallTime};
-use sampan_raft::Raft;
+use sampan_raft::{Body, Message, Raft};
 use sampan_replica::wire::{Held, PeerMessage, Wanted};
 use sampan_replica::{Input, Now, OpenError, OpenReport, Outputs, Repairing, Replica, Start};
 use sampan_storage::{Identity, Recovered, Storage};
@@ -262,7 +262,7 @@ pub fn start_from(
     Ok(Ok(Found { report, state }))
 }
 
-/// Lets a node repair its log from peers that hold what this one does.
+/// Lets a node repair its log from peers that hold what this one does, one of which leads.
 fn repair_from(
     source: Option<&Replica>,
     mut repairing: Box<Repairing>,
@@ -272,6 +272,9 @@ fn repair_from(
     while !repairing.is_settled() {
         let mut out = Outputs::default();
         repairing.flush(now, &mut out);
+        if repairing.wanted().is_none() {
+            repairing.step(now, leaders_word());
+        }
         for envelope in out.messages {
             let PeerMessage::Wanted(Wanted { first, last }) = envelope.message else { continue };
             let held = source.map(|source| source.raft().entries(first, last.next()));
@@ -282,6 +285,14 @@ fn repair_from(
         now.mono = repairing.next_deadline();
     }
     repairing
+}
+
+/// Another node leads: whoever waits for a snapshot hears from it.
+fn leaders_word() -> Input {
+    let (from, to, term) = (NodeId::of(1), NodeId::of(2), Term(1));
+    let (commit, matched) = (LogIndex::ZERO, LogPosition::ZERO);
+    let body = Body::Heartbeat { sequence: 1, commit, matched, read: 0 };
+    Input::Peer { from, message: PeerMessage::Raft(Message { from, to, term, body }) }
 }
 
 /// The log of a node that starts: its shape, and a digest. It starts after something committed and
