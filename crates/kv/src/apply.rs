@@ -96,6 +96,7 @@ impl Kv {
                 kept_ms = old.expiry_ms();
                 if set.get {
                     old_value = Reply::bulk(old.value());
+                    self.counters.work_bytes += old.value().len();
                 }
             }
             if unmet {
@@ -204,6 +205,7 @@ impl Kv {
         let key = self.keys.hashed(key);
         let Some(record) = self.keys.live(key, self.time_ms) else { return Reply::Nil };
         let value = Reply::bulk(record.value());
+        self.counters.work_bytes += record.value().len();
         self.keys.remove(key);
         value
     }

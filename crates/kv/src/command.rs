@@ -58,12 +58,13 @@ pub fn values_in_reply(encoded: &[u8]) -> usize {
     }
 }
 
-/// Does an encoded command change a part of a record, or an ONCE around it? The whole of it is made anew
-/// then, however long the value is.
-pub fn changes_a_part(encoded: &[u8]) -> bool {
+/// Does an encoded write copy a stored value, however long that is, or an ONCE around it? To change a part
+/// of a record is to make the whole of it anew, and some replies hold what was there.
+pub fn copies_a_value(encoded: &[u8]) -> bool {
     match encoded.first() {
         Some(&(opcode::APPEND | opcode::SET_RANGE | opcode::EXPIRE | opcode::PERSIST)) => true,
-        Some(&opcode::ONCE) => encoded.get(1 + ONCE_HEAD_BYTES..).is_some_and(changes_a_part),
+        Some(&(opcode::SET | opcode::GET_DEL)) => values_in_reply(encoded) > 0,
+        Some(&opcode::ONCE) => encoded.get(1 + ONCE_HEAD_BYTES..).is_some_and(copies_a_value),
         _ => false,
     }
 }

@@ -146,10 +146,11 @@ impl Kv {
         }
     }
 
-    /// Bytes of the stored value that applying this command would copy and hash, besides the bytes it
-    /// carries; an estimate from the current state. 0 for commands that replace or remove whole values.
+    /// Bytes of stored values that applying this command, or answering this read, would copy besides the
+    /// bytes it carries; an estimate from the current state. 0 for commands that replace or remove whole
+    /// values and do not return them.
     pub fn work_bytes(&self, encoded: &[u8]) -> usize {
-        if !command::changes_a_part(encoded) {
+        if !command::copies_a_value(encoded) && command::values_in_reply(encoded) == 0 {
             return 0;
         }
         let command = match Command::decode(encoded) {
@@ -160,14 +161,25 @@ impl Kv {
             Ok(
                 Command::Append { key, .. }
                 | Command::Expire { key, .. }
-                | Command::Persist { key },
+                | Command::Persist { key }
+                | Command::GetDel { key }
+                | Command::Get { key }
+                | Command::GetRange { key, .. },
             ) => (key, 0),
+            Ok(Command::Set(set)) => (set.key, 0),
+            Ok(Command::Mget { keys }) => {
+                let lengths = keys.iter().map(|key| self.value_bytes(key));
+                return lengths.sum::<usize>().min(self.limits.reply_bytes_max);
+            }
             Ok(Command::SetRange { key, offset, .. }) => (key, offset as usize),
             _ => return 0,
         };
+        self.value_bytes(key).max(offset.min(self.limits.value_bytes_max))
+    }
+
+    fn value_bytes(&self, key: &[u8]) -> usize {
         let record = self.keys.live(self.keys.hashed(key), self.time_ms);
-        let length = record.map_or(0, |record| record.value().len());
-        length.max(offset.min(self.limits.value_bytes_max))
+        record.map_or(0, |record| record.value().len())
     }
 
     /// The same of what was applied since this was last called.

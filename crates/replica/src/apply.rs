@@ -26,8 +26,8 @@ impl Replica {
             left_bytes = left_bytes.saturating_sub(entry.size_bytes() + work_bytes);
         }
         self.drop_overtaken(before);
-        let served = self.reads.take_served(self.applied.index);
-        self.serve_reads(&served);
+        self.reads.unpark(self.applied.index);
+        self.serve_reads();
     }
 
     fn apply(&mut self, entry: &Entry) {

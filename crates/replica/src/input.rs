@@ -48,6 +48,11 @@ pub enum Input {
     },
     /// A connection is gone: nobody waits for its replies. What was appended stays appended.
     ConnectionClosed(ConnectionId),
+    /// The host holds as much of a connection's replies as it wants to: its reads wait until
+    /// [`Input::RepliesWanted`].
+    RepliesHeld(ConnectionId),
+    /// It has room for more of them.
+    RepliesWanted(ConnectionId),
     /// A message from a peer, its frame checked ([`crate::wire::decode_frame`]).
     Peer {
         /// The sender named in the frame.

@@ -2,17 +2,22 @@
 //! `raft`'s ReadIndex, on the leader and on followers alike, and are served once the state machine
 //! has applied the index that came back.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use sampan_base::{LogIndex, Time};
 use sampan_raft::ReadId;
 
+use crate::input::ConnectionId;
 use crate::lines::{Ticket, Waiting};
 use sampan_kv::Class;
 
 /// Rounds under way at once: one on its way while the next one sets out.
 pub(crate) const READ_ROUNDS_MAX: usize = 2;
+
+/// Bytes of replies to reads in one turn, about: what is left is served in the next one, which follows at
+/// once.
+const REPLY_BYTES_PER_TURN: usize = 2 << 20;
 
 /// A read under way.
 #[derive(Debug)]
@@ -60,6 +65,13 @@ pub(crate) struct Reads {
     pub(crate) rounds: VecDeque<Round>,
     /// Answered; the state machine is not there yet.
     confirmed: Vec<(LogIndex, Reading)>,
+    /// The state machine is there: to be served, in order.
+    pub(crate) ready: VecDeque<Reading>,
+    /// The same, of connections that have replies enough to send.
+    held: Vec<Reading>,
+    full: BTreeSet<ConnectionId>,
+    /// Bytes of replies that this turn may still make.
+    left_bytes: usize,
     last_id: u64,
 }
 
@@ -108,13 +120,54 @@ impl Reads {
         self.confirmed.push((index, reading));
     }
 
-    /// Takes the parked reads that can be served at `applied`.
-    pub(crate) fn take_served(&mut self, applied: LogIndex) -> Vec<Reading> {
+    /// The parked reads that can be served at `applied` are ready.
+    pub(crate) fn unpark(&mut self, applied: LogIndex) {
         let ready = self.confirmed.extract_if(.., |(index, _)| *index <= applied);
-        ready.map(|(_, reading)| reading).collect()
+        self.ready.extend(ready.map(|(_, reading)| reading));
     }
 
-    /// Takes all reads that gave up by `now`.
+    /// A new turn has its share of replies.
+    pub(crate) fn begin_turn(&mut self) {
+        self.left_bytes = REPLY_BYTES_PER_TURN;
+    }
+
+    /// Is there a read to serve, and something left of this turn's share?
+    pub(crate) fn may_serve(&self) -> bool {
+        self.left_bytes > 0 && !self.ready.is_empty()
+    }
+
+    /// A read was answered with so many bytes.
+    pub(crate) fn charge(&mut self, reply_bytes: usize) {
+        self.left_bytes = self.left_bytes.saturating_sub(reply_bytes);
+    }
+
+    /// The next read to serve, unless its connection has replies enough to send: then it waits.
+    pub(crate) fn next_to_serve(&mut self) -> Option<Reading> {
+        let reading = if self.left_bytes > 0 { self.ready.pop_front() } else { None }?;
+        if self.full.contains(&reading.ticket.origin.connection) {
+            self.held.push(reading);
+            return None;
+        }
+        Some(reading)
+    }
+
+    /// The host holds enough replies of this connection, or has room for more again.
+    pub(crate) fn set_full(&mut self, connection: ConnectionId, is_full: bool) {
+        if is_full {
+            self.full.insert(connection);
+        } else if self.full.remove(&connection) {
+            let is_its = |reading: &mut Reading| reading.ticket.origin.connection == connection;
+            self.ready.extend(self.held.extract_if(.., is_its));
+        }
+    }
+
+    /// Does the host hold enough replies of this connection?
+    pub(crate) fn is_full(&self, connection: ConnectionId) -> bool {
+        self.full.contains(&connection)
+    }
+
+    /// Takes all reads that were not answered in time: those that only wait for their turn are not among
+    /// them.
     pub(crate) fn take_expired(&mut self, since_before: Time) -> Vec<Reading> {
         let mut expired: Vec<Reading> = Vec::new();
         expired.extend(self.next.extract_if(.., |reading| reading.since <= since_before));
@@ -126,10 +179,18 @@ impl Reads {
         expired
     }
 
-    /// Reads under way.
+    /// Takes all reads.
+    pub(crate) fn take_all(&mut self) -> Vec<Reading> {
+        let mut all = self.take_expired(Time::NEVER);
+        all.extend(self.ready.drain(..));
+        all.append(&mut self.held);
+        all
+    }
+
+    /// Reads under way, but for those that wait for a client to take its replies.
     pub(crate) fn under_way(&self) -> usize {
         let asked: usize = self.rounds.iter().map(|round| round.readings.len()).sum();
-        self.next.len() + asked + self.confirmed.len()
+        self.next.len() + asked + self.confirmed.len() + self.ready.len()
     }
 
     /// When the oldest question is to be asked again.

@@ -184,6 +184,8 @@ impl Replica {
             Input::Tick => {}
             Input::Client { connection, requests } => self.on_client(connection, requests),
             Input::ConnectionClosed(connection) => self.on_connection_closed(connection),
+            Input::RepliesHeld(connection) => self.reads.set_full(connection, true),
+            Input::RepliesWanted(connection) => self.reads.set_full(connection, false),
             Input::Peer { from, message } => self.on_peer(from, message),
             Input::PeerConnected(peer) => self.raft.peer_connected(mono, peer),
             Input::PeerDisconnected(peer) => {
@@ -212,6 +214,7 @@ impl Replica {
     pub fn flush(&mut self, now: Now, out: &mut Outputs) {
         self.advance(now);
         self.raft.tick(now.mono);
+        self.reads.begin_turn();
         self.expire_requests();
         self.ask_for_backup_indices();
         self.out.shutdown_complete = self.drive_shutdown();
@@ -245,8 +248,9 @@ impl Replica {
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn next_deadline(&self) -> Time {
-        // The rest of a long backlog, or of what did not fit a frame: in the next turn.
-        if self.raft.applied() < self.raft.commit() || !self.to_pump.is_empty() {
+        // The rest of a long backlog, of long replies, or of what did not fit a frame: in the next turn.
+        let has_reads = !self.reads.ready.is_empty();
+        if self.raft.applied() < self.raft.commit() || !self.to_pump.is_empty() || has_reads {
             return self.now.mono;
         }
         let stop = self.leadership.shutdown_deadline(self.now.mono);
@@ -326,6 +330,7 @@ impl Replica {
 
     fn on_connection_closed(&mut self, connection: ConnectionId) {
         self.lines.close(Origin { home: Home::Here, connection });
+        self.reads.set_full(connection, false);
         self.forget_backups(connection);
     }
 

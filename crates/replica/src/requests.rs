@@ -186,7 +186,9 @@ impl Replica {
                 Route::Ride => {
                     let (batch, term) = (self.writes.open.id, self.raft.term());
                     self.lines.line(origin).write_begins(batch, term);
-                    self.writes.ride(ticket, request);
+                    let work_bytes = self.kv.work_bytes(&request.command);
+                    self.writes.ride(ticket, request, work_bytes);
+                    self.propose_if_full();
                 }
                 Route::Read => {
                     let line = self.lines.line(origin);
@@ -290,6 +292,10 @@ impl Replica {
         self.lines.line(ticket.origin).write_begins(batch, term);
         let work_bytes = self.kv.work_bytes(&request.command);
         self.writes.push(ticket, request, work_bytes);
+        self.propose_if_full();
+    }
+
+    fn propose_if_full(&mut self) {
         if self.writes.is_full(self.options.batch_bytes_max) {
             self.propose_open_batch();
         }
@@ -396,36 +402,42 @@ impl Replica {
     /// Reads whose index is known: served if the state is there, parked otherwise.
     pub(crate) fn confirm_reads(&mut self, readings: Vec<Reading>, index: LogIndex) {
         let applied = self.raft.applied();
-        let mut ready = Vec::with_capacity(readings.len());
         for reading in readings {
             let needed = index.max(reading.floor);
             if needed <= applied || planted!(ReadBeforeApply) {
-                ready.push(reading);
+                self.reads.ready.push_back(reading);
             } else {
                 self.reads.park(needed, reading);
             }
         }
-        self.serve_reads(&ready);
+        self.serve_reads();
     }
 
-    /// Answers reads from the applied state.
-    pub(crate) fn serve_reads(&mut self, readings: &[Reading]) {
-        for group in readings.chunks(sampan_kv::GROUP_COMMANDS) {
-            self.kv.prefetch(group.iter().map(|reading| &*reading.command));
-            for reading in group {
-                self.serve_read(reading);
+    /// Answers reads from the applied state, as far as this turn's share goes: long values must not keep
+    /// a leader from its heartbeats.
+    pub(crate) fn serve_reads(&mut self) {
+        while self.reads.may_serve() {
+            let group = self.reads.ready.len().min(sampan_kv::GROUP_COMMANDS);
+            self.kv.prefetch(self.reads.ready.iter().take(group).map(|reading| &*reading.command));
+            for _ in 0..group {
+                if let Some(reading) = self.reads.next_to_serve() {
+                    self.serve_read(&reading);
+                }
             }
         }
     }
 
     fn serve_read(&mut self, reading: &Reading) {
-        let reply = self.kv.query(&reading.command);
-        self.counters.reads += 1;
         let origin = reading.ticket.origin;
         let line = self.lines.line(origin);
         line.reads -= 1;
-        let unblocked = line.reads == 0;
-        self.answer(reading.ticket, reply, self.raft.applied());
+        let (unblocked, closed) = (line.reads == 0, line.closed);
+        if !closed {
+            let reply = self.kv.query(&reading.command);
+            self.reads.charge(reply.encoded_bytes());
+            self.counters.reads += 1;
+            self.answer(reading.ticket, reply, self.raft.applied());
+        }
         if unblocked {
             self.pump(origin);
         }
@@ -512,7 +524,11 @@ impl Replica {
         let (no_leader_wait, client_timeout) =
             (self.options.no_leader_wait, self.options.client_timeout);
         let leaderless_since = self.leadership.leaderless_since;
-        let expired = self.lines.take_waiting(|_, waiting| {
+        let expired = self.lines.take_waiting(|origin, waiting| {
+            // Behind reads that wait for their client.
+            if self.reads.is_full(origin.connection) {
+                return false;
+            }
             let held = leaderless_since
                 .is_some_and(|since| now >= since.max(waiting.since) + no_leader_wait);
             held || now >= waiting.since + client_timeout
@@ -582,7 +598,7 @@ impl Replica {
         for forwarded in self.forwards.take(|_| true) {
             self.end_forward(&forwarded);
         }
-        for reading in self.reads.take_expired(Time::NEVER) {
+        for reading in self.reads.take_all() {
             self.lines.line(reading.ticket.origin).reads -= 1;
             self.answer(reading.ticket, no_leader(), LogIndex::ZERO);
         }

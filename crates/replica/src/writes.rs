@@ -81,9 +81,11 @@ pub(crate) struct OpenBatch {
     /// The commands among them, and the bytes of the batch that they make.
     commands: usize,
     bytes: usize,
-    /// How many of them change a part of a value, and the bytes of these values.
+    /// How many of them copy a stored value, and the bytes of these values.
     parts: usize,
     work_bytes: usize,
+    /// The longest command.
+    longest_bytes: usize,
     /// Numbers the batches of this node, from 1.
     pub(crate) id: u64,
     /// Has something to say although it may hold no command: a ride or the time.
@@ -129,18 +131,19 @@ impl Writes {
             bytes: BatchBuilder::HEADER_BYTES,
             parts: 0,
             work_bytes: 0,
+            longest_bytes: 0,
             id: 1,
             wanted: false,
         };
         Self { open, proposals: VecDeque::new(), under_way: 0 }
     }
 
-    /// Adds a command; of one that changes a part of a value the bytes of that are known, as far as it is
-    /// applied.
+    /// Adds a command; of one that copies a value the bytes of that are known, as far as it is applied.
     pub(crate) fn push(&mut self, ticket: Ticket, request: Waiting, work_bytes: usize) {
         self.open.commands += 1;
-        self.open.parts += usize::from(sampan_kv::changes_a_part(&request.command));
+        self.open.parts += usize::from(sampan_kv::copies_a_value(&request.command));
         self.open.work_bytes += work_bytes;
+        self.open.longest_bytes = self.open.longest_bytes.max(request.command.len());
         self.open.bytes += BatchBuilder::COMMAND_OVERHEAD_BYTES + request.command.len();
         self.add(
             ticket,
@@ -150,8 +153,11 @@ impl Writes {
         );
     }
 
-    /// Adds a read that is answered at this place of the batch.
-    pub(crate) fn ride(&mut self, ticket: Ticket, request: Waiting) {
+    /// Adds a read that is answered at this place of the batch, with so many bytes as far as it is applied.
+    /// They may be those of a command before it.
+    pub(crate) fn ride(&mut self, ticket: Ticket, request: Waiting, work_bytes: usize) {
+        self.open.parts += usize::from(self.open.parts > 0);
+        self.open.work_bytes += work_bytes.max(self.open.longest_bytes);
         let kind = WaiterKind::Ride(request.class, request.command);
         self.add(ticket, request.since, request.maybe_appended, kind);
         self.open.wanted = true;
@@ -202,6 +208,7 @@ impl Writes {
         self.open.bytes = BatchBuilder::HEADER_BYTES;
         self.open.parts = 0;
         self.open.work_bytes = 0;
+        self.open.longest_bytes = 0;
         let data = batch.finish();
         keep_long_commands_once(&mut waiters, &data);
         (data, waiters)

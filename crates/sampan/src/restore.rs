@@ -156,6 +156,13 @@ impl Nodes {
     /// Begins the one snapshot that all nodes have. It is of this cluster and its members, stands
     /// where the backup's did, and has an id that follows from both.
     fn begin_snapshot(&mut self, header: &SnapshotHeader) -> Result<SnapshotWriter, Failure> {
+        if header.maker.cluster == self.cluster {
+            return Err(Failure::usage(format!(
+                "the backup is of cluster {}: want another --cluster-id, or nodes of both would take \
+                 each other for their own",
+                self.cluster
+            )));
+        }
         let maker = Identity { cluster: self.cluster, node: NodeId::of(1) };
         let id = SnapshotId(mix(header.meta.id.0 ^ mix(self.cluster.0)));
         let (writer, ops) =

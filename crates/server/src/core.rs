@@ -183,7 +183,7 @@ impl Core {
             }
             node.clients.deliver(reply);
         }
-        node.clients.flush(now);
+        node.clients.flush(now, &node.inbox);
         for event in self.outputs.events.drain(..) {
             note(node, &event, wall);
         }

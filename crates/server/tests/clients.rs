@@ -474,6 +474,31 @@ fn a_client_whose_replies_were_short_is_not_closed_for_long_ones() {
 }
 
 #[test]
+fn replies_that_nobody_takes_are_not_made() {
+    let dir = TempDir::new();
+    let node = single(dir.path(), |_| {});
+    let (mut other, mut deaf) = (node.connect(), node.connect());
+    let value = vec![b'v'; 1 << 20];
+    assert_eq!(other.call_args(&[b"SET", b"long", &value]), "+OK\r\n");
+    // From now on a reply is taken for a few kilobytes.
+    for _ in 0..200 {
+        assert_eq!(deaf.call("GET short"), "$-1\r\n");
+    }
+    let total = 200;
+    deaf.send("GET long\r\n".repeat(total));
+    let unsent_bytes = |other: &mut Client| {
+        let list = other.call("CLIENT LIST");
+        let unsent = list.split(" obl=").skip(1).filter_map(|rest| rest.split(' ').next());
+        unsent.map(|bytes| bytes.parse::<usize>().unwrap()).sum::<usize>()
+    };
+    until("replies wait", || unsent_bytes(&mut other) > 0);
+    let most = (0..200).map(|_| unsent_bytes(&mut other)).max().unwrap();
+    assert!(most < 6 << 20, "{most} of {} bytes wait to be sent", total << 20);
+    deaf.socket.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(deaf.rest().len(), total * (value.len() + "$1048576\r\n\r\n".len()));
+}
+
+#[test]
 fn a_reply_too_long_for_any_connection_is_an_error() {
     let dir = TempDir::new();
     let node = single(dir.path(), |config| {

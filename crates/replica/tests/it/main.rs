@@ -4,6 +4,7 @@ mod backups;
 mod disks;
 mod failover;
 mod harness;
+mod long_replies;
 mod lost_disks;
 mod order;
 mod outcomes;

@@ -233,6 +233,13 @@ fn what_cannot_be_backed_up_or_restored_is_refused_with_one_clear_error() {
     assert_eq!(run(&mut backup(&file, port), b"").code, Some(0));
     let sound = fs::read(&file).unwrap();
 
+    // Its nodes, and those of the cluster it is of, would take each other for their own.
+    let own_id = cluster.info(1, "raft")["cluster_id"].clone();
+    let mut same = sampan(["restore", "--cluster-id", &own_id, "--dir"]);
+    run(same.arg(&restored).arg(&file), b"")
+        .assert_one_error(2, &[&own_id, "another --cluster-id"]);
+    assert!(!restored.exists());
+
     run(&mut backup(&file, port), b"").assert_one_error(2, &["exists", "--force"]);
     assert_eq!(run(backup(&file, port).arg("--force"), b"").code, Some(0));
     run(&mut backup(dir.path(), port), b"").assert_one_error(2, &["is a directory"]);

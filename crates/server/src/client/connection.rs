@@ -131,6 +131,7 @@ impl Connection {
         self.client.set_task(cx.waker());
         loop {
             let flushed = self.client.poll_flushed(cx);
+            self.client.tell_if_full(&self.node.config.limits, &self.node.inbox);
             match self.client.ending() {
                 Ending::Now => return Poll::Ready(()),
                 Ending::AfterReplies if self.client.flow.borrow().waiting() > 0 => {

@@ -19,11 +19,12 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
 
 use sampan_base::Time;
-use sampan_replica::ConnectionId;
+use sampan_replica::{ConnectionId, Input};
 use sampan_resp::Protocol;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::config::Limits;
+use crate::inbox::Inbox;
 use crate::render::Rendering;
 use flow::Flow;
 
@@ -52,6 +53,8 @@ pub(crate) struct Client {
     is_marked: Cell<bool>,
     /// The kernel takes no more for now.
     is_blocked: Cell<bool>,
+    /// The replica was told that there are replies enough to send.
+    is_full: Cell<bool>,
     /// Since when the output is above its soft limit and the client takes none of it.
     stuck_since: Cell<Option<Time>>,
     /// It has taken some since that was last looked at.
@@ -137,6 +140,7 @@ impl Client {
             is_paused: Cell::new(false),
             is_marked: Cell::new(false),
             is_blocked: Cell::new(false),
+            is_full: Cell::new(false),
             stuck_since: Cell::new(None),
             has_taken: Cell::new(false),
             writer,
@@ -201,6 +205,20 @@ impl Client {
             self.wake();
         } else if self.is_paused.get() && self.has_room(limits) {
             self.resume();
+        }
+    }
+
+    /// Tells the replica if there are replies enough to send for now, or room for more again.
+    pub(crate) fn tell_if_full(&self, limits: &Limits, inbox: &Inbox) {
+        let unsent_bytes = self.flow.borrow().unsent().len();
+        // Not to and fro with every reply.
+        let full_from = limits.output_pause_bytes / if self.is_full.get() { 2 } else { 1 };
+        // Of one that is over the replica hears otherwise.
+        let is_full = unsent_bytes >= full_from && self.ending() != Ending::Now;
+        match (self.is_full.replace(is_full), is_full) {
+            (false, true) => inbox.push(Input::RepliesHeld(self.id)),
+            (true, false) => inbox.push(Input::RepliesWanted(self.id)),
+            _ => {}
         }
     }
 

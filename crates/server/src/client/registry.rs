@@ -10,6 +10,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 
 use super::{Client, Ending};
 use crate::config::{CLIENTS_MAX, Limits};
+use crate::inbox::Inbox;
 
 /// A connection's id is its number and, in the lowest bits, its place in the table: found without a
 /// search, and never used again.
@@ -104,10 +105,12 @@ impl Clients {
         }
     }
 
-    /// Sends what has gathered: one call per connection.
-    pub(crate) fn flush(&self, now: Time) {
+    /// Sends what has gathered: one call per connection. Whether a client takes its replies goes to the
+    /// replica, if that has changed.
+    pub(crate) fn flush(&self, now: Time, inbox: &Inbox) {
         for client in self.unflushed.borrow_mut().drain(..) {
             client.flush(&self.limits, now);
+            client.tell_if_full(&self.limits, inbox);
         }
     }
 
