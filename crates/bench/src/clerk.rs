@@ -27,7 +27,7 @@ pub(crate) struct Caller {
 type Ended = (Sent, Result<bool, Error>);
 
 impl Caller {
-    /// A Clerk whose first node is the one whose turn it is.
+    /// A Clerk whose first node is the one whose turn it is, and is one.
     pub(crate) async fn connect(shared: Arc<Shared>, number: u64) -> Result<Clerk, String> {
         let mut servers = shared.plan.servers.clone();
         let first = number as usize % servers.len();
@@ -36,7 +36,12 @@ impl Caller {
             .addresses(servers)
             .deadline(shared.plan.timeout)
             .window(shared.plan.pipeline);
-        builder.connect().await.map_err(|error| error.to_string())
+        let clerk = builder.connect().await.map_err(|error| error.to_string())?;
+        match clerk.info(Some("server")).await {
+            Ok(info) if info.contains("sampan_version:") => Ok(clerk),
+            Err(error @ (Error::Unavailable(_) | Error::Closed)) => Err(error.to_string()),
+            _ => Err(format!("{}: not a Sampan node", shared.plan.servers[first])),
+        }
     }
 
     pub(crate) fn new(

@@ -75,9 +75,12 @@ async fn dial(server: &str, time: Duration) -> Result<TcpStream, String> {
     Ok(stream)
 }
 
-/// An I/O error without what differs from case to case.
+/// An I/O error without what differs from case to case; in full if its kind says nothing.
 fn describe(error: &io::Error) -> String {
-    error.kind().to_string()
+    match error.kind().to_string() {
+        kind if kind == "uncategorized error" => error.to_string(),
+        kind => kind,
+    }
 }
 
 impl Connection {

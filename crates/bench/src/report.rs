@@ -128,12 +128,18 @@ impl Moment {
 }
 
 impl Report {
-    /// Nothing failed, nothing was left out, and the run came to its end.
+    /// Something was measured, nothing failed, nothing was left out, and the run came to its end.
     pub fn is_clean(&self) -> bool {
-        self.failed == 0
+        !self.is_empty()
+            && self.failed == 0
             && self.not_sent == 0
             && self.connections_lost.is_empty()
             && !self.interrupted
+    }
+
+    /// Nothing was measured: no command was answered, or none that began after the warm-up.
+    pub fn is_empty(&self) -> bool {
+        self.answered == 0
     }
 
     /// The whole result as JSON.
@@ -153,6 +159,12 @@ pub(crate) fn grouped(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// A server's text for a terminal, which its control characters must not reach.
+pub(crate) fn printable(text: &str) -> String {
+    let escaped = |char: char| char.is_control().then(|| char.escape_debug().to_string());
+    text.chars().map(|char| escaped(char).unwrap_or_else(|| char.into())).collect()
 }
 
 impl Plan {
@@ -182,6 +194,9 @@ impl fmt::Display for Report {
         if self.interrupted {
             writeln!(f, "INTERRUPTED before its end")?;
         }
+        if self.is_empty() {
+            writeln!(f, "NOTHING MEASURED")?;
+        }
         let per_second = grouped(self.answered_per_second.round() as u64);
         let seconds = self.measured_seconds;
         let answered = grouped(self.answered);
@@ -207,25 +222,49 @@ impl fmt::Display for Report {
 fn write_kinds(f: &mut fmt::Formatter<'_>, what: &str, total: u64, kinds: &Kinds) -> fmt::Result {
     writeln!(f, "  {} {what}", grouped(total))?;
     for (kind, times) in kinds {
-        writeln!(f, "    {:>11}  {kind}", grouped(*times))?;
+        writeln!(f, "    {:>11}  {}", grouped(*times), printable(kind))?;
     }
     Ok(())
 }
 
+/// Narrow enough for a terminal of 80 columns.
 fn latency_table(latencies: &[Latency]) -> String {
-    let mut text = format!("  {:<12}{:>9}{:>9}", "latency, ms", "min", "mean");
+    let mut text = format!("  {:<7}{:>7}{:>7}", "ms", "min", "mean");
     for percent in PERCENTILES {
-        _ = write!(text, "{:>9}", format!("p{percent}"));
+        _ = write!(text, "{:>7}", format!("p{percent}"));
     }
-    _ = writeln!(text, "{:>9}", "max");
+    _ = writeln!(text, "{:>7}", "max");
     for latency in latencies {
-        _ = write!(text, "  {:<12}{:>9.3}{:>9.3}", latency.of, latency.min_ms, latency.mean_ms);
-        for (_, ms) in &latency.percentiles_ms {
-            _ = write!(text, "{ms:>9.3}");
+        _ = write!(text, "  {:<7}", latency.of);
+        let percentiles = latency.percentiles_ms.iter().map(|(_, ms)| *ms);
+        let ends = [latency.min_ms, latency.mean_ms];
+        for ms in ends.into_iter().chain(percentiles).chain([latency.max_ms]) {
+            _ = write!(text, "{:>7}", short_ms(ms));
         }
-        _ = writeln!(text, "{:>9.3}", latency.max_ms);
+        text.push('\n');
     }
     text
+}
+
+/// Milliseconds in six characters, if they are less than a quarter of an hour.
+fn short_ms(ms: f64) -> String {
+    let digits = match ms {
+        ..99.9995 => 3,
+        ..999.995 => 2,
+        ..9999.95 => 1,
+        _ => 0,
+    };
+    format!("{ms:.digits$}")
+}
+
+impl fmt::Display for Moment {
+    /// One line, short enough for most terminals.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at_seconds, answered_per_second, failed, p50_ms, p99_ms, max_ms } = self;
+        let (p50, p99, max) = (short_ms(*p50_ms), short_ms(*p99_ms), short_ms(*max_ms));
+        write!(f, "{at_seconds:6.1} s {answered_per_second:9.0}/s")?;
+        write!(f, "  p50 {p50}  p99 {p99}  max {max} ms  {failed} failed")
+    }
 }
 
 impl Report {
@@ -292,8 +331,40 @@ pub(crate) mod tests {
         let mut open = report();
         open.plan.rate = Some(1_234);
         open.interrupted = true;
+        open.answered = 0;
         let text = open.to_string();
-        assert!(text.contains("3 not sent, though due at 1,234/s") && text.contains("INTERRUPTED"));
+        for part in ["3 not sent, though due at 1,234/s", "INTERRUPTED", "NOTHING MEASURED"] {
+            assert!(text.contains(part), "no '{part}' in {text}");
+        }
+    }
+
+    #[test]
+    fn what_servers_say_is_printed_without_control_characters() {
+        assert_eq!(printable("\x1b[2J \r\n\u{9b}m"), r"\u{1b}[2J \r\n\u{9b}m");
+        assert_eq!(printable(r#"ERR "é" 'x' \n"#), r#"ERR "é" 'x' \n"#);
+    }
+
+    #[test]
+    fn latencies_fit_80_columns_however_long_they_are() {
+        for (ms, short) in [
+            (0.0, "0.000"),
+            (0.001, "0.001"),
+            (99.999, "99.999"),
+            (99.9996, "100.00"),
+            (999.996, "1000.0"),
+            (9_999.96, "10000"),
+            (900_000.0, "900000"),
+        ] {
+            assert_eq!(short_ms(ms), short);
+        }
+        let mut report = report();
+        report.latencies[0].of = "exists".to_owned();
+        for (_, ms) in &mut report.latencies[0].percentiles_ms {
+            *ms = 899_999.4;
+        }
+        for line in report.to_string().lines().skip(1) {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
     }
 
     #[test]
@@ -301,6 +372,7 @@ pub(crate) mod tests {
         let mut clean = report();
         (clean.failed, clean.not_sent) = (0, 0);
         assert!(clean.is_clean());
+        assert!(!Report { answered: 0, ..clean.clone() }.is_clean());
         assert!(!Report { failed: 1, ..clean.clone() }.is_clean());
         assert!(!Report { not_sent: 1, ..clean.clone() }.is_clean());
         assert!(!Report { interrupted: true, ..clean }.is_clean());
