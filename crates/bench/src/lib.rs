@@ -22,6 +22,7 @@ mod plan;
 mod report;
 mod request;
 mod run;
+mod signals;
 mod svg;
 mod tally;
 mod worker;

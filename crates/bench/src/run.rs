@@ -8,12 +8,12 @@ use hdrhistogram::Histogram;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::plan::{End, Plan, PlanError};
-use crate::report::{Latency, Moment, Report};
+use crate::report::{Latency, Moment, Report, printable};
+use crate::signals::Signals;
 use crate::tally::{Kinds, Tally, histogram};
 use crate::worker::{Shared, Worker, lock, nanos};
 
@@ -33,20 +33,25 @@ pub enum RunError {
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
     /// A connection could not be made before the start.
-    #[error("no connection: {0}")]
+    #[error("no connection: {}", printable(.0))]
     Connect(String),
+    /// A signal came before all connections were there.
+    #[error("interrupted before the run began")]
+    Interrupted,
     /// The keys could not be written before the run. How many failed, and why.
     #[error("filling: {0} of the keys were not written: {1:?}")]
     Fill(u64, Kinds),
 }
 
 /// Carries a plan out. `progress` is told after each interval how it went, and which part of the
-/// run (0 to 1) is done. Ctrl-C ends the run early, with a report of what there is.
+/// run (0 to 1) is done. Ctrl-C, SIGTERM or SIGHUP ends the run early, with a report of what there
+/// is; a second one does not wait for the answers that are due, and leaves threads behind.
 pub fn run(plan: &Plan, progress: &mut dyn FnMut(&Moment, f64)) -> Result<Report, RunError> {
     plan.check()?;
     allow_files(plan.connections as u64 + OTHER_FILES)?;
+    let mut lead = Lead::new(progress)?;
     if plan.fill {
-        let filled = run_one(&plan.filling(), progress)?;
+        let filled = lead.run(&plan.filling())?;
         if filled.interrupted {
             return Ok(filled);
         }
@@ -54,7 +59,7 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&Moment, f64)) -> Result<Report
             return Err(RunError::Fill(plan.keys - filled.answered, filled.errors));
         }
     }
-    run_one(plan, progress)
+    lead.run(plan)
 }
 
 /// Raises the limit of open files, as far as this process may.
@@ -78,35 +83,87 @@ struct Crew {
     thread: JoinHandle<()>,
 }
 
-fn run_one(plan: &Plan, progress: &mut dyn FnMut(&Moment, f64)) -> Result<Report, RunError> {
-    let runtime = event_loop()?;
-    let shared = Arc::new(Shared::new(plan.clone()));
-    let (ended, mut ends) = mpsc::unbounded_channel();
-    let crew = hire(&shared, &ended)?;
-    drop(ended);
-    let start = Instant::now();
-    for one in &crew {
-        _ = one.start.send(start);
+/// The main thread, which fills and then measures.
+struct Lead<'a> {
+    runtime: Runtime,
+    signals: Signals,
+    progress: &'a mut dyn FnMut(&Moment, f64),
+}
+
+impl<'a> Lead<'a> {
+    fn new(progress: &'a mut dyn FnMut(&Moment, f64)) -> Result<Self, RunError> {
+        let runtime = event_loop()?;
+        let signals = runtime.block_on(async { Signals::listen() })?;
+        Ok(Self { runtime, signals, progress })
     }
-    let tallies: Vec<_> = crew.iter().map(|one| Arc::clone(&one.tally)).collect();
-    let mut watch = Watch { shared: &shared, tallies: &tallies, start, moments: Vec::new() };
-    let interrupted = runtime.block_on(watch.watch(&mut ends, progress))?;
-    for one in crew {
-        one.thread.join().expect("a thread of the run does not panic");
+
+    fn run(&mut self, plan: &Plan) -> Result<Report, RunError> {
+        let shared = Arc::new(Shared::new(plan.clone()));
+        let (ended, ends) = mpsc::unbounded_channel();
+        let (crew, readiness) = hire(&shared, &ended)?;
+        drop(ended);
+        // Dropping the crew on an error lets the threads that are ready end.
+        self.wait_for(readiness)?;
+        let start = Instant::now();
+        for one in &crew {
+            _ = one.start.send(start);
+        }
+        let tallies: Vec<_> = crew.iter().map(|one| Arc::clone(&one.tally)).collect();
+        let mut watch = Watch { shared: &shared, tallies: &tallies, start, moments: Vec::new() };
+        let Self { runtime, signals, progress } = self;
+        let stop = runtime.block_on(watch.watch(ends, signals, progress));
+        if stop != Stop::AtOnce {
+            for one in crew {
+                one.thread.join().expect("a thread of the run does not panic");
+            }
+        }
+        watch.look_last();
+        let moments = watch.moments;
+        Ok(report(&shared, &tallies, moments, stop))
     }
-    watch.look_last();
-    let moments = watch.moments;
-    Ok(report(&shared, &tallies, moments, interrupted))
+
+    /// Waits until all connections are there.
+    fn wait_for(&mut self, mut readiness: Readiness) -> Result<(), RunError> {
+        let Self { runtime, signals, .. } = self;
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    () = signals.next() => return Err(RunError::Interrupted),
+                    ready = readiness.recv() => match ready {
+                        Some(Ok(())) => {}
+                        Some(Err(why)) => return Err(RunError::Connect(why)),
+                        None => return Ok(()),
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// Did a signal end the run?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stop {
+    No,
+    /// One: what was sent has been answered, or has failed.
+    Early,
+    /// Two: some of it may still be under way, and counted.
+    AtOnce,
 }
 
 fn event_loop() -> std::io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-/// Starts the threads and waits until all connections are there.
-fn hire(shared: &Arc<Shared>, ended: &mpsc::UnboundedSender<()>) -> Result<Vec<Crew>, RunError> {
+/// What each thread says of its connections before it waits for the start.
+type Readiness = mpsc::UnboundedReceiver<Result<(), String>>;
+
+/// Starts the threads, which make their connections.
+fn hire(
+    shared: &Arc<Shared>,
+    ended: &mpsc::UnboundedSender<()>,
+) -> Result<(Vec<Crew>, Readiness), RunError> {
     let plan = &shared.plan;
-    let (ready, readiness) = channel::channel();
+    let (ready, readiness) = mpsc::unbounded_channel();
     let crew = (0..plan.threads)
         .map(|place| {
             let numbers = (place as u64..plan.connections as u64).step_by(plan.threads);
@@ -121,30 +178,26 @@ fn hire(shared: &Arc<Shared>, ended: &mpsc::UnboundedSender<()>) -> Result<Vec<C
             let (ready, ended) = (ready.clone(), ended.clone());
             let thread =
                 std::thread::Builder::new().name(format!("load-{place}")).spawn(move || {
-                    work(&runtime, worker, &ready, &started);
+                    work(&runtime, worker, ready, &started);
                     drop(ended);
                 })?;
             Ok(Crew { start, tally, thread })
         })
         .collect::<Result<Vec<_>, RunError>>()?;
-    drop(ready);
-    for _ in &crew {
-        // Dropping the crew on an error lets the threads that are ready end.
-        readiness.recv().expect("each thread says how it went").map_err(RunError::Connect)?;
-    }
-    Ok(crew)
+    Ok((crew, readiness))
 }
 
 fn work(
     runtime: &Runtime,
     worker: Worker,
-    ready: &channel::Sender<Result<(), String>>,
+    ready: mpsc::UnboundedSender<Result<(), String>>,
     started: &channel::Receiver<Instant>,
 ) {
     match runtime.block_on(worker.connect()) {
         Err(why) => _ = ready.send(Err(why)),
         Ok(connected) => {
             _ = ready.send(Ok(()));
+            drop(ready);
             if let Ok(start) = started.recv() {
                 runtime.block_on(connected.run(start));
             }
@@ -161,23 +214,26 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Looks once an interval, until all threads have ended. Was the run stopped by Ctrl-C?
+    /// Looks once an interval, until all threads have ended or need not be waited for.
     async fn watch(
         &mut self,
-        ends: &mut mpsc::UnboundedReceiver<()>,
+        mut ends: mpsc::UnboundedReceiver<()>,
+        signals: &mut Signals,
         progress: &mut dyn FnMut(&Moment, f64),
-    ) -> std::io::Result<bool> {
-        let mut interrupted = false;
-        let mut interrupts = signal(SignalKind::interrupt())?;
+    ) -> Stop {
+        let mut stop = Stop::No;
         let mut ticks = interval(self.shared.plan.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         ticks.tick().await;
         loop {
             tokio::select! {
                 // Nothing is ever sent: the channel closes when the last thread ends.
-                _ = ends.recv() => return Ok(interrupted),
-                Some(()) = interrupts.recv() => {
-                    interrupted = true;
+                _ = ends.recv() => return stop,
+                () = signals.next() => {
+                    if stop == Stop::Early {
+                        return Stop::AtOnce;
+                    }
+                    stop = Stop::Early;
                     self.shared.stop(nanos(self.start.elapsed()));
                 }
                 _ = ticks.tick() => {
@@ -220,7 +276,7 @@ fn report(
     shared: &Shared,
     tallies: &[Arc<Mutex<Tally>>],
     moments: Vec<Moment>,
-    interrupted: bool,
+    stop: Stop,
 ) -> Report {
     let plan = shared.plan.clone();
     let mut sum = Tally::new(0);
@@ -242,8 +298,12 @@ fn report(
             }
         }
     }
-    let failed = sum.errors.values().sum();
     let sent = shared.sent();
+    if stop == Stop::AtOnce {
+        let counted = sum.answered + sum.in_warm_up + sum.errors.values().sum::<u64>();
+        sum.failed("not waited for", sent - counted);
+    }
+    let failed = sum.errors.values().sum();
     assert_eq!(sent, sum.answered + sum.in_warm_up + failed, "every command is accounted for");
 
     let end_ns = shared.end_ns();
@@ -274,7 +334,7 @@ fn report(
         misses: sum.misses,
         errors: sum.errors,
         connections_lost: sum.connections_lost,
-        interrupted,
+        interrupted: stop != Stop::No,
         latencies,
         moments,
     }
@@ -303,7 +363,7 @@ mod tests {
                 lock(&tally).answered(Sent { op: Op::Set, from_ns }, 1_000_000_000);
             }
             shared.stop(61_000_000_000);
-            report(&shared, &[tally], Vec::new(), false).measured_seconds
+            report(&shared, &[tally], Vec::new(), Stop::No).measured_seconds
         };
         assert!((measured_seconds(3) - 1.0).abs() < 1e-9, "all was sent");
         assert!((measured_seconds(4) - 61.0).abs() < 1e-9, "it was given up a minute later");

@@ -146,7 +146,9 @@ fn failure(error: &RunError) -> Failure {
         RunError::Plan(error) => bad_plan(error),
         RunError::Files(_) | RunError::Start(_) => Failure::usage(error.to_string()),
         RunError::Connect(_) => Failure::new(exit::UNAVAILABLE, error.to_string()),
-        RunError::Fill(..) => Failure::new(exit::NOT_MET, error.to_string()),
+        RunError::Fill(..) | RunError::Interrupted => {
+            Failure::new(exit::NOT_MET, error.to_string())
+        }
     }
 }
 
