@@ -2,7 +2,7 @@
 //! go. What it does is in `sampan-bench`.
 
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use sampan_bench::{Distribution, End, Mix, Moment, Plan, PlanError, Protocol, Re
 
 use crate::clerk::Servers;
 use crate::exit::{self, Ended, Failure};
-use crate::terminal::{complain, print_line};
+use crate::terminal::{LiveLine, complain, print_line};
 
 /// Measures a cluster, or any server that speaks the Redis protocol
 ///
@@ -87,9 +87,9 @@ pub(crate) fn run(servers: &Servers, args: &BenchArgs) -> Ended {
         let opened = OpenOptions::new().create(true).append(true).open(path);
         opened.map_err(|error| unwritable(path, &error))?;
     }
-    let mut line = ProgressLine::new();
-    let report = sampan_bench::run(&plan, &mut |moment, done| line.show(moment, done));
-    line.clear();
+    let mut progress = Progress { line: LiveLine::new(), failed: 0 };
+    let report = sampan_bench::run(&plan, &mut |moment, done| progress.show(moment, done));
+    progress.end();
     let report = report.map_err(|error| failure(&error))?;
     keep(&report, args)?;
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { exit::NOT_MET.into() })
@@ -172,37 +172,21 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
     Failure::usage(format!("{}: {error}", path.display()))
 }
 
-/// One line on a terminal that is written over and over; nothing elsewhere.
-struct ProgressLine {
-    is_terminal: bool,
+/// How the run goes, on one line of a terminal.
+struct Progress {
+    line: LiveLine,
     failed: u64,
 }
 
-impl ProgressLine {
-    fn new() -> Self {
-        Self { is_terminal: io::stderr().is_terminal(), failed: 0 }
-    }
-
+impl Progress {
     fn show(&mut self, moment: &Moment, done: f64) {
         self.failed += moment.failed;
-        if self.is_terminal {
-            let Self { failed, .. } = self;
-            let Moment { at_seconds, answered_per_second, p50_ms, p99_ms, max_ms, .. } = moment;
-            let percent = 100.0 * done;
-            let mut stderr = io::stderr().lock();
-            _ = write!(
-                stderr,
-                "\r\x1b[K{percent:3.0} %  {at_seconds:6.1} s  {answered_per_second:9.0}/s  \
-                 p50 {p50_ms:.3} ms  p99 {p99_ms:.3} ms  longest {max_ms:.3} ms  {failed} failed"
-            );
-            _ = stderr.flush();
-        }
+        let moment = Moment { failed: self.failed, ..*moment };
+        self.line.show(&format!("{:3.0} % {moment}", 100.0 * done));
     }
 
-    fn clear(&self) {
-        if self.is_terminal {
-            _ = write!(io::stderr().lock(), "\r\x1b[K");
-        }
+    fn end(&mut self) {
+        self.line.clear();
         if self.failed > 0 {
             complain(format_args!("sampan: {} commands failed", self.failed));
         }
