@@ -3,6 +3,7 @@
 
 mod backups;
 mod bench;
+mod bench_ends;
 mod clients;
 mod faults;
 mod harness;

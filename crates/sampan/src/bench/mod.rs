@@ -1,18 +1,19 @@
 //! `sampan bench`: the command line of the load generator, its progress line, and where its results
 //! go. What it does is in `sampan-bench`.
 
-use std::fs::OpenOptions;
-use std::io;
-use std::path::{Path, PathBuf};
+mod outputs;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use sampan_bench::{Distribution, End, Mix, Moment, Plan, PlanError, Protocol, Report, RunError};
+use sampan_bench::{Distribution, End, Mix, Moment, Plan, PlanError, Protocol, RunError};
 
 use crate::clerk::Servers;
 use crate::exit::{self, Ended, Failure};
-use crate::terminal::{LiveLine, complain, print_line};
+use crate::terminal::{LiveLine, complain};
+use outputs::Outputs;
 
 /// Measures a cluster, or any server that speaks the Redis protocol
 ///
@@ -20,8 +21,11 @@ use crate::terminal::{LiveLine, complain, print_line};
 /// when those before are answered (closed loop). With it, commands are due at that rate whatever the
 /// server does, and a latency counts from when a command was due (open loop).
 ///
-/// Exit codes: 0 all was answered; 1 something failed, was never sent, or the run was interrupted;
-/// 2 bad arguments; 3 no connection.
+/// Ctrl-C, SIGTERM or SIGHUP ends the run with a report; a second one waits for no answer.
+///
+/// Exit codes: 0 all was answered; 1 something failed or was never sent, nothing was measured, or the
+/// run was interrupted; 2 bad arguments; 3 no connection, or with --clerk to no Sampan node;
+/// 6 measured, but a result could not be written.
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct BenchArgs {
@@ -73,25 +77,24 @@ pub(crate) struct BenchArgs {
     /// Write the result as JSON to a file, or to standard output (-) in place of the text
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
-    /// Draw throughput and latencies to a file
-    #[arg(long, value_name = "FILE")]
+    /// Draw throughput and latencies to a file, or to standard output (-) in place of the text
+    #[arg(long, value_name = "FILE|-")]
     svg: Option<PathBuf>,
 }
 
 /// Measures, prints and writes what was asked for.
 pub(crate) fn run(servers: &Servers, args: &BenchArgs) -> Ended {
     let plan = plan(servers, args)?;
-    // Before minutes are spent on a result that cannot be kept; what is there stays until there is one.
-    let json = args.json.as_deref().filter(|path| *path != Path::new("-"));
-    for path in [json, args.svg.as_deref()].into_iter().flatten() {
-        let opened = OpenOptions::new().create(true).append(true).open(path);
-        opened.map_err(|error| unwritable(path, &error))?;
-    }
+    let outputs = Outputs::check(args.json.as_deref(), args.svg.as_deref())?;
     let mut progress = Progress { line: LiveLine::new(), failed: 0 };
     let report = sampan_bench::run(&plan, &mut |moment, done| progress.show(moment, done));
     progress.end();
     let report = report.map_err(|error| failure(&error))?;
-    keep(&report, args)?;
+    if report.is_empty() && report.failed == 0 {
+        let why = if report.answered_in_warm_up > 0 { ": it ended in its warm-up" } else { "" };
+        complain(format_args!("sampan: nothing was measured{why}"));
+    }
+    outputs.write(&report)?;
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { exit::NOT_MET.into() })
 }
 
@@ -152,26 +155,6 @@ fn failure(error: &RunError) -> Failure {
     }
 }
 
-fn keep(report: &Report, args: &BenchArgs) -> Result<(), Failure> {
-    if let Some(path) = &args.svg {
-        write(path, &sampan_bench::plot(report))?;
-    }
-    match &args.json {
-        Some(path) if path == Path::new("-") => return print_line(&report.to_json()),
-        Some(path) => write(path, &report.to_json())?,
-        None => {}
-    }
-    print_line(report.to_string().trim_end())
-}
-
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    std::fs::write(path, text).map_err(|error| unwritable(path, &error))
-}
-
-fn unwritable(path: &Path, error: &io::Error) -> Failure {
-    Failure::usage(format!("{}: {error}", path.display()))
-}
-
 /// How the run goes, on one line of a terminal.
 struct Progress {
     line: LiveLine,
@@ -199,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_handbook_has_every_flag_with_its_default() {
-        let handbook = include_str!("../../../docs/operations.md");
+        let handbook = include_str!("../../../../docs/operations.md");
         let (_, section) = handbook.split_once("## Measuring").expect("its section");
         let command = BenchArgs::augment_args(clap::Command::new("bench"));
         for arg in command.get_arguments() {
