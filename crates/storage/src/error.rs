@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use sampan_base::disk::{DiskError, FileName};
-use sampan_base::{ClusterId, NodeId};
+use sampan_base::{ClusterId, LogIndex, NodeId};
 
 /// Why [`crate::Storage::create`] or [`crate::Storage::open`] refused. Nothing was changed, except
 /// where a `Disk` error cut the work short; every step is safe to do again.
@@ -96,11 +96,12 @@ pub struct Damage {
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} at offset {}, batch {}: {}",
-            self.segment, self.offset, self.batch, self.reason
-        )
+        let Self { segment, offset, batch, reason } = self;
+        match reason {
+            // What is there is sound.
+            DamageReason::Gap { .. } => write!(f, "{segment}: {reason}"),
+            _ => write!(f, "{segment} at offset {offset}, batch {batch}: {reason}"),
+        }
     }
 }
 
@@ -125,13 +126,20 @@ pub enum DamageReason {
     NonZeroSector,
     /// All sectors are as written, and yet the batch contradicts itself or its predecessor.
     Inconsistent,
-    /// The first entry found is not the one after the snapshot, or the first.
-    Gap,
+    /// What snapshots hold, if anything, ends before the log begins.
+    Gap {
+        /// Whoever has a snapshot of this index or a higher one can read the log from here on.
+        log_from: LogIndex,
+    },
 }
 
 impl fmt::Display for DamageReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Gap { log_from } => {
+                let what = "no whole snapshot reaches index";
+                return write!(f, "{what} {log_from}, where the log begins");
+            }
             Self::SegmentHeader => "the segment's first page is not what was written",
             Self::SegmentLength => "the file is shorter than its header says",
             Self::Unreadable => "the disk cannot read it",
@@ -141,7 +149,6 @@ impl fmt::Display for DamageReason {
             Self::SegmentMissing => "the hard state says that there is a later segment",
             Self::NonZeroSector => "a sector is neither zero nor what was written",
             Self::Inconsistent => "the batch contradicts itself or the one before it",
-            Self::Gap => "entries are missing between the snapshot and the log",
         })
     }
 }

@@ -197,7 +197,7 @@ fn damaged_batch(log: &Replayed, files: &[SegmentFile]) -> Option<(Damage, usize
         | DamageReason::BelowWatermark
         | DamageReason::SegmentMissing
         | DamageReason::Inconsistent
-        | DamageReason::Gap => false,
+        | DamageReason::Gap { .. } => false,
     };
     (of_a_batch && damage.segment == files[place].file).then_some((damage, place))
 }

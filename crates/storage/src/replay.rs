@@ -89,7 +89,7 @@ pub(crate) fn replay(disk: &mut dyn Disk, files: &[SegmentFile], known: Known) -
         live.iter().rposition(|&i| header_of(files, i).serves_from <= known.snapshot.index);
     let mut log = Replayed::empty();
     let Some(needed_from) = needed_from else {
-        log.damage = Some(nothing_to_start_from(files, known));
+        log.damage = Some(nothing_to_start_from(files, &live, known));
         return log;
     };
     let live = &live[needed_from..];
@@ -145,11 +145,14 @@ fn damage_at(file: FileName, offset: u64, batch: u64, reason: DamageReason) -> D
 }
 
 /// Why no segment serves the snapshot.
-fn nothing_to_start_from(files: &[SegmentFile], known: Known) -> Damage {
+fn nothing_to_start_from(files: &[SegmentFile], live: &[usize], known: Known) -> Damage {
     let damaged = files.iter().find(|file| file.header.is_none());
     match (damaged, files.first()) {
         (Some(file), _) => damage_at(file.file.clone(), 0, 0, DamageReason::SegmentHeader),
-        (None, Some(first)) => damage_at(first.file.clone(), 0, 0, DamageReason::Gap),
+        (None, Some(first)) => {
+            let log_from = live.first().map_or(LogIndex(1), |&i| header_of(files, i).serves_from);
+            damage_at(first.file.clone(), 0, 0, DamageReason::Gap { log_from })
+        }
         (None, None) => {
             damage_at(segment::file_name(known.segment), 0, 0, DamageReason::SegmentMissing)
         }
@@ -308,6 +311,11 @@ impl Replayed {
         self.parts.iter().rev().flat_map(|part| part.entries.iter().rev()).find(|entry| fits(entry))
     }
 
+    /// Whoever has a snapshot of this index or a higher one can read it from here on.
+    pub(crate) fn begins_at(&self) -> LogIndex {
+        self.base.map_or(self.start, |base| base.index)
+    }
+
     /// Does the log go on from this snapshot?
     pub(crate) fn join(&self, snapshot: LogPosition) -> Join {
         if self.next_index <= snapshot.index {
@@ -323,10 +331,12 @@ impl Replayed {
     /// The damage that it is if the log, as far as it is sound, does not go on from this snapshot.
     pub(crate) fn gap_after(&self, snapshot: LogPosition, files: &[SegmentFile]) -> Option<Damage> {
         match (&self.damage, self.read.first()) {
-            (Some(damage), _) if damage.reason == DamageReason::Gap => Some(damage.clone()),
+            (Some(damage), _) if matches!(damage.reason, DamageReason::Gap { .. }) => {
+                Some(damage.clone())
+            }
             (None, Some(&first)) if self.join(snapshot) == Join::Gap => {
-                let file = files[first].file.clone();
-                Some(damage_at(file, FIRST_BATCH_OFFSET, 0, DamageReason::Gap))
+                let reason = DamageReason::Gap { log_from: self.begins_at() };
+                Some(damage_at(files[first].file.clone(), FIRST_BATCH_OFFSET, 0, reason))
             }
             _ => None,
         }

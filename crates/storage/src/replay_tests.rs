@@ -6,7 +6,7 @@ use sampan_base::{ClusterId, Entry, EntryKind, LogIndex, LogPosition, NodeId, Te
 use crate::batch::{Change, Link, encode};
 use crate::segment::{FIRST_BATCH_OFFSET, SegmentHeader, file_name};
 use crate::testing::MemDisk;
-use crate::{DamageReason, Identity, OpenError, Options, PAGE_BYTES, Storage};
+use crate::{Damage, DamageReason, Identity, OpenError, Options, PAGE_BYTES, Storage};
 
 const IDENTITY: Identity = Identity { cluster: ClusterId(5), node: NodeId::of(1) };
 
@@ -32,11 +32,15 @@ fn open_with(batches: &[(Option<u64>, u64)]) -> Result<Vec<u64>, OpenError> {
     Ok(found.entries.iter().map(|entry| entry.index.0).collect())
 }
 
-fn reason(batches: &[(Option<u64>, u64)]) -> DamageReason {
+fn damage(batches: &[(Option<u64>, u64)]) -> Damage {
     match open_with(batches) {
-        Err(OpenError::DamagedLog(damage)) => damage.reason,
+        Err(OpenError::DamagedLog(damage)) => damage,
         other => panic!("{other:?}"),
     }
+}
+
+fn reason(batches: &[(Option<u64>, u64)]) -> DamageReason {
+    damage(batches).reason
 }
 
 #[test]
@@ -51,5 +55,8 @@ fn a_batch_may_follow_or_replace_and_nothing_else() {
 
 #[test]
 fn a_log_that_starts_anew_after_a_snapshot_that_is_not_there_is_damaged() {
-    assert_eq!(reason(&[(None, 1), (Some(4), 5)]), DamageReason::Gap);
+    let damage = damage(&[(None, 1), (Some(4), 5)]);
+    assert_eq!(damage.reason, DamageReason::Gap { log_from: LogIndex(4) });
+    let what = "no whole snapshot reaches index 4, where the log begins";
+    assert_eq!(damage.to_string(), format!("{}: {what}", damage.segment));
 }

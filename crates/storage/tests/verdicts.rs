@@ -345,7 +345,8 @@ fn a_segment_that_is_lost_cut_short_or_unreadable_is_damage() {
         damage(&mut disk).reason
     };
     assert_eq!(reason(&|disk| disk.lose(second, None)), DamageReason::SegmentMissing);
-    assert_eq!(reason(&|disk| disk.lose(FIRST_SEGMENT, None)), DamageReason::Gap);
+    let gap = DamageReason::Gap { log_from: LogIndex(4) };
+    assert_eq!(reason(&|disk| disk.lose(FIRST_SEGMENT, None)), gap);
     assert_eq!(reason(&|disk| disk.lose(second, Some(9000))), DamageReason::SegmentLength);
     assert_eq!(reason(&|disk| disk.corrupt(second, 30, |b| *b ^= 1)), DamageReason::SegmentHeader);
     assert_eq!(reason(&|disk| disk.make_unreadable(FIRST_SEGMENT)), DamageReason::SegmentHeader);
