@@ -33,6 +33,9 @@ impl FromStr for Place {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once("://") {
             None if text.is_empty() => Err(want()),
+            None if text == "-" => {
+                Err(format!("{}; standard input or output is none (./- is a file)", want()))
+            }
             None => Ok(Self::File(text.into())),
             Some(("file", path)) if path.starts_with('/') => Ok(Self::File(path.into())),
             #[cfg(feature = "s3")]

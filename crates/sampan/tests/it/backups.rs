@@ -258,6 +258,12 @@ fn what_cannot_be_backed_up_or_restored_is_refused_with_one_clear_error() {
     let refused = run(&mut backup(&other, dead), b"");
     refused.assert_one_error(3, &["no node gave a backup", &dead.to_string(), "refused"]);
     assert!(!other.exists());
+    for command in ["backup", "restore", "inspect"] {
+        let refused = run(sampan([command, "-"]).current_dir(dir.path()), b"");
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.stderr.contains("standard input or output is none"), "{refused:?}");
+    }
+    assert!(!dir.path().join("-").exists());
     for url in ["ftp://host/backup", "s3:/bucket", "s3://", "s3://bucket", "file://relative"] {
         let refused = run(&mut sampan(["backup", url]), b"");
         if url == "s3:/bucket" {
