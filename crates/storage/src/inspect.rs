@@ -57,8 +57,8 @@ impl FileKind {
 /// Why a file, or its first page, cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FileFault {
-    /// It is not what was written.
-    #[error("damaged: {0}")]
+    /// It is damaged: this is how that shows.
+    #[error("{0}")]
     Damaged(&'static str),
     /// Another version wrote it.
     #[error("format version {0}, this program reads {version}", version = crate::FORMAT_VERSION)]

@@ -11,7 +11,8 @@ use crate::exit::{self, Failure};
 
 /// A check under way.
 pub(crate) struct Check {
-    name: String,
+    /// What errors call it; none: whoever tells of them names it.
+    name: Option<String>,
     stream: SnapshotStream,
     examination: Examination,
 }
@@ -26,8 +27,12 @@ pub(crate) struct Checked {
 impl Check {
     /// Of something that errors call by this name.
     pub(crate) fn new(name: &str) -> Self {
-        let (stream, examination) = (SnapshotStream::new(name), Examination::default());
-        Self { name: name.to_owned(), stream, examination }
+        Self { name: Some(name.to_owned()), stream: SnapshotStream::new(name), ..Self::unnamed() }
+    }
+
+    /// Of something that whoever tells of its errors names.
+    pub(crate) fn unnamed() -> Self {
+        Self { name: None, stream: SnapshotStream::new("it"), examination: Examination::default() }
     }
 
     /// Takes the next bytes; each part that they complete is shown to `each`.
@@ -37,10 +42,10 @@ impl Check {
         mut each: impl FnMut(&SnapshotPart) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         self.stream.feed(bytes);
-        while let Some(part) = self.stream.next_part().map_err(|error| refused(&error))? {
+        while let Some(part) = self.next_part()? {
             if let SnapshotPart::Chunk(payload) = &part {
                 let fed = self.examination.feed(payload);
-                fed.map_err(|error| self.bad_state(error))?;
+                fed.map_err(|error| bad_state(self.name.as_deref(), error))?;
             }
             each(&part)?;
         }
@@ -50,8 +55,9 @@ impl Check {
     /// All bytes were there: the verdict.
     pub(crate) fn finish(self) -> Result<Checked, Failure> {
         let Self { name, stream, examination } = self;
-        let end = stream.finish().map_err(|error| refused(&error))?;
-        let bad = |why| damaged(format!("the state in {name} is not what was written: {why}"));
+        let name = name.as_deref();
+        let end = stream.finish().map_err(|error| refused(name, &error))?;
+        let bad = |why: String| bad_state(name, why);
         let findings = examination.finish().map_err(|error| bad(error.to_string()))?;
         if end.digest != findings.digest.to_bytes() {
             return Err(bad("file and state name different digests".to_owned()));
@@ -59,13 +65,23 @@ impl Check {
         Ok(Checked { end, findings })
     }
 
-    fn bad_state(&self, error: impl fmt::Display) -> Failure {
-        damaged(format!("the state in {} is not what was written: {error}", self.name))
+    fn next_part(&mut self) -> Result<Option<SnapshotPart>, Failure> {
+        let part = self.stream.next_part();
+        part.map_err(|error| refused(self.name.as_deref(), &error))
     }
 }
 
-fn refused(error: &SnapshotError) -> Failure {
-    damaged(error.to_string())
+fn bad_state(name: Option<&str>, error: impl fmt::Display) -> Failure {
+    let name = name.unwrap_or("it");
+    damaged(format!("the state in {name} is not what was written: {error}"))
+}
+
+fn refused(name: Option<&str>, error: &SnapshotError) -> Failure {
+    let name = name.map_or_else(String::new, |name| format!("{name} is damaged "));
+    damaged(match error {
+        SnapshotError::Damaged { offset, why, .. } => format!("{name}at offset {offset}: {why}"),
+        error => error.to_string(),
+    })
 }
 
 fn damaged(text: String) -> Failure {

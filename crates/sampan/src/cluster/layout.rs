@@ -17,8 +17,14 @@ pub(crate) const PORT: u16 = 7001;
 /// The number of nodes unless told otherwise.
 pub(crate) const NODES: u64 = 3;
 
-const LAYOUT_FILE: &str = "cluster.toml";
-const LOCK_FILE: &str = "cluster.lock";
+/// What a cluster's directory remembers.
+pub(crate) const LAYOUT_FILE: &str = "cluster.toml";
+/// Locked while the cluster runs.
+pub(crate) const LOCK_FILE: &str = "cluster.lock";
+/// A node's log lines.
+pub(crate) const LOG_FILE: &str = "log";
+/// Those before them.
+pub(crate) const OLD_LOG_FILE: &str = "log.old";
 
 /// A cluster's name and shape. The name and the number of nodes are for life; the port may change
 /// from start to start, since no data depend on it.
@@ -93,10 +99,14 @@ impl Layout {
     }
 
     fn read(file: &Path, text: &str) -> Result<Self, Failure> {
-        toml::from_str(text).map_err(|error: toml::de::Error| {
-            let line = error.message().to_owned();
-            Failure::new(exit::DATA_DAMAGED, format!("{} is damaged: {line}", file.display()))
+        Self::parse(text).map_err(|why| {
+            Failure::new(exit::DATA_DAMAGED, format!("{} is damaged: {why}", file.display()))
         })
+    }
+
+    /// From the text of its file; what is wrong with that.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error: toml::de::Error| error.message().to_owned())
     }
 
     /// The first thing that is wrong with it, if anything.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::layout::{Layout, node_dir};
+use super::layout::{LOG_FILE, Layout, OLD_LOG_FILE, node_dir};
 use crate::exit;
 use crate::supervision;
 
@@ -217,9 +217,9 @@ impl NodeSpec {
 
     fn open_log(&self) -> std::io::Result<File> {
         fs::create_dir_all(&self.dir)?;
-        let path = self.dir.join("log");
+        let path = self.dir.join(LOG_FILE);
         if fs::metadata(&path).is_ok_and(|file| file.len() > LOG_BYTES_MAX) {
-            fs::rename(&path, self.dir.join("log.old"))?;
+            fs::rename(&path, self.dir.join(OLD_LOG_FILE))?;
         }
         OpenOptions::new().create(true).append(true).open(path)
     }

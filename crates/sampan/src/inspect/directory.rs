@@ -1,6 +1,7 @@
 //! A whole directory: of one node, or of `sampan cluster`.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use sampan_base::LogIndex;
@@ -10,8 +11,9 @@ use sampan_server::disk::RealDisk;
 use sampan_storage::{OpenError, Recovered, Storage};
 
 use super::facts::Facts;
+use super::names::{self, Standing};
 use super::{files, unreadable};
-use crate::cluster::layout;
+use crate::cluster::layout::{LAYOUT_FILE, Layout};
 use crate::exit::{self, Failure};
 
 /// A directory that is in use is looked at this often before it is said what is wrong with it.
@@ -28,14 +30,22 @@ pub(super) async fn facts(path: &Path, entries: bool) -> Result<Facts, Failure> 
         list.push(node(&data, entries).await?);
     }
     let facts = Facts::of("cluster directory").with("directory", path.display().to_string());
-    let facts = match layout::Layout::remembered(path) {
-        Ok(Some(layout)) => {
-            facts.with("cluster", layout.cluster_id).with("port", u64::from(layout.port))
+    Ok(shape(facts, path).with("nodes", list))
+}
+
+/// With what the cluster's directory remembers.
+fn shape(facts: Facts, path: &Path) -> Facts {
+    let text = match fs::read_to_string(path.join(LAYOUT_FILE)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return facts.with_damage(format!("{LAYOUT_FILE} is missing"));
         }
-        Ok(None) => facts.with_damage("cluster.toml is missing"),
-        Err(failure) => facts.with_damage(failure),
+        Err(error) => return facts.with_damage(format!("{LAYOUT_FILE}: {error}")),
     };
-    Ok(facts.with("nodes", list))
+    match Layout::parse(&text) {
+        Ok(layout) => facts.with("cluster", layout.cluster_id).with("port", u64::from(layout.port)),
+        Err(why) => facts.with_damage(format!("{LAYOUT_FILE} is damaged: {why}")),
+    }
 }
 
 /// The data directories in a cluster's directory, in order of their nodes.
@@ -103,13 +113,23 @@ async fn file(path: &Path, entries: bool) -> Option<Facts> {
     }
     let name = path.display().to_string();
     Some(match found {
-        Ok(found) if is_unfinished(path) => found.leftover(),
+        found if Standing::of(path) == Standing::SetAside => set_aside(path, found),
         Ok(found) => found,
         Err(failure) if failure.code == exit::DISK_FAILED => {
             Facts::of("unreadable").with("file", name).with_damage(failure.text)
         }
         Err(_) => Facts::of("not of Sampan").with("file", name),
     })
+}
+
+/// A file that a node found damaged: nothing needs it, and nothing but a person removes it.
+fn set_aside(path: &Path, found: Result<Facts, Failure>) -> Facts {
+    let facts = Facts::of("set aside").with("file", path.display().to_string());
+    let facts = facts.with_any("bytes", fs::metadata(path).ok().map(|file| file.len()));
+    match found {
+        Ok(found) => facts.with_any("not_whole", found.damage().map(|damage| damage.why)),
+        Err(failure) => facts.with("not_whole", failure.text),
+    }
 }
 
 /// The files that storage writes, in a fixed order.
@@ -128,15 +148,9 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-/// Is it a file that counts for nothing, whatever is in it?
-fn is_unfinished(file: &Path) -> bool {
-    let name = file.to_string_lossy();
-    [".tmp", ".partial", ".spare", ".damaged"].iter().any(|ending| name.ends_with(ending))
-}
-
 /// The process that has locked the directory, if it still runs.
 fn running(path: &Path) -> Option<u64> {
-    let pid: u64 = fs::read_to_string(path.join(LOCK_FILE)).ok()?.trim().parse().ok()?;
+    let pid = names::process(&path.join(LOCK_FILE))?;
     let program = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     String::from_utf8_lossy(&program).contains("sampan").then_some(pid)
 }

@@ -21,6 +21,28 @@ pub(super) enum Fact {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Facts(Vec<(&'static str, Fact)>);
 
+/// Something is damaged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Damage<'a> {
+    /// The file or directory.
+    of: Option<&'a str>,
+    /// How it shows.
+    pub(super) why: &'a str,
+}
+
+impl Damage<'_> {
+    /// One line that names what is damaged, or what was looked at, and says once that it is.
+    pub(super) fn line(self, looked_at: &str) -> String {
+        let Self { of, why } = self;
+        let of = of.unwrap_or(looked_at);
+        // Some name the part that is damaged, and a later version's file is not.
+        if why.contains("damaged") || why.contains("format version") {
+            return format!("{of}: {why}");
+        }
+        format!("{of}: damaged: {why}")
+    }
+}
+
 /// The name of the fact that something is damaged.
 const DAMAGE: &str = "damage";
 
@@ -52,7 +74,7 @@ impl Facts {
         self.with(DAMAGE, why.to_string())
     }
 
-    /// It is not finished, or set aside: damage is no fault of anybody's.
+    /// It counts for nothing: damage is no fault of anybody's.
     pub(super) fn leftover(mut self) -> Self {
         for (name, _) in self.0.iter_mut().filter(|(name, _)| *name == DAMAGE) {
             *name = "not_whole";
@@ -61,11 +83,20 @@ impl Facts {
     }
 
     /// The first damage in it.
-    pub(super) fn damage(&self) -> Option<&str> {
-        self.0.iter().find_map(|(name, fact)| match fact {
-            Fact::Text(why) if *name == DAMAGE => Some(why.as_str()),
+    pub(super) fn damage(&self) -> Option<Damage<'_>> {
+        if let Some(why) = self.said(DAMAGE) {
+            return Some(Damage { of: self.said("file").or_else(|| self.said("directory")), why });
+        }
+        self.0.iter().find_map(|(_, fact)| match fact {
             Fact::Facts(facts) => facts.damage(),
             Fact::List(list) => list.iter().find_map(Self::damage),
+            _ => None,
+        })
+    }
+
+    fn said(&self, wanted: &str) -> Option<&str> {
+        self.0.iter().find_map(|(name, fact)| match fact {
+            Fact::Text(text) if *name == wanted => Some(text.as_str()),
             _ => None,
         })
     }
@@ -222,7 +253,22 @@ mod tests {
 
     #[test]
     fn damage_is_found_however_deep() {
-        assert_eq!(facts().damage(), Some("it is \"broken\""));
+        assert_eq!(facts().damage(), Some(Damage { of: None, why: "it is \"broken\"" }));
         assert_eq!(Facts::of("sound").with("files", vec![Facts::of("a")]).damage(), None);
+    }
+
+    #[test]
+    fn damage_is_named_with_its_file_and_once() {
+        let file = |why: &str| Facts::of("file").with("file", "dir/file").with_damage(why);
+        let directory = |why| {
+            let facts = Facts::of("directory").with("directory", "dir");
+            facts.with("files", vec![Facts::of("sound"), file(why)])
+        };
+        let line = |facts: &Facts| facts.damage().unwrap().line("looked at");
+        assert_eq!(line(&file("at offset 7")), "dir/file: damaged: at offset 7");
+        assert_eq!(line(&directory("at offset 7")), "dir/file: damaged: at offset 7");
+        assert_eq!(line(&file("the log is damaged: 7")), "dir/file: the log is damaged: 7");
+        assert_eq!(line(&file("format version 9")), "dir/file: format version 9");
+        assert_eq!(line(&facts()), "looked at: damaged: it is \"broken\"");
     }
 }

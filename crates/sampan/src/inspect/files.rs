@@ -1,4 +1,5 @@
-//! One file, by its first bytes: the name it has does not matter.
+//! One file, by its first bytes. The name it has matters only where these do not tell, and for whether what
+//! is in it counts (`names.rs`).
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -9,9 +10,10 @@ use sampan_kv::BatchReader;
 use sampan_server::Utc;
 use sampan_storage::Identity;
 use sampan_storage::inspect::{self, BatchContent, FileKind, SegmentContent, SegmentEnd};
-use sampan_storage::snapshot::SnapshotPart;
+use sampan_storage::snapshot::{SnapshotHeader, SnapshotPart};
 
 use super::facts::Facts;
+use super::names::{self, Standing};
 use super::unreadable;
 use crate::backup::{Check, Checked, Place};
 use crate::exit::{self, Failure};
@@ -23,35 +25,36 @@ pub(super) async fn facts(path: &Path, entries: bool) -> Result<Facts, Failure> 
     // A node that removes the file meanwhile leaves its bytes to whoever holds this.
     _ = file.try_lock_shared();
     (&file).take(8).read_to_end(&mut first).map_err(|error| unreadable(path, &error))?;
+    let kind = FileKind::of(&first);
+    match Standing::of(path) {
+        Standing::Unfinished(how) if kind == FileKind::Snapshot || names::is_ours(path) => {
+            unfinished(path, how).await
+        }
+        Standing::Leftover => Ok(of_kind(kind, path, entries).await?.leftover()),
+        _ => of_kind(kind, path, entries).await,
+    }
+}
+
+async fn of_kind(kind: FileKind, path: &Path, entries: bool) -> Result<Facts, Failure> {
     let read = || fs::read(path).map_err(|error| unreadable(path, &error));
-    match FileKind::of(&first) {
+    match kind {
         FileKind::Identity => Ok(identity(path, &read()?)),
         FileKind::Members => Ok(members(path, &read()?)),
         FileKind::HardState => Ok(hard_state(path, &read()?)),
         FileKind::Segment => Ok(segment(path, &read()?, entries)),
         FileKind::Zeros => zeros(path).await,
         FileKind::Snapshot => snapshot(&Place::File(path.to_owned())).await,
-        FileKind::Unknown if has_our_name(path) => {
+        FileKind::Unknown if names::is_ours(path) => {
             let why = "it does not begin as a file of this name does";
             Ok(of("unknown", path).with_damage(why))
         }
-        FileKind::Unknown => Err(Failure::usage(format!(
-            "{}: not a file that Sampan wrote, or its first bytes are damaged",
-            path.display()
-        ))),
+        FileKind::Unknown => names::of_text(path).ok_or_else(|| {
+            Failure::usage(format!(
+                "{}: not a file that Sampan wrote, or its first bytes are damaged",
+                path.display()
+            ))
+        }),
     }
-}
-
-/// Is it called as the files are that matter in a data directory?
-fn has_our_name(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let numbered = name.strip_suffix(".log").is_some_and(|number| {
-        number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit())
-    });
-    numbered
-        || name.ends_with(".snap")
-        || name.starts_with("hard_state.")
-        || ["identity", "members"].contains(&&*name)
 }
 
 fn of(kind: &str, path: &Path) -> Facts {
@@ -209,37 +212,72 @@ fn commands(data: &[u8]) -> Result<(usize, String), codec::DecodeError> {
 /// A snapshot or a backup, wherever it is.
 pub(super) async fn snapshot(place: &Place) -> Result<Facts, Failure> {
     let facts = Facts::of("snapshot").with("file", place.to_string());
-    let mut reader = place.read().await?;
-    let mut check = Check::new(&place.to_string());
-    let (mut header, mut chunks, mut bytes) = (None, 0_u64, 0);
-    let ended = loop {
-        let Some(piece) = reader.next().await? else { break check.finish() };
-        bytes += piece.len();
-        let fed = check.feed(&piece, |part| {
-            match part {
-                SnapshotPart::Header(found) => header = Some(found.clone()),
-                SnapshotPart::Chunk(_) => chunks += 1,
-            }
-            Ok(())
-        });
-        if let Err(failure) = fed {
-            break Err(failure);
+    let read = Read::all_of(place).await?;
+    Ok(match &read.verdict {
+        Ok(checked) => sound(facts, checked),
+        Err(why) => {
+            let facts = read.header_says(facts).with("sound_chunks", read.chunks);
+            facts.with("bytes_read", read.bytes).with_damage(why)
         }
-    };
-    match ended {
-        Ok(checked) => Ok(sound(facts, &checked)),
-        Err(Failure { text, code: exit::DATA_DAMAGED }) => {
-            let claims = header.map(|header| {
-                let meta = &header.meta;
-                with_owner(Facts::default(), header.maker)
-                    .with("index", meta.position.index.0)
-                    .with("term", meta.position.term.0)
-                    .with("members", meta.configuration.to_string())
+    })
+}
+
+/// A snapshot or a backup of which more is to come. There may be room for that already, with anything in
+/// it: what stands behind the chunks that are whole is no damage.
+async fn unfinished(path: &Path, how: &str) -> Result<Facts, Failure> {
+    let read = Read::all_of(&Place::File(path.to_owned())).await?;
+    let facts = of("unfinished snapshot", path).with("state", how);
+    let facts = facts.with("whole_chunks", read.chunks).with("bytes_read", read.bytes);
+    Ok(match &read.verdict {
+        Ok(checked) => sound(facts, checked),
+        Err(_) => read.header_says(facts),
+    })
+}
+
+/// What reading a snapshot found, up to its end or to the first that is not as it should be.
+struct Read {
+    header: Option<SnapshotHeader>,
+    /// Chunks that are whole.
+    chunks: u64,
+    bytes: usize,
+    verdict: Result<Checked, String>,
+}
+
+impl Read {
+    async fn all_of(place: &Place) -> Result<Self, Failure> {
+        let mut reader = place.read().await?;
+        let mut check = Check::unnamed();
+        let (mut header, mut chunks, mut bytes) = (None, 0_u64, 0);
+        let ended = loop {
+            let Some(piece) = reader.next().await? else { break check.finish() };
+            bytes += piece.len();
+            let fed = check.feed(&piece, |part| {
+                match part {
+                    SnapshotPart::Header(found) => header = Some(found.clone()),
+                    SnapshotPart::Chunk(_) => chunks += 1,
+                }
+                Ok(())
             });
-            let facts = facts.with_any("header_says", claims).with("sound_chunks", chunks);
-            Ok(facts.with("bytes_read", bytes).with_damage(text))
-        }
-        Err(failure) => Err(failure),
+            if let Err(failure) = fed {
+                break Err(failure);
+            }
+        };
+        let verdict = match ended {
+            Err(Failure { text, code: exit::DATA_DAMAGED }) => Err(text),
+            ended => Ok(ended?),
+        };
+        Ok(Self { header, chunks, bytes, verdict })
+    }
+
+    fn header_says(&self, facts: Facts) -> Facts {
+        let claims = self.header.as_ref().map(|header| {
+            let meta = &header.meta;
+            with_owner(Facts::default(), header.maker)
+                .with("index", meta.position.index.0)
+                .with("term", meta.position.term.0)
+                .with("members", meta.configuration.to_string())
+        });
+        facts.with_any("header_says", claims)
     }
 }
 

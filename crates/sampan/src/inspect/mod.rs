@@ -7,6 +7,7 @@
 mod directory;
 mod facts;
 mod files;
+mod names;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -44,8 +45,8 @@ pub(crate) fn run(args: &InspectArgs) -> Ended {
         print_line(&if args.json { facts.json() } else { facts.text() })?;
         match facts.damage() {
             None => Ok(ExitCode::SUCCESS),
-            Some(why) => {
-                Err(Failure::new(exit::DATA_DAMAGED, format!("{}: damaged: {why}", args.path)))
+            Some(damage) => {
+                Err(Failure::new(exit::DATA_DAMAGED, damage.line(&args.path.to_string())))
             }
         }
     })

@@ -37,10 +37,10 @@ fn by_ending<'a>(directory: &'a Json, ending: &str) -> Vec<&'a Json> {
     files.iter().filter(|file| file["file"].as_str().unwrap().ends_with(ending)).collect()
 }
 
-/// A node with a snapshot, and with log before and after it.
+/// A node with a snapshot of several chunks, and with log before and after it.
 fn node(name: &str) -> Cluster {
     let flags = "--segment-bytes 262144 --entry-bytes-max 131072 --batch-bytes-max 4096 \
-                 --command-bytes-max 8192 --value-bytes-max 4096";
+                 --command-bytes-max 8192 --value-bytes-max 4096 --snapshot-chunk-bytes 64";
     let options = Options { nodes: 1, ..Options::default() }.flags(flags);
     let cluster = Cluster::start_with(name, options);
     let mut c = cluster.connection(1);
@@ -137,4 +137,130 @@ fn damage_in_any_file_is_told_with_its_place_and_nothing_is_changed() {
     run(sampan(["inspect"]).arg(dir.path()), b"").assert_one_error(2, &["neither a node's"]);
     let none = dir.path().join("none");
     run(sampan(["inspect"]).arg(&none), b"").assert_one_error(6, &["none: No such file"]);
+}
+
+#[test]
+fn a_snapshot_that_is_not_finished_is_not_damaged() {
+    let mut cluster = node("unfinished");
+    cluster.stop(1);
+    let data = cluster.data_dir(1);
+    let sound = json(&data, &[], 0);
+    let [snapshot] = by_ending(&sound, ".snap")[..] else { panic!("{sound}") };
+    let bytes = fs::read(snapshot["file"].as_str().unwrap()).unwrap();
+    let chunks = snapshot["chunks"].as_u64().unwrap();
+    assert!(chunks > 2, "{snapshot}");
+    let half = &bytes[..4_096 + 200];
+    let with_room = [half, &vec![0; bytes.len() - half.len()]].concat();
+    let over_another = [half, &vec![0xa5; bytes.len() - half.len()]].concat();
+    for (name, bytes, least) in [
+        ("00000000000000ff.partial", half, 1),
+        ("00000000000000ff.partial", &with_room, 1),
+        ("00000000000000ff.partial", &[], 0),
+        ("00000000000000ff.partial", &[0; 10_000], 0),
+        ("00000000000000ff.snap.tmp", half, 1),
+        ("00000000000000ff.snap.tmp", &over_another, 1),
+        ("00000000000000ff.snap.tmp", b"anything", 0),
+        ("monday.partial", half, 1),
+    ] {
+        let path = data.join("snapshots").join(name);
+        fs::write(&path, bytes).unwrap();
+        let found = json(&path, &[], 0);
+        assert_eq!(found["kind"], "unfinished snapshot");
+        let whole = found["whole_chunks"].as_u64().unwrap();
+        assert!(least <= whole && whole < chunks, "{found}");
+        assert_eq!(found["header_says"].is_object(), least > 0, "{found}");
+        let listed = json(&data, &[], 0);
+        assert_eq!(by_ending(&listed, name), [&found]);
+        let text = run(sampan(["inspect"]).arg(&data), b"");
+        assert!(!text.out().contains("damaged"), "{}", text.out());
+        fs::remove_file(&path).unwrap();
+    }
+    let path = data.join("snapshots/00000000000000ff.partial");
+    fs::write(&path, &bytes).unwrap();
+    let whole = json(&path, &[], 0);
+    assert_eq!((&whole["whole_chunks"], &whole["keys"]), (&chunks.into(), &20.into()));
+}
+
+#[test]
+fn damage_is_said_once_and_with_the_name_of_the_file() {
+    let mut cluster = node("said-once");
+    cluster.stop(1);
+    let data = cluster.data_dir(1);
+    let name = |ending: &str| {
+        let found = json(&data, &[], 0);
+        by_ending(&found, ending)[0]["file"].as_str().unwrap().to_owned()
+    };
+    for (file, offset, why) in [
+        (name(".snap"), 4_130, "at offset 4096: the chunk is not what was written"),
+        (name(".log"), 30, "its checksum does not match"),
+        (name("identity"), 30, "its checksum does not match"),
+    ] {
+        let sound = fs::read(&file).unwrap();
+        let mut damaged = sound.clone();
+        damaged[offset] ^= 1;
+        fs::write(&file, damaged).unwrap();
+        let ended = run(&mut sampan(["inspect", &file]), b"");
+        assert_eq!(ended.code, Some(5));
+        let line = format!("sampan: {file}: damaged: {why}");
+        assert!(ended.stderr.starts_with(&line), "{line}: {}", ended.stderr);
+        assert!(!ended.out().contains("damaged"), "{}", ended.out());
+        let whole = run(sampan(["inspect"]).arg(&data), b"");
+        assert_eq!(whole.stderr.matches("damaged").count(), 1, "{}", whole.stderr);
+        fs::write(&file, sound).unwrap();
+    }
+}
+
+#[test]
+fn what_was_set_aside_is_listed_with_its_size() {
+    let mut cluster = node("set-aside");
+    cluster.stop(1);
+    let data = cluster.data_dir(1);
+    let sound = json(&data, &[], 0);
+    for ending in [".snap", ".log"] {
+        let file = by_ending(&sound, ending)[0]["file"].as_str().unwrap();
+        let mut bytes = fs::read(file).unwrap();
+        let aside = format!("{file}.damaged");
+        for offset in [4_196, 0] {
+            bytes[offset] ^= 1;
+            fs::write(&aside, &bytes).unwrap();
+            let found = json(&data, &[], 0);
+            let [listed] = by_ending(&found, ".damaged")[..] else { panic!("{found}") };
+            assert_eq!(
+                (&listed["kind"], &listed["bytes"]),
+                (&"set aside".into(), &bytes.len().into())
+            );
+            assert!(listed["not_whole"].is_string(), "{listed}");
+            assert!(json(Path::new(&aside), &[], 5)["damage"].is_string());
+        }
+        fs::remove_file(&aside).unwrap();
+    }
+}
+
+#[test]
+fn what_holds_no_data_is_known_by_its_name() {
+    let mut cluster = node("by-name");
+    let lock = json(&cluster.data_dir(1).join("lock"), &[], 0);
+    assert_eq!(lock["kind"], "lock of a data directory");
+    assert!(lock["process"].is_u64(), "{lock}");
+    cluster.stop(1);
+
+    let dir = TempDir::new("by-name");
+    let file = |name: &str, text: &str| {
+        fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name)
+    };
+    let shape = "# a comment\ncluster-id = \"0000000000005a3b\"\nnodes = 3\nport = 7001\n";
+    for (name, text, kind) in [
+        ("lock", "", "lock of a data directory"),
+        ("cluster.lock", "17\n", "lock of a cluster directory"),
+        ("log", "a line\n", "log lines"),
+        ("log.old", "", "log lines"),
+        ("cluster.toml", shape, "shape of a cluster"),
+    ] {
+        assert_eq!(json(&file(name, text), &[], 0)["kind"], kind, "{name}");
+    }
+    let found = json(&dir.path().join("cluster.toml"), &[], 0);
+    assert_eq!((&found["cluster"], &found["nodes"]), (&"0000000000005a3b".into(), &3.into()));
+    let broken = run(sampan(["inspect"]).arg(file("cluster.toml", "nodes = 3")), b"");
+    broken.assert_one_error(5, &["cluster.toml: damaged: missing field"]);
 }
