@@ -389,6 +389,7 @@ fn a_damaged_snapshot_is_kept_and_the_older_one_serves_with_more_of_the_log() {
 
 #[test]
 fn a_damaged_snapshot_that_the_log_cannot_make_up_for_is_refused_and_left_alone() {
+    let second = "wal/00000000000000000002.log";
     let (mut disk, mut storage) = three_batches();
     append(&mut disk, &mut storage, &[entry(4, 1, "four")]);
     let (_, file) = take_snapshot(&mut disk, &mut storage, 7, position(4, 1));
@@ -403,6 +404,12 @@ fn a_damaged_snapshot_that_the_log_cannot_make_up_for_is_refused_and_left_alone(
         );
     }
     assert!(disk.len_bytes(&file).unwrap().is_some());
+
+    let rejoin = OnDamage::Rejoin(&|_| true);
+    let opened = Storage::open_with(&mut disk, IDENTITY, &Options::tiny(), rejoin, &mut ());
+    let (_, found) = opened.unwrap();
+    let what = "no whole snapshot reaches index 4, where the log begins";
+    assert_eq!(found.faulty.unwrap().to_string(), format!("{second}: {what}"));
 }
 
 #[test]
