@@ -211,7 +211,7 @@ settings! {
     snapshot_retry_ms "SAMPAN_SNAPSHOT_RETRY_MS" Millis => replica.raft.snapshot_retry_interval;
 
     "Log and snapshots":
-    /// About how long the log gets (the course's maxraftstate): a snapshot is taken each time its files have grown by half of this; -1: never
+    /// About how long the log gets (the course's maxraftstate), and twice that at most: a snapshot is taken each time its files have grown by half of this; less than four segments count as four there; -1: never
     raft_state_max_bytes "SAMPAN_RAFT_STATE_MAX_BYTES" i64 => replica.raft_state_bytes_max;
     /// The limit above grows to this percentage of the last snapshot's size; 0: it stays
     raft_state_snapshot_percent "SAMPAN_RAFT_STATE_SNAPSHOT_PERCENT" u64 => replica.raft_state_snapshot_percent;
