@@ -67,19 +67,14 @@ impl MemoryDisk {
 
     /// Flips a bit of a chunk of each complete snapshot. How many there are.
     pub(crate) fn flip_in_each_snapshot(&mut self) -> usize {
-        let snapshots = self
-            .files
-            .iter_mut()
-            .filter(|(name, _)| name.ends_with(sampan_storage::snapshot::COMPLETE));
+        let snapshots =
+            self.files.iter_mut().filter(|(name, _)| name.ends_with(snapshot::COMPLETE));
         snapshots.map(|(_, bytes)| bytes[sampan_storage::PAGE_BYTES as usize + 30] ^= 1).count()
     }
 
     /// Puts the newest complete snapshot of another node beside the own ones.
     pub(crate) fn take_newest_snapshot_of(&mut self, other: &Self) {
-        let newest = other
-            .files
-            .iter()
-            .rfind(|(name, _)| name.ends_with(sampan_storage::snapshot::COMPLETE));
+        let newest = other.files.iter().rfind(|(name, _)| name.ends_with(snapshot::COMPLETE));
         self.files.extend(newest.map(|(name, bytes)| (name.clone(), bytes.clone())));
     }
 
