@@ -1,6 +1,7 @@
 """The servers that are compared: started on 127.0.0.1 with their data under one folder, stopped by
 their process ids. Whatever ends the comparison ends them."""
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -128,6 +129,13 @@ class Sampan(Server):
     def is_up(self):
         return self._status().returncode == 0
 
+    def is_whole(self):
+        """All are up, and none has anything to catch up with."""
+        status = self._status()
+        lines = [line.split() for line in status.stdout.splitlines()[1:]]
+        return status.returncode == 0 and all(
+            line[2] in ("leader", "follower") and line[6] == "0" for line in lines)
+
     def _nodes(self, role):
         lines = [line.split() for line in self._status().stdout.splitlines()[1:]]
         return [line[1] for line in lines if len(line) > 2 and line[2] == role]
@@ -150,6 +158,15 @@ class Sampan(Server):
 
     def pid_of(self, address):
         return self.pids()[self.addresses.index(address)]
+
+    @contextlib.contextmanager
+    def unsupervised(self):
+        """A node that dies meanwhile is started again afterwards."""
+        self.processes[0].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.processes[0].send_signal(signal.SIGCONT)
 
 
 class Redis(Server):
