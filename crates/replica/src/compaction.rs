@@ -106,9 +106,19 @@ impl Replica {
     }
 
     /// Is there anything that no snapshot holds?
-    pub(crate) fn is_ahead_of_snapshots(&self) -> bool {
-        let newest = self.newest_snapshot().map_or(LogIndex::ZERO, |(index, _)| index);
-        self.applied.index > newest
+    fn is_ahead_of_snapshots(&self) -> bool {
+        self.is_beyond_snapshots(self.applied.index)
+    }
+
+    fn is_beyond_snapshots(&self, index: LogIndex) -> bool {
+        self.newest_snapshot().is_none_or(|(newest, _)| index > newest) && index > LogIndex::ZERO
+    }
+
+    /// An operator wants a snapshot, if there is anything new: of all that this node's clients know of, which
+    /// a follower's state may not hold yet.
+    pub(crate) fn want_snapshot(&mut self) {
+        let index = self.lines.told.max(self.applied.index);
+        self.snapshots.wanted = self.is_beyond_snapshots(index).then_some(index);
     }
 
     pub(crate) fn snapshot_is_due(&self) -> bool {
@@ -123,7 +133,7 @@ impl Replica {
         // While the disk has no room to keep more for it, the log may not outgrow what there is.
         let divisor = if self.storage.reserve_is_short() { RESERVE_SHORT_DIVISOR } else { 1 };
         let outgrown = |max| self.log_has_grown_past(max / divisor) && self.log_is_mostly_applied();
-        let due = snapshots.wanted
+        let due = snapshots.wanted.is_some_and(|index| index <= self.applied.index)
             || self.log_bytes_max().is_some_and(|max| outgrown(max) || self.rests_on_log(max));
         due && self.is_ahead_of_snapshots() || self.newest_is_set_aside()
     }

@@ -103,6 +103,8 @@ impl Line {
 #[derive(Default, Debug)]
 pub(crate) struct Lines {
     by_origin: BTreeMap<Origin, Line>,
+    /// What any client of this node was told is in force at this index. The state here may not be there.
+    pub(crate) told: LogIndex,
     waiting: usize,
     waiting_bytes: usize,
     /// The line that a request came to last, and how many came to it since one came to another.

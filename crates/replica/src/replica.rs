@@ -202,7 +202,7 @@ impl Replica {
                 let refused = self.raft.propose_configuration(mono, target).err();
                 self.report_refusal(refused);
             }
-            Input::TakeSnapshot => self.snapshots.wanted = self.is_ahead_of_snapshots(),
+            Input::TakeSnapshot => self.want_snapshot(),
             Input::Backup { connection, seq } => self.on_backup(connection, seq),
         }
     }

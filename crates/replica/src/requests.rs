@@ -651,6 +651,7 @@ impl Replica {
             return;
         }
         let connection = ticket.origin.connection;
+        self.lines.told = self.lines.told.max(decided_at);
         if !self.lines.is_closed(ticket.origin) {
             self.out.replies.push(ClientReply { connection, seq: ticket.seq, reply, decided_at });
         }

@@ -36,8 +36,8 @@ pub(crate) enum Owner {
 /// What a replica knows of snapshots.
 pub(crate) struct Snapshots {
     pub(crate) partial: Option<PartialSnapshot>,
-    /// Asked for by an operator.
-    pub(crate) wanted: bool,
+    /// Asked for by an operator or a backup: of this index at least.
+    pub(crate) wanted: Option<LogIndex>,
     pub(crate) taking: Option<Taking>,
     pub(crate) receiving: Option<Receiving>,
     pub(crate) refused: Option<Refused>,
@@ -55,7 +55,7 @@ impl Snapshots {
     pub(crate) fn new(partial: Option<PartialSnapshot>, now: Now) -> Self {
         Self {
             partial,
-            wanted: false,
+            wanted: None,
             taking: None,
             receiving: None,
             refused: None,

@@ -46,6 +46,26 @@ fn the_log_is_trimmed_once_it_passes_the_threshold() {
 }
 
 #[test]
+fn a_snapshot_that_an_operator_wants_has_what_its_node_was_told_is_written() {
+    let (mut cluster, leader) = Cluster::with_leader(3, never_compacting);
+    let follower = cluster.follower_of(leader);
+    write(&mut cluster, follower, 0, 5);
+    let committed = cluster.node(leader).raft().commit();
+    assert!(cluster.node(follower).raft().applied() < committed, "it has not heard of that yet");
+    cluster.input(follower, Input::TakeSnapshot);
+    cluster.run_ms(500);
+    let (index, _) = cluster.node(follower).status().snapshot.expect("a snapshot");
+    assert!(index >= committed, "{index} of {committed}");
+
+    cluster.input(follower, Input::TakeSnapshot);
+    cluster.run_ms(500);
+    write(&mut cluster, follower, 5, 6);
+    cluster.run_ms(500);
+    let later = cluster.node(follower).status().snapshot.expect("a snapshot").0;
+    assert_eq!(later, index, "what was not new then is not taken for it later");
+}
+
+#[test]
 fn with_no_threshold_no_snapshot_is_taken() {
     let (mut cluster, leader) = Cluster::with_leader(3, never_compacting);
     write(&mut cluster, leader, 0, 200);
