@@ -4,6 +4,9 @@
 //! What a setting means and which values make sense is the server's matter ([`Config::check`]); here
 //! they are only named, read and put where they belong.
 
+use std::any::Any;
+use std::fmt::Display;
+use std::num::ParseIntError;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -88,7 +91,7 @@ impl Identity {
 pub(crate) struct Millis(u64);
 
 impl FromStr for Millis {
-    type Err = std::num::ParseIntError;
+    type Err = ParseIntError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse().map(Self)
@@ -143,6 +146,18 @@ impl Field<i64> for Option<u64> {
     }
 }
 
+/// Reads a setting's value; what is no number is told what is wanted.
+fn parsed<T>(text: &str) -> Result<T, String>
+where
+    T: FromStr<Err: Display + 'static>,
+{
+    text.parse().map_err(|error: T::Err| match (&error as &dyn Any).is::<ParseIntError>() {
+        true if "-1".parse::<T>().is_ok() => "want a whole number".to_owned(),
+        true => "want a whole number, 0 or more".to_owned(),
+        false => error.to_string(),
+    })
+}
+
 /// One line a setting: flag, environment variable, type, and the field of [`Config`] it sets.
 macro_rules! settings {
     ($($heading:literal: $($(#[doc = $doc:literal])* $name:ident $env:literal $type:ty => $($field:ident).+;)+)+) => {
@@ -154,6 +169,7 @@ macro_rules! settings {
                 #[arg(
                     long,
                     value_name = "N",
+                    value_parser = parsed::<$type>,
                     env = $env,
                     help_heading = $heading,
                     allow_negative_numbers = true,

@@ -466,7 +466,10 @@ impl Config {
         ];
         for (setting, value, most, whole) in within {
             if value == 0 || value > most {
-                let expected = format!("want 1 to {most}, to fit {whole}");
+                let expected = match most {
+                    0 => format!("nothing fits {whole}, as that is"),
+                    most => format!("want 1 to {most}, to fit {whole}"),
+                };
                 return Err(ConfigError::new(setting, value, expected));
             }
         }

@@ -283,7 +283,8 @@ fn run_once(spec: &NodeSpec, shared: &Shared, events: &UnboundedSender<Event>) -
     }
 }
 
-/// Copies what a node says into its log file until it says no more; the last line.
+/// Copies what a node says into its log file until it says no more; the last line, or the one that says
+/// which argument is wrong: others follow it.
 fn copy_lines(
     id: u64,
     from: impl std::io::Read,
@@ -305,9 +306,14 @@ fn copy_lines(
         if is_warning(&line) {
             _ = events.send(Event::Warning { id, line: line.clone() });
         }
-        last_line = line;
+        if !last_line.starts_with(USAGE_ERROR) {
+            last_line = line;
+        }
     }
 }
+
+/// How the line about a wrong argument begins.
+const USAGE_ERROR: &str = "error: ";
 
 /// Should somebody at the terminal see this line?
 fn is_warning(line: &str) -> bool {

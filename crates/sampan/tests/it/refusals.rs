@@ -344,6 +344,30 @@ fn settings_that_make_no_sense_are_named_with_what_is_accepted() {
         assert_eq!(ended.code, Some(2), "{ended:?}");
         assert!(ended.stderr.starts_with("error: "), "{ended:?}");
     }
+    for (flag, value, wanted) in [
+        ("--heartbeat-ms", "5s", "want a whole number, 0 or more"),
+        ("--disk-stall-ms", "-1", "want a whole number, 0 or more"),
+        ("--raft-state-max-bytes", "1G", "want a whole number\n"),
+        ("--on-damage", "maybe", "want refuse, rejoin or repair"),
+    ] {
+        let ended = run(&mut sampan(["server", flag, value]), b"");
+        assert!(ended.stderr.contains(flag), "{ended:?}");
+        assert!(ended.stderr.contains(&format!(">': {wanted}")), "{ended:?}");
+    }
+    let small = ["server", "--entry-bytes-max", "100"];
+    let identity = ["--node-id", "1", "--cluster-id", "1", "--data-dir", "/proc/none"];
+    let ended = run(&mut sampan([&small[..], &identity].concat()), b"");
+    ended.assert_one_error(2, &["--batch-bytes-max", "nothing fits --entry-bytes-max, as that is"]);
+}
+
+#[test]
+fn a_cluster_says_which_argument_of_its_nodes_is_wrong() {
+    let dir = TempDir::new("node-arguments");
+    let mut cluster = sampan(["cluster", "--port", &free_ports(3).to_string(), "--dir"]);
+    let ended = run(cluster.arg(dir.path()).args(["--", "--bogus"]), b"");
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    let last = ended.stderr.lines().last().unwrap();
+    assert!(last.contains("unexpected argument '--bogus'"), "{ended:?}");
 }
 
 #[test]
