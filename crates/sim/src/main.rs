@@ -70,6 +70,9 @@ enum Command {
         /// On how many threads.
         #[arg(long, default_value_t = 2)]
         threads: usize,
+        /// Write and send snapshots 16 bytes at a time, not as shipped.
+        #[arg(long)]
+        tiny_chunks: bool,
         /// Print one JSON object a row instead of a table.
         #[arg(long)]
         json: bool,
@@ -192,8 +195,10 @@ fn main() -> ExitCode {
             let safety = Duration::from_secs_f64(minutes_simulated * 60.0);
             run(Sweep { from, seeds, safety, threads }, failures_max, list)
         }
-        Command::Labs { suites, seeds, from, test, threads, json, trace } => {
-            run_labs(&labs::Selection { suites, test, from, seeds, threads, trace }, json)
+        Command::Labs { suites, seeds, from, test, threads, tiny_chunks, json, trace } => {
+            let selection =
+                labs::Selection { suites, test, from, seeds, threads, tiny_chunks, trace };
+            run_labs(&selection, json)
         }
         Command::Replay { seed, minutes_simulated, last, html, plan } => {
             let safety = Duration::from_secs_f64(minutes_simulated * 60.0);

@@ -10,6 +10,7 @@ fn row(number: u32) {
         from: 1,
         seeds: 1,
         threads: 1,
+        tiny_chunks: false,
         trace: false,
     };
     let mut reports: Vec<RowReport> = run(&selection, |_| {});

@@ -37,8 +37,11 @@ const LIMIT_MS: u64 = 120_000;
 
 /// After one group commit in so many a power loss is rehearsed, which reads a whole log.
 const REHEARSE_ONE_IN: u64 = 500;
-/// Twenty clerks without a pause make some 200 000; a busy loop makes many times more.
-const HAPPENINGS_A_SECOND_MAX: u64 = 500_000;
+/// Twenty clerks without a pause make some 200 000, and twice that of tiny chunks; a busy loop makes
+/// many times more.
+const HAPPENINGS_A_SECOND_MAX: u64 = 1_000_000;
+/// Snapshots are written and sent so much at a time where chunks are to be tiny.
+const TINY_CHUNK_BYTES: usize = 16;
 /// Log segments are short: recovery reads the last one, and the spare one, whole.
 const SEGMENT_BYTES: u64 = 1 << 20;
 
@@ -74,6 +77,8 @@ pub(crate) struct Setup {
     pub(crate) reliable: bool,
     /// The log size beyond which a server takes a snapshot: `maxraftstate`. `None` is its -1.
     pub(crate) raft_state_bytes_max: Option<u64>,
+    /// Are snapshots written and sent [`TINY_CHUNK_BYTES`] at a time?
+    pub(crate) tiny_chunks: bool,
     /// When servers speak.
     pub(crate) pace: Pace,
 }
@@ -82,7 +87,7 @@ impl Setup {
     /// So many servers, a reliable network, no snapshots.
     pub(crate) const fn of(servers: usize) -> Self {
         let pace = Pace::OF_CONSENSUS;
-        Self { servers, reliable: true, raft_state_bytes_max: None, pace }
+        Self { servers, reliable: true, raft_state_bytes_max: None, tiny_chunks: false, pace }
     }
 
     /// On an unreliable network.
@@ -109,6 +114,10 @@ impl Setup {
         options.kv.shards = 16;
         options.storage.segment_bytes = SEGMENT_BYTES;
         options.storage.entry_bytes_max = SEGMENT_BYTES as usize / 2;
+        if self.tiny_chunks {
+            options.snapshot_chunk_bytes = TINY_CHUNK_BYTES;
+            options.raft.snapshot_chunk_bytes_max = TINY_CHUNK_BYTES;
+        }
         options
     }
 }

@@ -168,9 +168,13 @@ pub fn summary(reports: &[RowReport], wall: Duration) -> String {
     let mut out = String::new();
     for report in &failed {
         let RowReport { suite, test, seed, failure, .. } = report;
+        let chunks = if report.tiny_chunks { " --tiny-chunks" } else { "" };
         let why = failure.as_deref().unwrap_or_default();
         let _ = writeln!(out, "FAIL {suite} {test}, seed {seed}: {why}");
-        let _ = writeln!(out, "  sampan-sim labs {suite} --test '{test}' --from {seed} --trace");
+        let _ = writeln!(
+            out,
+            "  sampan-sim labs {suite} --test '{test}' --from {seed}{chunks} --trace"
+        );
     }
     let rows = by_row(reports).count();
     let worse = by_row(reports).filter(|runs| !Line::of(runs).worse_in().is_empty()).count();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::trace::Trace;
 
-use super::lab::{Costs, Failure, Lab, RunResult};
+use super::lab::{Costs, Failure, Lab, RunResult, Setup};
 use super::rows::{Row, all};
 
 /// Which rows to run, and how.
@@ -25,6 +25,8 @@ pub struct Selection {
     pub seeds: u64,
     /// On how many threads.
     pub threads: usize,
+    /// Write and send snapshots 16 bytes at a time, not as shipped.
+    pub tiny_chunks: bool,
     /// Print a line for each event. Meant for one row and one seed.
     pub trace: bool,
 }
@@ -46,6 +48,8 @@ pub struct RowReport {
     pub test: &'static str,
     /// The seed.
     pub seed: u64,
+    /// Were snapshots written and sent 16 bytes at a time?
+    pub tiny_chunks: bool,
     /// Why it failed, if it did.
     pub failure: Option<String>,
     /// How many servers.
@@ -93,7 +97,7 @@ pub fn run(selection: &Selection, mut each: impl FnMut(&RowReport)) -> Vec<RowRe
             let (sender, next, jobs, rows) = (sender.clone(), &next, &jobs, &rows);
             scope.spawn(move || {
                 while let Some(&(row, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let report = run_row(&rows[row], seed, selection.trace);
+                    let report = run_row(&rows[row], seed, selection);
                     if sender.send((row, report)).is_err() {
                         break;
                     }
@@ -111,11 +115,13 @@ pub fn run(selection: &Selection, mut each: impl FnMut(&RowReport)) -> Vec<RowRe
 }
 
 /// Runs one row with one seed; a panic is a failure like any other.
-fn run_row(row: &Row, seed: u64, trace: bool) -> RowReport {
+fn run_row(row: &Row, seed: u64, selection: &Selection) -> RowReport {
     let began = Instant::now();
+    let &Selection { trace, tiny_chunks, .. } = selection;
+    let setup = Setup { tiny_chunks, ..row.setup };
     RUNNING.set(Some(format!("{} {}, seed {seed}", row.suite, row.test)));
     let trace = if trace { Trace::printing() } else { Trace::quiet() };
-    let run = || Lab::run(seed, row.setup, trace, |lab| (row.script)(lab, row.setup));
+    let run = || Lab::run(seed, setup, trace, |lab| (row.script)(lab, setup));
     let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
@@ -127,6 +133,7 @@ fn run_row(row: &Row, seed: u64, trace: bool) -> RowReport {
         suite: row.suite,
         test: row.test,
         seed,
+        tiny_chunks,
         failure: result.outcome.err().map(|failure| failure.0),
         servers: row.setup.servers,
         costs: result.costs,
