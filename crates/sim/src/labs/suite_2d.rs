@@ -3,7 +3,7 @@
 //! The service over Raft takes a snapshot of its state after every tenth command. Here it is the
 //! server's own snapshot of its key/value store, asked for at the same commands.
 
-use sampan_replica::Input;
+use sampan_replica::{Event, Input};
 
 use super::lab::{Lab, Outcome, ensure, node_of};
 
@@ -11,6 +11,13 @@ use super::lab::{Lab, Outcome, ensure, node_of};
 const INTERVAL: u64 = 10;
 /// The most bytes that a log may have.
 const LOG_BYTES_MAX: u64 = 2_000;
+/// Rounds, each with a victim.
+const ROUNDS: usize = 30;
+/// In one round of so many the victim stays away until nothing is kept for it: the log of a follower that
+/// was heard lately stays, and then no snapshot is needed.
+const LONG_ROUNDS_ONE_IN: usize = 6;
+/// Twice the longest election timeout, in which a follower counts as there, and what it takes to look again.
+const AWAY_MS: u64 = 2_000;
 /// How often it is looked what servers have applied, in microseconds.
 const LOOK_EVERY_US: u64 = 1_000;
 
@@ -54,10 +61,16 @@ pub(crate) async fn snapshots(lab: Lab, harm: Harm) -> Outcome {
     result
 }
 
+/// How often a server was given a snapshot.
+fn installed(lab: &Lab) -> usize {
+    let is_one = |event: &&(usize, Event)| matches!(event.1, Event::SnapshotInstalled { .. });
+    lab.state().events.iter().filter(is_one).count()
+}
+
 async fn rounds(lab: &Lab, harm: Harm) -> Outcome {
     lab.one(&lab.random_value(), 3, true).await?;
     let mut leader = lab.leader().await?;
-    for round in 0..30 {
+    for round in 0..ROUNDS {
         let other = (leader + 1) % 3;
         let (victim, sender) = if round % 3 == 1 { (leader, other) } else { (other, leader) };
         match harm {
@@ -75,6 +88,9 @@ async fn rounds(lab: &Lab, harm: Harm) -> Outcome {
         let log_size = lab.log_size();
         ensure(log_size < LOG_BYTES_MAX, || format!("a log of {log_size} bytes"))?;
         if harm != Harm::None {
+            if round % LONG_ROUNDS_ONE_IN == 0 {
+                lab.sleep_ms(AWAY_MS).await;
+            }
             if harm == Harm::Crash {
                 lab.start(victim)?;
             }
@@ -83,5 +99,6 @@ async fn rounds(lab: &Lab, harm: Harm) -> Outcome {
             leader = lab.leader().await?;
         }
     }
-    Ok(())
+    let (installed, wanted) = (installed(lab), ROUNDS / LONG_ROUNDS_ONE_IN);
+    ensure(harm == Harm::None || installed >= wanted, || format!("{installed} installed snapshots"))
 }
