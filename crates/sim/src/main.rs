@@ -126,7 +126,8 @@ enum Command {
         /// Up to so many disks that a power loss may leave at one sync, try all.
         #[arg(long, default_value_t = 1024)]
         exhaustive_ways: u64,
-        /// How many crashes of each run the whole cluster lives through.
+        /// How many crashes of each run the whole cluster lives through: of each kind in turn one, or all
+        /// of them, if there are no more.
         #[arg(long, default_value_t = 20)]
         continued: u64,
         /// On how many threads.

@@ -1,6 +1,8 @@
 //! The points at which a power loss says something: just before each sync, when all that was
 //! written since the last one is still in play. What a crash between two syncs leaves is one of the
-//! subsets that a crash at the second one may leave.
+//! subsets that a crash at the second one may leave. The end of a step in taking, sending or
+//! receiving a snapshot is a point too, where that syncs nothing: the disk is as before, but a cluster
+//! that lives through it goes on from there.
 //!
 //! A world with a [`SyncWatch`] shows it the disk at each such point ([`crate::World::watch`]): of
 //! every job of every lane, and of every start. `crashes.rs` is who watches.
@@ -27,19 +29,20 @@ pub struct SyncPoint<'a> {
     pub identity: Identity,
     /// Its disk, with what is not synced.
     pub disk: &'a SimDisk,
-    /// The file, or the directory, that is synced.
-    pub synced: &'a str,
+    /// The file, or the directory, that is synced; unset at a step that syncs nothing.
+    pub synced: Option<&'a str>,
+    /// What the point is part of; unset if the node is starting: it does not run yet.
+    pub job: Option<&'a DiskJob>,
     /// The books: what the node acknowledged, what is committed, what every state was.
     pub oracles: &'a Oracles,
-    /// The node is starting: it does not run yet.
-    pub starting: bool,
 }
 
-/// Looks at the disk of a node just before each sync.
+/// Looks at the disk of a node at each point.
 pub trait SyncWatch {
-    /// A sync is about to begin. With a disk as the answer the power goes right now, and that disk
-    /// is what the node starts from again; a node that is starting goes on all the same.
-    fn before_sync(&mut self, point: SyncPoint<'_>) -> Result<Option<SimDisk>, Violation>;
+    /// A sync is about to begin, or a step that syncs nothing has ended. With a disk as the answer the
+    /// power goes right now, and that disk is what the node starts from again: nothing more is shown. A
+    /// node that is starting goes on all the same.
+    fn at_point(&mut self, point: SyncPoint<'_>) -> Result<Option<SimDisk>, Violation>;
 }
 
 /// A disk that remembers how it was just before each sync.
@@ -84,18 +87,27 @@ fn show(
     node: &Node,
     identity: Identity,
     oracles: &Oracles,
-    starting: bool,
+    job: Option<&DiskJob>,
     work: impl FnOnce(&mut Recorder),
 ) -> Result<Option<SimDisk>, Violation> {
     let mut recorder = Recorder::new(node.disk());
     work(&mut recorder);
     for (disk, synced) in &recorder.points {
-        let point = SyncPoint { node, identity, disk, synced, oracles, starting };
-        if let Some(image) = watch.before_sync(point)? {
+        let point = SyncPoint { node, identity, disk, synced: Some(synced), job, oracles };
+        if let Some(image) = watch.at_point(point)? {
             return Ok(Some(image));
         }
     }
+    if recorder.points.is_empty() && job.is_some_and(is_of_a_snapshot) {
+        let disk = &recorder.disk;
+        return watch.at_point(SyncPoint { node, identity, disk, synced: None, job, oracles });
+    }
     Ok(None)
+}
+
+/// Is a job a step in the life of a snapshot?
+const fn is_of_a_snapshot(job: &DiskJob) -> bool {
+    matches!(job.lane(), Lane::Background | Lane::Reading)
 }
 
 /// What the watch sees, and what it may do.
@@ -104,7 +116,7 @@ impl<N: Network> World<N> {
         let Some(mut watch) = self.watch.take() else { return Ok(()) };
         let node = self.node(id);
         let options = &node.setup.options;
-        let shown = show(&mut *watch, node, identity, &self.oracles, true, |disk| {
+        let shown = show(&mut *watch, node, identity, &self.oracles, None, |disk| {
             _ = Storage::open(disk, identity, &options.storage);
         });
         self.watch = Some(watch);
@@ -119,12 +131,12 @@ impl<N: Network> World<N> {
         let Some(mut watch) = self.watch.take() else { return Ok(None) };
         let (node, identity) = (self.node(id), Identity { cluster: self.cluster, node: id });
         let running = node.lanes[lane_number(lane)].running.as_ref();
-        let work = running.expect("a job that ends was running").job.clone();
-        let shown = show(&mut *watch, node, identity, &self.oracles, false, |disk| {
-            _ = job::run(disk, work);
-        });
-        self.watch = Some(watch);
-        shown
+        let work = &running.expect("a job that ends was running").job;
+        let shown = show(&mut *watch, node, identity, &self.oracles, Some(work), |disk| {
+            _ = job::run(disk, work.clone());
+        })?;
+        self.watch = shown.is_none().then_some(watch);
+        Ok(shown)
     }
 
     /// Rehearses a power loss between the steps of a group commit that writes both the log and the
