@@ -15,6 +15,7 @@ impl Replica {
         let mut left_bytes = self.options.apply_bytes_max;
         // One at a time: what an entry costs shows when it is applied.
         while left_bytes > 0
+            && self.reads.may_apply()
             && let Some(mut entry) = self.raft.take_committed(1).pop()
         {
             if planted!(LocalTimeApplied) && entry.kind == EntryKind::Command {
@@ -69,6 +70,7 @@ impl Replica {
         assert!(waiters.next().is_none(), "every waiter of entry {} has a reply", entry.index);
         self.counters.writes += commands;
         for (waiter, reply) in answers {
+            self.reads.charge_applied(reply.encoded_bytes());
             self.finish(&waiter, reply, entry.index);
         }
     }

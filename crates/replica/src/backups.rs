@@ -135,7 +135,7 @@ impl Replica {
             Stage::Asking { .. } => false,
         };
         if !self.snapshots.is_taking() && self.backups.waiting.iter().any(wants) {
-            self.snapshots.wanted = Some(applied);
+            self.snapshots.wanted_for_backup = true;
         }
     }
 

@@ -117,8 +117,7 @@ impl Replica {
     /// An operator wants a snapshot, if there is anything new: of all that this node's clients know of, which
     /// a follower's state may not hold yet.
     pub(crate) fn want_snapshot(&mut self) {
-        let index = self.lines.told.max(self.applied.index);
-        self.snapshots.wanted = self.is_beyond_snapshots(index).then_some(index);
+        self.snapshots.wanted = Some(self.lines.told.max(self.applied.index));
     }
 
     pub(crate) fn snapshot_is_due(&self) -> bool {
@@ -133,7 +132,9 @@ impl Replica {
         // While the disk has no room to keep more for it, the log may not outgrow what there is.
         let divisor = if self.storage.reserve_is_short() { RESERVE_SHORT_DIVISOR } else { 1 };
         let outgrown = |max| self.log_has_grown_past(max / divisor) && self.log_is_mostly_applied();
-        let due = snapshots.wanted.is_some_and(|index| index <= self.applied.index)
+        let is_wanted = |index| index <= self.applied.index && self.is_beyond_snapshots(index);
+        let due = snapshots.wanted.is_some_and(is_wanted)
+            || snapshots.wanted_for_backup
             || self.log_bytes_max().is_some_and(|max| outgrown(max) || self.rests_on_log(max));
         due && self.is_ahead_of_snapshots() || self.newest_is_set_aside()
     }

@@ -54,6 +54,10 @@ pub(crate) struct Waiting {
 pub(crate) struct Line {
     /// Not started, in order of `seq`.
     pub(crate) waiting: VecDeque<Waiting>,
+    /// The bytes of their commands.
+    waiting_bytes: usize,
+    /// Bytes of values that replies to `writes` will hold, as far as is known.
+    pub(crate) value_bytes: usize,
     /// Reads under way by a read index of this node.
     pub(crate) reads: usize,
     /// Commands in this node's open batch or its proposals, reads that ride on them included.
@@ -90,6 +94,7 @@ impl Line {
         self.writes -= 1;
         if self.writes == 0 {
             self.floor = LogIndex::ZERO;
+            self.value_bytes = 0;
         }
     }
 
@@ -148,6 +153,7 @@ impl Lines {
         };
         let bytes = waiting.command.len();
         line.waiting.insert(place, waiting);
+        line.waiting_bytes += bytes;
         let again = self.latest.replace(origin) == Some(origin);
         self.latest_in_a_row = if again { self.latest_in_a_row.saturating_add(1) } else { 1 };
         self.waiting += 1;
@@ -166,7 +172,9 @@ impl Lines {
 
     /// Takes the first waiting request of a line.
     pub(crate) fn pop(&mut self, origin: Origin) -> Option<Waiting> {
-        let waiting = self.by_origin.get_mut(&origin)?.waiting.pop_front()?;
+        let line = self.by_origin.get_mut(&origin)?;
+        let waiting = line.waiting.pop_front()?;
+        line.waiting_bytes -= waiting.command.len();
         self.waiting -= 1;
         self.waiting_bytes -= waiting.command.len();
         Some(waiting)
@@ -182,7 +190,9 @@ impl Lines {
             let mut index = 0;
             while let Some(waiting) = line.waiting.get(index) {
                 if which(origin, waiting) {
-                    taken.extend(line.waiting.remove(index).map(|waiting| (*origin, waiting)));
+                    let waiting = line.waiting.remove(index).map(|waiting| (*origin, waiting));
+                    line.waiting_bytes -= bytes_of(waiting.iter().map(|(_, waiting)| waiting));
+                    taken.extend(waiting);
                 } else {
                     index += 1;
                 }
@@ -191,6 +201,24 @@ impl Lines {
         self.waiting -= taken.len();
         self.waiting_bytes -= bytes_of(taken.iter().map(|(_, waiting)| waiting));
         taken
+    }
+
+    /// How many requests wait in the lines of these connections of this node, and their bytes.
+    pub(crate) fn waiting_of(
+        &self,
+        connections: impl Iterator<Item = ConnectionId>,
+    ) -> (usize, usize) {
+        let origins = connections.map(|connection| Origin { home: Home::Here, connection });
+        let lines = origins.filter_map(|origin| self.by_origin.get(&origin));
+        lines.fold((0, 0), |(count, bytes), line| {
+            (count + line.waiting.len(), bytes + line.waiting_bytes)
+        })
+    }
+
+    /// What waits in a line waits from now on.
+    pub(crate) fn wait_anew(&mut self, origin: Origin, now: Time) {
+        let line = self.by_origin.get_mut(&origin);
+        line.into_iter().flat_map(|line| &mut line.waiting).for_each(|waiting| waiting.since = now);
     }
 
     /// The lines in which something waits.
@@ -206,7 +234,7 @@ impl Lines {
     pub(crate) fn close(&mut self, origin: Origin) {
         if let Some(line) = self.by_origin.get_mut(&origin) {
             self.waiting -= line.waiting.len();
-            self.waiting_bytes -= bytes_of(line.waiting.iter());
+            self.waiting_bytes -= std::mem::take(&mut line.waiting_bytes);
             line.waiting.clear();
             line.closed = true;
         }

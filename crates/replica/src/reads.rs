@@ -2,21 +2,21 @@
 //! `raft`'s ReadIndex, on the leader and on followers alike, and are served once the state machine
 //! has applied the index that came back.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use sampan_base::{LogIndex, Time};
 use sampan_raft::ReadId;
 
 use crate::input::ConnectionId;
-use crate::lines::{Ticket, Waiting};
+use crate::lines::{Home, Origin, Ticket, Waiting};
 use sampan_kv::Class;
 
 /// Rounds under way at once: one on its way while the next one sets out.
 pub(crate) const READ_ROUNDS_MAX: usize = 2;
 
-/// Bytes of replies to reads in one turn, about: what is left is served in the next one, which follows at
-/// once.
+/// Bytes of replies to reads in one turn, about, and as many to commands that are applied: what is left is
+/// for the next one, which follows at once.
 const REPLY_BYTES_PER_TURN: usize = 2 << 20;
 
 /// A read under way.
@@ -68,10 +68,10 @@ pub(crate) struct Reads {
     /// The state machine is there: to be served, in order.
     pub(crate) ready: VecDeque<Reading>,
     /// The same, of connections that have replies enough to send.
-    held: Vec<Reading>,
-    full: BTreeSet<ConnectionId>,
-    /// Bytes of replies that this turn may still make.
+    held: BTreeMap<ConnectionId, Vec<Reading>>,
+    /// Bytes of replies that this turn may still make: to reads, and to commands that are applied.
     left_bytes: usize,
+    left_applied_bytes: usize,
     last_id: u64,
 }
 
@@ -129,6 +129,7 @@ impl Reads {
     /// A new turn has its share of replies.
     pub(crate) fn begin_turn(&mut self) {
         self.left_bytes = REPLY_BYTES_PER_TURN;
+        self.left_applied_bytes = REPLY_BYTES_PER_TURN;
     }
 
     /// Is there a read to serve, and something left of this turn's share?
@@ -141,29 +142,48 @@ impl Reads {
         self.left_bytes = self.left_bytes.saturating_sub(reply_bytes);
     }
 
+    /// The same of a command that was applied. These have a share of their own, or reads would never be
+    /// served beside them.
+    pub(crate) fn charge_applied(&mut self, reply_bytes: usize) {
+        self.left_applied_bytes = self.left_applied_bytes.saturating_sub(reply_bytes);
+    }
+
+    /// Is something left of this turn's share for commands that are applied?
+    pub(crate) fn may_apply(&self) -> bool {
+        self.left_applied_bytes > 0
+    }
+
     /// The next read to serve, unless its connection has replies enough to send: then it waits.
     pub(crate) fn next_to_serve(&mut self) -> Option<Reading> {
         let reading = if self.left_bytes > 0 { self.ready.pop_front() } else { None }?;
-        if self.full.contains(&reading.ticket.origin.connection) {
-            self.held.push(reading);
-            return None;
-        }
-        Some(reading)
-    }
-
-    /// The host holds enough replies of this connection, or has room for more again.
-    pub(crate) fn set_full(&mut self, connection: ConnectionId, is_full: bool) {
-        if is_full {
-            self.full.insert(connection);
-        } else if self.full.remove(&connection) {
-            let is_its = |reading: &mut Reading| reading.ticket.origin.connection == connection;
-            self.ready.extend(self.held.extract_if(.., is_its));
+        match self.held.get_mut(&reading.ticket.origin.connection) {
+            Some(held) if reading.ticket.origin.home == Home::Here => {
+                held.push(reading);
+                None
+            }
+            _ => Some(reading),
         }
     }
 
-    /// Does the host hold enough replies of this connection?
-    pub(crate) fn is_full(&self, connection: ConnectionId) -> bool {
-        self.full.contains(&connection)
+    /// The host holds enough replies of this connection of its own.
+    pub(crate) fn hold(&mut self, connection: ConnectionId) {
+        self.held.entry(connection).or_default();
+    }
+
+    /// It has room for more of them again: what was held back comes first, in its order.
+    pub(crate) fn release(&mut self, connection: ConnectionId) {
+        let held = self.held.remove(&connection).unwrap_or_default();
+        held.into_iter().rev().for_each(|reading| self.ready.push_front(reading));
+    }
+
+    /// Does the host hold enough replies of this line?
+    pub(crate) fn holds(&self, origin: &Origin) -> bool {
+        origin.home == Home::Here && self.held.contains_key(&origin.connection)
+    }
+
+    /// The connections of which it does.
+    pub(crate) fn held(&self) -> impl Iterator<Item = ConnectionId> {
+        self.held.keys().copied()
     }
 
     /// Takes all reads that were not answered in time: those that only wait for their turn are not among
@@ -183,7 +203,7 @@ impl Reads {
     pub(crate) fn take_all(&mut self) -> Vec<Reading> {
         let mut all = self.take_expired(Time::NEVER);
         all.extend(self.ready.drain(..));
-        all.append(&mut self.held);
+        all.extend(std::mem::take(&mut self.held).into_values().flatten());
         all
     }
 
@@ -196,5 +216,36 @@ impl Reads {
     /// When the oldest question is to be asked again.
     pub(crate) fn next_deadline(&self) -> Time {
         self.rounds.front().map_or(Time::NEVER, |round| round.retry_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(connection: u64, seq: u64) -> Reading {
+        let origin = Origin { home: Home::Here, connection: ConnectionId(connection) };
+        Reading {
+            ticket: Ticket { origin, seq },
+            class: Class::Read,
+            command: Bytes::new(),
+            floor: LogIndex::ZERO,
+            stale: false,
+            since: Time::ZERO,
+        }
+    }
+
+    #[test]
+    fn no_read_of_a_connection_overtakes_another_one() {
+        let mut reads = Reads::default();
+        reads.begin_turn();
+        reads.ready.extend([reading(2, 3), reading(3, 1), reading(2, 4), reading(2, 5)]);
+        reads.hold(ConnectionId(2));
+        assert!(reads.next_to_serve().is_none(), "it is held back");
+        reads.release(ConnectionId(2));
+        let seqs = std::iter::from_fn(|| reads.next_to_serve().map(|reading| reading.ticket));
+        let seqs: Vec<u64> =
+            seqs.filter(|t| t.origin.connection == ConnectionId(2)).map(|t| t.seq).collect();
+        assert_eq!(seqs, [3, 4, 5]);
     }
 }

@@ -14,8 +14,9 @@
 //! needs.
 //!
 //! A log that is sound and goes on from no snapshot, because those are all damaged, is kept in the same
-//! way: nobody is asked for anything, and it is given up as soon as a leader speaks, who then sends a
-//! snapshot and what follows it.
+//! way: nobody is asked for anything, and it is given up when a leader is there, which then sends a
+//! snapshot and what follows it. A leader counts when it has been heard for two election timeouts of one
+//! term: then it has a quorum without this node.
 //!
 //! What it is not: a [`Replica`]. That is opened when this is over ([`Repairing::settle`]).
 
@@ -24,7 +25,7 @@ use std::fmt;
 use std::time::Duration;
 
 use sampan_base::disk::{Disk, DiskOp};
-use sampan_base::{Configuration, Entry, LogIndex, NodeId, Time};
+use sampan_base::{Configuration, Entry, LogIndex, NodeId, Term, Time};
 use sampan_raft::Body;
 use sampan_storage::{Damage, Identity, OpenError as E, Repair};
 
@@ -118,6 +119,8 @@ pub struct Repairing {
     sources: BTreeMap<NodeId, Source>,
     /// From then on it gives up if there is a leader.
     give_up_at: Time,
+    /// The latest term of which a leader was heard, and since when.
+    led: Option<(Term, Time)>,
     outcome: Option<Outcome>,
     repaired: Vec<Repaired>,
     messages: Vec<Envelope>,
@@ -188,6 +191,7 @@ impl Repairing {
             sources: others.map(|id| (id, source())).collect(),
             // Others have nothing to say of a log that is sound: a leader sends what it has.
             give_up_at: repair.wanted().map_or(now, |_| now + setup.options.repair_wait),
+            led: None,
             wanted,
             setup,
             repair,
@@ -214,7 +218,7 @@ impl Repairing {
                     message.body,
                     Body::Append { .. } | Body::Heartbeat { .. } | Body::InstallSnapshot { .. }
                 );
-                if is_of_a_leader && self.now >= self.give_up_at {
+                if is_of_a_leader && self.leads_without_this(message.term) {
                     self.outcome.get_or_insert(Outcome::GivenUp);
                 }
             }
@@ -227,6 +231,23 @@ impl Repairing {
             Input::Shutdown => self.shutdown = true,
             // Silence: whoever has no log says nothing that depends on it.
             _ => {}
+        }
+    }
+
+    /// A leader of this term was heard. Has it led for so long that it has a quorum without this node, which
+    /// has been silent? One that is about to lose its quorum sends heartbeats, too.
+    fn leads_without_this(&mut self, term: Term) -> bool {
+        let raft = &self.setup.options.raft;
+        let proven_after = raft.election_timeout_max * 2;
+        match self.led {
+            Some((known, since)) if known == term => {
+                self.now >= self.give_up_at && self.now >= since + proven_after
+            }
+            Some((known, _)) if known > term => false,
+            _ => {
+                self.led = Some((term, self.now));
+                false
+            }
         }
     }
 

@@ -184,8 +184,8 @@ impl Replica {
             Input::Tick => {}
             Input::Client { connection, requests } => self.on_client(connection, requests),
             Input::ConnectionClosed(connection) => self.on_connection_closed(connection),
-            Input::RepliesHeld(connection) => self.reads.set_full(connection, true),
-            Input::RepliesWanted(connection) => self.reads.set_full(connection, false),
+            Input::RepliesHeld(connection) => self.reads.hold(connection),
+            Input::RepliesWanted(connection) => self.on_replies_wanted(connection),
             Input::Peer { from, message } => self.on_peer(from, message),
             Input::PeerConnected(peer) => self.raft.peer_connected(mono, peer),
             Input::PeerDisconnected(peer) => {
@@ -266,10 +266,13 @@ impl Replica {
             .min(self.snapshots_deadline())
     }
 
-    /// Is so much under way that the host should stop reading from clients?
+    /// Is so much under way that the host should stop reading from clients? What waits behind replies that
+    /// a client does not take is its own matter: the host does not read from that one.
     pub fn is_congested(&self) -> bool {
-        let held_bytes = self.lines.waiting_bytes() + self.forwards.under_way_bytes();
-        self.requests_under_way() >= self.options.requests_under_way_max
+        let (parked, parked_bytes) = self.lines.waiting_of(self.reads.held());
+        let waiting_bytes = self.lines.waiting_bytes() - parked_bytes;
+        let held_bytes = waiting_bytes + self.forwards.under_way_bytes();
+        self.requests_under_way() - parked >= self.options.requests_under_way_max
             || held_bytes >= self.options.requests_held_bytes_max
     }
 
@@ -330,8 +333,16 @@ impl Replica {
 
     fn on_connection_closed(&mut self, connection: ConnectionId) {
         self.lines.close(Origin { home: Home::Here, connection });
-        self.reads.set_full(connection, false);
+        self.reads.release(connection);
         self.forget_backups(connection);
+    }
+
+    /// What stands behind reads that waited for their client has not been waiting for this node.
+    fn on_replies_wanted(&mut self, connection: ConnectionId) {
+        self.reads.release(connection);
+        let origin = Origin { home: Home::Here, connection };
+        self.lines.wait_anew(origin, self.now.mono);
+        self.to_pump.push(origin);
     }
 
     fn on_peer(&mut self, from: NodeId, message: PeerMessage) {

@@ -38,6 +38,9 @@ const CLOCK_ENTRY_INTERVAL_FULL: Duration = Duration::from_secs(1);
 /// How long the answers of a node that is gone may take to be read from its other connection.
 const ANSWERS_IN_TRANSIT: Duration = Duration::from_millis(50);
 
+/// A line whose writes will return so many bytes of values begins no more of them before they are answered.
+const VALUE_BYTES_PER_LINE: usize = 1 << 20;
+
 /// Where the first waiting request of a line may go now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Route {
@@ -53,7 +56,7 @@ enum Route {
     Ride,
     /// Into the next read round.
     Read,
-    /// Answered at once from local state, which may be stale.
+    /// Answered from local state, which may be stale, without a read round.
     Stale,
     /// To the leader.
     Forward(NodeId),
@@ -187,31 +190,29 @@ impl Replica {
                     let (batch, term) = (self.writes.open.id, self.raft.term());
                     self.lines.line(origin).write_begins(batch, term);
                     let work_bytes = self.kv.work_bytes(&request.command);
+                    self.lines.line(origin).value_bytes += work_bytes;
                     self.writes.ride(ticket, request, work_bytes);
                     self.propose_if_full();
                 }
                 Route::Read => {
-                    let line = self.lines.line(origin);
-                    line.reads += 1;
-                    let (floor, since, stale) = (line.floor, request.since, request.stale);
-                    self.reads.next.push(Reading {
-                        ticket,
-                        class: request.class,
-                        command: request.command,
-                        floor,
-                        stale,
-                        since,
-                    });
+                    let reading = self.begin_read(ticket, request);
+                    self.reads.next.push(reading);
                 }
                 Route::Stale => {
-                    let reply = self.kv.query(&request.command);
-                    self.counters.reads += 1;
-                    self.answer(ticket, reply, self.raft.applied());
+                    let reading = self.begin_read(ticket, request);
+                    self.reads.ready.push_back(reading);
                 }
                 Route::Forward(leader) => self.start_forward(origin, request, leader),
             }
         }
         self.lines.forget_if_done(origin);
+    }
+
+    fn begin_read(&mut self, ticket: Ticket, request: Waiting) -> Reading {
+        let line = self.lines.line(ticket.origin);
+        line.reads += 1;
+        let (floor, Waiting { class, stale, command, since, .. }) = (line.floor, request);
+        Reading { ticket, class, command, floor, stale, since }
     }
 
     /// Something waits until consensus takes proposals again, or more of them.
@@ -233,13 +234,19 @@ impl Replica {
         let (me, batch, frame) = (self.id(), self.writes.open.id, self.forwards.open_frame());
         let (batch_bytes, holds_writes) = (self.writes.open_bytes(), self.holds_writes());
         let is_full = self.is_full();
+        // Nothing more is begun for a client that does not take its replies.
+        if self.reads.holds(&origin) {
+            return Route::Hold;
+        }
         let Some(line) = self.lines.get(origin) else { return Route::Hold };
         let Some(request) = line.waiting.front() else { return Route::Hold };
         let through_log = request.class != Class::Read;
         if leads {
-            let &mut Line { reads, writes, forwards, last_batch, write_term, .. } = line;
+            let &mut Line { reads, writes, forwards, last_batch, write_term, value_bytes, .. } =
+                line;
             let (class, command_bytes) = (request.class, request.command.len());
-            if writes > 0 && write_term != term {
+            let has_values = value_bytes >= VALUE_BYTES_PER_LINE;
+            if writes > 0 && (write_term != term || has_values) {
                 return Route::Hold;
             }
             let ordered = reads == 0 && forwards == 0;
@@ -291,6 +298,9 @@ impl Replica {
         let (batch, term) = (self.writes.open.id, self.raft.term());
         self.lines.line(ticket.origin).write_begins(batch, term);
         let work_bytes = self.kv.work_bytes(&request.command);
+        if sampan_kv::values_in_reply(&request.command) > 0 {
+            self.lines.line(ticket.origin).value_bytes += work_bytes;
+        }
         self.writes.push(ticket, request, work_bytes);
         self.propose_if_full();
     }
@@ -526,7 +536,7 @@ impl Replica {
         let leaderless_since = self.leadership.leaderless_since;
         let expired = self.lines.take_waiting(|origin, waiting| {
             // Behind reads that wait for their client.
-            if self.reads.is_full(origin.connection) {
+            if self.reads.holds(origin) {
                 return false;
             }
             let held = leaderless_since

@@ -36,8 +36,10 @@ pub(crate) enum Owner {
 /// What a replica knows of snapshots.
 pub(crate) struct Snapshots {
     pub(crate) partial: Option<PartialSnapshot>,
-    /// Asked for by an operator or a backup: of this index at least.
+    /// Asked for by an operator: of this index at least.
     pub(crate) wanted: Option<LogIndex>,
+    /// A backup waits for one.
+    pub(crate) wanted_for_backup: bool,
     pub(crate) taking: Option<Taking>,
     pub(crate) receiving: Option<Receiving>,
     pub(crate) refused: Option<Refused>,
@@ -56,6 +58,7 @@ impl Snapshots {
         Self {
             partial,
             wanted: None,
+            wanted_for_backup: false,
             taking: None,
             receiving: None,
             refused: None,

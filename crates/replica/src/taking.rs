@@ -66,7 +66,7 @@ impl Taking {
 impl Replica {
     /// Captures the state and begins to write it.
     pub(crate) fn begin_snapshot(&mut self) {
-        self.snapshots.wanted = None;
+        self.snapshots.wanted_for_backup = false;
         let id = SnapshotId(self.rng.next_u64());
         let mut configuration = self.raft.configuration_at(self.applied.index);
         if planted!(SnapshotLatestConfiguration) {

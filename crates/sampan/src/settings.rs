@@ -287,7 +287,7 @@ settings! {
     inline_bytes_max "SAMPAN_INLINE_BYTES_MAX" usize => limits.request.inline_bytes_max;
     /// A connection with this many reply bytes unsent, or to come as far as its replies so far tell, is not read from
     output_pause_bytes "SAMPAN_OUTPUT_PAUSE_BYTES" usize => limits.output_pause_bytes;
-    /// One with this many unsent, of which its client takes none for --output-soft-ms, is closed
+    /// One with this many unsent, or with --output-pause-bytes and more replies to come, of which its client takes none for --output-soft-ms, is closed
     output_soft_bytes "SAMPAN_OUTPUT_SOFT_BYTES" usize => limits.output_soft_bytes;
     /// See --output-soft-bytes
     output_soft_ms "SAMPAN_OUTPUT_SOFT_MS" Millis => limits.output_soft_time;

@@ -467,7 +467,7 @@ impl Config {
         for (setting, value, most, whole) in within {
             if value == 0 || value > most {
                 let expected = match most {
-                    0 => format!("nothing fits {whole}, as that is"),
+                    0 => format!("nothing fits {whole}"),
                     most => format!("want 1 to {most}, to fit {whole}"),
                 };
                 return Err(ConfigError::new(setting, value, expected));

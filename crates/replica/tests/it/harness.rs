@@ -202,6 +202,8 @@ pub(crate) struct Cluster {
     pub(crate) forward_copies: usize,
     pub(crate) events: Vec<(u64, Event)>,
     pub(crate) stopped: BTreeSet<u64>,
+    /// Bytes of replies in one turn, at most.
+    pub(crate) longest_turn_bytes: usize,
     pub(crate) backups: Vec<(u64, BackupReady)>,
     /// Runs each step of a node: where a test counts what that takes.
     pub(crate) around_step: fn(&mut dyn FnMut()),
@@ -236,6 +238,7 @@ impl Cluster {
             forward_copies: 1,
             events: Vec::new(),
             stopped: BTreeSet::new(),
+            longest_turn_bytes: 0,
             backups: Vec::new(),
             around_step: |step| step(),
         };
@@ -511,6 +514,8 @@ impl Cluster {
                     self.wire.push_back((id, envelope.to.get(), envelope.message.clone()));
                 }
             }
+            let reply_bytes = out.replies.iter().map(|reply| reply.reply.encoded_bytes()).sum();
+            self.longest_turn_bytes = self.longest_turn_bytes.max(reply_bytes);
             for ClientReply { connection, seq, reply, .. } in out.replies {
                 let earlier = self.answers.insert((id, connection.0, seq), reply);
                 assert_eq!(

@@ -212,7 +212,7 @@ impl Client {
     pub(crate) fn tell_if_full(&self, limits: &Limits, inbox: &Inbox) {
         let unsent_bytes = self.flow.borrow().unsent().len();
         // Not to and fro with every reply.
-        let full_from = limits.output_pause_bytes / if self.is_full.get() { 2 } else { 1 };
+        let full_from = limits.output_pause_bytes.div_ceil(if self.is_full.get() { 2 } else { 1 });
         // Of one that is over the replica hears otherwise.
         let is_full = unsent_bytes >= full_from && self.ending() != Ending::Now;
         match (self.is_full.replace(is_full), is_full) {
@@ -226,7 +226,9 @@ impl Client {
     pub(crate) fn check_output(&self, limits: &Limits, now: Time) {
         let unsent_bytes = self.flow.borrow().unsent().len();
         let has_taken = self.has_taken.take();
-        if unsent_bytes < limits.output_soft_bytes {
+        // Replies that are not made for want of room would be unsent, too.
+        let keeps_back = self.is_full.get() && self.flow.borrow().waiting() > 0;
+        if unsent_bytes < limits.output_soft_bytes && !keeps_back {
             self.stuck_since.set(None);
             return;
         }

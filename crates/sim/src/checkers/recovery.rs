@@ -8,6 +8,7 @@
 //! node alone cannot always know: such disks are excused here, and not from anything else.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use sampan_base::rng::mix;
 use sampan_base::{HardState, LogIndex, LogPosition, NodeId, Term, Time, WallTime};
@@ -273,6 +274,9 @@ fn repair_from(
         let mut out = Outputs::default();
         repairing.flush(now, &mut out);
         if repairing.wanted().is_none() {
+            // Twice, and a while later, or it proves nothing.
+            repairing.step(now, leaders_word());
+            now.mono = now.mono + Duration::from_secs(60);
             repairing.step(now, leaders_word());
         }
         for envelope in out.messages {
