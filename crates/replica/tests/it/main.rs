@@ -11,3 +11,4 @@ mod outcomes;
 mod repairs;
 mod snapshots;
 mod surplus;
+mod transfers;

@@ -1,0 +1,561 @@
+//! Snapshots on their way: cut, damaged, overtaken, beside clients, and to a new leader.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sampan_base::EntryKind;
+use sampan_base::disk::Disk as _;
+use sampan_raft::{Body, PeerState};
+use sampan_replica::wire::PeerMessage;
+use sampan_replica::{Event, Input, Lane, Options};
+
+use crate::harness::Cluster;
+use crate::snapshots::{compacting, never_compacting};
+
+/// Pieces so small that a transfer takes a while.
+fn sending_slowly(id: sampan_base::NodeId) -> Options {
+    let mut options = compacting(id);
+    options.raft.snapshot_chunk_bytes_max = 500;
+    options.raft.snapshot_inflight_bytes_max = 1_000;
+    options.storage.snapshot_sync_bytes = 1_000;
+    options
+}
+
+fn write_large(cluster: &mut Cluster, id: u64, numbers: std::ops::Range<u64>, keys: u64) {
+    for n in numbers {
+        let command = format!("SET k{} {n}{}", n % keys, "x".repeat(600));
+        assert_eq!(cluster.ask(id, 1, &command), "OK");
+    }
+}
+
+/// A follower that needs a snapshot of so many keys of 600 bytes, 500 bytes in a millisecond.
+fn far_behind(options: fn(sampan_base::NodeId) -> Options, keys: u64) -> (Cluster, u64, u64) {
+    let (mut cluster, leader) = Cluster::with_leader(3, options);
+    let follower = cluster.follower_of(leader);
+    cluster.kill(follower);
+    cluster.run_ms(3_000);
+    write_large(&mut cluster, leader, 0..400, keys);
+    cluster.snapshot_parts_per_ms = 1;
+    (cluster, leader, follower)
+}
+
+fn acked_bytes(cluster: &Cluster, leader: u64, follower: u64) -> Option<u64> {
+    let peers = cluster.node(leader).status().raft.peers;
+    match peers.into_iter().find(|peer| peer.id.get() == follower)?.state {
+        PeerState::Snapshot { acked_bytes, .. } => Some(acked_bytes),
+        _ => None,
+    }
+}
+
+/// Runs until the follower has so much of the snapshot.
+fn run_until_acked(cluster: &mut Cluster, leader: u64, follower: u64, bytes: u64) {
+    while acked_bytes(cluster, leader, follower).is_none_or(|acked| acked < bytes) {
+        cluster.run_ms(1);
+    }
+}
+
+fn installs(cluster: &Cluster) -> usize {
+    let is_one = |(_, event): &&(u64, Event)| matches!(event, Event::SnapshotInstalled { .. });
+    cluster.events.iter().filter(is_one).count()
+}
+
+#[test]
+fn a_transfer_that_is_cut_ten_times_sends_little_twice() {
+    for restarts in [false, true] {
+        let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+        let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
+        cluster.start(follower);
+        for cut in 1..=10 {
+            let mark = size_bytes * cut / 11;
+            let is_there = |cluster: &Cluster| {
+                acked_bytes(cluster, leader, follower).is_some_and(|acked| acked >= mark)
+            };
+            for _ in 0..5_000 {
+                if is_there(&cluster) {
+                    break;
+                }
+                cluster.run_ms(1);
+            }
+            let acked = acked_bytes(&cluster, leader, follower);
+            assert!(acked.is_some_and(|acked| acked < size_bytes), "cut {cut} at {acked:?}");
+            if restarts {
+                cluster.kill(follower);
+                cluster.start(follower);
+            }
+            cluster.reconnect(follower);
+        }
+        cluster.run_ms(5_000);
+        assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+        assert_eq!(installs(&cluster), 1);
+        let sent = cluster.snapshot_bytes_sent as u64;
+        // A cut costs what is under way, and a restart also a chunk of the file that is not whole:
+        // less than 1 % of the file each, as with the defaults for one of some hundred megabytes.
+        assert!(sent < size_bytes * 11 / 10, "{sent} sent of {size_bytes}");
+    }
+}
+
+#[test]
+fn what_has_arrived_is_loaded_while_the_rest_is_on_its_way() {
+    for restarts in [false, true] {
+        let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+        let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
+        cluster.start(follower);
+        run_until_acked(&mut cluster, leader, follower, size_bytes / 2);
+        if restarts {
+            // What a restart has loaded is gone: all of it once more, from the file.
+            cluster.kill(follower);
+            cluster.start(follower);
+            cluster.chunks_read = 0;
+        }
+        run_until_acked(&mut cluster, leader, follower, size_bytes / 10 * 9);
+        let read = cluster.chunks_read;
+        cluster.run_ms(5_000);
+        assert_eq!(installs(&cluster), 1);
+        assert!(read > cluster.chunks_read / 10 * 8, "{read} of {}", cluster.chunks_read);
+        assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+    }
+}
+
+/// Sixteen segments for the limit, to be sent slowly.
+fn with_a_long_log(id: sampan_base::NodeId) -> Options {
+    Options { raft_state_bytes_max: Some(256 << 10), ..sending_slowly(id) }
+}
+
+/// How many snapshots a leader takes beside 400 writes, and how long its log is at most.
+fn taken_by_a_leader(that_sends: bool) -> (usize, u64) {
+    let (mut cluster, leader, follower) = far_behind(with_a_long_log, 600);
+    if that_sends {
+        cluster.start(follower);
+        run_until_acked(&mut cluster, leader, follower, 1);
+    }
+    cluster.events.clear();
+    let mut longest = 0;
+    for n in 400..800 {
+        write_large(&mut cluster, leader, n..n + 1, 600);
+        longest = longest.max(cluster.node(leader).status().log_bytes_live);
+    }
+    assert_eq!(acked_bytes(&cluster, leader, follower).is_some(), that_sends, "all the time");
+    let taken =
+        |(id, event): &&(u64, Event)| *id == leader && matches!(event, Event::SnapshotTaken { .. });
+    (cluster.events.iter().filter(taken).count(), longest)
+}
+
+#[test]
+fn a_leader_that_sends_a_snapshot_takes_its_own_less_often_but_before_the_log_has_no_room() {
+    let (alone, _) = taken_by_a_leader(false);
+    let (sending, longest) = taken_by_a_leader(true);
+    assert!(alone >= 6 && (1..alone - 1).contains(&sending), "{sending} instead of {alone}");
+    // Where no segment fits any more clients wait.
+    assert!(longest <= (512 - 16) << 10, "{longest}");
+}
+
+#[test]
+fn a_snapshot_that_is_damaged_where_it_is_sent_from_is_replaced() {
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+    let (index, _) = cluster.node(leader).status().snapshot.expect("there is one");
+    // Behind what the last one covers nothing is to come.
+    cluster.input(leader, Input::TakeSnapshot);
+    cluster.run_ms(100);
+    let newest = cluster.disk(leader).list("snapshots").expect("a directory").pop();
+    let newest = newest.expect("a file").file;
+    assert!(cluster.disk(leader).flip_in(&newest, b"xxxxxxx"));
+    cluster.snapshot_parts_per_ms = usize::MAX;
+    // As long as the leader does not hear of it, it comes again and again, but ever more rarely.
+    cluster.hold = |message| matches!(message, PeerMessage::SnapshotDamaged(_));
+    cluster.start(follower);
+    let failures = |cluster: &mut Cluster, seconds: u64| {
+        cluster.events.clear();
+        cluster.run_ms(seconds * 1_000);
+        let failed = |(_, event): &&(u64, Event)| matches!(event, Event::SnapshotFailed(_));
+        cluster.events.iter().filter(failed).count()
+    };
+    assert!((2..=3).contains(&failures(&mut cluster, 5)));
+    assert_eq!(failures(&mut cluster, 55), 3, "after 7, 15 and 31 seconds");
+    assert_eq!(failures(&mut cluster, 124), 2, "about once a minute at last");
+    cluster.events.clear();
+    cluster.hold = |_| false;
+    // The disk has no more room: the older one gives its own.
+    let disk = cluster.disk(leader);
+    disk.capacity_bytes = Some(disk.used_bytes());
+    cluster.run_ms(65_000);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+    assert_eq!((installs(&cluster), cluster.disk(leader).count_of(".damaged")), (1, 1));
+    let (later, _) = cluster.node(leader).status().snapshot.expect("a new one");
+    assert!(later >= index);
+}
+
+#[test]
+fn a_snapshot_that_is_damaged_where_it_arrives_is_sent_again() {
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+    let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
+    cluster.hanging_lanes.insert((follower, Lane::Reading));
+    cluster.start(follower);
+    run_until_acked(&mut cluster, leader, follower, size_bytes / 2);
+    assert!(cluster.disk(follower).flip_in("snapshots/", b"xxxxxxx"));
+    cluster.hanging_lanes.clear();
+    cluster.run_ms(5_000);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+    assert_eq!((installs(&cluster), cluster.disk(leader).count_of(".damaged")), (1, 0));
+}
+
+/// Node 1 takes snapshots, the others have all of the log.
+fn one_compacts(id: sampan_base::NodeId) -> Options {
+    let mut options = sending_slowly(id);
+    options.raft_state_bytes_max.take_if(|_| id.get() != 1);
+    options
+}
+
+#[test]
+fn a_snapshot_that_the_log_overtakes_on_its_way_is_dropped() {
+    for restarts in [false, true] {
+        let (mut cluster, leader) = Cluster::with_leader(3, one_compacts);
+        if leader != 1 {
+            hand_over(&mut cluster, leader, 1);
+        }
+        cluster.kill(3);
+        cluster.run_ms(3_000);
+        write_large(&mut cluster, 1, 0..400, 300);
+        cluster.snapshot_parts_per_ms = 1;
+        cluster.start(3);
+        run_until_acked(&mut cluster, 1, 3, 50_000);
+        let arriving =
+            |cluster: &mut Cluster| cluster.disk(3).list("snapshots").expect("a directory").len();
+        assert_eq!(arriving(&mut cluster), 1);
+        if restarts {
+            cluster.kill(3);
+        }
+        hand_over(&mut cluster, 1, 2);
+        if restarts {
+            cluster.start(3);
+            assert_eq!(arriving(&mut cluster), 1, "it may be of use");
+        }
+        cluster.run_ms(5_000);
+        assert_eq!((arriving(&mut cluster), installs(&cluster)), (0, 0));
+        assert_eq!(cluster.node(2).kv().digest(), cluster.node(3).kv().digest());
+    }
+}
+
+/// Half of the snapshot of a leader has arrived at the follower, and another node is to lead. That one
+/// has the log after that snapshot, and an older one of its own.
+fn half_arrived() -> (Cluster, [u64; 3], u64) {
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+    let other = (1..=3).find(|&id| id != leader && id != follower).expect("a third node");
+    for (id, from) in [(other, 400), (leader, 401)] {
+        write_large(&mut cluster, leader, from..from + 1, 300);
+        cluster.run_ms(100);
+        cluster.input(id, Input::TakeSnapshot);
+        cluster.run_ms(100);
+    }
+    let snapshot =
+        |cluster: &Cluster, id| cluster.node(id).status().snapshot.expect("there is one");
+    let (index, size_bytes) = snapshot(&cluster, leader);
+    assert!(snapshot(&cluster, other).0 < index, "an older one");
+    cluster.start(follower);
+    run_until_acked(&mut cluster, leader, follower, size_bytes / 2);
+    (cluster, [leader, other, follower], size_bytes)
+}
+
+fn hand_over(cluster: &mut Cluster, from: u64, to: u64) {
+    cluster.input(from, Input::TransferLeadership(Some(sampan_base::NodeId::of(to))));
+    while !cluster.node(to).is_leader() {
+        cluster.run_ms(1);
+    }
+}
+
+#[test]
+fn a_transfer_goes_on_after_a_change_of_leader() {
+    let (mut cluster, [leader, other, follower], size_bytes) = half_arrived();
+    hand_over(&mut cluster, leader, other);
+    cluster.run_ms(5_000);
+    assert!(cluster.node(other).is_leader());
+    assert_eq!(cluster.node(other).kv().digest(), cluster.node(follower).kv().digest());
+    assert_eq!(installs(&cluster), 1);
+    let sent = cluster.snapshot_bytes_sent as u64;
+    assert!(sent < size_bytes * 11 / 10, "{sent} sent of {size_bytes}");
+}
+
+#[test]
+fn a_transfer_begins_anew_if_the_node_that_made_the_snapshot_is_gone() {
+    for is_taken_up in [false, true] {
+        let (mut cluster, [leader, other, follower], size_bytes) = half_arrived();
+        if is_taken_up {
+            hand_over(&mut cluster, leader, other);
+            cluster.run_ms(100);
+            let acked = acked_bytes(&cluster, other, follower);
+            assert!(acked.is_some_and(|acked| acked > size_bytes / 2), "{acked:?}");
+        }
+        cluster.kill(leader);
+        cluster.run_ms(20_000);
+        assert!(cluster.node(other).is_leader());
+        assert_eq!(cluster.node(other).kv().digest(), cluster.node(follower).kv().digest());
+        assert_eq!(installs(&cluster), 1);
+        let sent = cluster.snapshot_bytes_sent as u64;
+        assert!(sent > size_bytes * 5 / 4, "{sent} sent of {size_bytes}: it began anew");
+    }
+}
+
+#[test]
+fn a_follower_whose_disk_hangs_holds_no_more_than_may_be_on_its_way() {
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+    let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
+    cluster.hanging_lanes.insert((follower, Lane::Background));
+    cluster.start(follower);
+    cluster.run_ms(30_000);
+    let sent = cluster.snapshot_bytes_sent;
+    assert!((500..=2_000).contains(&sent), "{sent} bytes sent to a disk that takes none");
+    cluster.hanging_lanes.clear();
+    cluster.run_ms(10_000);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+    let sent = cluster.snapshot_bytes_sent as u64;
+    assert!(sent < size_bytes * 11 / 10, "{sent} sent of {size_bytes}");
+}
+
+#[test]
+fn a_disk_that_hangs_is_not_given_the_snapshot_of_each_new_leader() {
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+    let other = (1..=3).find(|&id| id != leader && id != follower).expect("a third node");
+    cluster.hanging_lanes.insert((follower, Lane::Background));
+    cluster.start(follower);
+    cluster.run_ms(3_000);
+    let hanging = cluster.hanging();
+    for _ in 0..5 {
+        hand_over(&mut cluster, leader, other);
+        cluster.run_ms(2_000);
+        hand_over(&mut cluster, other, leader);
+        cluster.run_ms(2_000);
+    }
+    assert_eq!(cluster.hanging(), hanging, "jobs that wait for the disk");
+    cluster.hanging_lanes.clear();
+    cluster.run_ms(10_000);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+}
+
+#[test]
+fn parts_that_overtake_each_other_are_neither_sent_again_nor_waited_for() {
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+    let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
+    cluster.newest_parts_first = true;
+    cluster.snapshot_parts_per_ms = 2;
+    cluster.start(follower);
+    // Far less than the pause after which a transfer without progress would go on.
+    cluster.run_ms(size_bytes / 500 + 100);
+    let installed = cluster.events.iter().find_map(|(_, event)| match event {
+        Event::SnapshotInstalled { size_bytes, .. } => Some(*size_bytes),
+        _ => None,
+    });
+    assert_eq!(installed, Some(cluster.snapshot_bytes_sent as u64), "all of it, and nothing twice");
+    cluster.run_ms(500);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+}
+
+#[test]
+fn a_transfer_gives_way_to_clients_and_goes_on() {
+    let takes_ms = |clients_wait: bool| {
+        let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+        cluster.snapshot_parts_per_ms = usize::MAX;
+        if clients_wait {
+            cluster.hold = |message| {
+                let PeerMessage::Raft(message) = message else { return false };
+                matches!(&message.body, Body::Append { entries, .. } if !entries.is_empty())
+            };
+            cluster.send(leader, 1, &["SET k1 v1"]);
+            cluster.run_ms(100);
+        }
+        cluster.start(follower);
+        let began = cluster.now_ms();
+        while installs(&cluster) == 0 {
+            assert!(cluster.now_ms() < began + 1_000, "it never ends");
+            cluster.run_ms(1);
+        }
+        cluster.now_ms() - began
+    };
+    let idle_ms = takes_ms(false);
+    let busy_ms = takes_ms(true);
+    assert!(idle_ms < 250 && busy_ms > 30, "{idle_ms} ms, {busy_ms} ms");
+}
+
+/// Many entries in an Append; those of clients come alone.
+fn appending_little(id: sampan_base::NodeId) -> Options {
+    let mut options = never_compacting(id);
+    options.raft.append_bytes_max = 20_000;
+    options
+}
+
+#[test]
+fn a_follower_that_catches_up_gives_way_to_clients_but_does_catch_up() {
+    let takes_ms = |clients_wait: bool| {
+        let (mut cluster, leader) = Cluster::with_leader(3, appending_little);
+        let follower = cluster.follower_of(leader);
+        cluster.kill(follower);
+        write_large(&mut cluster, leader, 0..3_000, 100);
+        if clients_wait {
+            cluster.hold = |message| {
+                let PeerMessage::Raft(message) = message else { return false };
+                matches!(&message.body, Body::Append { entries, .. } if entries.len() == 1)
+            };
+            cluster.send(leader, 1, &["SET k1 v1"]);
+            cluster.run_ms(100);
+        }
+        cluster.start(follower);
+        let began = cluster.now_ms();
+        while cluster.node(follower).status().raft.last_index.0 < 3_000 {
+            assert!(cluster.now_ms() < began + 2_000, "it never catches up");
+            cluster.run_ms(1);
+        }
+        cluster.now_ms() - began
+    };
+    let idle_ms = takes_ms(false);
+    let busy_ms = takes_ms(true);
+    assert!(busy_ms > idle_ms + 30, "{idle_ms} ms, {busy_ms} ms");
+}
+
+#[test]
+fn a_transfer_that_clients_wait_for_does_not_give_way_to_them() {
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+    let other = (1..=3).find(|&id| id != leader && id != follower).unwrap();
+    cluster.snapshot_parts_per_ms = usize::MAX;
+    cluster.hold = |message| {
+        let PeerMessage::Raft(message) = message else { return false };
+        matches!(&message.body, Body::InstallSnapshot { data, .. } if !data.is_empty())
+    };
+    cluster.start(follower);
+    cluster.run_ms(200);
+    cluster.kill(other);
+    cluster.send(leader, 1, &["SET k1 v1"]);
+    cluster.run_ms(600);
+    assert!(cluster.node(leader).is_leader() && installs(&cluster) == 0);
+    cluster.hold = |_| false;
+    cluster.run_ms(20);
+    assert_eq!(installs(&cluster), 1, "nothing holds it back");
+}
+
+#[test]
+fn a_transfer_is_not_overtaken_by_later_snapshots() {
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 200);
+    // Fast enough for the log that it needs next to be within what is kept for it.
+    cluster.snapshot_parts_per_ms = 2;
+    cluster.start(follower);
+    while acked_bytes(&cluster, leader, follower).is_none() {
+        cluster.run_ms(1);
+    }
+    let first = cluster.node(leader).status().snapshot.expect("there is one").0;
+    // Far more snapshots than are kept are taken meanwhile.
+    let mut written = 400;
+    while acked_bytes(&cluster, leader, follower).is_some() {
+        assert!(written < 1_000, "the transfer never ends");
+        write_large(&mut cluster, leader, written..written + 20, 200);
+        written += 20;
+    }
+    let newest = cluster.node(leader).status().snapshot.expect("there is one").0;
+    assert!(newest.0 > first.0 + 60, "from {first} to {newest}");
+    cluster.run_ms(2_000);
+    assert_eq!(installs(&cluster), 1, "the log did the rest");
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+}
+
+/// Commands beyond this index are held back from node 3 by [`is_beyond`].
+static HELD_BEYOND: AtomicU64 = AtomicU64::new(u64::MAX);
+
+#[test]
+fn an_own_snapshot_that_one_from_the_leader_overtakes_has_not_failed() {
+    let (mut cluster, leader) = Cluster::with_leader(3, compacting);
+    let follower = cluster.follower_of(leader);
+    write_large(&mut cluster, leader, 0..300, 300);
+    cluster.run_ms(500);
+    write_large(&mut cluster, leader, 300..302, 300);
+    cluster.run_ms(500);
+    cluster.isolate(follower);
+    cluster.run_ms(3_000);
+    write_large(&mut cluster, leader, 302..700, 300);
+    cluster.heal();
+    cluster.reconnect(follower);
+    cluster.hanging_lanes.insert((follower, Lane::Reading));
+    cluster.run_ms(500);
+    assert!(acked_bytes(&cluster, leader, follower).is_some(), "one is on its way");
+    // Of the own one many steps are left when the last ones of that are taken.
+    cluster.hanging_lanes.insert((follower, Lane::Background));
+    cluster.input(follower, Input::TakeSnapshot);
+    cluster.hanging_lanes.remove(&(follower, Lane::Reading));
+    cluster.run_ms(200);
+    cluster.hanging_lanes.clear();
+    cluster.run_ms(500);
+    assert_eq!(installs(&cluster), 1);
+    let (installed, _) = cluster.node(follower).status().snapshot.expect("that one");
+    // The log goes on, and so do own snapshots.
+    write_large(&mut cluster, leader, 700..900, 300);
+    cluster.run_ms(500);
+    assert!(cluster.node(follower).status().snapshot.expect("a later one").0 > installed);
+    let failed = |(_, event): &(u64, Event)| matches!(event, Event::SnapshotFailed(_));
+    assert!(!cluster.events.iter().any(failed));
+}
+
+fn is_beyond(message: &PeerMessage) -> bool {
+    let PeerMessage::Raft(message) = message else { return false };
+    let Body::Append { entries, .. } = &message.body else { return false };
+    let last = entries.iter().rfind(|entry| entry.kind == EntryKind::Command);
+    let held_beyond = HELD_BEYOND.load(Ordering::Relaxed);
+    message.to.get() == 3 && last.is_some_and(|last| last.index.0 > held_beyond)
+}
+
+/// [`one_compacts`], with few entries in an Append.
+fn one_compacts_and_appends_are_small(id: sampan_base::NodeId) -> Options {
+    let mut options = one_compacts(id);
+    options.raft.append_entries_max = 4;
+    options
+}
+
+#[test]
+fn an_own_snapshot_never_follows_one_that_came_too_late_to_be_installed() {
+    for begun_before in [false, true] {
+        own_snapshot_beside_a_late_one(begun_before);
+    }
+}
+
+fn own_snapshot_beside_a_late_one(begun_before: bool) {
+    let (mut cluster, leader) = Cluster::with_leader(3, one_compacts_and_appends_are_small);
+    if leader != 1 {
+        hand_over(&mut cluster, leader, 1);
+    }
+    if begun_before {
+        cluster.isolate(3);
+    } else {
+        cluster.kill(3);
+    }
+    cluster.run_ms(3_000);
+    write_large(&mut cluster, 1, 0..400, 300);
+    let (newest, _) = cluster.node(1).status().snapshot.expect("there is one");
+    // It arrives at node 3 and is loaded; its name waits for the disk.
+    cluster.hanging_lanes.insert((3, Lane::Reading));
+    if begun_before {
+        cluster.heal();
+        cluster.reconnect(3);
+    } else {
+        cluster.start(3);
+    }
+    cluster.run_ms(2_000);
+    cluster.hanging_lanes.insert((3, Lane::Background));
+    if begun_before {
+        cluster.input(3, Input::TakeSnapshot);
+    }
+    cluster.hanging_lanes.remove(&(3, Lane::Reading));
+    cluster.run_ms(200);
+    let hanging = 1 + usize::from(begun_before);
+    assert_eq!((cluster.hanging(), installs(&cluster)), (hanging, 0), "it is being committed");
+    // Another leader has the log. With most of it an own snapshot is wanted, then comes the rest.
+    HELD_BEYOND.store(newest.0 - 20, Ordering::Relaxed);
+    cluster.hold = is_beyond;
+    hand_over(&mut cluster, 1, 2);
+    cluster.run_ms(3_000);
+    let applied = cluster.node(3).raft().applied();
+    assert!(applied.0 > newest.0 - 50 && applied < newest, "{applied} of {newest}");
+    if !begun_before {
+        cluster.input(3, Input::TakeSnapshot);
+    }
+    cluster.hold = |_| false;
+    cluster.run_ms(3_000);
+    assert!(cluster.node(3).raft().applied() > newest);
+    cluster.hanging_lanes.clear();
+    cluster.run_ms(3_000);
+    assert_eq!(installs(&cluster), 0, "it came too late");
+    assert_eq!(cluster.node(2).kv().digest(), cluster.node(3).kv().digest());
+    assert!(cluster.node(3).status().snapshot.expect("one of them").0 >= newest);
+}
