@@ -81,3 +81,14 @@ fn a_pipeline_of_reads_through_a_follower() {
 fn a_pipeline_of_increments() {
     assert_work(work(100, true, &["INCR n"; 64]), 0.48, 620.0);
 }
+
+/// How often a value is copied shows in bytes: once into its entry, and once into the pages of each node's
+/// log. Its place in the state is there already.
+#[test]
+fn a_pipeline_of_writes_of_long_values() {
+    let set = format!("SET k {}", "v".repeat(16 << 10));
+    let (count, bytes) = work(50, true, &[&*set; 8]);
+    let copies = bytes / f64::from(16 << 10);
+    println!("{count:.2} allocations, {copies:.2} times the value for one command");
+    assert!((4.0..4.5).contains(&copies), "{copies:.2} copies of a value");
+}
