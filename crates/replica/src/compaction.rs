@@ -111,11 +111,11 @@ impl Replica {
     }
 
     fn is_beyond_snapshots(&self, index: LogIndex) -> bool {
-        self.newest_snapshot().is_none_or(|(newest, _)| index > newest) && index > LogIndex::ZERO
+        index > self.newest_snapshot().map_or(LogIndex::ZERO, |(newest, _)| newest)
     }
 
-    /// An operator wants a snapshot, if there is anything new: of all that this node's clients know of, which
-    /// a follower's state may not hold yet.
+    /// An operator wants a snapshot of all that this node's clients know of, which a follower's state may not
+    /// hold yet. None is taken if one has that.
     pub(crate) fn want_snapshot(&mut self) {
         self.snapshots.wanted = Some(self.lines.told.max(self.applied.index));
     }

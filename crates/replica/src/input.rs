@@ -48,8 +48,8 @@ pub enum Input {
     },
     /// A connection is gone: nobody waits for its replies. What was appended stays appended.
     ConnectionClosed(ConnectionId),
-    /// The host holds as much of a connection's replies as it wants to: its reads wait until
-    /// [`Input::RepliesWanted`].
+    /// The host holds as much of a connection's replies as it wants to: none of its reads is answered and
+    /// nothing more of it begun until [`Input::RepliesWanted`].
     RepliesHeld(ConnectionId),
     /// It has room for more of them.
     RepliesWanted(ConnectionId),

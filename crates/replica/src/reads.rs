@@ -1,6 +1,7 @@
 //! Linearizable reads that wait for no disk (thesis 6.4): all reads of a turn share one round of
 //! `raft`'s ReadIndex, on the leader and on followers alike, and are served once the state machine
-//! has applied the index that came back.
+//! has applied the index that came back: a share of replies in each turn, and none for connections whose
+//! client does not take those that it has.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -40,9 +40,6 @@ use crate::wire::{Held, PeerMessage, Wanted};
 /// so many times that.
 const ASK_INTERVAL_TIMES_MAX: u32 = 16;
 
-/// The entries that are asked for where none are lost.
-const NOTHING: (LogIndex, LogIndex) = (LogIndex(1), LogIndex::ZERO);
-
 /// How a node starts.
 pub enum Start {
     /// It takes part.
@@ -69,6 +66,11 @@ impl fmt::Display for Repaired {
         write!(f, "{segment} at offset {offset}, batch {batch}: entries {first} to {last} from")?;
         from.iter().try_for_each(|id| write!(f, " {id}"))
     }
+}
+
+/// The first and the last entry that peers are asked for: none where it is a snapshot that is wanted.
+fn asked_for(repair: &Repair) -> (LogIndex, LogIndex) {
+    repair.wanted().unwrap_or((LogIndex(1), LogIndex::ZERO))
 }
 
 /// What a node needs to start, but for its files.
@@ -114,8 +116,6 @@ impl fmt::Display for Repairing {
 pub struct Repairing {
     setup: Setup,
     repair: Repair,
-    /// The first and the last entry that are asked for.
-    wanted: (LogIndex, LogIndex),
     sources: BTreeMap<NodeId, Source>,
     /// From then on it gives up if there is a leader.
     give_up_at: Time,
@@ -179,9 +179,9 @@ impl Repairing {
     fn new(setup: Setup, repair: Repair, now: Time, repaired: Vec<Repaired>) -> Self {
         let id = setup.identity.node;
         let voters = opening::voters_known(&repair, &setup.bootstrap);
-        let wanted = repair.wanted().unwrap_or(NOTHING);
+        let (first, _) = asked_for(&repair);
         let source = || Source {
-            next: wanted.0,
+            next: first,
             held: BTreeMap::new(),
             ask_at: now,
             interval: setup.options.raft.heartbeat_interval,
@@ -192,7 +192,6 @@ impl Repairing {
             // Others have nothing to say of a log that is sound: a leader sends what it has.
             give_up_at: repair.wanted().map_or(now, |_| now + setup.options.repair_wait),
             led: None,
-            wanted,
             setup,
             repair,
             outcome: None,
@@ -254,7 +253,7 @@ impl Repairing {
     /// Asks whoever has not answered, and hands out what is to be sent.
     pub fn flush(&mut self, now: Now, out: &mut Outputs) {
         self.now = self.now.max(now.mono);
-        let (_, last) = self.wanted;
+        let (_, last) = asked_for(&self.repair);
         let interval_max = self.setup.options.raft.heartbeat_interval * ASK_INTERVAL_TIMES_MAX;
         for (&to, source) in &mut self.sources {
             if source.next <= last && source.ask_at <= self.now {
@@ -270,7 +269,7 @@ impl Repairing {
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn next_deadline(&self) -> Time {
-        let (_, last) = self.wanted;
+        let (_, last) = asked_for(&self.repair);
         let asking = self.sources.values().filter(|source| source.next <= last);
         asking.map(|source| source.ask_at).min().unwrap_or(Time::NEVER)
     }
@@ -321,7 +320,7 @@ impl Repairing {
     }
 
     fn on_held(&mut self, from: NodeId, held: Held) {
-        let (_, last) = self.wanted;
+        let (_, last) = asked_for(&self.repair);
         let Some(source) = self.sources.get_mut(&from) else { return };
         // What answers an earlier question, or one about another batch, says nothing new.
         if held.first != source.next || held.through < held.first || held.through > last {
@@ -337,7 +336,7 @@ impl Repairing {
             return;
         }
         if let Some((ops, from)) = self.sources.keys().find_map(|id| self.try_first(*id)) {
-            let (damage, entries) = (self.repair.damage().clone(), self.wanted);
+            let (damage, entries) = (self.repair.damage().clone(), asked_for(&self.repair));
             let from = from.into_iter().collect();
             self.outcome = Some(Outcome::Proven(ops, Repaired { damage, entries, from }));
         } else if self.sources.values().all(|source| source.next > last) {
@@ -348,7 +347,7 @@ impl Repairing {
     /// Tries what this peer holds, and what others hold where it lacks something. By Log Matching
     /// they agree but for entries that were never committed.
     fn try_first(&self, preferred: NodeId) -> Option<(Vec<DiskOp>, BTreeSet<NodeId>)> {
-        let (first, last) = self.wanted;
+        let (first, last) = asked_for(&self.repair);
         let order = || {
             let others = self.sources.iter().filter(|(id, _)| **id != preferred);
             self.sources.get_key_value(&preferred).into_iter().chain(others)
