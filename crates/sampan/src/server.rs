@@ -17,7 +17,7 @@ use sampan_server::{Config, HostPort, ServerError};
 
 use crate::exit::{Ended, Failure};
 use crate::settings::{Identity, Settings, with_flags};
-use crate::supervision;
+use crate::{supervision, terminal};
 
 /// Nodes of one machine hear of one another at once, so they need not wait as long as nodes anywhere
 /// before an election. Measured as the shortest without false ones, with a margin
@@ -72,6 +72,9 @@ pub(crate) fn with_help(command: Command) -> Command {
 /// `root` and `argv` are what it was parsed by and from.
 pub(crate) fn run(matches: &ArgMatches, root: &Command, argv: &[OsString]) -> Ended {
     let (config, stop_on_stdin_eof) = configure(matches, root, argv)?;
+    for variable in unknown_variables(root, std::env::vars_os().map(|(name, _)| name)) {
+        terminal::complain(format_args!("sampan: {variable}"));
+    }
     if stop_on_stdin_eof {
         supervision::stop_when_stdin_ends();
     }
@@ -154,19 +157,48 @@ fn takes_a_value(arg: &clap::Arg) -> bool {
     arg.get_action().takes_values() && arg.get_id() != "config"
 }
 
-/// Names the key, and the nearest that there are: those which share the most of its words.
 fn unknown_key(key: &str, server: &Command) -> String {
-    let words: Vec<&str> = key.split(['-', '_']).collect();
+    let near = nearest(key, server).join(", ");
+    format!("unknown setting '{key}': want the name of a flag of `sampan server`, such as {near}")
+}
+
+/// The flags that share the most words with a name that is none.
+fn nearest<'a>(name: &str, server: &'a Command) -> Vec<&'a str> {
+    let words: Vec<&str> = name.split(['-', '_']).collect();
     let shared = |name: &str| name.split('-').filter(|word| words.contains(word)).count();
     let names =
         server.get_arguments().filter(|arg| takes_a_value(arg)).filter_map(|a| a.get_long());
     let mut names: Vec<&str> = names.collect();
     names.sort_by_key(|name| std::cmp::Reverse(shared(name)));
-    let near: Vec<&str> = names.into_iter().take(3).collect();
-    format!(
-        "unknown setting '{key}': want the name of a flag of `sampan server`, such as {}",
-        near.join(", ")
-    )
+    names.truncate(3);
+    names
+}
+
+/// A line for each variable of the environment that looks like a setting and is none: a mistyped one
+/// would otherwise leave a node with a default that nobody meant. A node starts all the same, for such
+/// names come from elsewhere, too: Kubernetes sets some of them for each service called `sampan`.
+fn unknown_variables(root: &Command, names: impl Iterator<Item = OsString>) -> Vec<String> {
+    let server = root.find_subcommand("server").expect("this very command");
+    let known: Vec<_> = std::iter::once(root)
+        .chain(root.get_subcommands())
+        .flat_map(Command::get_arguments)
+        .filter_map(clap::Arg::get_env)
+        .collect();
+    let mut unknown: Vec<String> = names
+        .filter(|name| !known.contains(&name.as_os_str()))
+        .filter_map(|name| Some(name.to_string_lossy().strip_prefix("SAMPAN_")?.to_owned()))
+        .filter(|name| !["SERVICE_", "PORT"].iter().any(|theirs| name.starts_with(theirs)))
+        .collect();
+    unknown.sort_unstable();
+    let line = |name: &String| {
+        let near = nearest(&name.to_lowercase(), server)
+            .iter()
+            .map(|flag| format!("SAMPAN_{}", flag.replace('-', "_").to_uppercase()))
+            .collect::<Vec<_>>()
+            .join(", ");
+        format!("SAMPAN_{name} is set, but is no setting, and ignored: want one such as {near}")
+    };
+    unknown.iter().map(line).collect()
 }
 
 /// The texts a value stands for.
