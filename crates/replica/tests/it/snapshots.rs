@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use sampan_base::LogIndex;
 use sampan_base::disk::Disk as _;
-use sampan_replica::{Event, Input, Options};
+use sampan_raft::{Body, Message};
+use sampan_replica::wire::PeerMessage;
+use sampan_replica::{Event, Input, Lane, Options};
 
 use crate::harness::Cluster;
 
@@ -60,6 +63,77 @@ fn a_snapshot_that_an_operator_wants_has_what_its_node_was_told_is_written() {
     cluster.run_ms(500);
     let later = cluster.node(follower).status().snapshot.expect("a snapshot").0;
     assert_eq!(later, index, "what was not new then is not taken for it later");
+}
+
+fn taken_by(cluster: &Cluster, id: u64) -> Vec<LogIndex> {
+    let taken = cluster.events.iter().filter_map(|(of, event)| match event {
+        Event::SnapshotTaken { index, .. } if *of == id => Some(*index),
+        _ => None,
+    });
+    taken.collect()
+}
+
+#[test]
+fn a_snapshot_that_an_operator_wants_comes_after_one_that_is_under_way() {
+    let (mut cluster, id) = Cluster::with_leader(1, compacting);
+    cluster.hanging_lanes.insert((id, Lane::Background));
+    let value = "v".repeat(4 << 10);
+    let mut writes = 0;
+    while !cluster.node(id).status().snapshot_in_progress {
+        assert_eq!(cluster.ask(id, 1, &format!("SET k{writes} {value}")), "OK");
+        writes += 1;
+        assert!(writes < 100, "one is due by the size of the log");
+    }
+    write(&mut cluster, id, 0, 5);
+    let told = cluster.node(id).raft().applied();
+    cluster.input(id, Input::TakeSnapshot);
+    cluster.run_ms(100);
+    assert!(taken_by(&cluster, id).is_empty(), "the first one hangs");
+    cluster.hanging_lanes.clear();
+    cluster.run_ms(500);
+    let taken = taken_by(&cluster, id);
+    assert_eq!(taken.len(), 2, "{taken:?}");
+    assert!(taken[0] < told && told <= taken[1], "{taken:?} of {told}");
+}
+
+/// Holds back every Append, so that followers do not have what their clients are told.
+fn is_append(message: &PeerMessage) -> bool {
+    matches!(message, PeerMessage::Raft(Message { to, body: Body::Append { .. }, .. })
+        if to.get() == STARVED)
+}
+
+/// The node that gets no Append.
+const STARVED: u64 = 2;
+
+#[test]
+fn a_snapshot_that_an_operator_wants_comes_after_one_that_begins_before_what_it_must_hold_is_there()
+{
+    // An entry a turn: the log is long enough for a snapshot before all of it is applied.
+    let (mut cluster, leader) = Cluster::with_leader(3, |id| Options {
+        storage: sampan_storage::Options::default(),
+        apply_bytes_max: 1,
+        ..compacting(id)
+    });
+    if leader == STARVED {
+        cluster.input(leader, Input::TransferLeadership(None));
+        cluster.run_ms(1_000);
+        assert_ne!(cluster.wait_for_leader(), STARVED);
+    }
+    cluster.hold = is_append;
+    let value = "v".repeat(4 << 10);
+    for n in 0..24 {
+        assert_eq!(cluster.ask(STARVED, 1, &format!("SET k{n} {value}")), "OK");
+    }
+    let leader = cluster.wait_for_leader();
+    let told = cluster.node(leader).raft().commit();
+    cluster.input(STARVED, Input::TakeSnapshot);
+    assert!(cluster.node(STARVED).raft().applied().0 + 24 <= told.0);
+    assert!(taken_by(&cluster, STARVED).is_empty(), "what its client was told is not there");
+    cluster.hold = |_| false;
+    cluster.run_ms(1_000);
+    let taken = taken_by(&cluster, STARVED);
+    assert_eq!(taken.len(), 2, "{taken:?}");
+    assert!(taken[0] < told && told <= taken[1], "{taken:?} of {told}");
 }
 
 #[test]
