@@ -81,6 +81,9 @@ pub struct Options {
     pub group_commit_bytes_max: usize,
     /// Bytes of entries applied in one turn, so that a turn stays short.
     pub apply_bytes_max: usize,
+    /// Bytes of replies to reads made in one turn, about, and as many to commands that are applied: what is
+    /// left is for the next turn, which follows at once. 1 or more.
+    pub reply_bytes_per_turn: usize,
     /// Bytes of state in one snapshot chunk.
     pub snapshot_chunk_bytes: usize,
     /// Requests under way (waiting, proposed, reading) beyond which the host should stop reading
@@ -128,6 +131,7 @@ impl Options {
             batch_bytes_max: 256 << 10,
             group_commit_bytes_max: 4 << 20,
             apply_bytes_max: 1 << 20,
+            reply_bytes_per_turn: 2 << 20,
             snapshot_chunk_bytes: 256 << 10,
             requests_under_way_max: 65_536,
             requests_held_bytes_max: 256 << 20,
@@ -151,6 +155,7 @@ impl Options {
             batch_bytes_max: 64,
             group_commit_bytes_max: 256,
             apply_bytes_max: 128,
+            reply_bytes_per_turn: 64,
             snapshot_chunk_bytes: 32,
             requests_under_way_max: 64,
             requests_held_bytes_max: 4 << 10,

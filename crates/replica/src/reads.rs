@@ -16,10 +16,6 @@ use sampan_kv::Class;
 /// Rounds under way at once: one on its way while the next one sets out.
 pub(crate) const READ_ROUNDS_MAX: usize = 2;
 
-/// Bytes of replies to reads in one turn, about, and as many to commands that are applied: what is left is
-/// for the next one, which follows at once.
-const REPLY_BYTES_PER_TURN: usize = 2 << 20;
-
 /// A read under way.
 #[derive(Debug)]
 pub(crate) struct Reading {
@@ -128,9 +124,9 @@ impl Reads {
     }
 
     /// A new turn has its share of replies.
-    pub(crate) fn begin_turn(&mut self) {
-        self.left_bytes = REPLY_BYTES_PER_TURN;
-        self.left_applied_bytes = REPLY_BYTES_PER_TURN;
+    pub(crate) fn begin_turn(&mut self, reply_bytes: usize) {
+        self.left_bytes = reply_bytes;
+        self.left_applied_bytes = reply_bytes;
     }
 
     /// Is there a read to serve, and something left of this turn's share?
@@ -187,6 +183,11 @@ impl Reads {
         self.held.keys().copied()
     }
 
+    /// How many reads of this connection wait for its client.
+    pub(crate) fn held_of(&self, connection: ConnectionId) -> usize {
+        self.held.get(&connection).map_or(0, Vec::len)
+    }
+
     /// Takes all reads that were not answered in time: those that only wait for their turn are not among
     /// them.
     pub(crate) fn take_expired(&mut self, since_before: Time) -> Vec<Reading> {
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn no_read_of_a_connection_overtakes_another_one() {
         let mut reads = Reads::default();
-        reads.begin_turn();
+        reads.begin_turn(1 << 20);
         reads.ready.extend([reading(2, 3), reading(3, 1), reading(2, 4), reading(2, 5)]);
         reads.hold(ConnectionId(2));
         assert!(reads.next_to_serve().is_none(), "it is held back");

@@ -214,7 +214,7 @@ impl Replica {
     pub fn flush(&mut self, now: Now, out: &mut Outputs) {
         self.advance(now);
         self.raft.tick(now.mono);
-        self.reads.begin_turn();
+        self.reads.begin_turn(self.options.reply_bytes_per_turn);
         self.expire_requests();
         self.ask_for_backup_indices();
         self.out.shutdown_complete = self.drive_shutdown();
@@ -285,6 +285,17 @@ impl Replica {
             1 => self.raft.is_leader() && self.lines.in_a_row() >= ALONE_AFTER_REQUESTS,
             _ => false,
         }
+    }
+
+    /// How many reads of a connection are ready but for a client that takes its replies, for oracles and
+    /// tests.
+    pub fn reads_held(&self, connection: ConnectionId) -> usize {
+        self.reads.held_of(connection)
+    }
+
+    /// How many reads this turn's share of replies did not suffice for, for oracles and tests.
+    pub fn reads_put_off(&self) -> usize {
+        self.reads.ready.len()
     }
 
     /// This node's id.

@@ -413,6 +413,7 @@ impl Config {
         check_times(&times)?;
         check_one_or_more(&[
             ("apply_bytes_max", options.apply_bytes_max),
+            ("reply_bytes_per_turn", options.reply_bytes_per_turn),
             ("requests_under_way_max", options.requests_under_way_max),
             ("requests_held_bytes_max", options.requests_held_bytes_max),
         ])?;
