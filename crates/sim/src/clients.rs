@@ -19,6 +19,7 @@ use crate::history::End;
 use crate::queue::SimTime;
 use crate::run::{Simulation, Todo};
 use crate::swarm::ClientPlan;
+use crate::untaken::Output;
 use crate::workload::Op;
 
 /// The shortest and longest way between a client and a node, in microseconds.
@@ -45,6 +46,8 @@ struct Pending {
     attempts: u32,
     /// Where it is under way, if it is.
     sent_as: Option<(ConnectionId, u64)>,
+    /// When its node took it, and in which of its lives, if it has.
+    arrived: Option<(SimTime, u64)>,
 }
 
 /// One client.
@@ -56,6 +59,10 @@ pub(crate) struct Client {
     /// sent so far arrives.
     connection: Option<(NodeId, ConnectionId, u64, SimTime)>,
     connections: u64,
+    /// What the edge of its node holds for it.
+    pub(crate) output: Output,
+    /// Requests that are to leave together.
+    pipeline: Option<Vec<Request>>,
     last_node: Option<NodeId>,
     session: Option<u64>,
     /// The last place in the session that was given to a command.
@@ -76,6 +83,8 @@ impl Client {
             plan,
             connection: None,
             connections: 0,
+            output: Output::default(),
+            pipeline: None,
             last_node: None,
             session: None,
             sequence: 0,
@@ -117,6 +126,11 @@ impl Client {
 
     pub(crate) fn idle_until(&mut self, at: SimTime) {
         self.idle_until = at;
+    }
+
+    /// When its node took this request, which is under way, and in which of its lives.
+    pub(crate) fn arrival_of(&self, sent_as: (ConnectionId, u64)) -> Option<(SimTime, u64)> {
+        self.pending.iter().find(|pending| pending.sent_as == Some(sent_as))?.arrived
     }
 
     fn find(&self, id: u64) -> Option<usize> {
@@ -206,13 +220,50 @@ impl Simulation {
         // One command, or as many at once as it may have under way.
         let burst = if self.rng.one_in(8) { c.plan.window - c.pending.len() } else { 1 };
         for _ in 0..burst {
-            let c = &mut self.clients[client];
-            let op = self.workload.draw(c.number, now.0);
-            let once = c.session.filter(|_| !op.is_read()).map(|session| {
-                c.sequence += 1;
-                (session, c.sequence)
-            });
-            self.client_begins(client, Want::Operation { op, once })?;
+            let op = self.workload.draw(self.clients[client].number, now.0);
+            self.client_begins_operation(client, op)?;
+        }
+        Ok(())
+    }
+
+    fn client_begins_operation(&mut self, client: usize, op: Op) -> Result<(), Violation> {
+        let c = &mut self.clients[client];
+        let once = c.session.filter(|_| !op.is_read()).map(|session| {
+            c.sequence += 1;
+            (session, c.sequence)
+        });
+        self.client_begins(client, Want::Operation { op, once })
+    }
+
+    /// A client asks for so much at once on its connection, whatever it has under way there: mostly reads.
+    pub(crate) fn client_pipelines(
+        &mut self,
+        client: usize,
+        connection: ConnectionId,
+        count: u64,
+    ) -> Result<(), Violation> {
+        let now = self.world.now();
+        self.clients[client].pipeline = Some(Vec::new());
+        for _ in 0..count {
+            let c = &self.clients[client];
+            if c.connection_id() != Some(connection) {
+                break; // it has hung up in the midst of it
+            }
+            let (number, may_write) = (c.number, c.pending.len() < c.plan.window);
+            let writes = may_write && (c.session.is_some() || !c.plan.session);
+            let op = if writes && self.rng.one_in(3) {
+                self.workload.draw(number, now.0)
+            } else {
+                self.workload.draw_read(number, now.0)
+            };
+            self.client_begins_operation(client, op)?;
+        }
+        let c = &mut self.clients[client];
+        let requests = c.pipeline.take().unwrap_or_default();
+        if let Some((node, current, _, at)) = c.connection
+            && current == connection
+        {
+            self.after(at.us_since(now), Todo::Arrive { client, node, connection, requests });
         }
         Ok(())
     }
@@ -222,7 +273,7 @@ impl Simulation {
         let c = &mut self.clients[client];
         c.pendings += 1;
         let id = c.pendings;
-        c.pending.push(Pending { id, want, called, attempts: 0, sent_as: None });
+        c.pending.push(Pending { id, want, called, attempts: 0, sent_as: None, arrived: None });
         self.client_sends(client, id)
     }
 
@@ -245,7 +296,7 @@ impl Simulation {
         let acked = if ack { c.acked } else { 0 };
         let pending = &mut c.pending[place];
         pending.attempts += 1;
-        pending.sent_as = Some((connection, seq));
+        (pending.sent_as, pending.arrived) = (Some((connection, seq)), None);
         let (attempts, args) = (pending.attempts, arguments(&pending.want, acked));
         let mut encoded = Vec::new();
         let class = parse(&args, &self.plan.options.kv, &mut encoded)
@@ -257,7 +308,12 @@ impl Simulation {
             .trace
             .line(now, || format!("c{} → {node} #{seq} {}", connection.0, args.join(" ")));
         let request = Request { seq, class, stale: false, command: Bytes::from(encoded) };
-        self.after(at.us_since(now), Todo::Arrive { client, node, connection, request });
+        if let Some(pipeline) = &mut self.clients[client].pipeline {
+            pipeline.push(request);
+        } else {
+            let requests = vec![request];
+            self.after(at.us_since(now), Todo::Arrive { client, node, connection, requests });
+        }
         let patience = self.plan.client_patience_us;
         self.after(patience, Todo::Patience { client, id, attempts });
         debug_assert!(
@@ -293,13 +349,13 @@ impl Simulation {
         self.rng.between(CLIENT_LATENCY_US.0, CLIENT_LATENCY_US.1)
     }
 
-    /// A request reaches its node, if there is one.
-    pub(crate) fn request_arrives(
+    /// Requests reach their node, if there is one.
+    pub(crate) fn requests_arrive(
         &mut self,
         client: usize,
         node: NodeId,
         connection: ConnectionId,
-        request: Request,
+        requests: Vec<Request>,
     ) -> Result<(), Violation> {
         if self.clients[client].connection.is_none_or(|(_, current, ..)| current != connection) {
             return Ok(()); // closed meanwhile
@@ -309,15 +365,37 @@ impl Simulation {
             self.after(latency, Todo::Reset { client, connection });
             return Ok(());
         }
-        self.world.input(node, Input::Client { connection, requests: vec![request] })
+        let taker = self.world.get(node).filter(|node| node.replica().is_some());
+        let arrived = taker.map(|node| (self.world.now(), node.lives()));
+        for pending in &mut self.clients[client].pending {
+            let is_of = |(of, seq)| of == connection && requests.iter().any(|r| r.seq == seq);
+            if pending.sent_as.is_some_and(is_of) {
+                pending.arrived = arrived;
+            }
+        }
+        self.world.input(node, Input::Client { connection, requests })
     }
 
-    /// A node answered; the answer is on its way to the client.
-    pub(crate) fn reply_leaves(&mut self, reply: ClientReply) {
+    /// A node answered: the answer is on its way to the client, or kept for one that does not take it.
+    pub(crate) fn reply_leaves(
+        &mut self,
+        node: NodeId,
+        reply: ClientReply,
+    ) -> Result<(), Violation> {
         if Backups::is_operators(reply.connection) {
-            return self.backups.failed(reply.connection);
+            self.backups.failed(reply.connection);
+            return Ok(());
         }
         let client = (reply.connection.0 >> 32) as usize;
+        let c = &self.clients[client];
+        if c.connection_id() == Some(reply.connection) && c.output.is_stuck() {
+            return self.keep_reply(node, client, reply);
+        }
+        self.answer_later(client, reply);
+        Ok(())
+    }
+
+    pub(crate) fn answer_later(&mut self, client: usize, reply: ClientReply) {
         let latency = self.client_latency_us();
         self.after(latency, Todo::Answer { client, reply: Box::new(reply) });
     }
@@ -405,13 +483,21 @@ impl Simulation {
     }
 
     /// A client has waited long for an attempt.
-    pub(crate) fn patience_ends(&mut self, client: usize, id: u64, attempts: u32) {
+    pub(crate) fn patience_ends(
+        &mut self,
+        client: usize,
+        id: u64,
+        attempts: u32,
+    ) -> Result<(), Violation> {
         let c = &self.clients[client];
-        let Some(place) = c.find(id) else { return };
-        let pending = &c.pending[place];
-        if pending.attempts == attempts && pending.sent_as.is_some() {
-            self.client_hangs_up(client);
+        let pending = c.find(id).map(|place| &c.pending[place]);
+        let pending = pending.filter(|pending| pending.attempts == attempts);
+        let Some(sent_as) = pending.and_then(|pending| pending.sent_as) else { return Ok(()) };
+        match self.waits_on_us(client, sent_as)? {
+            Some(us) => self.after(us, Todo::Patience { client, id, attempts }),
+            None => self.client_hangs_up(client),
         }
+        Ok(())
     }
 
     /// A connection was closed by the other side.
@@ -432,7 +518,7 @@ impl Simulation {
 
     fn client_loses_connection(&mut self, client: usize) {
         let c = &mut self.clients[client];
-        c.connection = None;
+        (c.connection, c.output) = (None, Output::default());
         let under_way: Vec<(u64, bool)> = c
             .pending
             .iter_mut()

@@ -131,6 +131,8 @@ faults! {
     Wiped Disk "wiped in place",
     /// Somebody takes a backup.
     Backup Cluster "backup",
+    /// A client does not take its replies for a while.
+    Untaken Client "untaken replies",
 }
 
 impl fmt::Display for Fault {

@@ -39,6 +39,7 @@ pub mod swarm;
 pub mod swarm_network;
 pub mod sync_points;
 pub mod trace;
+mod untaken;
 pub mod workload;
 pub mod world;
 

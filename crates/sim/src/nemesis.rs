@@ -29,7 +29,7 @@ pub(crate) enum Undo {
 }
 
 /// Kinds that a schedule brings about; the others follow from rates or from these.
-const SCHEDULED: [Fault; 31] = [
+const SCHEDULED: [Fault; 32] = [
     Fault::Partition,
     Fault::OneWayCut,
     Fault::SlowLink,
@@ -61,6 +61,7 @@ const SCHEDULED: [Fault; 31] = [
     Fault::Disconnect,
     Fault::Wiped,
     Fault::Backup,
+    Fault::Untaken,
 ];
 
 /// A fault that could not strike is tried again after this, in microseconds.
@@ -146,6 +147,7 @@ impl Simulation {
             Fault::Snapshot => self.take_snapshots(),
             Fault::SessionExpiry => Ok(self.idle_client()),
             Fault::Disconnect => Ok(self.disconnect_client()),
+            Fault::Untaken => Ok(self.stop_taking()),
             _ => Ok(true),
         }
     }
@@ -168,7 +170,7 @@ impl Simulation {
     }
 
     /// A duration: often short, sometimes several terms.
-    fn draw_us(&mut self, longest_us: u64) -> u64 {
+    pub(crate) fn draw_us(&mut self, longest_us: u64) -> u64 {
         let longest = if self.rng.one_in(3) { longest_us } else { longest_us / 8 };
         self.lasts_us = self.rng.between(1_000, longest.max(1_001));
         self.lasts_us
@@ -685,5 +687,6 @@ fn is_counted_here(fault: Fault) -> bool {
             | Fault::SessionExpiry
             | Fault::Wiped
             | Fault::Backup
+            | Fault::Untaken
     )
 }

@@ -82,6 +82,8 @@ pub struct Node {
     pub(crate) busy_until: SimTime,
     pub(crate) turn_queued: bool,
     pub(crate) paused: bool,
+    /// When it went on after it was paused last.
+    pub(crate) resumed_at: SimTime,
     /// The earliest wake-up that is scheduled.
     pub(crate) wake_at: SimTime,
 }
@@ -103,6 +105,7 @@ impl Node {
             busy_until: SimTime::ZERO,
             turn_queued: false,
             paused: false,
+            resumed_at: SimTime::ZERO,
             wake_at: SimTime::NEVER,
         }
     }

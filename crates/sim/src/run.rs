@@ -42,12 +42,14 @@ const LOOK_EVERY_US: u64 = 250_000;
 /// Something that the simulation will do.
 pub(crate) enum Todo {
     Think(usize),
-    Arrive { client: usize, node: NodeId, connection: ConnectionId, request: Request },
+    Arrive { client: usize, node: NodeId, connection: ConnectionId, requests: Vec<Request> },
     Answer { client: usize, reply: Box<ClientReply> },
     Patience { client: usize, id: u64, attempts: u32 },
     Retry { client: usize, id: u64 },
     Reset { client: usize, connection: ConnectionId },
     Close { node: NodeId, connection: ConnectionId },
+    Ask { client: usize, connection: ConnectionId, left: u64 },
+    Take { client: usize, connection: ConnectionId },
     Fault { fault: Fault, tries: u32 },
     Undo(Undo),
     Insist,
@@ -99,6 +101,8 @@ pub struct RunReport {
     pub batches_repaired: u64,
     /// Nodes that refused to start because of damage, and were replaced.
     pub refusals: u64,
+    /// Turns whose share of replies did not suffice for all reads.
+    pub turns_short: u64,
     /// Kinds of fault whose turn came late, in a cluster that was sound.
     pub had_their_turn: crate::faults::FaultSet,
     /// The last lines of the trace, if they were kept.
@@ -371,10 +375,7 @@ impl Simulation {
                 self.todos_free.push(place as usize);
                 self.act(todo)
             }
-            Notice::Reply(_, reply) => {
-                self.reply_leaves(reply);
-                Ok(())
-            }
+            Notice::Reply(id, reply) => self.reply_leaves(id, reply),
             Notice::Event(_, Event::SnapshotInstalled { .. }) => {
                 self.counts.add(Fault::Install, 1);
                 Ok(())
@@ -428,14 +429,21 @@ impl Simulation {
     fn act(&mut self, todo: Todo) -> Result<(), Violation> {
         match todo {
             Todo::Think(client) => return self.client_thinks(client),
-            Todo::Arrive { client, node, connection, request } => {
-                return self.request_arrives(client, node, connection, request);
+            Todo::Arrive { client, node, connection, requests } => {
+                return self.requests_arrive(client, node, connection, requests);
             }
             Todo::Answer { client, reply } => return self.reply_arrives(client, *reply),
-            Todo::Patience { client, id, attempts } => self.patience_ends(client, id, attempts),
+            Todo::Patience { client, id, attempts } => {
+                return self.patience_ends(client, id, attempts);
+            }
             Todo::Retry { client, id } => return self.client_sends(client, id),
             Todo::Reset { client, connection } => self.connection_resets(client, connection),
+            Todo::Ask { client, connection, left } => {
+                return self.client_asks(client, connection, left);
+            }
+            Todo::Take { client, connection } => return self.client_takes(client, connection),
             Todo::Close { node, connection } => {
+                self.count_held(node, connection);
                 return self.world.input(node, Input::ConnectionClosed(connection));
             }
             Todo::Fault { fault, tries } => return self.fault_strikes(fault, tries),
@@ -625,6 +633,7 @@ impl Simulation {
             repairs: self.repairs,
             batches_repaired: self.world.counts.batches_repaired,
             refusals: self.refusals,
+            turns_short: self.world.counts.turns_short,
             had_their_turn: self.had_their_turn,
             lines: self.world.trace.into_lines(),
             record: failed.then(|| Box::new(self.record.history)),

@@ -67,6 +67,8 @@ pub struct Plan {
     pub hasty_operator: bool,
     /// A client gives up waiting for an answer after this long, in microseconds.
     pub client_patience_us: u64,
+    /// The edge of a node holds replies enough of a client that does not take them if they are so many bytes.
+    pub output_pause_bytes: usize,
 }
 
 impl Plan {
@@ -77,10 +79,16 @@ impl Plan {
         let mut options = options(&mut rng);
         pace(&mut Rng::seeded(seed ^ 0x5a3d_7057_0003), &mut options.raft);
         arrival(&mut Rng::seeded(seed ^ 0x5a3d_7057_0005), &mut options);
+        let output_pause_bytes = replies(&mut Rng::seeded(seed ^ 0x5a3d_7057_0006), &mut options);
         let clients = clients(&mut rng, &options);
         let sessions = clients.iter().filter(|client| client.session).count();
         let faults = faults(seed, &mut rng, nodes, sessions, &options);
         let rates = rates(&mut rng, faults, &options);
+        if faults.has(Fault::Untaken) {
+            // Reads wait for their client only if a turn does not answer all of them before it is known
+            // that there are replies enough.
+            options.reply_bytes_per_turn = options.reply_bytes_per_turn.min(64);
+        }
         if rates.delay > 0 && !rates.reorder {
             // Where order is kept, a message that takes seconds holds up all after it, and the answers
             // to heartbeats with them. Of a thousand pieces of a snapshot a few do.
@@ -101,6 +109,7 @@ impl Plan {
             operation_every_us: 1_000_000 / rng.between(28, 48),
             hasty_operator: false,
             client_patience_us: rng.between(1_000, 6_000) * 1_000,
+            output_pause_bytes,
             options,
         }
     }
@@ -184,6 +193,13 @@ fn arrival(rng: &mut Rng, options: &mut Options) {
     options.restore_parts = rng.between(1, 4) as usize;
 }
 
+/// How many bytes of replies are made in a turn, and how many are kept for a client that does not take them.
+/// Chance of its own, too.
+fn replies(rng: &mut Rng, options: &mut Options) -> usize {
+    options.reply_bytes_per_turn = *rng.pick(&[1, 64, 1_024, 2 << 20]);
+    *rng.pick(&[1, 32, 128])
+}
+
 fn limits(rng: &mut Rng) -> Limits {
     Limits {
         key_bytes_max: 64,
@@ -261,9 +277,13 @@ fn faults(seed: u64, rng: &mut Rng, nodes: u64, sessions: usize, options: &Optio
     let on: Vec<FaultClass> = classes.into_iter().filter(|_| rng.permille(700)).collect();
     // Chance of their own, so that the rest of a seed's plan stays what it was.
     let late = &mut Rng::seeded(seed ^ 0x5a3d_7057_0004);
+    let latest = &mut Rng::seeded(seed ^ 0x5a3d_7057_0007);
     for fault in Fault::ALL {
-        let is_late = matches!(fault, Fault::Wiped | Fault::Backup);
-        let chance = if is_late { &mut *late } else { &mut *rng };
+        let chance = match fault {
+            Fault::Wiped | Fault::Backup => &mut *late,
+            Fault::Untaken => &mut *latest,
+            _ => &mut *rng,
+        };
         if on.contains(&fault.class()) && chance.permille(500) {
             set.insert(fault);
         }

@@ -222,6 +222,19 @@ impl Workload {
     pub fn draw(&mut self, client: u64, now_us: u64) -> Op {
         let epoch = now_us / self.mix.epoch_us;
         let read = self.rng.permille(self.mix.reads);
+        self.draw_some(client, epoch, read)
+    }
+
+    /// A read that a client asks for at a time.
+    pub fn draw_read(&mut self, client: u64, now_us: u64) -> Op {
+        let epoch = now_us / self.mix.epoch_us;
+        if self.mix.writes[4] > 0 && self.ttl_keys.is_empty() {
+            return self.register(client, epoch, true);
+        }
+        self.draw_some(client, epoch, true)
+    }
+
+    fn draw_some(&mut self, client: u64, epoch: u64, read: bool) -> Op {
         let shares = self.mix.writes;
         let mut at = self.rng.below(shares.iter().sum());
         let kind = shares.iter().position(|share| {

@@ -81,6 +81,8 @@ pub struct WorldCounts {
     pub overtaken: u64,
     /// Damaged batches of logs that were repaired in their place.
     pub batches_repaired: u64,
+    /// Turns whose share of replies did not suffice for all reads.
+    pub turns_short: u64,
 }
 
 /// See [`World::happenings_a_second_max`].
@@ -251,6 +253,7 @@ impl<N: Network> World<N> {
         if !std::mem::take(&mut node.paused) {
             return;
         }
+        node.resumed_at = now;
         self.trace.event(now, [id.get(), 7, 0], || format!("{id} resumes"));
         self.schedule_turn(id);
     }
@@ -501,6 +504,7 @@ impl<N: Network> World<N> {
         }
         replica.flush(clock, &mut self.outputs);
         slot.busy_until = now.plus_us(slot.setup.turn_us);
+        self.counts.turns_short += u64::from(replica.reads_put_off() > 0);
         if let Some(fatal) = self.outputs.fatal.take() {
             self.outputs = Outputs::default();
             return self.fatal(id, fatal);
