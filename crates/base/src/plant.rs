@@ -116,6 +116,12 @@ plants! {
     FollowerCommitRead,
     /// A read is served before the state machine has reached its index.
     ReadBeforeApply,
+    /// Reads that waited for their client are forgotten when it takes its replies again.
+    HeldReadsForgotten,
+    /// While one client does not take its replies, nobody's reads are served.
+    HeldHoldsUpOthers,
+    /// What waited behind replies that were not taken is read from local state, without a read index.
+    ParkedReadUnconfirmed,
 
     // Snapshots and applying.
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use sampan_base::{LogIndex, NodeId, Term, Time};
+use sampan_base::{LogIndex, NodeId, Term, Time, planted};
 use sampan_kv::Class;
 
 use crate::input::ConnectionId;
@@ -218,7 +218,12 @@ impl Lines {
     /// What waits in a line waits from now on.
     pub(crate) fn wait_anew(&mut self, origin: Origin, now: Time) {
         let line = self.by_origin.get_mut(&origin);
-        line.into_iter().flat_map(|line| &mut line.waiting).for_each(|waiting| waiting.since = now);
+        for waiting in line.into_iter().flat_map(|line| &mut line.waiting) {
+            waiting.since = now;
+            if planted!(ParkedReadUnconfirmed) {
+                waiting.stale = true;
+            }
+        }
     }
 
     /// The lines in which something waits.

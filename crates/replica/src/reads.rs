@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use sampan_base::{LogIndex, Time};
+use sampan_base::{LogIndex, Time, planted};
 use sampan_raft::ReadId;
 
 use crate::input::ConnectionId;
@@ -131,7 +131,8 @@ impl Reads {
 
     /// Is there a read to serve, and something left of this turn's share?
     pub(crate) fn may_serve(&self) -> bool {
-        self.left_bytes > 0 && !self.ready.is_empty()
+        let holds_up_all = planted!(HeldHoldsUpOthers) && !self.held.is_empty();
+        self.left_bytes > 0 && !self.ready.is_empty() && !holds_up_all
     }
 
     /// A read was answered with so many bytes.
@@ -169,7 +170,10 @@ impl Reads {
 
     /// It has room for more of them again: what was held back comes first, in its order.
     pub(crate) fn release(&mut self, connection: ConnectionId) {
-        let held = self.held.remove(&connection).unwrap_or_default();
+        let mut held = self.held.remove(&connection).unwrap_or_default();
+        if planted!(HeldReadsForgotten) {
+            held.clear();
+        }
         held.into_iter().rev().for_each(|reading| self.ready.push_front(reading));
     }
 

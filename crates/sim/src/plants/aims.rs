@@ -88,6 +88,14 @@ pub(super) fn split(plan: &mut Plan) {
     }
 }
 
+/// Clients that do not take their replies, of nodes that are cut off.
+pub(super) fn untaken(plan: &mut Plan) {
+    split(plan);
+    only(plan, &[Fault::Untaken, Fault::Partition], 400);
+    plan.output_pause_bytes = 1;
+    plan.options.reply_bytes_per_turn = 1;
+}
+
 /// Disks that do not hold what was stored, under a cluster that often elects.
 pub(super) fn rot(plan: &mut Plan) {
     only(plan, &[Fault::BitFlip, Fault::BadSector, Fault::Transfer, Fault::Snapshot], 300);

@@ -7,7 +7,7 @@ use sampan_base::plant::Plant;
 
 use super::aims::{
     churn, crashes, duplicates, forwards, installs, rot, rotten_votes, split, stale_terms, unrest,
-    wipes,
+    untaken, wipes,
 };
 use super::scenarios::{
     late_append_of_an_old_leader, late_heartbeat_answers, longer_older_log,
@@ -144,6 +144,11 @@ pub fn row(plant: Plant) -> Row {
         }
         Plant::FollowerCommitRead => (Reads, "tikv #9208, #9239", "linearizability", Hunt::Swarm),
         Plant::ReadBeforeApply => (Reads, "redisraft 340df36", "linearizability", Hunt::Swarm),
+        Plant::HeldReadsForgotten => (Reads, "rule R8", "unanswered", Hunt::Swarm),
+        Plant::HeldHoldsUpOthers => (Reads, "rule R14", "unanswered", Hunt::Swarm),
+        Plant::ParkedReadUnconfirmed => {
+            (Reads, "thesis 6.4, rule R6", "linearizability", Hunt::Aimed(untaken))
+        }
         Plant::OlderSnapshotInstalled => {
             (Snapshots, "openraft #531, etcd #1763", "assertion", Hunt::Aimed(installs))
         }
