@@ -3,7 +3,8 @@
 //! A backup begins as a linearizable read does (thesis 6.4): with a read index. Any snapshot through
 //! that index or a later one will do: the newest one if nothing was written since, one that is being
 //! taken anyway, or one taken for this purpose. It is an ordinary snapshot, and lets the log be
-//! trimmed as any other. Reading its file is the host's matter, for files are.
+//! trimmed as any other. One that somebody found damaged is not handed out before this node has looked
+//! (`doubts.rs`). Reading its file is the host's matter, for files are.
 
 use sampan_base::{LogIndex, Time, planted};
 use sampan_kv::Reply;
@@ -79,7 +80,10 @@ impl Replica {
             return;
         }
         self.give_up_leaderless_backups();
-        if let Some(newest) = self.storage.snapshots().first() {
+        let is_doubted =
+            |newest: &StoredSnapshot| self.snapshots.doubts.is_under_way(newest.meta.id);
+        if let Some(newest) = self.storage.snapshots().first().filter(|newest| !is_doubted(newest))
+        {
             let covers = |waiting: &mut Waiting| match waiting.stage {
                 Stage::Covering(index) => index <= newest.meta.position.index,
                 Stage::Asking { .. } => planted!(BackupOfOld),
@@ -127,11 +131,11 @@ impl Replica {
         }
     }
 
-    /// Wants a snapshot as soon as the state is where one will do.
+    /// Wants a snapshot as soon as the state is where one will do, unless there is one that is doubted.
     fn want_snapshot_for_backups(&mut self) {
         let applied = self.applied.index;
         let wants = |waiting: &Waiting| match waiting.stage {
-            Stage::Covering(index) => index <= applied,
+            Stage::Covering(index) => index <= applied && self.is_beyond_snapshots(index),
             Stage::Asking { .. } => false,
         };
         if !self.snapshots.is_taking() && self.backups.waiting.iter().any(wants) {

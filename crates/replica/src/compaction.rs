@@ -110,7 +110,7 @@ impl Replica {
         self.is_beyond_snapshots(self.applied.index)
     }
 
-    fn is_beyond_snapshots(&self, index: LogIndex) -> bool {
+    pub(crate) fn is_beyond_snapshots(&self, index: LogIndex) -> bool {
         index > self.newest_snapshot().map_or(LogIndex::ZERO, |(newest, _)| newest)
     }
 

@@ -2,7 +2,7 @@
 //! run bit for bit.
 
 use bytes::Bytes;
-use sampan_base::{Configuration, NodeId, Time, WallTime};
+use sampan_base::{Configuration, NodeId, SnapshotId, Time, WallTime};
 use sampan_kv::Class;
 
 use crate::job::DiskDone;
@@ -82,5 +82,15 @@ pub enum Input {
         connection: ConnectionId,
         /// The number of the request on it.
         seq: u64,
+    },
+    /// A client says that what it read of a snapshot as a backup is damaged. Answered with 1 if that
+    /// snapshot is not handed out any more, or 0 if this node reads it as sound.
+    BackupDamaged {
+        /// The connection.
+        connection: ConnectionId,
+        /// The number of the request on it.
+        seq: u64,
+        /// The snapshot.
+        snapshot: SnapshotId,
     },
 }

@@ -101,6 +101,7 @@ impl Replica {
         let by = self.now.mono + self.options.shutdown_wait;
         self.leadership.shutdown_by.get_or_insert(by);
         self.fail_backups("this node is stopping");
+        self.fail_doubts("this node is stopping");
     }
 
     /// A node that is to stop hands leadership over, again if the first try came to nothing, and is

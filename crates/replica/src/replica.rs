@@ -204,6 +204,9 @@ impl Replica {
             }
             Input::TakeSnapshot => self.want_snapshot(),
             Input::Backup { connection, seq } => self.on_backup(connection, seq),
+            Input::BackupDamaged { connection, seq, snapshot } => {
+                self.on_backup_damaged(connection, seq, snapshot);
+            }
         }
     }
 
@@ -346,6 +349,7 @@ impl Replica {
         self.lines.close(Origin { home: Home::Here, connection });
         self.reads.release(connection);
         self.forget_backups(connection);
+        self.forget_doubts(connection);
     }
 
     /// What stands behind reads that waited for their client has not been waiting for this node.

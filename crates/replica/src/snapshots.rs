@@ -9,6 +9,7 @@ use sampan_base::disk::{DiskError, FileName};
 use sampan_base::{LogIndex, NodeId, SnapshotId, Time};
 use sampan_storage::PartialSnapshot;
 
+use crate::doubts::Doubts;
 use crate::input::Now;
 use crate::job::{DiskDone, DiskJob};
 use crate::output::{Envelope, Fatal, Stream};
@@ -27,7 +28,7 @@ const LONG_WAIT: Duration = Duration::from_millis(50);
 pub(crate) enum Owner {
     Taking(SnapshotId),
     Receiving(u64),
-    /// Looks whether one that is sent is damaged.
+    /// Looks whether one that was handed out is damaged.
     Doubting(SnapshotId),
     /// Cleaning up: the result is of no interest.
     Nobody,
@@ -48,8 +49,7 @@ pub(crate) struct Snapshots {
     owners: VecDeque<Owner>,
     pub(crate) not_before: Time,
     pub(crate) sending: Sending,
-    /// The last that was read because a peer said that it is damaged, and until when it is not read again.
-    pub(crate) doubted: Option<(SnapshotId, Time)>,
+    pub(crate) doubts: Doubts,
     pub(crate) pauses: SnapshotPauses,
 }
 
@@ -66,7 +66,7 @@ impl Snapshots {
             owners: VecDeque::new(),
             not_before: now.mono,
             sending: Sending::default(),
-            doubted: None,
+            doubts: Doubts::default(),
             pauses: SnapshotPauses::default(),
         }
     }

@@ -6,7 +6,7 @@
 //! most one is in memory besides what connections have not sent, and a connection whose piece is
 //! being read is not read from.
 //! What it is not: the choice of the snapshot, which is the replica's; and a check of its bytes,
-//! which carry their own checksums to whoever keeps them.
+//! which carry their own checksums to whoever keeps them, and says so if they do not hold.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sampan_base::{LogIndex, Time};
+use sampan_base::{LogIndex, SnapshotId, SnapshotMeta, Time};
 use sampan_kv::Reply;
 use sampan_replica::{BackupReady, ClientReply, ConnectionId};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -32,6 +32,7 @@ use crate::release;
 /// One backup.
 struct Open {
     file: Arc<File>,
+    snapshot: SnapshotId,
     index: LogIndex,
     used_at: Time,
 }
@@ -81,11 +82,12 @@ impl Backups {
     }
 
     /// Opens a file; the backup's id.
-    fn open(&self, path: &Path, index: LogIndex, now: Time) -> io::Result<u64> {
+    fn open(&self, path: &Path, of: &SnapshotMeta, now: Time) -> io::Result<u64> {
         let file = Arc::new(release::open_to_read(path)?);
         let id = self.next_id.get();
         self.next_id.set(id.wrapping_add(1));
-        self.open.borrow_mut().insert(id, Open { file, index, used_at: now });
+        let (snapshot, index) = (of.id, of.position.index);
+        self.open.borrow_mut().insert(id, Open { file, snapshot, index, used_at: now });
         Ok(id)
     }
 
@@ -110,6 +112,11 @@ impl Backups {
         self.open.borrow().contains_key(&id)
     }
 
+    /// The snapshot that a backup is of.
+    pub(crate) fn snapshot_of(&self, id: u64) -> Option<SnapshotId> {
+        self.open.borrow().get(&id).map(|backup| backup.snapshot)
+    }
+
     /// Ends a backup; false if there is none.
     pub(crate) fn end(&self, id: u64) -> bool {
         self.open.borrow_mut().remove(&id).map(Open::finish).is_some()
@@ -131,7 +138,7 @@ pub(crate) fn begin(node: &Node, ready: BackupReady, now: Time) {
     let reply = if node.backups.len() >= node.config.limits.backups_max {
         too_many(node)
     } else {
-        match node.backups.open(&path, position.index, now) {
+        match node.backups.open(&path, &snapshot.meta, now) {
             Ok(id) => {
                 let (index, bytes) = (position.index, snapshot.meta.size_bytes);
                 node.log

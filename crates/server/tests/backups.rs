@@ -91,6 +91,51 @@ fn a_backup_is_the_snapshot_byte_for_byte_though_its_file_is_removed_meanwhile()
     assert!(client.call(&format!("BACKUP READ {id} 0")).starts_with("-NOBACKUP "));
 }
 
+/// The snapshots of a node by their names, in order.
+fn snapshot_names(node: &Node) -> Vec<String> {
+    let files = fs::read_dir(node.config.data_dir.join("snapshots")).unwrap();
+    let mut names: Vec<_> =
+        files.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_snapshot_that_a_client_finds_damaged_is_handed_out_again_only_if_it_is_sound() {
+    let dir = TempDir::new();
+    let node = single(dir.path(), small);
+    let mut client = node.connect();
+    assert_eq!(client.call(&format!("SET key {}", "v".repeat(3_000))), "+OK\r\n");
+    let (id, index, bytes) = begin(&mut client);
+    let names = snapshot_names(&node);
+    assert_eq!(client.call(&format!("BACKUP DAMAGED {id}")), ":0\r\n");
+    assert_eq!(client.call(&format!("BACKUP END {id}")), ":1\r\n");
+    let unknown = client.call(&format!("BACKUP DAMAGED {id}"));
+    assert!(unknown.starts_with("-NOBACKUP "), "{unknown}");
+    assert_eq!(snapshot_names(&node), names, "it stays");
+
+    // That was a false alarm, and for a minute there is no other look at this file. But at the next.
+    assert_eq!(client.call(&format!("SET key {}", "w".repeat(3_000))), "+OK\r\n");
+    let (id, later, _) = begin(&mut client);
+    assert!(later > index);
+    let newest = snapshot_names(&node).pop().unwrap();
+    let path = node.config.data_dir.join("snapshots").join(&newest);
+    let mut rotten = fs::read(&path).unwrap();
+    rotten[bytes / 2] ^= 1;
+    fs::write(&path, &rotten).unwrap();
+    client.send(format!("BACKUP DAMAGED {id}\r\nBACKUP END {id}\r\n"));
+    assert_eq!((client.reply(), client.reply()), (":1\r\n".into(), ":1\r\n".into()));
+    let (id, same, bytes) = begin(&mut client);
+    assert_eq!(same, later, "nothing was written");
+    let mut read = Vec::new();
+    while read.len() < bytes {
+        read.extend(piece(&mut client, &id, read.len()));
+    }
+    assert!(read != rotten);
+    assert!(snapshot_names(&node).contains(&format!("{newest}.damaged")));
+    assert_eq!(client.call(&format!("BACKUP DAMAGED {id}")), ":0\r\n");
+}
+
 #[test]
 fn too_many_backups_are_refused_and_one_that_nobody_reads_makes_room() {
     let dir = TempDir::new();
@@ -139,12 +184,16 @@ fn a_backup_that_makes_no_sense_is_told_what_does() {
         ("BACKUP READ 1 -1", "-ERR the offset is not a number of bytes\r\n"),
         ("BACKUP END 1", ":0\r\n"),
         ("BACKUP END what", ":0\r\n"),
+        ("BACKUP DAMAGED", "-ERR wrong number of arguments for 'backup|damaged' command\r\n"),
     ] {
         assert_eq!(client.call(command), reply, "{command}");
     }
     for id in ["0", "what", ""] {
         let reply = client.call_args(&[b"BACKUP", b"READ", id.as_bytes(), b"0"]);
         assert!(reply.starts_with("-NOBACKUP "), "{reply}");
+        let reply = client.call_args(&[b"BACKUP", b"DAMAGED", id.as_bytes()]);
+        assert!(reply.starts_with("-NOBACKUP "), "{reply}");
     }
+    assert!(client.call("BACKUP HELP").contains("+DAMAGED <id>\r\n"));
     assert_eq!(client.call("PING"), "+PONG\r\n");
 }

@@ -86,8 +86,12 @@ impl Simulation {
         };
         let digest = match read {
             Ok(digest) => digest,
-            // It says so, and the operator tries again.
-            Err(_) if self.world.node(id).disk().damaged => return Ok(()),
+            // It says so, the operator tells the node, and tries again.
+            Err(_) if self.world.node(id).disk().damaged => {
+                let (connection, seq) = (ready.connection, ready.seq + 1);
+                let snapshot = ready.snapshot.meta.id;
+                return self.world.input(id, Input::BackupDamaged { connection, seq, snapshot });
+            }
             Err(why) => return wrong(why),
         };
         if index < must_reach {

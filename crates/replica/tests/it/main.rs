@@ -2,6 +2,7 @@
 
 mod backups;
 mod disks;
+mod doubts;
 mod failover;
 mod harness;
 mod long_replies;

@@ -5,7 +5,7 @@ use sampan_replica::Input;
 use super::{Call, integer};
 use crate::backups::too_many;
 
-/// `BACKUP BEGIN | READ id offset | END id`
+/// `BACKUP BEGIN | READ id offset | DAMAGED id | END id`
 pub(super) fn backup(call: &mut Call<'_>) {
     let name = call.arg(1).to_ascii_lowercase();
     match name.as_slice() {
@@ -17,6 +17,11 @@ pub(super) fn backup(call: &mut Call<'_>) {
         b"read" => {
             if call.check_count("backup|read", 4..=4) {
                 read(call);
+            }
+        }
+        b"damaged" => {
+            if call.check_count("backup|damaged", 3..=3) {
+                damaged(call);
             }
         }
         b"end" => {
@@ -31,6 +36,8 @@ pub(super) fn backup(call: &mut Call<'_>) {
             "    Wait for a snapshot of everything acknowledged so far; id, index, term, bytes.",
             "READ <id> <offset>",
             "    Return bytes of its file from an offset on, none at its end.",
+            "DAMAGED <id>",
+            "    Say that its bytes do not verify; 1 if this node gave the file up, 0 if it is sound here.",
             "END <id>",
             "    Let go of it.",
             "HELP",
@@ -57,14 +64,26 @@ fn read(call: &mut Call<'_>) {
     };
     let known = id(call.arg(2)).filter(|&id| call.node.backups.has(id));
     let Some(id) = known else {
-        return call.error(
-            "NOBACKUP no such backup at this node: ended, not read for too long, or of an earlier \
-             start; begin again",
-        );
+        return no_backup(call);
     };
     let (whose, now) = ((call.client.id, call.expect()), call.node.coarse_time.get());
     let queued = call.node.backups.read(whose, id, offset, now);
     call.client.awaits_piece.set(queued);
+}
+
+/// Answered by the replica, when it has read the file itself.
+fn damaged(call: &mut Call<'_>) {
+    let snapshot = id(call.arg(2)).and_then(|id| call.node.backups.snapshot_of(id));
+    let Some(snapshot) = snapshot else { return no_backup(call) };
+    let (connection, seq) = (call.client.id, call.expect());
+    call.node.inbox.push(Input::BackupDamaged { connection, seq, snapshot });
+}
+
+fn no_backup(call: &mut Call<'_>) {
+    call.error(
+        "NOBACKUP no such backup at this node: ended, not read for too long, or of an earlier start; \
+         begin again",
+    );
 }
 
 /// An id, as `BACKUP BEGIN` shows it.
