@@ -2,8 +2,9 @@
 //!
 //! What it is: a copy of a snapshot's bytes from a node (`node.rs`) to where they are kept
 //! (`place.rs`), every one of them checked on its way (`check.rs`). It has its name only when it is
-//! whole, sound and durable. What it is not: the choice of the snapshot; the node sees to it that
-//! every write acknowledged before this command began is in it.
+//! whole, sound and durable. A node whose bytes are not sound is told so, and asked for others once.
+//! What it is not: the choice of the snapshot; the node sees to it that every write acknowledged before
+//! this command began is in it.
 
 mod check;
 mod file;
@@ -12,16 +13,17 @@ mod place;
 #[cfg(feature = "s3")]
 mod s3;
 
+use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use node::{Lost, Remote};
+use node::{Finding, Lost, Remote};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clerk::Servers;
 use crate::exit::{self, Ended, Failure, cannot_start};
-use crate::terminal::say;
+use crate::terminal::{complain, say};
 
 pub(crate) use check::{Check, Checked};
 use place::Writer;
@@ -42,8 +44,8 @@ pub(crate) struct BackupArgs {
 enum Failed {
     /// Another node may do better.
     Node(String),
-    /// The same, but what this one sent was not sound.
-    Damaged(String),
+    /// The same, but what this one has is not sound, or it sent it so. It may do better itself.
+    Damaged { why: String, again: bool },
     /// No node can help.
     Here(Failure),
 }
@@ -65,7 +67,8 @@ pub(crate) fn run(servers: &Servers, args: &BackupArgs) -> Ended {
             interrupted = interrupt.received() => return Err(interrupted),
         }
         let (mut reasons, mut code) = (Vec::new(), exit::UNAVAILABLE);
-        for address in addresses {
+        let mut left: VecDeque<_> = addresses.iter().map(|address| (address, true)).collect();
+        while let Some((address, is_first)) = left.pop_front() {
             match attempt(address, time, args, &mut interrupt).await {
                 Ok(line) => {
                     say(line);
@@ -73,8 +76,17 @@ pub(crate) fn run(servers: &Servers, args: &BackupArgs) -> Ended {
                 }
                 Err(Failed::Here(failure)) => return Err(failure),
                 Err(Failed::Node(why)) => reasons.push(format!("{address}: {why}")),
-                Err(Failed::Damaged(why)) => {
+                Err(Failed::Damaged { why, again }) => {
                     code = exit::DATA_DAMAGED;
+                    if is_first && again {
+                        left.push_front((address, false));
+                    }
+                    // Damage is worth a line, also where a backup comes of it at last.
+                    if let Some((next, _)) = left.front() {
+                        complain(format_args!(
+                            "warning: {address}: {why}; beginning anew at {next}"
+                        ));
+                    }
                     reasons.push(format!("{address}: {why}"));
                 }
             }
@@ -124,7 +136,7 @@ async fn attempt(
         }
     };
     let copied = tokio::select! {
-        copied = copy(&mut remote, &mut writer) => copied,
+        copied = copy_or_say_damaged(&mut remote, &mut writer) => copied,
         interrupted = interrupt.received() => Err(Failed::Here(interrupted)),
     };
     remote.end().await;
@@ -141,10 +153,21 @@ async fn attempt(
     Ok(format!("{checked}\n{bytes} bytes from {address} to {} ({rate:.0} MB/s)", args.to))
 }
 
-/// Copies and checks all of it.
+/// Copies and checks all of it. A node whose bytes are not sound is told so: it looks at its file, and one
+/// that is damaged there would else be sent again until something is written.
+async fn copy_or_say_damaged(remote: &mut Remote, writer: &mut Writer) -> Result<Checked, Failed> {
+    let mut copied = copy(remote, writer).await;
+    if let Err(Failed::Damaged { why, again }) = &mut copied {
+        let finding = remote.say_damaged().await;
+        *again = !matches!(finding, Finding::Unknown(_));
+        *why = format!("{why} (the node {finding})");
+    }
+    copied
+}
+
 async fn copy(remote: &mut Remote, writer: &mut Writer) -> Result<Checked, Failed> {
     let mut check = Check::new("the backup");
-    let damaged = |failure: Failure| Failed::Damaged(failure.text);
+    let damaged = |failure: Failure| Failed::Damaged { why: failure.text, again: false };
     while let Some(bytes) = remote.next().await? {
         check.feed(&bytes, |_| Ok(())).map_err(damaged)?;
         writer.write(bytes).await.map_err(Failed::Here)?;

@@ -1,17 +1,39 @@
 //! A backup as a node gives it: `BACKUP` over a connection that may be lost and made again.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sampan_resp::Value;
 use tokio::time::{sleep, timeout};
 
+use super::Failed;
 use crate::probe::{self, Connection};
 
 /// A lost connection is tried again this often.
 const REDIAL_TIME: Duration = Duration::from_millis(100);
-/// While a node takes a snapshot it is asked this often whether it still lives.
+/// While a node takes a snapshot, or reads one, it is asked this often whether it still lives.
 const PULSE_TIME: Duration = Duration::from_secs(1);
+
+/// What a node finds of a backup that arrived damaged.
+pub(super) enum Finding {
+    /// Its own file is damaged: the next backup is another one.
+    GivenUp,
+    /// Its own file is sound.
+    Sound,
+    /// It does not say, as one that does not know the question yet.
+    Unknown(String),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::GivenUp => f.write_str("has given up that snapshot"),
+            Self::Sound => f.write_str("finds its own file sound"),
+            Self::Unknown(why) => write!(f, "was told, and has not looked: {why}"),
+        }
+    }
+}
 
 /// Why a node does not give a backup, or not all of it.
 #[derive(Debug)]
@@ -36,20 +58,14 @@ impl Remote {
     /// that does not take a disk's time.
     pub(super) async fn begin(address: &str, time: Duration) -> Result<Self, Lost> {
         let mut connection = Connection::open(address, time).await.map_err(Lost)?;
-        let begun = tokio::select! {
-            reply = connection.call(&["BACKUP", "BEGIN"]) => reply.map_err(Lost)?,
-            lost = until_silent(address, time) => return Err(lost),
-        };
-        if let Value::Error(text) = begun {
-            return Err(Lost(text));
-        }
+        let begun = call_patiently(&mut connection, address, time, &["BACKUP", "BEGIN"]).await?;
         let (id, bytes) = id_and_bytes(&begun).ok_or_else(strange)?;
         let address = address.to_owned();
         Ok(Self { address, time, connection, id, bytes, offset: 0, asked: false })
     }
 
     /// The next piece; `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Lost> {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failed> {
         let piece = match self.try_next().await {
             Ok(piece) => piece,
             Err(why) => self.next_after(why).await?,
@@ -61,8 +77,28 @@ impl Remote {
                 self.asked = self.ask().await.is_ok();
                 Ok(Some(bytes))
             }
-            Value::Error(text) => Err(Lost(text)),
-            _ => Err(strange()),
+            // What its disk cannot read is damaged as well.
+            Value::Error(why) if why.starts_with("ERR ") => {
+                Err(Failed::Damaged { why, again: false })
+            }
+            Value::Error(text) => Err(Lost(text).into()),
+            _ => Err(strange().into()),
+        }
+    }
+
+    /// Says that it is damaged, and waits for the node to look. Over a connection of its own: on the other one
+    /// a piece may be on its way.
+    pub(super) async fn say_damaged(&self) -> Finding {
+        let say = async {
+            let mut connection = Connection::open(&self.address, self.time).await.map_err(Lost)?;
+            let command = ["BACKUP", "DAMAGED", &self.id];
+            call_patiently(&mut connection, &self.address, self.time, &command).await
+        };
+        match say.await {
+            Ok(Value::Integer(1)) => Finding::GivenUp,
+            Ok(Value::Integer(0)) => Finding::Sound,
+            Ok(_) => Finding::Unknown(strange().0),
+            Err(Lost(why)) => Finding::Unknown(why),
         }
     }
 
@@ -105,6 +141,23 @@ impl Remote {
             }
         };
         timeout(time, again).await.map_err(|_| Lost(why))
+    }
+}
+
+/// What a node answers, however long its disk takes for that as long as it lives.
+async fn call_patiently(
+    connection: &mut Connection,
+    address: &str,
+    time: Duration,
+    command: &[&str],
+) -> Result<Value, Lost> {
+    let reply = tokio::select! {
+        reply = connection.call(command) => reply.map_err(Lost)?,
+        lost = until_silent(address, time) => return Err(lost),
+    };
+    match reply {
+        Value::Error(text) => Err(Lost(text)),
+        reply => Ok(reply),
     }
 }
 

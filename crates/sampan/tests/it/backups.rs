@@ -16,13 +16,13 @@ use crate::harness::{
     Cluster, Ended, Load, LoadOptions, Options, Process, TempDir, free_ports, run, sampan, within,
 };
 
-fn backup(to: &Path, port: u16) -> Command {
+pub(crate) fn backup(to: &Path, port: u16) -> Command {
     let mut command = sampan(["backup", "--servers", &format!("127.0.0.1:{port}")]);
     command.arg(to);
     command
 }
 
-fn restore(from: &Path, dir: &Path) -> Command {
+pub(crate) fn restore(from: &Path, dir: &Path) -> Command {
     let mut command = sampan(["restore", "--cluster-id", "ca5e", "--dir"]);
     command.arg(dir).arg(from);
     command
@@ -30,19 +30,19 @@ fn restore(from: &Path, dir: &Path) -> Command {
 
 /// What a command that succeeded says after this word.
 #[track_caller]
-fn said<'a>(ended: &'a Ended, word: &str) -> &'a str {
+pub(crate) fn said<'a>(ended: &'a Ended, word: &str) -> &'a str {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let after = ended.out().split_once(word).unwrap_or_else(|| panic!("no {word}: {ended:?}")).1;
     after.split_whitespace().next().unwrap()
 }
 
-fn names(dir: &Path) -> Vec<String> {
+pub(crate) fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// Turns one byte over.
-fn flip(file: &Path, offset: usize) {
+pub(crate) fn flip(file: &Path, offset: usize) {
     let mut bytes = fs::read(file).unwrap();
     bytes[offset] ^= 0x20;
     fs::write(file, bytes).unwrap();

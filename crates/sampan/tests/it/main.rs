@@ -5,6 +5,7 @@ mod backups;
 mod bench;
 mod bench_ends;
 mod clients;
+mod damaged_backups;
 mod faults;
 mod harness;
 mod inspect;
