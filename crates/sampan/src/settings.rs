@@ -383,7 +383,8 @@ impl Settings {
 
 /// A text about fields of [`Config`], with the flags that set them in their place.
 pub(crate) fn with_flags(text: &str) -> String {
-    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+    // What has a '/' in it is a path, which may be called anything.
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || "_./".contains(c);
     let mut out = String::new();
     let mut rest = text;
     while let Some(start) = rest.find(is_of_name) {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use crate::config::ConfigError;
 use crate::error::ServerError;
 
 /// Its name in the data directory.
@@ -31,7 +32,10 @@ impl DirectoryLock {
     pub(crate) fn take(directory: &Path) -> Result<Self, ServerError> {
         let disk =
             |error: io::Error| ServerError::Disk(format!("{}: {error}", directory.display()));
-        make(directory).map_err(disk)?;
+        make(directory).map_err(|error| match error.kind() {
+            ErrorKind::NotADirectory | ErrorKind::AlreadyExists => no_directory(directory).into(),
+            _ => disk(error),
+        })?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -72,6 +76,18 @@ fn make(directory: &Path) -> io::Result<()> {
     let missing = directory.ancestors().take_while(|part| !part.exists()).count();
     fs::create_dir_all(directory)?;
     directory.ancestors().skip(1).take(missing.max(1)).try_for_each(sync_names)
+}
+
+/// Something else is in the place of a directory, or of one above it.
+fn no_directory(directory: &Path) -> ConfigError {
+    let is_else = |part: &&Path| part.symlink_metadata().is_ok() && !part.is_dir();
+    let value = match directory.ancestors().find(is_else) {
+        Some(part) if part != directory => {
+            format!("{}, below {}, which is none", directory.display(), part.display())
+        }
+        _ => format!("{}, which is none", directory.display()),
+    };
+    ConfigError::new("data_dir", value, "want a directory, there or to be made")
 }
 
 fn sync_names(directory: &Path) -> io::Result<()> {
@@ -140,10 +156,23 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_cannot_be_a_directory_is_a_disk_error() {
+    fn a_path_that_cannot_be_a_directory_is_a_setting_that_makes_no_sense() {
         let dir = TempDir::new("lock-file");
-        fs::write(dir.path().join("file"), b"").unwrap();
-        let error = DirectoryLock::take(&dir.path().join("file/data")).unwrap_err();
-        assert_eq!(error.exit_code(), 6);
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, b"").unwrap();
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        for path in [file.clone(), file.join("data"), file.join("a/b"), link] {
+            let error = DirectoryLock::take(&path).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{error}");
+            let text = error.to_string();
+            assert!(text.contains(&format!("data_dir is {}, ", path.display())), "{text}");
+            assert!(
+                text.ends_with("which is none: want a directory, there or to be made"),
+                "{text}"
+            );
+        }
+        let error = DirectoryLock::take(&file.join("a/b")).unwrap_err().to_string();
+        assert!(error.contains(&format!("below {}, which", file.display())), "{error}");
+        assert_eq!(DirectoryLock::take(Path::new("/proc/none")).unwrap_err().exit_code(), 6);
     }
 }

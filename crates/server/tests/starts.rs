@@ -128,14 +128,14 @@ fn a_damaged_log_is_refused_and_named() {
 }
 
 #[test]
-fn a_data_directory_that_cannot_be_is_a_disk_error() {
+fn a_data_directory_that_cannot_be_is_a_bad_setting() {
     let dir = TempDir::new();
     let mut config = config(1, dir.path());
     std::fs::write(dir.path().join("file"), b"").unwrap();
     config.data_dir = dir.path().join("file/data");
     let error = refused(config);
-    assert_eq!(error.exit_code(), 6);
-    assert!(error.to_string().starts_with("disk failed: "), "{error}");
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().starts_with("bad configuration: data_dir is "), "{error}");
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn a_quiet_node_does_not_warn_of_few_open_files() {
         // It warns before it comes to this.
         std::fs::write(dir.path().join("file"), b"").unwrap();
         config.data_dir = dir.path().join("file/data");
-        assert_eq!(sampan_server::run(config).unwrap_err().exit_code(), 6);
+        assert_eq!(sampan_server::run(config).unwrap_err().exit_code(), 2);
         return;
     }
     let child = std::process::Command::new("sh")

@@ -188,7 +188,13 @@ pub(crate) struct DirLock {
 impl DirLock {
     /// Creates the directory if there is none, and locks it.
     pub(crate) fn take(dir: &Path) -> Result<Self, Failure> {
-        fs::create_dir_all(dir).map_err(|error| disk(dir, &error))?;
+        fs::create_dir_all(dir).map_err(|error| match error.kind() {
+            // Something else is in its place, or in that of one above it.
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                Failure::usage(format!("--dir is {}: {error}; want a directory", dir.display()))
+            }
+            _ => disk(dir, &error),
+        })?;
         let path = dir.join(LOCK_FILE);
         let open =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);

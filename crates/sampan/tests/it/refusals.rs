@@ -336,6 +336,19 @@ fn settings_that_make_no_sense_are_named_with_what_is_accepted() {
         assert!(matches!(ended.code, Some(2 | 6)), "{ended:?}");
         ended.assert_one_error(ended.code.unwrap(), words);
     }
+    // A file is where the directory, or one above it, should be.
+    let dir = TempDir::new("no-directory");
+    let file = dir.path().join("data_dir");
+    fs::write(&file, "").unwrap();
+    for path in [&file, &file.join("data")] {
+        let mut command = sampan(["server", "--node-id", "1", "--cluster-id", "1", "--data-dir"]);
+        let ended = run(command.arg(path).args(["--listen", "127.0.0.1:0"]), b"");
+        let setting = format!("bad configuration: --data-dir is {}, ", path.display());
+        ended.assert_one_error(2, &[&setting, file.to_str().unwrap(), "want a directory"]);
+        let ended = run(sampan(["cluster", "--dir"]).arg(path), b"");
+        ended.assert_one_error(2, &["--dir", path.to_str().unwrap(), "want a directory"]);
+    }
+    assert_eq!(fs::read(&file).unwrap(), b"");
     // clap's own: it shows the usage as well.
     for args in
         [&["server", "--heartbeat-ms", "soon"][..], &["frob"], &["set"], &["server", "--peer", "x"]]
