@@ -164,9 +164,10 @@ fn options(rng: &mut Rng) -> Options {
     options.forward_retry = Duration::from_millis(rng.between(1_000, 3_000));
     let state_kib = *rng.pick(&[Some(4), Some(16), Some(64), Some(256), Some(1_024), None]);
     options.raft_state_bytes_max = state_kib.map(|kib| kib << 10);
-    // One entry a round trip and never a snapshot: nobody who is far behind would ever catch up.
+    // A few entries a round trip and never a snapshot: nobody who is far behind would catch up in time.
     let raft = &options.raft;
-    if raft.inflight_messages_max == 1 && raft.append_entries_max == 1 {
+    let are_short = raft.append_entries_max <= 3 || raft.append_bytes_max <= 512;
+    if are_short && raft.inflight_messages_max <= 2 {
         options.raft_state_bytes_max.get_or_insert(256 << 10);
     }
     options.raft_state_snapshot_percent = *rng.pick(&[0, 100]);
