@@ -8,6 +8,7 @@
 //! What it is not: the search for damage of which nobody knows, at rest.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use sampan_base::{LogIndex, SnapshotId, SnapshotMeta, Time};
@@ -43,7 +44,7 @@ struct Asking {
 /// Everything about snapshots that were doubted.
 #[derive(Default, Debug)]
 pub(crate) struct Doubts {
-    /// No more than there are snapshots, and those that are being read.
+    /// No more than there are snapshots.
     known: BTreeMap<SnapshotId, Doubt>,
     asking: Vec<Asking>,
 }
@@ -66,9 +67,7 @@ impl Replica {
             Some(Doubt::Over { .. }) | None => {}
         }
         let stored = self.storage.snapshots();
-        known.retain(|id, doubt| {
-            *doubt == Doubt::UnderWay || stored.iter().any(|stored| stored.meta.id == *id)
-        });
+        known.retain(|id, _| stored.iter().any(|stored| stored.meta.id == *id));
         known.insert(id, Doubt::UnderWay);
         self.snapshot_job(Owner::Doubting(id), DiskJob::SnapshotVerify(file));
     }
@@ -90,22 +89,20 @@ impl Replica {
         }
     }
 
-    /// The file was read. A damaged one, which no start could use either, is set aside.
+    /// The file was read, or is not there to be read. A damaged one, which no start could use either, is
+    /// set aside.
     pub(crate) fn on_doubted(&mut self, id: SnapshotId, done: &DiskDone) {
-        let again_at = self.now.mono + AGAIN_AFTER;
-        self.snapshots.doubts.known.insert(id, Doubt::Over { again_at });
-        let mut unread = None;
-        match done {
+        let over = Doubt::Over { again_at: self.now.mono + AGAIN_AFTER };
+        self.snapshots.doubts.known.insert(id, over);
+        let reply = match done {
             DiskDone::SnapshotVerify(Err(error @ SnapshotError::Damaged { .. })) => {
                 self.set_aside(id, error);
+                self.is_given_up_reply(id)
             }
-            DiskDone::SnapshotVerify(Err(error)) => unread = Some(error.to_string()),
-            _ => {}
-        }
-        let reply = match unread {
-            // One that has made room for another meanwhile could not be read.
-            Some(why) if self.snapshot_file(id).is_some() => {
-                Reply::Error(format!("ERR the snapshot was not read: {why}").into())
+            DiskDone::SnapshotVerify(Err(error)) => {
+                // Nobody has looked: the next one who doubts it is not to hear that it is sound.
+                self.snapshots.doubts.known.remove(&id);
+                not_read(error)
             }
             _ => self.is_given_up_reply(id),
         };
@@ -139,7 +136,7 @@ impl Replica {
 
     /// Whoever waits for what the node finds is told why it will not say.
     pub(crate) fn fail_doubts(&mut self, why: &str) {
-        let reply = Reply::Error(format!("ERR the snapshot was not read: {why}").into());
+        let reply = not_read(&why);
         for asking in std::mem::take(&mut self.snapshots.doubts.asking) {
             self.answer_doubt(&asking, reply.clone());
         }
@@ -154,4 +151,8 @@ impl Replica {
         let (connection, seq) = (asking.connection, asking.seq);
         self.out.replies.push(ClientReply { connection, seq, reply, decided_at: LogIndex::ZERO });
     }
+}
+
+fn not_read(why: &impl fmt::Display) -> Reply {
+    Reply::Error(format!("ERR the snapshot was not read: {why}").into())
 }

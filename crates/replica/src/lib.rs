@@ -29,6 +29,7 @@ pub mod job;
 mod leadership;
 mod lines;
 mod loading;
+mod log_clock;
 pub mod opening;
 mod options;
 pub mod output;

@@ -21,6 +21,7 @@ use crate::input::{ConnectionId, Input, Now};
 use crate::job::DiskDone;
 use crate::leadership::Leadership;
 use crate::lines::{Home, Lines, Origin};
+use crate::log_clock::LogClock;
 use crate::opening::{self, OpenError, OpenReport};
 use crate::options::Options;
 use crate::output::{Envelope, Event, Fatal, Outputs, Stream};
@@ -91,6 +92,7 @@ pub struct Replica {
     /// if none are.
     pub(crate) held_for_log: usize,
     pub(crate) sweep_at: Time,
+    pub(crate) log_clock: LogClock,
     pub(crate) last_clock_entry: Time,
     /// What is to be done outside.
     pub(crate) out: Outputs,
@@ -139,6 +141,7 @@ impl Replica {
         let raft = Raft::new(options.raft.clone(), restored, rng.next_u64(), now.mono);
         report.unheard_voters = raft.unheard_voters().into_iter().collect();
         let leadership = Leadership::new(raft.term(), now.mono);
+        let log_clock = LogClock::new(now.mono, kv.time());
         let replica = Self {
             identity,
             now,
@@ -166,6 +169,7 @@ impl Replica {
             to_pump_next_turn: Vec::new(),
             held_for_log: 0,
             sweep_at: now.mono,
+            log_clock,
             last_clock_entry: now.mono,
             out: Outputs::default(),
             batches_repaired: 0,
@@ -216,6 +220,7 @@ impl Replica {
     /// node may commit at once: hence the loop, which ends when a pass starts nothing.
     pub fn flush(&mut self, now: Now, out: &mut Outputs) {
         self.advance(now);
+        self.log_clock.learn(now.mono, self.kv.time());
         self.raft.tick(now.mono);
         self.reads.begin_turn(self.options.reply_bytes_per_turn);
         self.expire_requests();

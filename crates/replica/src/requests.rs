@@ -342,7 +342,7 @@ impl Replica {
         if !self.writes.is_ready() {
             return;
         }
-        let (data, waiters) = self.writes.close(self.now.wall);
+        let (data, waiters) = self.writes.close(self.log_clock.stamp(self.now));
         let Ok(position) = self.raft.propose(self.now.mono, data) else {
             self.put_back_waiters(waiters);
             return self.hold_for_log();
@@ -690,8 +690,8 @@ impl Replica {
             + self.forwards.under_way.len()
     }
 
-    /// When a clock entry is due: a key's TTL or a session has run out by this leader's clock. If it has
-    /// by the log's, too, the last entry has not freed all that is over, and the next one comes sooner.
+    /// When a clock entry is due: a key's TTL or a session has run out by what this leader stamps. If it has
+    /// by the log's time, too, the last entry has not freed all that is over, and the next one comes sooner.
     /// Entries that are still to be applied bring a time of their own, so that clock entries never add
     /// to a backlog.
     pub(crate) fn clock_entry_at(&self) -> Time {
@@ -699,8 +699,7 @@ impl Replica {
             return Time::NEVER;
         }
         let Some(expiry) = self.kv.next_expiry() else { return Time::NEVER };
-        let until_due_ms = expiry.unix_ms.saturating_sub(self.now.wall.unix_ms);
-        let due = self.now.mono + Duration::from_millis(until_due_ms);
+        let due = self.now.mono + self.log_clock.until(self.now, expiry);
         let has_more = expiry <= self.kv.time();
         let interval = match (self.raft.quorum_has_room(), self.has_room_for_deletions()) {
             (_, false) => return Time::NEVER,

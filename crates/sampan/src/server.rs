@@ -71,21 +71,21 @@ pub(crate) fn with_help(command: Command) -> Command {
 /// Runs a node until it is stopped or cannot go on. `matches` is what was parsed for `server`;
 /// `root` and `argv` are what it was parsed by and from.
 pub(crate) fn run(matches: &ArgMatches, root: &Command, argv: &[OsString]) -> Ended {
-    let (config, stop_on_stdin_eof) = configure(matches, root, argv)?;
-    for variable in unknown_variables(root, std::env::vars_os().map(|(name, _)| name)) {
-        terminal::complain(format_args!("sampan: {variable}"));
+    // Before anything is missed: it may be what one of them was to set.
+    for warning in unknown_variables(root, std::env::vars_os().map(|(name, _)| name)) {
+        terminal::complain(warning);
     }
+    let (config, stop_on_stdin_eof) = configure(matches, root, argv)?;
     if stop_on_stdin_eof {
         supervision::stop_when_stdin_ends();
     }
     match sampan_server::run(config) {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => {
-            let text = error.to_string();
-            let text =
-                if matches!(error, ServerError::Config(_)) { with_flags(&text) } else { text };
-            Err(Failure::new(error.exit_code(), text))
+        Err(ServerError::Config(error)) => {
+            let error = ServerError::Config(error.renamed(with_flags));
+            Err(Failure::new(error.exit_code(), error.to_string()))
         }
+        Err(error) => Err(Failure::new(error.exit_code(), error.to_string())),
     }
 }
 
@@ -162,7 +162,7 @@ fn unknown_key(key: &str, server: &Command) -> String {
     format!("unknown setting '{key}': want the name of a flag of `sampan server`, such as {near}")
 }
 
-/// The flags that share the most words with a name that is none.
+/// The flags that share the most words with a name that is none; any, if none shares one.
 fn nearest<'a>(name: &str, server: &'a Command) -> Vec<&'a str> {
     let words: Vec<&str> = name.split(['-', '_']).collect();
     let shared = |name: &str| name.split('-').filter(|word| words.contains(word)).count();
@@ -174,9 +174,9 @@ fn nearest<'a>(name: &str, server: &'a Command) -> Vec<&'a str> {
     names
 }
 
-/// A line for each variable of the environment that looks like a setting and is none: a mistyped one
+/// A warning for each variable of the environment that looks like a setting and is none: a mistyped one
 /// would otherwise leave a node with a default that nobody meant. A node starts all the same, for such
-/// names come from elsewhere, too: Kubernetes sets some of them for each service called `sampan`.
+/// names come from elsewhere, too; those that Kubernetes makes of services are passed over.
 fn unknown_variables(root: &Command, names: impl Iterator<Item = OsString>) -> Vec<String> {
     let server = root.find_subcommand("server").expect("this very command");
     let known: Vec<_> = std::iter::once(root)
@@ -184,21 +184,25 @@ fn unknown_variables(root: &Command, names: impl Iterator<Item = OsString>) -> V
         .flat_map(Command::get_arguments)
         .filter_map(clap::Arg::get_env)
         .collect();
+    let is_of_service = |name: &str| {
+        let marks = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"];
+        name.ends_with("_PORT") || marks.iter().any(|mark| name.contains(mark))
+    };
     let mut unknown: Vec<String> = names
         .filter(|name| !known.contains(&name.as_os_str()))
-        .filter_map(|name| Some(name.to_string_lossy().strip_prefix("SAMPAN_")?.to_owned()))
-        .filter(|name| !["SERVICE_", "PORT"].iter().any(|theirs| name.starts_with(theirs)))
+        .map(|name| name.to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("SAMPAN_") && !is_of_service(name))
         .collect();
     unknown.sort_unstable();
-    let line = |name: &String| {
-        let near = nearest(&name.to_lowercase(), server)
+    let warning = |name: &String| {
+        let near: Vec<String> = nearest(&name.to_lowercase(), server)
             .iter()
             .map(|flag| format!("SAMPAN_{}", flag.replace('-', "_").to_uppercase()))
-            .collect::<Vec<_>>()
-            .join(", ");
-        format!("SAMPAN_{name} is set, but is no setting, and ignored: want one such as {near}")
+            .collect();
+        let near = near.join(", ");
+        format!("warning: {name} is no setting, and ignored: want one such as {near}")
     };
-    unknown.iter().map(line).collect()
+    unknown.iter().map(warning).collect()
 }
 
 /// The texts a value stands for.

@@ -376,15 +376,14 @@ impl Settings {
         if follow_timeout {
             config.replica.raft.election_timeout_max = config.replica.raft.election_timeout_min * 2;
         }
-        let checked = config.check().map_err(|error| with_flags(&error.to_string()));
-        checked.map_err(|text| Failure::usage(format!("bad configuration: {text}")))
+        let checked = config.check().map_err(|error| error.renamed(with_flags));
+        checked.map_err(|error| Failure::usage(format!("bad configuration: {error}")))
     }
 }
 
 /// A text about fields of [`Config`], with the flags that set them in their place.
 pub(crate) fn with_flags(text: &str) -> String {
-    // What has a '/' in it is a path, which may be called anything.
-    let is_of_name = |c: char| c.is_ascii_alphanumeric() || "_./".contains(c);
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
     let mut out = String::new();
     let mut rest = text;
     while let Some(start) = rest.find(is_of_name) {

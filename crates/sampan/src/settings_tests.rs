@@ -91,12 +91,6 @@ fn each_fault_is_named_with_what_is_accepted() {
 }
 
 #[test]
-fn a_path_is_not_taken_for_a_setting() {
-    let text = with_flags("data_dir is /srv/data_dir/clients_max, clients_max is 0");
-    assert_eq!(text, "--data-dir is /srv/data_dir/clients_max, --clients-max is 0");
-}
-
-#[test]
 fn a_missing_setting_is_named_in_all_its_ways() {
     let failure = Identity::default().into_config().unwrap_err();
     assert_eq!(

@@ -29,6 +29,10 @@ use tokio::time::Instant;
 use crate::node::Node;
 use crate::release;
 
+/// How the answer to a piece that cannot be read begins: for the client it is as good as damaged
+/// (`docs/protocol.md`).
+const UNREADABLE: &str = "ERR reading the backup: ";
+
 /// One backup.
 struct Open {
     file: Arc<File>,
@@ -182,7 +186,7 @@ pub(crate) async fn serve(node: Rc<Node>, mut pieces: Pieces) {
                 free_at = free_at.max(Instant::now()) + Duration::from_secs_f64(time);
                 Reply::Bulk(bytes)
             }
-            Err(error) => Reply::Error(format!("ERR reading the backup: {error}").into()),
+            Err(error) => Reply::Error(format!("{UNREADABLE}{error}").into()),
         };
         node.clients.piece_is_read(connection);
         let decided_at = LogIndex::ZERO;

@@ -23,8 +23,21 @@ pub(crate) const HOST_BYTES_MAX: usize = 255;
 /// One setting that makes no sense: its text says which, what it is, and what it may be. Settings are
 /// called as the fields here are.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-#[error("{0}")]
-pub struct ConfigError(String);
+pub enum ConfigError {
+    /// A setting has a value that it may not have.
+    #[error("{setting} is {value}: {expected}")]
+    Value {
+        /// Its name.
+        setting: String,
+        /// What it is.
+        value: String,
+        /// What it may be; other settings are named in it.
+        expected: String,
+    },
+    /// What a part of the node says of its own settings.
+    #[error("{0}")]
+    Part(String),
+}
 
 impl ConfigError {
     pub(crate) fn new(
@@ -32,12 +45,25 @@ impl ConfigError {
         value: impl fmt::Display,
         expected: impl fmt::Display,
     ) -> Self {
-        Self(format!("{setting} is {value}: {expected}"))
+        let [value, expected] = [value.to_string(), expected.to_string()];
+        Self::Value { setting: setting.to_owned(), value, expected }
     }
 
     /// What a part of the node says of its own settings.
     pub(crate) fn of_part(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self::Part(text.into())
+    }
+
+    /// The same with other names of the settings: those by which the reader knows them. The value, a path
+    /// perhaps, may be called anything, and stays what it is.
+    #[must_use]
+    pub fn renamed(self, names: impl Fn(&str) -> String) -> Self {
+        match self {
+            Self::Value { setting, value, expected } => {
+                Self::Value { setting: names(&setting), value, expected: names(&expected) }
+            }
+            Self::Part(text) => Self::Part(names(&text)),
+        }
     }
 }
 

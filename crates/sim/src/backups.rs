@@ -1,15 +1,16 @@
 //! Backups of the running cluster, and what they must hold: a sound snapshot of the state at its
 //! index, with every write in it that was acknowledged before the backup was asked for
-//! (`docs/operations.md`).
+//! (`docs/operations.md`). A node that has given up a snapshot, because its backup was damaged, never hands
+//! that out again.
 //!
 //! A copy of the disk is read, at the moment in which the host would open the file: what the backup
 //! meets there is no business of the node's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sampan_base::{LogIndex, NodeId};
-use sampan_kv::{Digest, Limits, Restore};
-use sampan_replica::{BackupReady, ConnectionId, Input};
+use sampan_base::{LogIndex, NodeId, SnapshotId};
+use sampan_kv::{Digest, Limits, Reply, Restore};
+use sampan_replica::{BackupReady, ClientReply, ConnectionId, Input};
 use sampan_storage::snapshot::SnapshotReader;
 
 use crate::checkers::Violation;
@@ -25,6 +26,10 @@ const CONNECTION: u64 = 1 << 63;
 pub(crate) struct Backups {
     /// Of whom each was asked, by its number, and the index it must reach.
     asked: BTreeMap<u64, LogIndex>,
+    /// Which snapshot of which node, in which life, was called damaged, by the number of that word.
+    doubted: BTreeMap<u64, (NodeId, u64, SnapshotId)>,
+    /// Those that the node has given up.
+    given_up: BTreeSet<(NodeId, u64, SnapshotId)>,
     last: u64,
     /// The highest index of which a client has an answer.
     answered: LogIndex,
@@ -41,9 +46,11 @@ impl Backups {
         connection.0 >= CONNECTION
     }
 
-    /// Nothing came of a backup.
-    pub(crate) fn failed(&mut self, connection: ConnectionId) {
-        self.asked.remove(&(connection.0 - CONNECTION));
+    /// Nothing came of a backup, or a node says what it finds of one that is damaged.
+    pub(crate) fn replied(&mut self, reply: &ClientReply) {
+        self.asked.remove(&(reply.connection.0 - CONNECTION));
+        let doubted = self.doubted.remove(&reply.seq);
+        self.given_up.extend(doubted.filter(|_| reply.reply == Reply::Int(1)));
     }
 }
 
@@ -84,12 +91,18 @@ impl Simulation {
         let Some(must_reach) = self.backups.asked.remove(&ready.seq) else {
             return wrong(format!("nobody asked for #{}", ready.seq));
         };
+        let snapshot = (id, self.world.node(id).lives(), ready.snapshot.meta.id);
+        if self.backups.given_up.contains(&snapshot) {
+            return wrong("it was given up as damaged".to_owned());
+        }
         let digest = match read {
             Ok(digest) => digest,
-            // It says so, the operator tells the node, and tries again.
+            // It says so, and the operator tells the node.
             Err(_) if self.world.node(id).disk().damaged => {
-                let (connection, seq) = (ready.connection, ready.seq + 1);
-                let snapshot = ready.snapshot.meta.id;
+                self.backups.last += 1;
+                let seq = self.backups.last;
+                self.backups.doubted.insert(seq, snapshot);
+                let (connection, snapshot) = (ConnectionId(CONNECTION + seq), snapshot.2);
                 return self.world.input(id, Input::BackupDamaged { connection, seq, snapshot });
             }
             Err(why) => return wrong(why),

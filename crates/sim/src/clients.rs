@@ -383,7 +383,7 @@ impl Simulation {
         reply: ClientReply,
     ) -> Result<(), Violation> {
         if Backups::is_operators(reply.connection) {
-            self.backups.failed(reply.connection);
+            self.backups.replied(&reply);
             return Ok(());
         }
         let client = (reply.connection.0 >> 32) as usize;

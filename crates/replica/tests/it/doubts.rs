@@ -112,6 +112,38 @@ fn a_client_that_lies_costs_a_read_a_minute_of_each_snapshot_and_no_snapshot() {
 }
 
 #[test]
+fn each_is_told_of_the_snapshot_that_it_named() {
+    let (mut cluster, id, older) = backed_up(1, never_compacting);
+    let file = cluster.backups[0].1.snapshot.file.clone();
+    assert_eq!(cluster.ask(id, 1, "SET another v"), "OK");
+    let newest = cluster.backup(id, 2).expect("a backup").snapshot.meta.id;
+    assert!(cluster.disk(id).flip_in(&file, b"xxxxxxx"));
+    hang(&mut cluster, id);
+    for (seq, snapshot) in [(1, older), (2, newest), (3, older)] {
+        doubt(&mut cluster, id, seq, snapshot);
+    }
+    go_on(&mut cluster);
+    for (seq, given_up) in [(1, 1), (2, 0), (3, 1)] {
+        assert_eq!(found(&cluster, id, seq), Some(&Reply::Int(given_up)), "#{seq}");
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_not_there_to_be_read_is_never_called_sound() {
+    let (mut cluster, id, snapshot) = backed_up(1, never_compacting);
+    let file = cluster.backups[0].1.snapshot.file.clone();
+    cluster.disk(id).remove(&file);
+    for seq in 1..=3 {
+        doubt(&mut cluster, id, seq, snapshot);
+        let reply = found(&cluster, id, seq);
+        assert!(
+            matches!(reply, Some(Reply::Error(text)) if text.contains("not read")),
+            "{reply:?}"
+        );
+    }
+}
+
+#[test]
 fn a_stop_or_a_closed_connection_leaves_nobody_waiting_for_a_look() {
     let (mut cluster, id, snapshot) = backed_up(1, never_compacting);
     hang(&mut cluster, id);

@@ -44,6 +44,10 @@ impl MemoryDisk {
         self.files.keys().filter(|name| name.ends_with(ending)).count()
     }
 
+    pub(crate) fn remove(&mut self, file: &str) {
+        assert!(self.files.remove(file).is_some(), "no {file}");
+    }
+
     pub(crate) fn len_of(&self, file: &str) -> usize {
         self.files.get(file).map_or(0, Vec::len)
     }
@@ -205,6 +209,8 @@ pub(crate) struct Cluster {
     /// Bytes of replies in one turn, at most.
     pub(crate) longest_turn_bytes: usize,
     pub(crate) backups: Vec<(u64, BackupReady)>,
+    /// Nodes whose wall clock is ahead of the others'.
+    pub(crate) clocks_ahead_ms: BTreeMap<u64, u64>,
     /// Runs each step of a node: where a test counts what that takes.
     pub(crate) around_step: fn(&mut dyn FnMut()),
 }
@@ -240,6 +246,7 @@ impl Cluster {
             stopped: BTreeSet::new(),
             longest_turn_bytes: 0,
             backups: Vec::new(),
+            clocks_ahead_ms: BTreeMap::new(),
             around_step: |step| step(),
         };
         for id in 1..=size {
@@ -271,11 +278,11 @@ impl Cluster {
     }
 
     pub(crate) fn start(&mut self, id: u64) {
+        let now = self.clocks_of(id);
         let disk = self.disks.get_mut(&id).expect("a disk per node");
         let node = NodeId::of(id);
         let identity = Identity { cluster: CLUSTER, node };
         let voters = Configuration::of_voters((1..=self.size).map(NodeId::of));
-        let now = now_at(self.now_us);
         let options = (self.options)(node);
         let started = Replica::start(disk, identity, options, voters, id + self.now_us, now);
         self.begin(id, started.expect("the node's own files open"));
@@ -410,6 +417,13 @@ impl Cluster {
         self.cut.clear();
     }
 
+    /// What the clocks of a node show.
+    fn clocks_of(&self, id: u64) -> Now {
+        let Now { mono, wall } = now_at(self.now_us);
+        let ahead_ms = self.clocks_ahead_ms.get(&id).copied().unwrap_or_default();
+        Now { mono, wall: WallTime::from_unix_ms(wall.unix_ms + ahead_ms) }
+    }
+
     pub(crate) fn now(&self) -> Time {
         now_at(self.now_us).mono
     }
@@ -485,7 +499,7 @@ impl Cluster {
 
     /// The same with several inputs in one turn.
     pub(crate) fn inputs<const N: usize>(&mut self, id: u64, inputs: [Input; N]) {
-        let now = now_at(self.now_us);
+        let now = self.clocks_of(id);
         let mut turns = VecDeque::from([Vec::from(inputs)]);
         while let Some(mut turn) = turns.pop_front() {
             let Some(node) = self.nodes.get_mut(&id) else { return };

@@ -1,6 +1,7 @@
 //! One test a rule of the replica, over real consensus, formats and state machine.
 
 mod backups;
+mod clocks;
 mod disks;
 mod doubts;
 mod failover;

@@ -44,8 +44,10 @@ pub(crate) struct BackupArgs {
 enum Failed {
     /// Another node may do better.
     Node(String),
-    /// The same, but what this one has is not sound, or it sent it so. It may do better itself.
-    Damaged { why: String, again: bool },
+    /// The same, for what this one has is not sound, or did not arrive so.
+    Damaged(String),
+    /// The same, and this one has looked at what it has: by now it may do better itself.
+    DamagedAndLooked(String),
     /// No node can help.
     Here(Failure),
 }
@@ -76,23 +78,30 @@ pub(crate) fn run(servers: &Servers, args: &BackupArgs) -> Ended {
                 }
                 Err(Failed::Here(failure)) => return Err(failure),
                 Err(Failed::Node(why)) => reasons.push(format!("{address}: {why}")),
-                Err(Failed::Damaged { why, again }) => {
+                Err(Failed::Damaged(why)) => {
                     code = exit::DATA_DAMAGED;
-                    if is_first && again {
+                    reasons.push(warn_of_damage(address, &why, &left));
+                }
+                Err(Failed::DamagedAndLooked(why)) => {
+                    code = exit::DATA_DAMAGED;
+                    if is_first {
                         left.push_front((address, false));
                     }
-                    // Damage is worth a line, also where a backup comes of it at last.
-                    if let Some((next, _)) = left.front() {
-                        complain(format_args!(
-                            "warning: {address}: {why}; beginning anew at {next}"
-                        ));
-                    }
-                    reasons.push(format!("{address}: {why}"));
+                    reasons.push(warn_of_damage(address, &why, &left));
                 }
             }
         }
         Err(Failure::new(code, format!("no node gave a backup: {}", reasons.join("; "))))
     })
+}
+
+/// Damage is worth a line, also where a backup comes of it at last. What is to be said if none does.
+fn warn_of_damage(address: &str, why: &str, left: &VecDeque<(&String, bool)>) -> String {
+    let why = format!("{address}: {why}");
+    if let Some((next, _)) = left.front() {
+        complain(format_args!("warning: {why}; beginning anew at {next}"));
+    }
+    why
 }
 
 /// A person's, or a machine's, wish for an early end.
@@ -156,18 +165,22 @@ async fn attempt(
 /// Copies and checks all of it. A node whose bytes are not sound is told so: it looks at its file, and one
 /// that is damaged there would else be sent again until something is written.
 async fn copy_or_say_damaged(remote: &mut Remote, writer: &mut Writer) -> Result<Checked, Failed> {
-    let mut copied = copy(remote, writer).await;
-    if let Err(Failed::Damaged { why, again }) = &mut copied {
-        let finding = remote.say_damaged().await;
-        *again = !matches!(finding, Finding::Unknown(_));
-        *why = format!("{why} (the node {finding})");
+    match copy(remote, writer).await {
+        Err(Failed::Damaged(why)) => {
+            let finding = remote.say_damaged().await;
+            let why = format!("{why} (the node {finding})");
+            Err(match finding {
+                Finding::GivenUp | Finding::Sound => Failed::DamagedAndLooked(why),
+                Finding::Unknown(_) => Failed::Damaged(why),
+            })
+        }
+        copied => copied,
     }
-    copied
 }
 
 async fn copy(remote: &mut Remote, writer: &mut Writer) -> Result<Checked, Failed> {
     let mut check = Check::new("the backup");
-    let damaged = |failure: Failure| Failed::Damaged { why: failure.text, again: false };
+    let damaged = |failure: Failure| Failed::Damaged(failure.text);
     while let Some(bytes) = remote.next().await? {
         check.feed(&bytes, |_| Ok(())).map_err(damaged)?;
         writer.write(bytes).await.map_err(Failed::Here)?;

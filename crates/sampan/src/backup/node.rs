@@ -12,6 +12,8 @@ use crate::probe::{self, Connection};
 
 /// A lost connection is tried again this often.
 const REDIAL_TIME: Duration = Duration::from_millis(100);
+/// How a node begins the answer that its own disk cannot read the piece (`docs/protocol.md`).
+const UNREADABLE: &str = "ERR reading the backup: ";
 /// While a node takes a snapshot, or reads one, it is asked this often whether it still lives.
 const PULSE_TIME: Duration = Duration::from_secs(1);
 
@@ -21,7 +23,7 @@ pub(super) enum Finding {
     GivenUp,
     /// Its own file is sound.
     Sound,
-    /// It does not say, as one that does not know the question yet.
+    /// It does not say: it cannot be asked, or does not know the question yet.
     Unknown(String),
 }
 
@@ -30,7 +32,7 @@ impl fmt::Display for Finding {
         match self {
             Self::GivenUp => f.write_str("has given up that snapshot"),
             Self::Sound => f.write_str("finds its own file sound"),
-            Self::Unknown(why) => write!(f, "was told, and has not looked: {why}"),
+            Self::Unknown(why) => write!(f, "does not say what it finds: {why}"),
         }
     }
 }
@@ -77,10 +79,7 @@ impl Remote {
                 self.asked = self.ask().await.is_ok();
                 Ok(Some(bytes))
             }
-            // What its disk cannot read is damaged as well.
-            Value::Error(why) if why.starts_with("ERR ") => {
-                Err(Failed::Damaged { why, again: false })
-            }
+            Value::Error(why) if why.starts_with(UNREADABLE) => Err(Failed::Damaged(why)),
             Value::Error(text) => Err(Lost(text).into()),
             _ => Err(strange().into()),
         }

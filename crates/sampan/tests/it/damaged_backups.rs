@@ -182,7 +182,7 @@ fn a_node_that_cannot_be_told_of_damage_is_not_asked_again() {
     rot(&cluster);
     let old = proxy(cluster.port(1), 0, true);
     let refused = run(&mut backup(&file, old), b"");
-    refused.assert_one_error(5, &["is damaged at offset", "has not looked", "'DAMAGEX'"]);
+    refused.assert_one_error(5, &["is damaged at offset", "does not say", "'DAMAGEX'"]);
     assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
     assert!(!Path::exists(&file));
 
@@ -190,5 +190,30 @@ fn a_node_that_cannot_be_told_of_damage_is_not_asked_again() {
     let servers = format!("127.0.0.1:{old},127.0.0.1:{}", cluster.port(1));
     let both = run(sampan(["backup", "--servers", &servers]).arg(&file), b"");
     let [first, second] = warnings(&both)[..] else { panic!("two warnings: {both:?}") };
-    assert!(first.contains("has not looked") && second.contains("given up"), "{both:?}");
+    assert!(first.contains("does not say") && second.contains("given up"), "{both:?}");
+}
+
+/// A node that begins a backup, closes the connection at the first piece, and takes no more clients.
+fn full() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut buffer = [0; 4_096];
+        _ = client.read(&mut buffer).unwrap();
+        client.write_all(b"*4\r\n$2\r\n1f\r\n:1\r\n:1\r\n:9000\r\n").unwrap();
+        _ = client.read(&mut buffer).unwrap();
+        drop(client);
+        while let Ok((mut client, _)) = listener.accept() {
+            _ = client.write_all(b"-ERR max number of clients reached\r\n");
+        }
+    });
+    port
+}
+
+#[test]
+fn a_node_that_has_no_room_for_a_client_is_not_damaged() {
+    let dir = TempDir::new("no-room");
+    let refused = run(&mut backup(&dir.path().join("backup"), full()), b"");
+    refused.assert_one_error(3, &["no node gave a backup", "max number of clients reached"]);
 }

@@ -338,9 +338,9 @@ fn settings_that_make_no_sense_are_named_with_what_is_accepted() {
     }
     // A file is where the directory, or one above it, should be.
     let dir = TempDir::new("no-directory");
-    let file = dir.path().join("data_dir");
+    let file = dir.path().join("my-data_dir");
     fs::write(&file, "").unwrap();
-    for path in [&file, &file.join("data")] {
+    for path in [&file, &file.join("clients_max")] {
         let mut command = sampan(["server", "--node-id", "1", "--cluster-id", "1", "--data-dir"]);
         let ended = run(command.arg(path).args(["--listen", "127.0.0.1:0"]), b"");
         let setting = format!("bad configuration: --data-dir is {}, ", path.display());
