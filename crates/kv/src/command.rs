@@ -46,6 +46,12 @@ pub fn is_once(encoded: &[u8]) -> bool {
     encoded.first() == Some(&opcode::ONCE)
 }
 
+/// May an encoded read be answered from state that may be stale? That a command was not applied may not be said
+/// from such.
+pub fn may_be_stale(encoded: &[u8]) -> bool {
+    encoded.first() != Some(&opcode::OUTCOME)
+}
+
 /// How many whole values the reply to an encoded command may hold.
 pub fn values_in_reply(encoded: &[u8]) -> usize {
     let Some((&opcode, fields)) = encoded.split_first() else { return 0 };

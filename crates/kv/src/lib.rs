@@ -70,7 +70,9 @@ mod spec;
 mod thin;
 
 pub use batch::{BatchBuilder, BatchReader};
-pub use command::{Need, classify, copies_a_value, is_once, need_of, values_in_reply};
+pub use command::{
+    Need, classify, copies_a_value, is_once, may_be_stale, need_of, values_in_reply,
+};
 pub use digest::Digest;
 pub use error::{CommandError, unknown_command};
 pub use examine::{Examination, Findings};

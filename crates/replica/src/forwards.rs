@@ -42,6 +42,16 @@ impl Forwarded {
     }
 }
 
+/// The part of a life's number that is drawn by chance; what is counted stands above it.
+const CHANCE_BITS: u32 = 32;
+const CHANCE_MASK: u64 = (1 << CHANCE_BITS) - 1;
+
+/// The number of a life: counted by the node's disk, and told from others by chance where that was lost
+/// and counts from one again.
+pub(crate) const fn life(counted: u64, chance: u64) -> u64 {
+    counted << CHANCE_BITS | chance & CHANCE_MASK
+}
+
 /// The origin's side.
 #[derive(Debug)]
 pub(crate) struct ForwardsOut {
@@ -73,9 +83,13 @@ impl ForwardsOut {
 
     /// Others know of this life of the node. If it is a later one than this, the disk that counted was
     /// lost: this is the life after it. What waits goes again with the next attempts.
+    ///
+    /// Another life may have been told the same, by a leader that has heard of neither: so the part that
+    /// chance has given to this one stays, and with it the two are never taken for one another.
     pub(crate) fn outlive(&mut self, incarnation: u64) {
         if incarnation > self.incarnation {
-            self.incarnation = incarnation.saturating_add(1);
+            let chance = self.incarnation & CHANCE_MASK;
+            self.incarnation = (incarnation | CHANCE_MASK).saturating_add(1) | chance;
         }
     }
 
@@ -230,13 +244,28 @@ mod tests {
     #[test]
     fn a_node_whose_lives_are_counted_anew_learns_of_those_before() {
         let mut window = ForwardWindow::default();
-        assert!(window.admit(&frame(9, 5, 4)));
-        assert_eq!(window.later_life(&frame(9, 5, 4)), None, "it is this one");
-        let mut forwards = ForwardsOut::new(1);
+        let before = life(9, 77);
+        assert!(window.admit(&frame(before, 5, 4)));
+        assert_eq!(window.later_life(&frame(before, 5, 4)), None, "it is this one");
+        let mut forwards = ForwardsOut::new(life(1, 5));
         assert!(!window.admit(&frame(forwards.incarnation, 5, 1)));
-        forwards.outlive(window.later_life(&frame(1, 5, 1)).unwrap_or_default());
+        forwards.outlive(window.later_life(&frame(life(1, 5), 5, 1)).unwrap_or_default());
         assert!(window.admit(&frame(forwards.incarnation, 5, 1)));
-        forwards.outlive(3);
-        assert_eq!(forwards.incarnation, 10, "an earlier one is no news");
+        forwards.outlive(life(3, 99));
+        assert_eq!(forwards.incarnation, life(10, 5), "an earlier one is no news");
+    }
+
+    #[test]
+    fn two_lives_that_are_told_of_the_same_one_are_not_the_same() {
+        let (before, mut first, mut second) =
+            (life(9, CHANCE_MASK), ForwardsOut::new(life(1, 5)), ForwardsOut::new(life(2, 6)));
+        first.outlive(before);
+        second.outlive(before);
+        assert!(first.incarnation > before && second.incarnation > before);
+        assert_ne!(first.incarnation, second.incarnation);
+        let mut window = ForwardWindow::default();
+        let earlier = first.incarnation.min(second.incarnation);
+        let later = first.incarnation.max(second.incarnation);
+        assert!(window.admit(&frame(earlier, 5, 40)) && window.admit(&frame(later, 5, 1)));
     }
 }

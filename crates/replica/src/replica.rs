@@ -16,7 +16,7 @@ use crate::backups::Backups;
 use crate::catching_up::CatchingUp;
 use crate::compaction::Compaction;
 use crate::disk_health::DiskHealth;
-use crate::forwards::{FORWARD_FRAME_BYTES_MAX, ForwardWindow, ForwardsOut};
+use crate::forwards::{self, FORWARD_FRAME_BYTES_MAX, ForwardWindow, ForwardsOut};
 use crate::input::{ConnectionId, Input, Now};
 use crate::job::DiskDone;
 use crate::leadership::Leadership;
@@ -123,9 +123,7 @@ impl Replica {
         let snapshot = recovered.snapshot.as_ref().map(|snapshot| snapshot.meta.clone());
         let mut report = OpenReport::of(&recovered, kv.stats().keys);
         let applied = snapshot.as_ref().map(|meta| meta.position).unwrap_or_default();
-        // One that lost its disk counts from one again.
-        let chance = rng.next_u64() >> 32;
-        let life = recovered.incarnation << 32 | chance;
+        let life = forwards::life(recovered.incarnation, rng.next_u64() >> 32);
         let life = if planted!(LifeNotNumbered) { 1 } else { life };
         let snapshots = Snapshots::new(recovered.partial_snapshot, now);
         let restored = Restored {

@@ -254,6 +254,8 @@ fn without_a_majority_a_command_is_refused_as_certainly_not_appended_and_info_st
     assert!(client.call("CLUSTER INFO").contains("cluster_state:fail\r\n"));
     client.call("READONLY");
     assert_eq!(client.call("GET nothing"), "$-1\r\n");
+    // What became of a command is never told from state that may be stale.
+    assert_eq!(client.call("OUTCOME 1 1"), "-CLUSTERDOWN No leader elected\r\n");
 }
 
 #[test]

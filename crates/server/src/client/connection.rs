@@ -347,8 +347,10 @@ fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
             if batch.requests.is_empty() {
                 profile.last_command = sampan_kv::find(name).map_or("", |spec| spec.name);
             }
-            let stale = profile.is_readonly && class != Class::Write;
-            let values = sampan_kv::values_in_reply(&batch.encoded[start..]);
+            let encoded = &batch.encoded[start..];
+            let stale =
+                profile.is_readonly && class != Class::Write && sampan_kv::may_be_stale(encoded);
+            let values = sampan_kv::values_in_reply(encoded);
             let kv = &node.config.replica.kv;
             let worst_bytes = values.saturating_mul(kv.value_bytes_max).min(kv.reply_bytes_max);
             let rendering = profile.rendering();
