@@ -15,6 +15,10 @@ pub(crate) enum Rendering {
     Silent,
 }
 
+/// In place of a reply that reaches `output_bytes_max`.
+pub(crate) const TOO_LONG: &str =
+    "ERR the reply is longer than a connection may hold: ask for less at a time";
+
 /// Appends a reply; one of `bytes_max` bytes or more becomes an error.
 pub(crate) fn write(reply: &Reply, rendering: Rendering, bytes_max: usize, out: &mut Vec<u8>) {
     let protocol = match rendering {
@@ -26,7 +30,7 @@ pub(crate) fn write(reply: &Reply, rendering: Rendering, bytes_max: usize, out: 
     if let Reply::Array(_) | Reply::Bulk(_) = reply
         && reply.encoded_bytes() >= bytes_max
     {
-        writer.error("ERR the reply is longer than a connection may hold: ask for less at a time");
+        writer.error(TOO_LONG);
         return;
     }
     write_value(reply, &mut writer);

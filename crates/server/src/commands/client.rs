@@ -1,9 +1,10 @@
 //! `CLIENT`: who is connected, under which name, and how it wants to be served.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
-use super::connection::{BAD_NAME, client_reply, is_name};
-use super::{Call, integer};
+use super::connection::{CLIENT_NAMES, client_reply, name_of};
+use super::{Call, integer, shown};
 use crate::client::{Client, Ending};
 
 /// `CLIENT subcommand ...`
@@ -69,17 +70,16 @@ fn get_name(call: &mut Call<'_>) {
 }
 
 fn set_name(call: &mut Call<'_>) {
-    if !is_name(call.arg(2)) {
-        return call.error(BAD_NAME);
+    match name_of(CLIENT_NAMES, call.arg(2)) {
+        Ok(name) => {
+            call.client.profile.borrow_mut().name = name;
+            call.ok();
+        }
+        Err(why) => call.error(&why),
     }
-    let name = String::from_utf8_lossy(call.arg(2)).into_owned();
-    call.client.profile.borrow_mut().name = name;
-    call.ok();
 }
 
 fn set_info(call: &mut Call<'_>) {
-    let value = call.arg(3);
-    let text = String::from_utf8_lossy(value).into_owned();
     let attribute = if call.is(2, "lib-name") {
         "lib-name"
     } else if call.is(2, "lib-ver") {
@@ -88,11 +88,10 @@ fn set_info(call: &mut Call<'_>) {
         let option = call.shown(2);
         return call.error(&format!("ERR Unrecognized option '{option}'"));
     };
-    if !is_name(value) {
-        return call.error(&format!(
-            "ERR {attribute} cannot contain spaces, newlines or special characters."
-        ));
-    }
+    let text = match name_of(attribute, call.arg(3)) {
+        Ok(text) => text,
+        Err(why) => return call.error(&why),
+    };
     let mut profile = call.client.profile.borrow_mut();
     match attribute {
         "lib-name" => profile.library = text,
@@ -136,16 +135,22 @@ fn list(call: &mut Call<'_>) {
     } else if call.is(2, "id") && call.args.len() > 3 {
         let numbers: Option<Vec<i64>> = call.args[3..].iter().map(|arg| integer(arg)).collect();
         match numbers {
-            Some(numbers) => ids = Some(numbers),
+            Some(mut numbers) => {
+                numbers.sort_unstable();
+                ids = Some(numbers);
+            }
             None => return call.error("ERR Invalid client ID"),
         }
     } else if call.args.len() > 2 {
         return call.syntax_error();
     }
+    let bytes_max = call.node.config.limits.output_bytes_max;
     let mut lines = String::new();
     call.node.clients.for_each(|client| {
-        let wanted = ids.as_ref().is_none_or(|ids| ids.contains(&(client.number as i64)));
-        if is_normal && wanted {
+        let number = client.number as i64;
+        let wanted = ids.as_ref().is_none_or(|ids| ids.binary_search(&number).is_ok());
+        // What is too long already becomes an error, and gets no longer.
+        if is_normal && wanted && lines.len() < bytes_max {
             lines.push_str(&line(call, client));
         }
     });
@@ -196,62 +201,76 @@ fn flags(profile: &crate::client::Profile) -> String {
 
 /// `CLIENT KILL addr`, or with `ID`, `ADDR`, `LADDR`, `TYPE`, `USER`, `SKIPME` and their values.
 fn kill(call: &mut Call<'_>) {
+    let mut wanted = Wanted::default();
     if let [_, _, address] = call.args {
-        let address = String::from_utf8_lossy(address);
-        return match kill_where(call, false, |client| client.remote.to_string() == address) {
+        let is_one = narrow(&mut wanted.remote, address_of(address));
+        return match if is_one { kill_where(call, false, &wanted) } else { 0 } {
             0 => call.error("ERR No such client"),
             _ => call.ok(),
         };
     }
-    let (mut filters, mut skip_me) = (Vec::new(), true);
+    let (mut is_any, mut skip_me) = (true, true);
     for pair in call.args[2..].chunks(2) {
         let &[filter, value] = pair else { return call.syntax_error() };
-        let value = String::from_utf8_lossy(value).into_owned();
         match filter.to_ascii_lowercase().as_slice() {
-            b"skipme" if value.eq_ignore_ascii_case("yes") => skip_me = true,
-            b"skipme" if value.eq_ignore_ascii_case("no") => skip_me = false,
-            b"id" if integer(value.as_bytes()).is_none_or(|id| id <= 0) => {
-                return call.error("ERR client-id should be greater than 0");
-            }
-            b"id" => filters.push(Filter::Number(value)),
-            b"addr" => filters.push(Filter::Remote(value)),
-            b"laddr" => filters.push(Filter::Local(value)),
-            b"type" => filters.push(Filter::All(value.eq_ignore_ascii_case("normal"))),
-            b"user" if value != "default" => {
-                return call.error(&format!("ERR No such user '{value}'"));
+            b"skipme" if value.eq_ignore_ascii_case(b"yes") => skip_me = true,
+            b"skipme" if value.eq_ignore_ascii_case(b"no") => skip_me = false,
+            b"id" => match integer(value).and_then(|id| u64::try_from(id).ok()) {
+                Some(id @ 1..) => is_any &= narrow(&mut wanted.number, Some(id)),
+                _ => return call.error("ERR client-id should be greater than 0"),
+            },
+            b"addr" => is_any &= narrow(&mut wanted.remote, address_of(value)),
+            b"laddr" => is_any &= narrow(&mut wanted.local, address_of(value)),
+            b"type" => is_any &= value.eq_ignore_ascii_case(b"normal"),
+            b"user" if value != b"default" => {
+                return call.error(&format!("ERR No such user '{}'", shown(value)));
             }
             b"user" => {}
             _ => return call.syntax_error(),
         }
     }
-    let killed =
-        kill_where(call, skip_me, |client| filters.iter().all(|filter| filter.takes(client)));
+    let killed = if is_any { kill_where(call, skip_me, &wanted) } else { 0 };
     call.reply().integer(killed);
 }
 
-enum Filter {
-    Number(String),
-    Remote(String),
-    Local(String),
-    All(bool),
+/// Which clients a `CLIENT KILL` is for: what all its filters come to, however many there are.
+#[derive(Default)]
+struct Wanted {
+    number: Option<u64>,
+    remote: Option<SocketAddr>,
+    local: Option<SocketAddr>,
 }
 
-impl Filter {
+impl Wanted {
     fn takes(&self, client: &Client) -> bool {
-        match self {
-            Self::Number(number) => client.number.to_string() == *number,
-            Self::Remote(address) => client.remote.to_string() == *address,
-            Self::Local(address) => client.local.to_string() == *address,
-            Self::All(all) => *all,
+        self.number.is_none_or(|number| client.number == number)
+            && self.remote.is_none_or(|address| client.remote == address)
+            && self.local.is_none_or(|address| client.local == address)
+    }
+}
+
+/// Adds a filter to those of its kind before it; false if nothing can pass them all.
+fn narrow<T: PartialEq>(wanted: &mut Option<T>, value: Option<T>) -> bool {
+    match (&*wanted, value) {
+        (_, None) => false,
+        (Some(before), Some(value)) => *before == value,
+        (None, value) => {
+            *wanted = value;
+            true
         }
     }
 }
 
-fn kill_where(call: &Call<'_>, skip_me: bool, which: impl Fn(&Client) -> bool) -> i64 {
+/// An address as `CLIENT LIST` shows it; what is none is nobody's.
+fn address_of(text: &[u8]) -> Option<SocketAddr> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn kill_where(call: &Call<'_>, skip_me: bool, wanted: &Wanted) -> i64 {
     let mut killed = 0;
     call.node.clients.for_each(|client| {
         let is_me = client.id == call.client.id;
-        if which(client) && !(skip_me && is_me) {
+        if wanted.takes(client) && !(skip_me && is_me) {
             client.end(if is_me { Ending::AfterReplies } else { Ending::Now });
             killed += 1;
         }

@@ -82,11 +82,10 @@ fn info(call: &mut Call<'_>) {
     let Some(names) = call.args.get(2..).filter(|names| !names.is_empty()) else {
         return all(call);
     };
-    let names: Vec<Vec<u8>> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
     let mut reply = call.reply();
     reply.array(names.len());
     for name in names {
-        match rows().find(|row| row.name.as_bytes() == name) {
+        match rows().find(|row| row.name.as_bytes().eq_ignore_ascii_case(name)) {
             Some(row) => write_row(&row, &mut reply),
             None => reply.nil_array(),
         }
@@ -114,6 +113,9 @@ fn write_row(row: &Row, reply: &mut Writer<'_>) {
 fn list(call: &mut Call<'_>) {
     let mut names: Vec<&str> = rows().map(|row| row.name).collect();
     if call.args.len() == 5 && call.is(2, "filterby") && call.is(3, "pattern") {
+        if !call.check_patterns(&call.args[4..]) {
+            return;
+        }
         names.retain(|name| glob::matches(call.arg(4), name.as_bytes()));
     } else if call.args.len() > 2 {
         return call.syntax_error();

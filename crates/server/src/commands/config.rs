@@ -40,6 +40,9 @@ pub(super) fn config(call: &mut Call<'_>) {
 
 fn get(call: &mut Call<'_>) {
     let patterns = &call.args[2..];
+    if !call.check_patterns(patterns) {
+        return;
+    }
     let found: Vec<(&str, String)> = settings(call.node)
         .into_iter()
         .filter(|(name, _)| patterns.iter().any(|p| glob::matches(p, name.as_bytes())))

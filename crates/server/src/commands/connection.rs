@@ -6,13 +6,23 @@ use sampan_resp::{Protocol, Writer};
 use super::{Call, REDIS_VERSION, end_after_reply, integer};
 use crate::client::{Profile, Replies};
 
-/// Names and library names: printable ASCII without spaces, as Redis has it.
-pub(super) fn is_name(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| (b'!'..=b'~').contains(byte))
-}
+/// Bytes of a name: every `CLIENT LIST` of anyone has those of all clients.
+const NAME_BYTES_MAX: usize = 256;
 
-pub(super) const BAD_NAME: &str =
-    "ERR Client names cannot contain spaces, newlines or special characters.";
+/// What errors call a client's name.
+pub(super) const CLIENT_NAMES: &str = "Client names";
+
+/// A name that a client gives itself or its library, printable ASCII without spaces, as Redis has it;
+/// or why it cannot be `what`.
+pub(super) fn name_of(what: &str, bytes: &[u8]) -> Result<String, String> {
+    if bytes.len() > NAME_BYTES_MAX {
+        return Err(format!("ERR {what} cannot be longer than {NAME_BYTES_MAX} bytes."));
+    }
+    if !bytes.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
+        return Err(format!("ERR {what} cannot contain spaces, newlines or special characters."));
+    }
+    Ok(String::from_utf8_lossy(bytes).into_owned())
+}
 
 /// Is this `CLIENT REPLY` or `RESET`?
 pub(super) fn is_reply_switch(args: &[&[u8]]) -> bool {
@@ -74,12 +84,13 @@ pub(super) fn hello(call: &mut Call<'_>) {
     if user.is_some_and(|user| !user.eq_ignore_ascii_case(b"default")) {
         return call.error(WRONG_PASSWORD);
     }
-    if name.is_some_and(|name| !is_name(name)) {
-        return call.error(BAD_NAME);
-    }
+    let name = match name.map(|name| name_of(CLIENT_NAMES, name)).transpose() {
+        Ok(name) => name,
+        Err(why) => return call.error(&why),
+    };
     let mut profile = call.client.profile.borrow_mut();
     if let Some(name) = name {
-        profile.name = String::from_utf8_lossy(name).into_owned();
+        profile.name = name;
     }
     profile.protocol = protocol;
     drop(profile);

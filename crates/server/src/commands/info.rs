@@ -117,8 +117,11 @@ fn clients(call: &Call<'_>, lines: &mut Lines<'_>) {
 fn memory(status: &Status, lines: &mut Lines<'_>) {
     let kv = &status.kv;
     lines.title("Memory");
-    lines.put("used_memory", kv.bytes_estimate + kv.session_bytes);
-    lines.put("used_memory_rss", resident_bytes());
+    let (used, resident) = (kv.bytes_estimate + kv.session_bytes, resident_bytes());
+    lines.put("used_memory", used);
+    lines.put("used_memory_human", human(used));
+    lines.put("used_memory_rss", resident);
+    lines.put("used_memory_rss_human", human(resident));
     lines.put("used_memory_dataset", kv.bytes_estimate);
     lines.put("used_memory_sessions", kv.session_bytes);
     lines.put("maxmemory", 0);
@@ -216,6 +219,7 @@ fn raft(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("non_voting_until", until.map_or(0, |until| until.0));
     lines.put("transfer_to", raft.transfer_target.map_or(0, NodeId::get));
     lines.put("sessions", status.kv.sessions);
+    lines.put("sessions_evicted", status.kv.sessions_evicted_total);
     lines.put("duplicates", status.kv.duplicates_total);
     for peer in &raft.peers {
         lines.put(&format!("peer{}", peer.id.get()), peer_line(call, peer));
@@ -283,6 +287,15 @@ fn keyspace(status: &Status, lines: &mut Lines<'_>) {
     }
 }
 
+/// Bytes for people, as Redis writes them: two decimals of the largest unit that there is one of.
+fn human(bytes: u64) -> String {
+    let units = ["K", "M", "G", "T", "P"].into_iter().zip((10..).step_by(10));
+    match units.take_while(|(_, bits)| bytes >> bits > 0).last() {
+        Some((unit, bits)) => format!("{:.2}{unit}", bytes as f64 / (1_u64 << bits) as f64),
+        None => format!("{bytes}B"),
+    }
+}
+
 /// The memory of this process that is really there; zero where the system does not say.
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -327,4 +340,26 @@ pub(super) fn role(call: &mut Call<'_>) {
     reply.bulk(b"master");
     reply.integer(applied as i64);
     reply.array(0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_written_as_redis_writes_them() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1_023, "1023B"),
+            (1_024, "1.00K"),
+            (1_536, "1.50K"),
+            ((1 << 20) - 1, "1024.00K"),
+            (14_071_890, "13.42M"),
+            (5 << 30, "5.00G"),
+            (3 << 40, "3.00T"),
+            (1 << 50, "1.00P"),
+        ] {
+            assert_eq!(human(bytes), text, "{bytes}");
+        }
+    }
 }

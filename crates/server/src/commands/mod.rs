@@ -14,7 +14,7 @@ mod info;
 mod snapshot;
 mod table;
 
-use sampan_kv::Reply;
+use sampan_kv::{CommandError, Reply};
 use sampan_resp::{Protocol, Writer};
 
 use crate::client::{Client, Ending};
@@ -25,6 +25,14 @@ pub(crate) use table::{Command, find};
 
 /// The version of Redis that this server is like, for clients that ask before they use something.
 const REDIS_VERSION: &str = "7.2.4";
+
+/// Arguments of one of these commands, name included: they run between two turns of the event loop, for
+/// as long as they take. Clients that ask about all commands by name need a few hundred.
+const ARGUMENTS_MAX: usize = 1_024;
+/// Bytes of a pattern; the names that it is for are shorter.
+const PATTERN_BYTES_MAX: usize = 64;
+/// The memory for replies, between two of them.
+const SCRATCH_BYTES_KEPT: usize = 64 << 10;
 
 /// One call of a command.
 pub(crate) struct Call<'a> {
@@ -97,6 +105,15 @@ impl<'a> Call<'a> {
         allowed
     }
 
+    /// Is none of these patterns too long? If one is, says so.
+    fn check_patterns(&mut self, patterns: &[&[u8]]) -> bool {
+        let allowed = patterns.iter().all(|pattern| pattern.len() <= PATTERN_BYTES_MAX);
+        if !allowed {
+            self.error(&format!("ERR pattern exceeds the limit of {PATTERN_BYTES_MAX} bytes"));
+        }
+        allowed
+    }
+
     fn unknown_subcommand(&mut self, command: &str) {
         let name = self.shown(1);
         self.error(&format!("ERR unknown subcommand '{name}'. Try {command} HELP."));
@@ -120,18 +137,30 @@ pub(crate) fn run(command: &Command, node: &Node, client: &Client, args: &[&[u8]
     };
     let mut out = node.reply_scratch.take();
     let mut call = Call { node, client, args, rendering, out: &mut out };
-    if command.arity_allows(args.len()) {
+    if args.len() > ARGUMENTS_MAX {
+        call.error(&CommandError::TooManyArguments(ARGUMENTS_MAX).to_string());
+    } else if command.arity_allows(args.len()) {
         (command.handler)(&mut call);
     } else {
         call.error(&format!("ERR wrong number of arguments for '{}' command", command.name));
+    }
+    if call.out.len() >= node.config.limits.output_bytes_max {
+        call.out.clear();
+        call.error(render::TOO_LONG);
     }
     // What switches replies on or off decides over its own reply as well, by saying something or nothing.
     let is_silent = rendering == Rendering::Silent && !connection::is_reply_switch(args);
     if !is_silent {
         client.flow.borrow_mut().say(&out);
     }
+    node.reply_scratch.replace(emptied(out));
+}
+
+/// The memory of a reply, for the next one: one long reply does not keep it for ever.
+fn emptied(mut out: Vec<u8>) -> Vec<u8> {
     out.clear();
-    node.reply_scratch.replace(out);
+    out.shrink_to(SCRATCH_BYTES_KEPT);
+    out
 }
 
 /// Answers the command being read with an error.
@@ -174,4 +203,22 @@ fn integer(bytes: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(bytes).ok()?;
     let value: i64 = text.parse().ok()?;
     (value.to_string() == text).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reply_keeps_no_memory_and_a_short_one_keeps_its_own() {
+        let long = emptied(vec![b'x'; 16 * SCRATCH_BYTES_KEPT]);
+        assert_eq!(long, b"");
+        assert!(long.capacity() <= SCRATCH_BYTES_KEPT, "{}", long.capacity());
+        assert!(emptied(vec![b'x'; 1_000]).capacity() >= 1_000);
+    }
+
+    #[test]
+    fn whoever_asks_about_every_command_by_name_may() {
+        assert!(table::COMMANDS.len() + sampan_kv::SPECS.len() < ARGUMENTS_MAX / 4);
+    }
 }
