@@ -25,6 +25,8 @@ pub(crate) struct Forwarded {
     pub(crate) request: Waiting,
     pub(crate) to: NodeId,
     pub(crate) term: Term,
+    /// The number of the frame it is in.
+    pub(crate) frame: u64,
     pub(crate) sent_at: Time,
     /// The connection to the leader is gone; an answer may still be on its way by the other one.
     pub(crate) give_up_at: Time,
@@ -59,6 +61,8 @@ pub(crate) struct ForwardsOut {
     /// By attempt.
     pub(crate) under_way: BTreeMap<u64, Forwarded>,
     under_way_bytes: usize,
+    /// What is for this node waits: a frame for it was given to no connection.
+    pub(crate) held_for: Option<NodeId>,
     next: Vec<ForwardedRequest>,
     next_bytes: usize,
     /// The reads in it that no write of their connection follows so far.
@@ -73,6 +77,7 @@ impl ForwardsOut {
             incarnation,
             under_way: BTreeMap::new(),
             under_way_bytes: 0,
+            held_for: None,
             next: Vec::new(),
             next_bytes: 0,
             last_reads: BTreeMap::new(),

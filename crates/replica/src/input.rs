@@ -64,6 +64,13 @@ pub enum Input {
     PeerConnected(NodeId),
     /// A connection from or to a peer was closed by the other side: a hint that it is gone.
     PeerDisconnected(NodeId),
+    /// Of this frame no byte was given to a connection, and none will be.
+    ForwardNotSent {
+        /// Whom it was for.
+        to: NodeId,
+        /// Its number ([`crate::wire::Forward::frame_seq`]).
+        frame_seq: u64,
+    },
     /// A job of [`crate::Outputs::jobs`] has ended.
     Disk(DiskDone),
     /// Hand leadership over, finish what is under way, then say so

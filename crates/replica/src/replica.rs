@@ -189,11 +189,17 @@ impl Replica {
             Input::RepliesHeld(connection) => self.reads.hold(connection),
             Input::RepliesWanted(connection) => self.on_replies_wanted(connection),
             Input::Peer { from, message } => self.on_peer(from, message),
-            Input::PeerConnected(peer) => self.raft.peer_connected(mono, peer),
+            Input::PeerConnected(peer) => {
+                self.raft.peer_connected(mono, peer);
+                if self.forwards.held_for == Some(peer) {
+                    self.release_forwards();
+                }
+            }
             Input::PeerDisconnected(peer) => {
                 self.raft.peer_disconnected(mono, peer);
                 self.on_forwards_cut(peer);
             }
+            Input::ForwardNotSent { to, frame_seq } => self.on_forward_not_sent(to, frame_seq),
             Input::Disk(done) => self.on_disk(done),
             Input::Shutdown => self.on_shutdown(),
             Input::TransferLeadership(to) => {

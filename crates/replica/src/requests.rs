@@ -233,7 +233,7 @@ impl Replica {
         let (leads, leader, term) = (self.raft.is_leader(), self.leader(), self.raft.term());
         let (me, batch, frame) = (self.id(), self.writes.open.id, self.forwards.open_frame());
         let (batch_bytes, holds_writes) = (self.writes.open_bytes(), self.holds_writes());
-        let is_full = self.is_full();
+        let (is_full, held_for) = (self.is_full(), self.forwards.held_for);
         // Nothing more is begun for a client that does not take its replies.
         if self.reads.holds(&origin) {
             return Route::Hold;
@@ -279,6 +279,9 @@ impl Replica {
         // A node whose disk is full falls behind: its reads would wait for what it cannot take.
         let elsewhere = through_log || is_full;
         if line.forwards > 0 || (elsewhere && line.reads == 0) {
+            if held_for == Some(leader) {
+                return Route::Hold;
+            }
             let fits = self.forwards.has_room_for(&request.command, term);
             return if fits { Route::Forward(leader) } else { Route::HoldForFrame };
         }
@@ -331,6 +334,7 @@ impl Replica {
             request,
             to: leader,
             term,
+            frame: self.forwards.open_frame(),
             sent_at: self.now.mono,
             give_up_at: Time::NEVER,
             is_followed: false,
@@ -490,6 +494,23 @@ impl Replica {
         }
     }
 
+    /// A frame for this node was given to no connection. What is in it was certainly not appended, so it
+    /// waits again: for a connection, or for another leader.
+    pub(crate) fn on_forward_not_sent(&mut self, to: NodeId, frame: u64) {
+        self.forwards.held_for = Some(to);
+        for forwarded in self.forwards.take(|forwarded| forwarded.frame == frame) {
+            let maybe_appended = forwarded.request.maybe_appended;
+            self.forward_failed(forwarded, maybe_appended);
+        }
+    }
+
+    /// What could not be sent is tried once more.
+    pub(crate) fn release_forwards(&mut self) {
+        if self.forwards.held_for.take().is_some() {
+            self.pump_all();
+        }
+    }
+
     /// Nobody will answer this forward any more.
     fn end_forward(&mut self, forwarded: &Forwarded) {
         let origin = self.forward_ended(forwarded);
@@ -513,6 +534,8 @@ impl Replica {
                 self.to_pump.push(origin);
             }
             self.expire_forwards();
+            // Also with a connection: its queue may have had no room.
+            self.release_forwards();
         }
         for round in self.reads.take_late(now) {
             self.counters.read_retries += 1;

@@ -4,10 +4,11 @@
 
 mod common;
 
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::{Client, Node, PATIENCE, TempDir, cluster, until};
-use sampan_server::Stop;
+use sampan_server::{HostPort, Stop};
 
 /// Three nodes of which one leads and all are connected.
 fn three(dir: &TempDir) -> Vec<Node> {
@@ -128,6 +129,56 @@ fn a_session_survives_the_node_it_was_opened_on() {
         assert_eq!(eventually(again), ":1\r\n");
         assert_eq!(client.call("GET n"), bulk("1"));
     }
+}
+
+/// Takes connections for another port, from now on, and hands on what comes.
+fn pass_on(listener: TcpListener, port: u16) {
+    let copy = |mut from: TcpStream, mut to: TcpStream| {
+        std::thread::spawn(move || {
+            _ = std::io::copy(&mut from, &mut to);
+            _ = to.shutdown(Shutdown::Both);
+        })
+    };
+    std::thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            let Ok(other) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+            copy(socket.try_clone().unwrap(), other.try_clone().unwrap());
+            copy(other, socket);
+        }
+    });
+}
+
+#[test]
+fn what_a_follower_cannot_send_to_the_leader_yet_is_done_when_it_can() {
+    let dir = TempDir::new();
+    let mut nodes = cluster(dir.path(), 3, |config| {
+        config.limits.handshake_time = PATIENCE;
+        config.replica.no_leader_wait = PATIENCE;
+        config.replica.client_timeout = PATIENCE;
+    });
+    let leader = leader_of(&nodes);
+    let (id, peer_port) = (nodes[leader].config.node, nodes[leader].peer_port);
+    let (mut config, _) = nodes.remove((leader + 1) % 3).stop(Stop::AtOnce);
+    // The leader reaches it, but its own way to the leader is long.
+    let way = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = HostPort::new("127.0.0.1", way.local_addr().unwrap().port());
+    config.peers.insert(id, address);
+    let follower = Node::start(config);
+    until("it knows the leader", || follower.raft()["leader_id"] == id.get().to_string());
+    let mut clients: Vec<Client> = (0..3).map(|_| follower.connect()).collect();
+    for client in &mut clients {
+        client.send("INCR n\r\nINCR n\r\n");
+    }
+    let tries = || follower.connect().info("stats")["total_forwarded"].parse().unwrap_or(0);
+    until("all are tried again", || tries() > 2 * 6);
+    pass_on(way, peer_port);
+    for client in &mut clients {
+        for _ in 0..2 {
+            let reply = client.reply();
+            assert!(reply.starts_with(':'), "{reply}");
+        }
+    }
+    assert_eq!(follower.connect().call("GET n"), bulk("6"));
 }
 
 /// Calls until the reply is not that there is no leader, or that the outcome is unknown.

@@ -53,6 +53,11 @@ pub trait Network {
         None
     }
 
+    /// Does a sender know that it has no connection? Of the forwards that are lost then it hears.
+    fn is_known_unconnected(&self, _sending: &Sending<'_>) -> bool {
+        false
+    }
+
     /// A message is about to arrive; false if it is lost after all.
     fn arrives(&mut self, _now: SimTime, _from: NodeId, _to: NodeId) -> bool {
         true

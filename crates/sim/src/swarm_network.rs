@@ -5,6 +5,7 @@
 
 use sampan_base::{NodeId, Rng};
 use sampan_replica::Stream;
+use sampan_replica::wire::PeerMessage;
 
 use crate::network::{Delivery, Network, Sending};
 use crate::queue::SimTime;
@@ -163,6 +164,12 @@ impl Network for SwarmNetwork {
             let after_us = self.arrival(now, &sending, slowness).us_since(now);
             deliveries.push(Delivery { after_us, corrupt });
         }
+    }
+
+    /// By every second frame, so that a way that is cut shows both what is known and what is not.
+    fn is_known_unconnected(&self, sending: &Sending<'_>) -> bool {
+        matches!(sending.message, PeerMessage::Forward(forward) if forward.frame_seq % 2 == 0)
+            && !self.is_open(sending.from, sending.to)
     }
 
     fn arrives(&mut self, _now: SimTime, from: NodeId, to: NodeId) -> bool {

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use sampan_base::{ClusterId, LogIndex, NodeId, Rng};
 use sampan_kv::Digest;
-use sampan_replica::wire::{PeerMessage, decode_frame, encode_frame};
+use sampan_replica::wire::{Forward, PeerMessage, decode_frame, encode_frame};
 use sampan_replica::{
     BackupReady, ClientReply, DiskDone, DiskJob, Envelope, Event, Fatal, Input, Lane, OpenError,
     Outputs, Replica, job,
@@ -55,6 +55,7 @@ pub enum Notice {
 enum Happening {
     Frame { from: NodeId, to: NodeId, frame: Bytes, corrupted: bool },
     Hint { to: NodeId, peer: NodeId, connected: bool },
+    ForwardNotSent { node: NodeId, life: u64, to: NodeId, frame_seq: u64 },
     Turn { node: NodeId, life: u64 },
     Wake { node: NodeId, life: u64 },
     Job { node: NodeId, life: u64, lane: Lane },
@@ -375,6 +376,10 @@ impl<N: Network> World<N> {
                 };
                 self.deliver(to, input)
             }
+            Happening::ForwardNotSent { node, life, to, frame_seq } if self.is_life(node, life) => {
+                self.deliver(node, Input::ForwardNotSent { to, frame_seq })
+            }
+            Happening::ForwardNotSent { .. } => Ok(()),
             Happening::Turn { node, life } => {
                 if self.is_life(node, life) {
                     self.node_mut(node).turn_queued = false;
@@ -597,6 +602,13 @@ impl<N: Network> World<N> {
         {
             let hint = Happening::Hint { to, peer, connected: true };
             self.queue.push(self.now.plus_us(after_us), hint);
+        }
+        if let PeerMessage::Forward(Forward { frame_seq, .. }) = *message
+            && copies == 0
+            && self.network.is_known_unconnected(&sending)
+        {
+            let (node, life) = (from, self.node(from).life);
+            self.queue.push(self.now, Happening::ForwardNotSent { node, life, to, frame_seq });
         }
         if copies > 0 {
             let frame = Bytes::copy_from_slice(&self.frame);

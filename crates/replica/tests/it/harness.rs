@@ -11,7 +11,7 @@ use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo};
 use sampan_base::{ClusterId, Configuration, NodeId, Time, WallTime};
 use sampan_kv::{Kv, Reply, Restore};
 use sampan_raft::{Body, Message};
-use sampan_replica::wire::PeerMessage;
+use sampan_replica::wire::{Forward, PeerMessage};
 use sampan_replica::{
     BackupReady, ClientReply, ConnectionId, DiskJob, Event, Input, Lane, Now, OpenReport, Options,
     Outputs, Repairing, Replica, Request, Start, job,
@@ -178,6 +178,9 @@ pub(crate) struct Cluster {
     disks: BTreeMap<u64, MemoryDisk>,
     wire: VecDeque<(u64, u64, PeerMessage)>,
     cut: BTreeSet<(u64, u64)>,
+    /// Nodes without a connection to others, and forwards that were given to none.
+    unconnected: BTreeSet<(u64, u64)>,
+    pub(crate) not_sent: usize,
     now_us: u64,
     next_seq: BTreeMap<(u64, u64), u64>,
     answers: BTreeMap<(u64, u64, u64), Reply>,
@@ -227,6 +230,8 @@ impl Cluster {
             disks: BTreeMap::new(),
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
+            unconnected: BTreeSet::new(),
+            not_sent: 0,
             now_us: 1_000_000,
             next_seq: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -413,6 +418,19 @@ impl Cluster {
         }
     }
 
+    /// A node has no connection to another from now on, and knows of each forward that is not sent.
+    pub(crate) fn unconnect(&mut self, id: u64, other: u64) {
+        self.unconnected.insert((id, other));
+    }
+
+    /// It can send again. `heard`: by a connection that is new.
+    pub(crate) fn connect(&mut self, id: u64, other: u64, heard: bool) {
+        self.unconnected.remove(&(id, other));
+        if heard {
+            self.input(id, Input::PeerConnected(NodeId::of(other)));
+        }
+    }
+
     pub(crate) fn heal(&mut self) {
         self.cut.clear();
     }
@@ -521,6 +539,14 @@ impl Cluster {
                 }
             }
             for envelope in out.messages {
+                if self.unconnected.contains(&(id, envelope.to.get())) {
+                    if let PeerMessage::Forward(Forward { frame_seq, .. }) = envelope.message {
+                        self.not_sent += 1;
+                        assert!(self.not_sent < 1_000, "node {id} does not stop trying");
+                        turns.push_back(vec![Input::ForwardNotSent { to: envelope.to, frame_seq }]);
+                    }
+                    continue;
+                }
                 let forward = matches!(envelope.message, PeerMessage::Forward(_));
                 self.snapshot_bytes_sent += snapshot_bytes(&envelope.message).unwrap_or(0);
                 let copies = if forward { self.forward_copies } else { 1 };

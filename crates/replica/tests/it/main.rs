@@ -5,6 +5,7 @@ mod clocks;
 mod disks;
 mod doubts;
 mod failover;
+mod forwards;
 mod harness;
 mod long_replies;
 mod lost_disks;

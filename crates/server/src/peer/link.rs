@@ -42,7 +42,7 @@ pub(super) struct Link {
 struct State {
     socket: Option<OwnedWriteHalf>,
     queue: FrameQueue,
-    outcomes: Outcomes,
+    frames: Frames,
     /// In the list of links to flush.
     is_marked: bool,
     /// The kernel takes no more for now: the task goes on when it does.
@@ -52,36 +52,51 @@ struct State {
     task: Option<Waker>,
 }
 
-/// The outcomes of forwarded commands in a queue. One is said once: were it dropped, the peer's client
-/// would hear that it is not known. So they have no limit of their own but that of the commands under
-/// way, and take nothing from that of the others.
+/// The frames in a queue that matter one by one.
+///
+/// The outcomes of forwarded commands: one is said once, and were it dropped, the peer's client would hear
+/// that it is not known. So they have no limit of their own but that of the commands under way, and take
+/// nothing from that of the others.
+///
+/// And the forwards: of one that no byte has left of when the connection ends, it is known that it does not
+/// arrive.
 #[derive(Default)]
-struct Outcomes {
-    bytes: usize,
-    /// Where each ends in all that was ever queued, and its length.
-    ends: VecDeque<(u64, usize)>,
+struct Frames {
+    outcome_bytes: usize,
+    /// Where each outcome ends in all that was ever queued, and its length.
+    outcomes: VecDeque<(u64, usize)>,
+    /// Where each forward begins there, and its number.
+    forwards: VecDeque<(u64, u64)>,
     pushed_bytes: u64,
     sent_bytes: u64,
 }
 
-impl Outcomes {
+impl Frames {
     /// A frame was queued.
-    fn pushed(&mut self, frame_bytes: usize, is_outcome: bool) {
+    fn pushed(&mut self, frame_bytes: usize, message: &PeerMessage) {
+        let start = self.pushed_bytes;
         self.pushed_bytes += frame_bytes as u64;
-        if is_outcome {
-            self.bytes += frame_bytes;
-            self.ends.push_back((self.pushed_bytes, frame_bytes));
+        match message {
+            PeerMessage::ForwardReply(_) => {
+                self.outcome_bytes += frame_bytes;
+                self.outcomes.push_back((self.pushed_bytes, frame_bytes));
+            }
+            PeerMessage::Forward(forward) => self.forwards.push_back((start, forward.frame_seq)),
+            _ => {}
         }
     }
 
     /// So many bytes of the queue are gone.
     fn sent(&mut self, count: usize) {
         self.sent_bytes += count as u64;
-        while let Some((end, bytes)) = self.ends.front()
+        while let Some((end, bytes)) = self.outcomes.front()
             && *end <= self.sent_bytes
         {
-            self.bytes -= bytes;
-            self.ends.pop_front();
+            self.outcome_bytes -= bytes;
+            self.outcomes.pop_front();
+        }
+        while self.forwards.front().is_some_and(|(start, _)| *start < self.sent_bytes) {
+            self.forwards.pop_front();
         }
     }
 }
@@ -93,6 +108,7 @@ impl Link {
         let state = &mut *state;
         if state.socket.is_none() {
             count_up(&peers.counters.dropped_unconnected, 1);
+            peers.was_not_sent(envelope);
             return false;
         }
         let identity = peers.identity;
@@ -101,14 +117,15 @@ impl Link {
         let bytes_max = if is_outcome {
             usize::MAX
         } else {
-            peers.limits.peer_queue_bytes_max + state.outcomes.bytes
+            peers.limits.peer_queue_bytes_max + state.frames.outcome_bytes
         };
         let pushed = state.queue.push(way, &envelope.message, bytes_max);
         let Some(frame_bytes) = pushed else {
             count_up(&peers.counters.dropped_queue_full, 1);
+            peers.was_not_sent(envelope);
             return false;
         };
-        state.outcomes.pushed(frame_bytes, is_outcome);
+        state.frames.pushed(frame_bytes, &envelope.message);
         count_up(&peers.counters.frames_sent, 1);
         count_up(&peers.counters.bytes_sent, frame_bytes as u64);
         !std::mem::replace(&mut state.is_marked, true)
@@ -145,9 +162,12 @@ impl Link {
         *state = State { socket: Some(socket), is_marked: state.is_marked, ..State::default() };
     }
 
-    fn disconnect(&self) {
+    /// The numbers of the forwards that no byte has left of.
+    fn disconnect(&self) -> impl Iterator<Item = u64> {
         let mut state = self.state.borrow_mut();
-        *state = State { is_marked: state.is_marked, ..State::default() };
+        let is_marked = state.is_marked;
+        let ended = std::mem::replace(&mut *state, State { is_marked, ..State::default() });
+        ended.frames.forwards.into_iter().map(|(_, frame_seq)| frame_seq)
     }
 
     /// What the task does while the connection is up: ready when it is not any more.
@@ -178,7 +198,7 @@ impl State {
             match write_some(socket, &self.queue) {
                 Ok(written) => {
                     self.queue.mark_sent(written);
-                    self.outcomes.sent(written);
+                    self.frames.sent(written);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.is_blocked = true;
@@ -223,7 +243,9 @@ pub(super) async fn run(peers: Rc<Peers>, peer: NodeId, stream: Stream) {
                 // On a new bulk stream a snapshot goes on at once.
                 peers.inbox.push(Input::PeerConnected(peer));
                 let why = until_closed(link, reader).await;
-                link.disconnect();
+                for frame_seq in link.disconnect() {
+                    peers.inbox.push(Input::ForwardNotSent { to: peer, frame_seq });
+                }
                 lines.say(&format!("connection lost: {why}"));
                 if stream == Stream::Main {
                     peers.inbox.push(Input::PeerDisconnected(peer));

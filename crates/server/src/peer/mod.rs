@@ -5,7 +5,8 @@
 //! that bulk never delays a heartbeat. What arrives is read from the connections that the peers
 //! dialled. A NAT or a proxy may thus stand on any link.
 //!
-//! What it is not: reliable. A full queue drops, a lost connection drops; Raft sends again.
+//! What it is not: reliable. A full queue drops, a lost connection drops; Raft sends again. Only of a
+//! forward that was given to no connection does the replica hear.
 //!
 //! - `handshake.rs`: who is there
 //! - `link.rs`: the sending side of one stream to one peer
@@ -22,7 +23,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use sampan_base::{NodeId, Rng};
-use sampan_replica::{Envelope, Stream};
+use sampan_replica::wire::PeerMessage;
+use sampan_replica::{Envelope, Input, Stream};
 use sampan_storage::Identity;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
@@ -135,10 +137,20 @@ impl Peers {
     pub(crate) fn send(&self, envelope: &Envelope) {
         let Some(link) = self.link(envelope.to, envelope.stream) else {
             count_up(&self.counters.dropped_misdirected, 1);
+            self.was_not_sent(envelope);
             return;
         };
         if link.push(self, envelope) {
             self.unflushed.borrow_mut().push((envelope.to, envelope.stream));
+        }
+    }
+
+    /// No byte of a message was given to a connection. Most are sent again anyway; of commands that were
+    /// forwarded the replica must know that they may be.
+    fn was_not_sent(&self, envelope: &Envelope) {
+        if let PeerMessage::Forward(forward) = &envelope.message {
+            let (to, frame_seq) = (envelope.to, forward.frame_seq);
+            self.inbox.push(Input::ForwardNotSent { to, frame_seq });
         }
     }
 

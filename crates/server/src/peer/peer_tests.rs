@@ -2,12 +2,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sampan_base::{ClusterId, Entry, EntryKind, LogIndex, Term};
-use sampan_kv::Reply;
+use sampan_kv::{Class, Reply};
 use sampan_replica::wire::{
-    FRAME_HEADER_BYTES, ForwardOutcome, ForwardReply, Held, Outcome, PeerMessage, decode_frame,
-    decode_frame_header, encode_frame,
+    FRAME_HEADER_BYTES, Forward, ForwardOutcome, ForwardReply, ForwardedRequest, Held, Outcome,
+    PeerMessage, decode_frame, decode_frame_header, encode_frame,
 };
-use sampan_replica::{Input, Stream};
+use sampan_replica::{ConnectionId, Input, Stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -69,6 +69,7 @@ impl Side {
         seen.extend(inputs.iter().map(|input| match input {
             Input::PeerConnected(peer) => format!("up {peer}"),
             Input::PeerDisconnected(peer) => format!("down {peer}"),
+            Input::ForwardNotSent { to, frame_seq } => format!("{frame_seq} to {to} not sent"),
             Input::Peer { from, message: PeerMessage::Held(held) } => {
                 format!("{} from {from}", held.through)
             }
@@ -80,6 +81,31 @@ impl Side {
     fn send(&self, to: NodeId, stream: Stream, number: u64, size: usize) {
         self.peers.send(&Envelope { to, stream, message: message(number, size) });
         self.peers.flush();
+    }
+
+    fn forward(&self, to: NodeId, frame_seq: u64, size: usize) {
+        let message = forward(frame_seq, size);
+        self.peers.send(&Envelope { to, stream: Stream::Main, message });
+        self.peers.flush();
+    }
+
+    /// Accepts both connections of another node, by hand, and reads nothing more of them.
+    async fn accept(&self) -> Vec<(Stream, TcpStream)> {
+        let listener = self.listener.take().unwrap();
+        let mut sockets = Vec::new();
+        for _ in 0..2 {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let hello = Hello::read(&mut socket).await.unwrap();
+            let welcome = Welcome {
+                verdict: Verdict::Accepted,
+                cluster: CLUSTER,
+                node: self.id,
+                client_address: HostPort::new("", 1),
+            };
+            socket.write_all(&welcome.encode()).await.unwrap();
+            sockets.push((hello.stream, socket));
+        }
+        sockets
     }
 
     async fn connect(&self) -> TcpStream {
@@ -101,6 +127,12 @@ fn message(number: u64, size: usize) -> PeerMessage {
     let (term, index, kind) = (Term(1), LogIndex(number), EntryKind::Command);
     let entries = vec![Entry { term, index, kind, data: vec![b'x'; size].into() }];
     PeerMessage::Held(Held { first: index, through: index, entries })
+}
+
+fn forward(frame_seq: u64, size: usize) -> PeerMessage {
+    let (id, connection, command) = (frame_seq, ConnectionId(1), vec![b'x'; size].into());
+    let requests = vec![ForwardedRequest { id, connection, class: Class::Write, command }];
+    PeerMessage::Forward(Forward { incarnation: 1, term: Term(1), frame_seq, requests })
 }
 
 fn hello(cluster: ClusterId, from: NodeId, to: NodeId, stream: Stream) -> Hello {
@@ -327,21 +359,7 @@ fn a_queue_that_is_full_drops_and_what_was_queued_arrives() {
         let limits = Limits { peer_queue_bytes_max: 64 << 10, ..Limits::default() };
         let (one, two) = two_sides(&limits);
         one.start();
-        let listener = two.listener.take().unwrap();
-        let mut sockets = Vec::new();
-        // Node 2 by hand: it accepts and then does not read.
-        for _ in 0..2 {
-            let (mut socket, _) = listener.accept().await.unwrap();
-            let hello = Hello::read(&mut socket).await.unwrap();
-            let welcome = Welcome {
-                verdict: Verdict::Accepted,
-                cluster: CLUSTER,
-                node: two.id,
-                client_address: HostPort::new("", 1),
-            };
-            socket.write_all(&welcome.encode()).await.unwrap();
-            sockets.push((hello.stream, socket));
-        }
+        let mut sockets = two.accept().await;
         until("it is up", || one.has("up n2")).await;
         let dropped = &one.peers.counters.dropped_queue_full;
         let mut sent = 0;
@@ -350,6 +368,9 @@ fn a_queue_that_is_full_drops_and_what_was_queued_arrives() {
             sent += 1;
             assert!(sent < 100_000, "nothing is ever dropped");
         }
+        // Only of a forward is that said: it is not sent again of itself.
+        one.forward(two.id, 7, 10_000);
+        assert!(dropped.get() == 2 && one.has("7 to n2 not sent"));
         let taken = one.peers.counters.bytes_sent.get();
         let main = sockets.iter_mut().find(|(stream, _)| *stream == Stream::Main).unwrap();
         assert!(one.peers.queued_bytes() <= limits.peer_queue_bytes_max);
@@ -391,10 +412,39 @@ fn a_queue_that_is_full_drops_and_what_was_queued_arrives() {
 fn without_a_connection_messages_are_dropped_and_counted() {
     on_loop(async {
         let (one, two) = two_sides(&Limits::default());
-        one.send(two.id, Stream::Main, 1, 1);
-        one.send(NodeId::of(9), Stream::Main, 1, 1);
-        assert_eq!(one.peers.counters.dropped_unconnected.get(), 1);
-        assert_eq!(one.peers.counters.dropped_misdirected.get(), 1);
+        for to in [two.id, NodeId::of(9)] {
+            one.send(to, Stream::Main, 1, 1);
+            one.forward(to, 5, 1);
+            assert!(one.has(&format!("5 to {to} not sent")));
+        }
+        assert_eq!(one.seen.borrow().len(), 2);
+        assert_eq!(one.peers.counters.dropped_unconnected.get(), 2);
+        assert_eq!(one.peers.counters.dropped_misdirected.get(), 2);
+    });
+}
+
+#[test]
+fn of_a_lost_connection_it_is_known_which_forwards_no_byte_has_left_of() {
+    on_loop(async {
+        let (one, two) = two_sides(&Limits::default());
+        one.start();
+        let sockets = two.accept().await;
+        until("it is up", || one.has("up n2")).await;
+        one.forward(two.id, 1, 1);
+        assert_eq!(one.peers.queued_bytes(), 0, "the kernel has it");
+        // More than the kernel takes.
+        const LONG: usize = 24 << 20;
+        one.forward(two.id, 2, LONG);
+        let queued = one.peers.queued_bytes();
+        assert!(0 < queued && queued < LONG, "{queued} bytes are left");
+        one.forward(two.id, 3, 1);
+        one.forward(two.id, 4, 1);
+        drop(sockets);
+        until("the connection is lost", || one.has("down n2")).await;
+        let seen = one.seen.borrow();
+        let about = seen.iter().filter(|text| text.ends_with("not sent") || *text == "down n2");
+        let about: Vec<&String> = about.collect();
+        assert_eq!(about, ["3 to n2 not sent", "4 to n2 not sent", "down n2"]);
     });
 }
 
