@@ -225,10 +225,13 @@ impl Kv {
         if unmet {
             return Reply::Int(0);
         }
+        let value_bytes = record.value().len();
         match self.future_ms(when) {
-            Some(expiry_ms) => self.edit(key, |old, generation| {
-                Record::new(generation, old.key(), Some(expiry_ms), old.value())
-            }),
+            Some(expiry_ms) => {
+                // It is hashed in any case.
+                self.counters.work_bytes += value_bytes;
+                self.keys.set_expiry(key, expiry_ms);
+            }
             None => {
                 self.keys.remove(key);
             }

@@ -331,6 +331,14 @@ pub(crate) fn encode_once_head(session: u64, sequence: u64, ack: u64, out: &mut 
 }
 
 impl<'a> Command<'a> {
+    /// The command, or that in an ONCE.
+    pub(crate) fn decode_inner(encoded: &'a [u8]) -> Result<Self, DecodeError> {
+        match Self::decode(encoded) {
+            Ok(Self::Once(once)) => once.decode_command(),
+            other => other,
+        }
+    }
+
     /// Reads one whole command.
     pub(crate) fn decode(encoded: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(encoded);

@@ -43,6 +43,12 @@ pub(crate) struct Hashed<'a> {
     hash: u64,
 }
 
+impl Hashed<'_> {
+    pub(crate) const fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
 /// All keys, expired ones that are not yet reclaimed included.
 pub(crate) struct Keyspace {
     shards: Vec<Shard>,
@@ -190,6 +196,25 @@ impl Keyspace {
             self.record_bytes -= record.heap_bytes();
             Saver::save(saver, std::mem::replace(record, new));
         }
+        self.sum.add(record.content());
+    }
+
+    /// Sets the expiry of a key that exists: in place if it has one and no capture needs the record.
+    pub(crate) fn set_expiry(&mut self, key: Hashed<'_>, expiry_ms: u64) {
+        let place = self.shard_of(key.hash);
+        let record = self.shards[place]
+            .find_mut(key.hash, |record| record.key() == key.key)
+            .expect("only a key that exists is edited");
+        let old_ms = record.expiry_ms();
+        if old_ms.is_none() || Saver::of(self.capture.as_mut(), record, self.generation).is_some() {
+            return self.edit(key, |old, generation| {
+                Record::new(generation, old.key(), Some(expiry_ms), old.value())
+            });
+        }
+        self.expiry.change(key.key, old_ms, Some(expiry_ms));
+        self.sum.remove(record.content());
+        let is_done = record.overwrite_expiry(self.generation, Some(expiry_ms));
+        assert!(is_done, "there is room for an expiry");
         self.sum.add(record.content());
     }
 

@@ -8,6 +8,7 @@
 use sampan_base::WallTime;
 use sampan_base::codec::DecodeError;
 
+use crate::ahead::Ahead;
 use crate::command::{self, Command};
 use crate::digest::Digest;
 use crate::keyspace::Keyspace;
@@ -147,17 +148,13 @@ impl Kv {
     }
 
     /// Bytes of stored values that applying this command, or answering this read, would copy besides the
-    /// bytes it carries; an estimate from the current state. 0 for commands that replace or remove whole
-    /// values and do not return them.
-    pub fn work_bytes(&self, encoded: &[u8]) -> usize {
+    /// bytes it carries; an estimate from the current state and what is ahead of it. 0 for commands that
+    /// replace or remove whole values and do not return them.
+    pub fn work_bytes(&self, encoded: &[u8], ahead: &Ahead) -> usize {
         if !command::copies_a_value(encoded) && command::values_in_reply(encoded) == 0 {
             return 0;
         }
-        let command = match Command::decode(encoded) {
-            Ok(Command::Once(once)) => once.decode_command(),
-            other => other,
-        };
-        let (key, offset) = match command {
+        let (key, offset) = match Command::decode_inner(encoded) {
             Ok(
                 Command::Append { key, .. }
                 | Command::Expire { key, .. }
@@ -168,18 +165,25 @@ impl Kv {
             ) => (key, 0),
             Ok(Command::Set(set)) => (set.key, 0),
             Ok(Command::Mget { keys }) => {
-                let lengths = keys.iter().map(|key| self.value_bytes(key));
+                let lengths = keys.iter().map(|key| self.value_bytes(key, ahead));
                 return lengths.sum::<usize>().min(self.limits.reply_bytes_max);
             }
             Ok(Command::SetRange { key, offset, .. }) => (key, offset as usize),
             _ => return 0,
         };
-        self.value_bytes(key).max(offset.min(self.limits.value_bytes_max))
+        self.value_bytes(key, ahead).max(offset.min(self.limits.value_bytes_max))
     }
 
-    fn value_bytes(&self, key: &[u8]) -> usize {
-        let record = self.keys.live(self.keys.hashed(key), self.time_ms);
-        record.map_or(0, |record| record.value().len())
+    fn value_bytes(&self, key: &[u8], ahead: &Ahead) -> usize {
+        let key = self.keys.hashed(key);
+        let record = self.keys.live(key, self.time_ms);
+        let applied = record.map_or(0, |record| record.value().len());
+        ahead.length(key.hash(), applied, self.limits.value_bytes_max)
+    }
+
+    /// The place of a key, this node's own.
+    pub(crate) fn hash(&self, key: &[u8]) -> u64 {
+        self.keys.hashed(key).hash()
     }
 
     /// The same of what was applied since this was last called.

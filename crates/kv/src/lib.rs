@@ -47,6 +47,7 @@
 //! assert_eq!(restore.finish().unwrap().digest(), kv.digest());
 //! ```
 
+mod ahead;
 mod apply;
 mod batch;
 mod command;
@@ -69,6 +70,7 @@ mod snapshot;
 mod spec;
 mod thin;
 
+pub use ahead::Ahead;
 pub use batch::{BatchBuilder, BatchReader};
 pub use command::{
     Need, classify, copies_a_value, is_once, may_be_stale, need_of, values_in_reply,

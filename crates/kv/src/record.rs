@@ -110,6 +110,14 @@ impl Record {
             return false;
         }
         self.0[start..].copy_from_slice(value);
+        self.overwrite_expiry(generation, expiry_ms)
+    }
+
+    /// The same of expiry and generation alone.
+    pub(crate) fn overwrite_expiry(&mut self, generation: u32, expiry_ms: Option<u64>) -> bool {
+        if self.expiry_ms().is_some() != expiry_ms.is_some() {
+            return false;
+        }
         if let Some(expiry_ms) = expiry_ms {
             self.0[LENGTH_END..EXPIRY_END].copy_from_slice(&expiry_ms.to_le_bytes());
         }
@@ -159,6 +167,10 @@ mod tests {
         let mut record = Record::new(1, b"key", Some(5), b"old");
         assert!(record.overwrite(2, Some(6), b"new"));
         assert_eq!(record, Record::new(2, b"key", Some(6), b"new"));
+        assert!(record.overwrite_expiry(2, Some(7)));
+        assert_eq!(record, Record::new(2, b"key", Some(7), b"new"));
+        assert!(record.overwrite_expiry(2, Some(6)));
+        assert!(!record.overwrite_expiry(3, None));
         assert!(!record.overwrite(3, None, b"abc"));
         assert!(!record.overwrite(3, Some(6), b"longer"));
         assert_eq!(record, Record::new(2, b"key", Some(6), b"new"));

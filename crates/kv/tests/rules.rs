@@ -5,7 +5,7 @@ mod common;
 
 use common::{Machine, START_MS, show};
 use sampan_base::WallTime;
-use sampan_kv::{BatchBuilder, Class, Kv, Limits, Reply, is_once, parse, values_in_reply};
+use sampan_kv::{Ahead, BatchBuilder, Class, Kv, Limits, Reply, is_once, parse, values_in_reply};
 
 #[test]
 fn the_time_is_the_latest_clock_and_never_goes_back() {
@@ -335,7 +335,7 @@ fn what_it_costs_to_change_a_part_of_a_value_is_known_before_and_after() {
         ("ONCE 1 2 SET k v", 0, 0),
     ] {
         let encoded = machine.encode(line);
-        assert_eq!(machine.kv.work_bytes(&encoded), before, "{line}");
+        assert_eq!(machine.kv.work_bytes(&encoded, &Ahead::new(1)), before, "{line}");
         machine.line(line);
         assert_eq!(machine.kv.take_work_bytes(), after, "{line}");
     }

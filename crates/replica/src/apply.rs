@@ -100,7 +100,7 @@ impl Replica {
         while let Some(front) = self.writes.proposals.front()
             && front.position.index <= entry.index
         {
-            let Some(Proposal { position, waiters, .. }) = self.writes.proposals.pop_front() else {
+            let Some(Proposal { position, waiters, .. }) = self.writes.take_first() else {
                 break;
             };
             if position == entry.position()
@@ -119,7 +119,7 @@ impl Replica {
         while let Some(front) = self.writes.proposals.front()
             && front.position.index <= index
         {
-            let Some(proposal) = self.writes.proposals.pop_front() else { break };
+            let Some(proposal) = self.writes.take_first() else { break };
             for waiter in proposal.waiters {
                 self.finish(&waiter, crate::requests::unknown(), LogIndex::ZERO);
             }

@@ -20,6 +20,7 @@ mod apply;
 mod backups;
 mod catching_up;
 mod compaction;
+mod copying;
 mod disk_health;
 mod doubts;
 mod forwards;

@@ -76,6 +76,8 @@ pub(crate) struct Line {
     pub(crate) floor: LogIndex,
     /// What the client was told is in force at this index: a local read may not go back behind it.
     pub(crate) seen: LogIndex,
+    /// It is among those that wait until more long values may be copied.
+    pub(crate) waits_to_copy: bool,
     /// The client is gone; answers are dropped.
     pub(crate) closed: bool,
 }

@@ -4,7 +4,7 @@
 //! ([`Replica::flush`]). Requests are in `requests.rs`, group commits in `persisting.rs`, applying in
 //! `apply.rs`, snapshots in `snapshots.rs`, who leads in `leadership.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use sampan_base::disk::{Disk, DiskError};
 use sampan_base::{Configuration, NodeId, Rng, Time, planted};
@@ -91,6 +91,8 @@ pub struct Replica {
     /// Requests are held until consensus takes proposals and has less than this uncommitted; zero
     /// if none are.
     pub(crate) held_for_log: usize,
+    /// Lines whose next command copies a long value, while enough of these are under way (`copying.rs`).
+    pub(crate) held_to_copy: VecDeque<Origin>,
     pub(crate) sweep_at: Time,
     pub(crate) log_clock: LogClock,
     pub(crate) last_clock_entry: Time,
@@ -153,7 +155,7 @@ impl Replica {
             leadership,
             has_garbage: false,
             lines: Lines::default(),
-            writes: Writes::new(),
+            writes: Writes::new(options.apply_bytes_max),
             reads: Reads::default(),
             forwards: ForwardsOut::new(life),
             forward_windows: BTreeMap::new(),
@@ -166,6 +168,7 @@ impl Replica {
             to_pump: Vec::new(),
             to_pump_next_turn: Vec::new(),
             held_for_log: 0,
+            held_to_copy: VecDeque::new(),
             sweep_at: now.mono,
             log_clock,
             last_clock_entry: now.mono,
@@ -261,8 +264,8 @@ impl Replica {
     /// When [`Input::Tick`] is due at the latest.
     pub fn next_deadline(&self) -> Time {
         // The rest of a long backlog, of long replies, or of what did not fit a frame: in the next turn.
-        let has_reads = !self.reads.ready.is_empty();
-        if self.raft.applied() < self.raft.commit() || !self.to_pump.is_empty() || has_reads {
+        let has_more = !self.reads.ready.is_empty() || self.has_copies_to_start();
+        if self.raft.applied() < self.raft.commit() || !self.to_pump.is_empty() || has_more {
             return self.now.mono;
         }
         let stop = self.leadership.shutdown_deadline(self.now.mono);
@@ -432,6 +435,7 @@ impl Replica {
         for origin in std::mem::take(&mut self.to_pump) {
             self.pump(origin);
         }
+        self.resume_copies();
     }
 
     fn has_reads_to_start(&self) -> bool {

@@ -28,7 +28,7 @@ use crate::output::{ClientReply, Envelope, Stream};
 use crate::reads::{READ_ROUNDS_MAX, Reading, Round};
 use crate::replica::Replica;
 use crate::wire::{Forward, ForwardOutcome, ForwardReply, Outcome, PeerMessage};
-use crate::writes::{Proposal, Waiter};
+use crate::writes::{Closed, Proposal, Waiter};
 
 /// Clock entries come so many times as often while there is more to free.
 const HAS_MORE_DIVISOR: u32 = 10;
@@ -48,6 +48,8 @@ enum Route {
     Hold,
     /// Nowhere until consensus takes proposals (of this size) again.
     HoldForLog,
+    /// Nowhere until more long values may be copied.
+    HoldToCopy,
     /// Nowhere in this turn: the frame for the leader is full.
     HoldForFrame,
     /// Into the open batch.
@@ -173,6 +175,10 @@ impl Replica {
                     self.hold_for_log();
                     break;
                 }
+                Route::HoldToCopy => {
+                    self.hold_to_copy(origin);
+                    break;
+                }
                 Route::HoldForFrame => {
                     self.to_pump_next_turn.push(origin);
                     break;
@@ -182,14 +188,14 @@ impl Replica {
             let Some(request) = self.lines.pop(origin) else { break };
             let ticket = Ticket { origin, seq: request.seq };
             match route {
-                Route::Hold | Route::HoldForLog | Route::HoldForFrame => {
+                Route::Hold | Route::HoldForLog | Route::HoldToCopy | Route::HoldForFrame => {
                     unreachable!("handled above")
                 }
                 Route::Propose => self.start_write(ticket, request),
                 Route::Ride => {
                     let (batch, term) = (self.writes.open.id, self.raft.term());
                     self.lines.line(origin).write_begins(batch, term);
-                    let work_bytes = self.kv.work_bytes(&request.command);
+                    let work_bytes = self.work_bytes(&request.command);
                     self.lines.line(origin).value_bytes += work_bytes;
                     self.writes.ride(ticket, request, work_bytes);
                     self.propose_if_full();
@@ -234,6 +240,7 @@ impl Replica {
         let (me, batch, frame) = (self.id(), self.writes.open.id, self.forwards.open_frame());
         let (batch_bytes, holds_writes) = (self.writes.open_bytes(), self.holds_writes());
         let (is_full, held_for) = (self.is_full(), self.forwards.held_for);
+        let holds_copies = leads && self.holds_copies();
         // Nothing more is begun for a client that does not take its replies.
         if self.reads.holds(&origin) {
             return Route::Hold;
@@ -253,10 +260,12 @@ impl Replica {
             let more = BatchBuilder::COMMAND_OVERHEAD_BYTES + command_bytes;
             let accepts =
                 self.raft.has_room_for(batch_bytes + more) && !holds_writes && !self.is_tight(more);
+            let waits_to_copy = holds_copies && self.copies_long(origin);
             // The clock of the log stands still where there is no room to move it on.
             let is_read = class == Class::TimedRead && !self.raft.quorum_has_room();
             return match if is_read { Class::Read } else { class } {
                 Class::Write | Class::TimedRead if ordered && !accepts => Route::HoldForLog,
+                Class::Write if ordered && waits_to_copy => Route::HoldToCopy,
                 Class::Write if ordered => Route::Propose,
                 Class::TimedRead if ordered => Route::Ride,
                 Class::Read if writes > 0 && last_batch == batch => Route::Ride,
@@ -300,7 +309,8 @@ impl Replica {
         }
         let (batch, term) = (self.writes.open.id, self.raft.term());
         self.lines.line(ticket.origin).write_begins(batch, term);
-        let work_bytes = self.kv.work_bytes(&request.command);
+        let work_bytes = self.work_bytes(&request.command);
+        self.writes.ahead.take(&self.kv, &request.command, batch);
         if sampan_kv::values_in_reply(&request.command) > 0 {
             self.lines.line(ticket.origin).value_bytes += work_bytes;
         }
@@ -346,7 +356,8 @@ impl Replica {
         if !self.writes.is_ready() {
             return;
         }
-        let (data, waiters) = self.writes.close(self.log_clock.stamp(self.now));
+        let stamp = self.log_clock.stamp(self.now);
+        let Closed { data, waiters, id: batch, copied_bytes } = self.writes.close(stamp);
         let Ok(position) = self.raft.propose(self.now.mono, data) else {
             self.put_back_waiters(waiters);
             return self.hold_for_log();
@@ -357,7 +368,7 @@ impl Replica {
             self.lines.line(run[0].ticket.origin).floor = position.index;
         }
         let (deadline, lost_by) = (Time::NEVER, Time::NEVER);
-        let mut proposal = Proposal { position, waiters, deadline, lost_by };
+        let mut proposal = Proposal { position, waiters, batch, copied_bytes, deadline, lost_by };
         proposal.update_deadline(self.options.client_timeout);
         self.writes.proposed(proposal);
     }
@@ -653,7 +664,7 @@ impl Replica {
         let floored = self.reads.take_floored(self.raft.applied());
         self.void_reads_and_pump(floored);
         if self.writes.is_ready() {
-            let (_, waiters) = self.writes.close(self.now.wall);
+            let Closed { waiters, .. } = self.writes.close(self.now.wall);
             self.put_back_waiters(waiters);
         }
         for (origin, waiting) in self.lines.take_waiting(|origin, _| origin.home != Home::Here) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sampan_base::{LogPosition, Time, WallTime};
-use sampan_kv::{BatchBuilder, Class, Kv, Reply};
+use sampan_kv::{Ahead, BatchBuilder, Class, Kv, Reply};
 
 use crate::lines::{Ticket, Waiting};
 
@@ -25,6 +25,9 @@ pub(crate) const WORK_BYTES_EACH: usize = 16;
 /// Commands of that kind in one batch: the values they meet may be in commands that are not applied yet,
 /// each as long as a value may be. What is left of a turn is seen between entries.
 const PARTS_MAX: usize = 64;
+/// Of the bytes of stored values that may be copied by commands under way, a value that is no more than
+/// this part costs hardly more than the command itself: such commands are neither counted nor held.
+const SHORT_VALUES: usize = 4_096;
 
 /// Somebody who waits for a command of a batch, or whose read rides on it.
 #[derive(Debug)]
@@ -85,6 +88,8 @@ pub(crate) struct OpenBatch {
     /// How many of them copy a stored value, and the bytes of these values.
     parts: usize,
     work_bytes: usize,
+    /// Those of them that count as long.
+    copied_bytes: usize,
     /// The longest command.
     longest_bytes: usize,
     /// Numbers the batches of this node, from 1.
@@ -99,6 +104,9 @@ pub(crate) struct Proposal {
     pub(crate) position: LogPosition,
     /// In the order of the batch.
     pub(crate) waiters: Vec<Waiter>,
+    /// The number of the batch, and the bytes of long values that it copies.
+    pub(crate) batch: u64,
+    pub(crate) copied_bytes: usize,
     /// When the first of them is told that the outcome is unknown.
     pub(crate) deadline: Time,
     /// When all of them are: leadership is lost. `Time::NEVER` before that.
@@ -122,28 +130,67 @@ pub(crate) struct Writes {
     pub(crate) proposals: VecDeque<Proposal>,
     /// Waiters in the open batch and in proposals.
     pub(crate) under_way: usize,
+    /// What the commands among them do to the lengths of values.
+    pub(crate) ahead: Ahead,
+    /// Bytes of long values that proposals copy, and how many may be under way.
+    proposed_copied_bytes: usize,
+    copied_bytes_max: usize,
+}
+
+/// A batch that is closed, and about to be proposed.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    pub(crate) data: Bytes,
+    pub(crate) waiters: Vec<Waiter>,
+    pub(crate) id: u64,
+    pub(crate) copied_bytes: usize,
 }
 
 impl Writes {
-    pub(crate) fn new() -> Self {
+    /// No more long values are to be copied by commands under way than one turn may apply: whoever writes
+    /// next waits for them.
+    pub(crate) fn new(apply_bytes_max: usize) -> Self {
+        let copied_bytes_max = apply_bytes_max.saturating_mul(WORK_BYTES_EACH);
         let open = OpenBatch {
             waiters: Vec::new(),
             commands: 0,
             bytes: BatchBuilder::HEADER_BYTES,
             parts: 0,
             work_bytes: 0,
+            copied_bytes: 0,
             longest_bytes: 0,
             id: 1,
             wanted: false,
         };
-        Self { open, proposals: VecDeque::new(), under_way: 0 }
+        Self {
+            open,
+            proposals: VecDeque::new(),
+            under_way: 0,
+            ahead: Ahead::new((copied_bytes_max / SHORT_VALUES).max(1)),
+            proposed_copied_bytes: 0,
+            copied_bytes_max,
+        }
     }
 
-    /// Adds a command; of one that copies a value the bytes of that are known, as far as it is applied.
+    /// May one more command that copies a long value begin? One always may.
+    pub(crate) fn may_copy(&self) -> bool {
+        let under_way = self.proposed_copied_bytes + self.open.copied_bytes;
+        under_way == 0 || under_way < self.copied_bytes_max
+    }
+
+    /// Does a command copy a long value, if this is what it copies?
+    pub(crate) fn is_long_copy(&self, command: &[u8], work_bytes: usize) -> bool {
+        work_bytes > self.copied_bytes_max / SHORT_VALUES && sampan_kv::copies_a_value(command)
+    }
+
+    /// Adds a command; of one that copies a value the bytes of that are about known.
     pub(crate) fn push(&mut self, ticket: Ticket, request: Waiting, work_bytes: usize) {
         self.open.commands += 1;
         self.open.parts += usize::from(sampan_kv::copies_a_value(&request.command));
         self.open.work_bytes += work_bytes;
+        if self.is_long_copy(&request.command, work_bytes) {
+            self.open.copied_bytes += work_bytes;
+        }
         self.open.longest_bytes = self.open.longest_bytes.max(request.command.len());
         self.open.bytes += BatchBuilder::COMMAND_OVERHEAD_BYTES + request.command.len();
         self.add(
@@ -154,8 +201,8 @@ impl Writes {
         );
     }
 
-    /// Adds a read that is answered at this place of the batch, with so many bytes as far as it is applied.
-    /// They may be those of a command before it.
+    /// Adds a read that is answered at this place of the batch, with about so many bytes. They may
+    /// be those of a command before it.
     pub(crate) fn ride(&mut self, ticket: Ticket, request: Waiting, work_bytes: usize) {
         self.open.parts += usize::from(self.open.parts > 0);
         self.open.work_bytes += work_bytes.max(self.open.longest_bytes);
@@ -192,7 +239,7 @@ impl Writes {
 
     /// Closes the batch: its bytes, stamped with the leader's time, and its waiters. The one copy of a
     /// command between its connection and the log is made here.
-    pub(crate) fn close(&mut self, wall: WallTime) -> (Bytes, Vec<Waiter>) {
+    pub(crate) fn close(&mut self, wall: WallTime) -> Closed {
         // The next turn's batch is most likely as long as this one.
         let next = Vec::with_capacity(self.open.waiters.len());
         let mut waiters = std::mem::replace(&mut self.open.waiters, next);
@@ -203,6 +250,7 @@ impl Writes {
             }
         }
         assert_eq!(batch.bytes(), self.open.bytes, "of {} commands", self.open.commands);
+        let (id, copied_bytes) = (self.open.id, std::mem::take(&mut self.open.copied_bytes));
         self.open.id += 1;
         self.open.wanted = false;
         self.open.commands = 0;
@@ -212,7 +260,7 @@ impl Writes {
         self.open.longest_bytes = 0;
         let data = batch.finish();
         keep_long_commands_once(&mut waiters, &data);
-        (data, waiters)
+        Closed { data, waiters, id, copied_bytes }
     }
 
     /// Remembers who waits for a proposed batch. A node that led before may hold proposals of an
@@ -226,7 +274,19 @@ impl Writes {
             }
             _ => self.proposals.len(),
         };
+        self.proposed_copied_bytes += proposal.copied_bytes;
         self.proposals.insert(place, proposal);
+    }
+
+    /// The first proposal has ended: its entry is about to be applied, or another one at its index.
+    pub(crate) fn take_first(&mut self) -> Option<Proposal> {
+        let first = self.proposals.pop_front()?;
+        self.proposed_copied_bytes -= first.copied_bytes;
+        self.ahead.done(first.batch);
+        if self.proposals.is_empty() && !self.is_ready() {
+            self.ahead.clear();
+        }
+        Some(first)
     }
 
     /// The earliest time at which a waiter gives up.
@@ -257,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_long_command_is_in_memory_once() {
-        let mut writes = Writes::new();
+        let mut writes = Writes::new(1 << 20);
         let lengths = [3, LONG_COMMAND_BYTES, LONG_COMMAND_BYTES - 1, 2 * LONG_COMMAND_BYTES];
         let commands: Vec<Bytes> = (1..).zip(lengths).map(|(i, n)| vec![i; n].into()).collect();
         for (seq, command) in (0..).zip(&commands) {
@@ -272,7 +332,7 @@ mod tests {
             };
             writes.push(Ticket { origin, seq }, request, 0);
         }
-        let (data, waiters) = writes.close(WallTime::from_unix_ms(1));
+        let Closed { data, waiters, .. } = writes.close(WallTime::from_unix_ms(1));
         let batch = data.as_ptr_range();
         for (waiter, command) in waiters.into_iter().zip(commands) {
             let kept = waiter.into_waiting().command;

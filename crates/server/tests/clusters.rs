@@ -66,7 +66,7 @@ fn a_follower_keeps_the_order_of_a_pipeline_that_it_forwards() {
     let requests: Vec<String> =
         (1..=500).map(|i| format!("APPEND log {i},\r\nPING {i}\r\nINCR n\r\nGET n\r\n")).collect();
     client.send(requests.concat());
-    client.socket.shutdown(std::net::Shutdown::Write).unwrap();
+    client.socket.shutdown(Shutdown::Write).unwrap();
     let (mut expected, mut log) = (Vec::new(), String::new());
     for text in (1..=500).map(|i| i.to_string()) {
         log += &text;

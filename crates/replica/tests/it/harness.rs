@@ -184,6 +184,8 @@ pub(crate) struct Cluster {
     now_us: u64,
     next_seq: BTreeMap<(u64, u64), u64>,
     answers: BTreeMap<(u64, u64, u64), Reply>,
+    /// Node, connection and number of what was answered, in this order.
+    pub(crate) answered: Vec<(u64, u64, u64)>,
     /// Messages that this picks stay on the wire.
     pub(crate) hold: fn(&PeerMessage) -> bool,
     /// The log lanes of these nodes' disks hang.
@@ -235,6 +237,7 @@ impl Cluster {
             now_us: 1_000_000,
             next_seq: BTreeMap::new(),
             answers: BTreeMap::new(),
+            answered: Vec::new(),
             hold: |_| false,
             hanging_disks: BTreeSet::new(),
             hanging_lanes: BTreeSet::new(),
@@ -557,6 +560,7 @@ impl Cluster {
             let reply_bytes = out.replies.iter().map(|reply| reply.reply.encoded_bytes()).sum();
             self.longest_turn_bytes = self.longest_turn_bytes.max(reply_bytes);
             for ClientReply { connection, seq, reply, .. } in out.replies {
+                self.answered.push((id, connection.0, seq));
                 let earlier = self.answers.insert((id, connection.0, seq), reply);
                 assert_eq!(
                     earlier, None,

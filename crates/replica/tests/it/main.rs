@@ -2,6 +2,7 @@
 
 mod backups;
 mod clocks;
+mod copying;
 mod disks;
 mod doubts;
 mod failover;

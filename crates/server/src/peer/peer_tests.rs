@@ -433,10 +433,10 @@ fn of_a_lost_connection_it_is_known_which_forwards_no_byte_has_left_of() {
         one.forward(two.id, 1, 1);
         assert_eq!(one.peers.queued_bytes(), 0, "the kernel has it");
         // More than the kernel takes.
-        const LONG: usize = 24 << 20;
-        one.forward(two.id, 2, LONG);
+        let long = 24 << 20;
+        one.forward(two.id, 2, long);
         let queued = one.peers.queued_bytes();
-        assert!(0 < queued && queued < LONG, "{queued} bytes are left");
+        assert!(0 < queued && queued < long, "{queued} bytes are left");
         one.forward(two.id, 3, 1);
         one.forward(two.id, 4, 1);
         drop(sockets);
