@@ -32,10 +32,13 @@ fn a_key_lives_for_its_time_after_a_leader_whose_clock_was_ahead() {
     assert!(slowed.contains(&lived), "{lived} ms");
 
     // A restart of all nodes does not change that.
-    let ids: Vec<u64> = (1..=3).collect();
-    ids.iter().for_each(|id| cluster.kill(*id));
+    for id in 1..=3 {
+        cluster.kill(id);
+    }
     cluster.clocks_ahead_ms.clear();
-    ids.iter().for_each(|id| cluster.start(*id));
+    for id in 1..=3 {
+        cluster.start(id);
+    }
     let leader = cluster.wait_for_leader();
     cluster.run_ms(500);
     let lived = lives_ms(&mut cluster, leader, 2, 300);
