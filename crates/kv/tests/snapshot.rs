@@ -91,6 +91,19 @@ fn it_survives_expiry() {
 }
 
 #[test]
+fn it_survives_times_to_live_that_change() {
+    let mut machine = filled(50, one_shard());
+    for key in 0..50 {
+        machine.line(&format!("PEXPIRE key-{key} 1000000"));
+    }
+    holds_the_state_as_of_the_beginning(machine, |machine, round| {
+        for key in 0..50 {
+            machine.line(&format!("PEXPIRE key-{key} {}", 2_000_000 + round));
+        }
+    });
+}
+
+#[test]
 fn it_survives_flushall_however_often() {
     holds_the_state_as_of_the_beginning(filled(50, one_shard()), |machine, _| {
         machine.line("DEL key-1");
