@@ -13,7 +13,7 @@ use crate::wire::PeerMessage;
 pub struct Now {
     /// The monotonic clock: all time-outs.
     pub mono: Time,
-    /// The wall clock: what a leader stamps into entries, and nothing else (rule R12).
+    /// The wall clock: what a leader stamps into entries, unless the log is ahead of it, and nothing else (rule R12).
     pub wall: WallTime,
 }
 
@@ -91,7 +91,7 @@ pub enum Input {
         seq: u64,
     },
     /// A client says that what it read of a snapshot as a backup is damaged. Answered with 1 if that
-    /// snapshot is not handed out any more, or 0 if this node reads it as sound.
+    /// snapshot is not handed out any more, or 0 if this node reads it as sound, or did within the last minute.
     BackupDamaged {
         /// The connection.
         connection: ConnectionId,

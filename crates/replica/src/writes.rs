@@ -237,13 +237,13 @@ impl Writes {
         self.open.bytes
     }
 
-    /// Closes the batch: its bytes, stamped with the leader's time, and its waiters. The one copy of a
+    /// Closes the batch: its bytes, stamped with the log's time, and its waiters. The one copy of a
     /// command between its connection and the log is made here.
-    pub(crate) fn close(&mut self, wall: WallTime) -> Closed {
+    pub(crate) fn close(&mut self, stamp: WallTime) -> Closed {
         // The next turn's batch is most likely as long as this one.
         let next = Vec::with_capacity(self.open.waiters.len());
         let mut waiters = std::mem::replace(&mut self.open.waiters, next);
-        let mut batch = BatchBuilder::with_capacity(wall, self.open.bytes);
+        let mut batch = BatchBuilder::with_capacity(stamp, self.open.bytes);
         for waiter in &waiters {
             if let WaiterKind::Command(command) = &waiter.kind {
                 batch.push(command);

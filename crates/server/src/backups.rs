@@ -31,7 +31,7 @@ use crate::release;
 
 /// How the answer to a piece that cannot be read begins: for the client it is as good as damaged
 /// (`docs/protocol.md`).
-const UNREADABLE: &str = "ERR reading the backup: ";
+pub const UNREADABLE: &str = "ERR reading the backup: ";
 
 /// One backup.
 struct Open {

@@ -57,6 +57,7 @@ mod time;
 
 const _: () = assert!(!sampan_base::CAN_PLANT, "a server is never built to plant bugs");
 
+pub use backups::UNREADABLE as BACKUP_UNREADABLE;
 pub use config::{Config, ConfigError, HostPort, Limits, PEER_PORT_OFFSET};
 pub use error::ServerError;
 pub use lock::LOCK_FILE;

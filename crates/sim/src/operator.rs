@@ -37,11 +37,19 @@ pub(crate) enum Wish {
     Replace(NodeId, NodeId),
 }
 
+/// A change that a wish comes to.
+#[derive(Clone, Debug)]
+struct Goal {
+    wish: Wish,
+    from: Configuration,
+    to: Configuration,
+}
+
 /// What the operator has in mind.
 #[derive(Default, Debug)]
 pub(crate) struct Operator {
     wishes: VecDeque<Wish>,
-    goal: Option<Configuration>,
+    goal: Option<Goal>,
     /// The last name given to a machine.
     pub(crate) last_id: u64,
     /// Machines that are to be taken away once they are no members.
@@ -67,7 +75,7 @@ impl Operator {
 
     /// One line about what it wants.
     pub(crate) fn describe(&self) -> String {
-        let goal = self.goal.as_ref().map_or_else(String::new, ToString::to_string);
+        let goal = self.goal.as_ref().map_or_else(String::new, |goal| goal.to.to_string());
         format!("operator: goal {goal} wishes {:?} leaving {:?}", self.wishes, self.leaving)
     }
 }
@@ -168,8 +176,11 @@ impl Simulation {
             return self.replace_the_damaged();
         }
         let Some(now) = self.settled_configuration() else { return self.ask_too_early() };
-        if self.operator.goal.as_ref() == Some(&now) {
-            self.operator.goal = None;
+        if let Some(goal) = self.operator.goal.take_if(|goal| goal.from != now)
+            && goal.to != now
+        {
+            // It was made from what a leader that was cut off took for the configuration.
+            self.operator.wishes.push_front(goal.wish);
         }
         self.say_goodbye(&now);
         if self.operator.goal.is_none() {
@@ -178,7 +189,7 @@ impl Simulation {
         let (Some(goal), Some(leader)) = (&self.operator.goal, self.world.leader()) else {
             return Ok(());
         };
-        let input = Input::ChangeConfiguration(goal.clone());
+        let input = Input::ChangeConfiguration(goal.to.clone());
         self.world.trace.line(self.world.now(), || {
             format!("operator asks {leader} for {}", self.operator.describe())
         });
@@ -214,7 +225,7 @@ impl Simulation {
     fn next_goal(&mut self, now: &Configuration) {
         let Some(wish) = self.operator.wishes.front().cloned() else { return };
         let mut goal = now.clone();
-        match wish {
+        match wish.clone() {
             Wish::Learn(id) => {
                 if !now.is_member(id) {
                     goal.learners.insert(id);
@@ -254,7 +265,7 @@ impl Simulation {
         // A leader that was cut off may still name learners whose machines are gone.
         goal.learners.retain(|id| self.world.get(*id).is_some());
         if goal != *now && !goal.voters.is_empty() {
-            self.operator.goal = Some(goal);
+            self.operator.goal = Some(Goal { wish, from: now.clone(), to: goal });
         }
     }
 

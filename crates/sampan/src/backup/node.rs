@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sampan_resp::Value;
+use sampan_server::BACKUP_UNREADABLE;
 use tokio::time::{sleep, timeout};
 
 use super::Failed;
@@ -12,8 +13,6 @@ use crate::probe::{self, Connection};
 
 /// A lost connection is tried again this often.
 const REDIAL_TIME: Duration = Duration::from_millis(100);
-/// How a node begins the answer that its own disk cannot read the piece (`docs/protocol.md`).
-const UNREADABLE: &str = "ERR reading the backup: ";
 /// While a node takes a snapshot, or reads one, it is asked this often whether it still lives.
 const PULSE_TIME: Duration = Duration::from_secs(1);
 
@@ -79,7 +78,7 @@ impl Remote {
                 self.asked = self.ask().await.is_ok();
                 Ok(Some(bytes))
             }
-            Value::Error(why) if why.starts_with(UNREADABLE) => Err(Failed::Damaged(why)),
+            Value::Error(why) if why.starts_with(BACKUP_UNREADABLE) => Err(Failed::Damaged(why)),
             Value::Error(text) => Err(Lost(text).into()),
             _ => Err(strange().into()),
         }

@@ -37,7 +37,7 @@ pub(super) fn backup(call: &mut Call<'_>) {
             "READ <id> <offset>",
             "    Return bytes of its file from an offset on, none at its end.",
             "DAMAGED <id>",
-            "    Say that its bytes do not verify; 1 if this node gave the file up, 0 if it found none within a minute.",
+            "    Say that its bytes do not verify; 1 if this node gave the file up, 0 if it read sound.",
             "END <id>",
             "    Let go of it.",
             "HELP",
