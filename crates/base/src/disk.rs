@@ -107,6 +107,9 @@ pub enum DiskError {
     NotFound(FileName),
     /// No room. The only error that may leave a node running (`docs/format.md`).
     NoSpace(FileName),
+    /// No more files may be open, in the operating system's words. The disk is sound, but nothing can be
+    /// done with it: as fatal.
+    TooManyOpen(FileName, String),
     /// Anything else, with the operating system's words. Fatal: never retried, never acknowledged
     /// over (rule R10).
     Io(FileName, String),
@@ -117,7 +120,7 @@ impl fmt::Display for DiskError {
         match self {
             Self::NotFound(file) => write!(f, "{file}: not found"),
             Self::NoSpace(file) => write!(f, "{file}: no space left on the device"),
-            Self::Io(file, words) => write!(f, "{file}: {words}"),
+            Self::TooManyOpen(file, words) | Self::Io(file, words) => write!(f, "{file}: {words}"),
         }
     }
 }

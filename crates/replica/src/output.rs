@@ -1,5 +1,6 @@
 //! What a replica wants done: filled by [`crate::Replica::flush`] once per turn of the host.
 
+use sampan_base::disk::DiskError;
 use sampan_base::{LogIndex, NodeId, Term};
 use sampan_kv::Reply;
 use sampan_raft::{Health, Role};
@@ -89,7 +90,7 @@ pub enum Event {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fatal {
     /// The disk failed where it must not.
-    Disk(String),
+    Disk(DiskError),
     /// State that must agree does not.
     Invariant(String),
 }

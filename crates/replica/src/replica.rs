@@ -399,14 +399,14 @@ impl Replica {
         match done {
             DiskDone::Append(Ok(())) => self.on_persisted(),
             DiskDone::Append(Err(error)) | DiskDone::LogControl(Err(error)) => {
-                self.stop(Fatal::Disk(error.to_string()));
+                self.stop(Fatal::Disk(error.clone()));
             }
             DiskDone::LogControl(Ok(())) => {}
             DiskDone::Maintain(result) => {
                 if let Err(error) = &result
                     && !matches!(error, DiskError::NoSpace(_))
                 {
-                    return self.stop(Fatal::Disk(error.to_string()));
+                    return self.stop(Fatal::Disk(error.clone()));
                 }
                 let no_space = result.is_err();
                 self.storage.maintained(result);

@@ -167,7 +167,7 @@ impl Replica {
             DiskDone::SnapshotWrite(Err(DiskError::NotFound(_))) if self.is_given_up(owner) => None,
             // Any other error of a write or a rename: the disk cannot be trusted (rule R10).
             DiskDone::SnapshotWrite(Err(error)) | DiskDone::SnapshotCommit(Err(error)) => {
-                return self.stop(Fatal::Disk(error.to_string()));
+                return self.stop(Fatal::Disk(error.clone()));
             }
             _ => None,
         };

@@ -159,7 +159,9 @@ impl Core {
     fn act(&mut self, now: Time, wall: WallTime) -> Result<(), ServerError> {
         let node = &self.node;
         match self.outputs.fatal.take() {
-            Some(Fatal::Disk(text)) => return Err(ServerError::Disk(text)),
+            Some(Fatal::Disk(error)) => {
+                return Err(ServerError::of_disk(&error, error.to_string()));
+            }
             Some(Fatal::Invariant(text)) => return Err(ServerError::Invariant(text)),
             None => {}
         }

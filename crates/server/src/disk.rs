@@ -448,6 +448,9 @@ fn disk_error(file: &FileName, error: &io::Error) -> DiskError {
     match error.kind() {
         ErrorKind::NotFound => DiskError::NotFound(file.clone()),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => DiskError::NoSpace(file.clone()),
+        _ if matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)) => {
+            DiskError::TooManyOpen(file.clone(), error.to_string())
+        }
         _ => DiskError::Io(file.clone(), error.to_string()),
     }
 }

@@ -1,6 +1,7 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use super::*;
+use crate::error::ServerError;
 use crate::testing::TempDir;
 
 fn name(text: &str) -> FileName {
@@ -229,4 +230,16 @@ fn what_is_written_to_a_file_made_anew_is_in_it_whoever_reads_it_meanwhile() {
         ends.store(true, Ordering::Relaxed);
         rounds.unwrap();
     });
+}
+
+#[test]
+fn a_limit_of_open_files_is_no_fault_of_the_disk() {
+    for errno in [Errno::MFILE, Errno::NFILE] {
+        let error = disk_error(&name("wal/1.log"), &errno.into());
+        let end = ServerError::of_disk(&error, error.to_string());
+        assert_eq!(end.exit_code(), 1, "{end}");
+        assert!(end.to_string().contains("wal/1.log: Too many open files"), "{end}");
+    }
+    let error = disk_error(&name("wal/1.log"), &Errno::IO.into());
+    assert_eq!(ServerError::of_disk(&error, error.to_string()).exit_code(), 6);
 }

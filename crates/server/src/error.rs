@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use sampan_base::disk::DiskError;
 use thiserror::Error;
 
 use crate::config::ConfigError;
@@ -41,6 +42,18 @@ pub enum ServerError {
 }
 
 impl ServerError {
+    /// The end of a node that its disk has refused something, in these words. One that has too many open
+    /// files has a disk that is sound.
+    pub(crate) fn of_disk(error: &DiskError, text: String) -> Self {
+        match error {
+            DiskError::TooManyOpen(..) => Self::Resources(format!(
+                "{text}: raise the limit of open files (ulimit -n; LimitNOFILE= of systemd; of the whole \
+                 system: fs.file-max)"
+            )),
+            DiskError::NotFound(_) | DiskError::NoSpace(_) | DiskError::Io(..) => Self::Disk(text),
+        }
+    }
+
     /// The exit code of a process that ends for this reason (`docs/operations.md`, "Exit codes").
     pub const fn exit_code(&self) -> u8 {
         match self {

@@ -1,5 +1,5 @@
 //! The system's limit of open files, of which each client takes one. A node that came to it could not
-//! open its log any more, and would take that for a disk that failed: so clients are refused before.
+//! open its log any more, and would have to end: so clients are refused before.
 //!
 //! What it is not: a limit of its own. `--clients-max` says how many clients are wanted.
 

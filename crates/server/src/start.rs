@@ -339,7 +339,7 @@ fn data_error(config: &Config, error: &sampan_storage::OpenError) -> ServerError
         | E::DamagedLog(_)
         | E::DamagedSnapshot { .. }
         | E::UnsupportedVersion { .. } => ServerError::DataDamaged(text),
-        E::Disk(_) => ServerError::Disk(text),
+        E::Disk(error) => ServerError::of_disk(error, text),
         E::BadOptions(_) => ServerError::Config(crate::config::ConfigError::of_part(text)),
     }
 }

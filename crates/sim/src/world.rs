@@ -531,18 +531,18 @@ impl<N: Network> World<N> {
     }
 
     fn fatal(&mut self, id: NodeId, fatal: Fatal) -> Result<(), Violation> {
-        match fatal {
+        let why = match fatal {
             Fatal::Invariant(why) if !self.node(id).disk.damaged => {
-                Err(Violation::new("replica-invariant", format!("{id}: {why}")))
+                return Err(Violation::new("replica-invariant", format!("{id}: {why}")));
             }
-            Fatal::Disk(why) | Fatal::Invariant(why) => {
-                self.stop(id);
-                self.trace.event(self.now, [id.get(), 8, 0], || format!("✗ {id} stops: {why}"));
-                self.disconnect(id);
-                self.notices.push_back(Notice::Stopped(id, why));
-                Ok(())
-            }
-        }
+            Fatal::Invariant(why) => why,
+            Fatal::Disk(error) => error.to_string(),
+        };
+        self.stop(id);
+        self.trace.event(self.now, [id.get(), 8, 0], || format!("✗ {id} stops: {why}"));
+        self.disconnect(id);
+        self.notices.push_back(Notice::Stopped(id, why));
+        Ok(())
     }
 
     /// Acts on what a turn put out.
