@@ -8,7 +8,7 @@ use sampan_base::{LogPosition, NodeId, Term, Time, planted};
 
 use crate::membership::{VoteResult, vote_result};
 use crate::node::{Candidate, Raft, RoleState};
-use crate::{Answer, Body, DropReason};
+use crate::{Answer, Body, DropReason, Why};
 
 /// How many longest election timeouts after it was first put a question is put anew.
 const QUESTION_TIMEOUTS: u32 = 3;
@@ -33,6 +33,10 @@ impl Raft {
 
     /// The election timeout passed without a leader (paper 5.2).
     pub(crate) fn election_due(&mut self, now: Time) {
+        self.why.get_or_insert(match (self.leader, self.following.heard_at) {
+            (Some(leader), Some(at)) => Why::LeaderSilent(leader, now.since(at)),
+            _ => Why::NoLeader,
+        });
         if !self.may_lead() {
             self.lose_leader();
             self.draw_election_deadline(now);
@@ -73,6 +77,7 @@ impl Raft {
     /// The leader's connection closed: stop relying on it, and ask soon whether the others have
     /// lost it too.
     pub(crate) fn leader_connection_closed(&mut self, now: Time) {
+        self.why = self.why.or(self.leader.map(Why::ConnectionClosed));
         self.lose_leader();
         self.stand_soon(now);
     }

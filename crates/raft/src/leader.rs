@@ -16,7 +16,7 @@ use crate::persist::Persistence;
 use crate::progress::{Progress, State};
 use crate::read::LeaderReads;
 use crate::transfer::Transfer;
-use crate::{AppendResult, Body, Config, DropReason, Message, Refused};
+use crate::{AppendResult, Body, Config, DropReason, Message, Refused, Why};
 
 /// What only a leader knows. Gone when it steps down (paper, Figure 2: "reinitialized after
 /// election").
@@ -196,23 +196,25 @@ impl Raft {
             return;
         }
         leader.quorum_check_due = now + self.config.heartbeat_interval;
-        if self.config.check_quorum && !self.hears_quorum(now) {
+        let silence = now.since(self.quorum_heard_at(now));
+        let patience = self.config.election_timeout_min + self.config.quorum_grace;
+        if self.config.check_quorum && silence >= patience {
+            self.why.get_or_insert(Why::QuorumSilent(silence));
             self.become_follower(now, self.term, None);
         }
         self.yield_if_unwell(now);
     }
 
-    /// Has a quorum been heard within the election timeout, and what is granted beyond? (Thesis 6.2.)
-    fn hears_quorum(&self, now: Time) -> bool {
-        let RoleState::Leader(leader) = &self.role else { return false };
-        let heard = agreed(self.configurations.latest(), |id| {
+    /// When a quorum was heard last. A leader leads for no longer than an election timeout after that, and
+    /// what is granted beyond (thesis 6.2).
+    fn quorum_heard_at(&self, now: Time) -> Time {
+        let RoleState::Leader(leader) = &self.role else { return now };
+        Time(agreed(self.configurations.latest(), |id| {
             if id == self.config.id {
                 return now.0;
             }
             leader.peers.get(&id).map_or(0, |peer| peer.heard_at.0)
-        });
-        let patience = self.config.election_timeout_min + self.config.quorum_grace;
-        now < Time(heard) + patience
+        }))
     }
 
     // ---------------------------------------------------------------------------- commit

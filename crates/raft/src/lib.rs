@@ -139,7 +139,7 @@ pub use health::Health;
 pub use message::{Answer, AppendResult, Body, Message};
 pub use node::{Raft, Restored};
 pub use outputs::{
-    Outputs, ReadId, ReadOutcome, ReadVoid, Refused, RoleChange, SnapshotChunk, SnapshotRead,
+    Outputs, ReadId, ReadOutcome, ReadVoid, Refused, RoleChange, SnapshotChunk, SnapshotRead, Why,
 };
 pub use persist::{AfterPersist, Durable, Persist, PersistToken, Persisted};
 pub use status::{DropCounts, DropReason, PeerState, PeerStatus, Role, Status};

@@ -22,7 +22,7 @@ use crate::persist::Persistence;
 use crate::read::FollowerReads;
 use crate::{
     Answer, Body, Config, DropCounts, DropReason, Health, Message, Outputs, Persist, Persisted,
-    Role, RoleChange,
+    Role, RoleChange, Why,
 };
 
 /// What a node starts from: what its disk held (the course's `Persister`).
@@ -98,6 +98,8 @@ pub struct Raft {
     pub(crate) catch_up: CatchUp,
     pub(crate) pending: Outputs,
     pub(crate) reported: (Term, Role, Option<NodeId>),
+    /// What first changed role or leader since then, if that is worth a word.
+    pub(crate) why: Option<Why>,
     pub(crate) dropped: DropCounts,
     pub(crate) seen: Seen,
 }
@@ -155,6 +157,7 @@ impl Raft {
             catch_up: CatchUp::UNLIMITED,
             pending: Outputs::default(),
             reported: (term, Role::Follower, None),
+            why: None,
             dropped: DropCounts::default(),
             seen: Seen::default(),
         };
@@ -321,10 +324,10 @@ impl Raft {
             RoleState::Leader(_) => self.flush_leader(now),
             _ => self.flush_reads_of_follower(now),
         }
-        let is = (self.term, self.role(), self.leader);
+        let (is, why) = ((self.term, self.role(), self.leader), self.why.take());
         if is != self.reported {
             self.reported = is;
-            out.role_change = Some(RoleChange { term: is.0, role: is.1, leader: is.2 });
+            out.role_change = Some(RoleChange { term: is.0, role: is.1, leader: is.2, why });
         }
         out.messages.append(&mut self.pending.messages);
         out.reads.append(&mut self.pending.reads);
@@ -385,6 +388,11 @@ impl Raft {
             if is_unasked && self.ignores_candidate(now, from) {
                 return Err(DropReason::LeaderAlive);
             }
+            if let RoleState::Leader(leader) = &self.role {
+                let is_asked = leader.transfer.as_ref().is_some_and(|transfer| transfer.to == from);
+                let why = if is_asked { Why::HandedOver(from) } else { Why::LaterTerm(from) };
+                self.why.get_or_insert(why);
+            }
             let leader = body.is_from_leader().then_some(from);
             self.become_follower(now, term, leader);
             return Ok(());
@@ -440,7 +448,7 @@ impl Raft {
             Body::SnapshotHeld { sequence, id, maker, meta } => {
                 self.on_snapshot_held(now, from, sequence, id, maker, meta)
             }
-            Body::TimeoutNow => self.on_timeout_now(now),
+            Body::TimeoutNow => self.on_timeout_now(now, from),
             Body::ReadIndex { nonce, sequence } => self.on_read_index(now, from, nonce, sequence),
             Body::ReadIndexReply { nonce, sequence, index, last } => {
                 self.on_read_index_reply(from, nonce, sequence, index, last)

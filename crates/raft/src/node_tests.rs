@@ -8,7 +8,7 @@ use sampan_base::{
     SnapshotMeta, Term, Time,
 };
 
-use crate::{Body, Config, DropReason, Message, Outputs, Raft, Refused, Restored, Role};
+use crate::{Body, Config, DropReason, Message, Outputs, Raft, Refused, Restored, Role, Why};
 
 fn three() -> Configuration {
     Configuration::of_voters([1, 2, 3].map(NodeId::of))
@@ -258,4 +258,67 @@ fn a_node_that_lost_the_end_of_its_log_waits_for_a_leader_to_ask() {
     node.step(now, from(3, 4, heartbeat(1)));
     sync(&mut node);
     assert!(turn(&mut node, now), "so is the next one");
+}
+
+/// What a node says of itself and why, if that has changed.
+fn change(node: &mut Raft, now: Time) -> Option<(Role, Option<Why>)> {
+    let mut out = Outputs::default();
+    node.flush(now, &mut out);
+    out.role_change.map(|change| (change.role, change.why))
+}
+
+/// Of node 3, which leads this term.
+fn beat_of(term: u64) -> Message {
+    let (commit, matched) = (LogIndex::ZERO, LogPosition::ZERO);
+    from(3, term, Body::Heartbeat { sequence: 1, commit, matched, read: 0 })
+}
+
+#[test]
+fn whoever_leads_no_more_says_why() {
+    let (late, n3) = (Time(60_000_000), NodeId::of(3));
+    let vote = Body::Vote { last: LogPosition::ZERO, transfer: true };
+    let leading = || {
+        let mut node = leader(1);
+        assert!(change(&mut node, Time::ZERO).is_some());
+        assert_eq!(change(&mut node, Time::ZERO), None);
+        node
+    };
+    let mut node = leading();
+    node.step(Time::ZERO, beat_of(7));
+    assert_eq!(change(&mut node, Time::ZERO), Some((Role::Follower, Some(Why::LaterTerm(n3)))));
+
+    let mut node = leading();
+    node.transfer_leadership(Time::ZERO, Some(n3)).unwrap();
+    node.step(Time::ZERO, from(3, 4, vote));
+    assert_eq!(change(&mut node, Time::ZERO), Some((Role::Follower, Some(Why::HandedOver(n3)))));
+
+    let mut node = leading();
+    node.tick(late);
+    let silence = Why::QuorumSilent(Duration::from_secs(60));
+    assert_eq!(change(&mut node, late), Some((Role::Follower, Some(silence))));
+}
+
+#[test]
+fn whoever_stands_for_election_says_why() {
+    let (n1, n3) = (NodeId::of(1), NodeId::of(3));
+    let mut node = follower(1);
+    node.step(Time::ZERO, from(1, 3, Body::TimeoutNow));
+    assert_eq!(change(&mut node, Time::ZERO), Some((Role::Candidate, Some(Why::AskedBy(n1)))));
+
+    let mut node = follower(1);
+    node.step(Time::ZERO, beat_of(3));
+    assert_eq!(change(&mut node, Time::ZERO), Some((Role::Follower, None)));
+    let late = Time(60_000_000);
+    node.tick(late);
+    let silent = Why::LeaderSilent(n3, Duration::from_secs(60));
+    assert_eq!(change(&mut node, late), Some((Role::PreCandidate, Some(silent))));
+
+    let mut node = follower(1);
+    node.step(Time::ZERO, beat_of(3));
+    change(&mut node, Time::ZERO);
+    node.peer_disconnected(Time::ZERO, n3);
+    let closed = Why::ConnectionClosed(n3);
+    assert_eq!(change(&mut node, Time::ZERO), Some((Role::Follower, Some(closed))));
+    node.tick(late);
+    assert_eq!(change(&mut node, late), Some((Role::PreCandidate, Some(Why::NoLeader))));
 }

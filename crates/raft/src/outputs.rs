@@ -1,5 +1,8 @@
 //! What comes out of a node once a turn, and why an input can be refused. Data only.
 
+use std::fmt;
+use std::time::Duration;
+
 use bytes::Bytes;
 use sampan_base::{LogIndex, NodeId, SnapshotId, SnapshotMeta, Term};
 
@@ -97,6 +100,48 @@ pub struct RoleChange {
     pub role: Role,
     /// Its leader, if known.
     pub leader: Option<NodeId>,
+    /// Why this node leads no more, has lost its leader, or stands for election.
+    pub why: Option<Why>,
+}
+
+/// What ends a leadership or begins an election, for operators.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// A leader: this node is in a later term.
+    LaterTerm(NodeId),
+    /// A leader: this node takes over, as it was asked to (thesis 3.10).
+    HandedOver(NodeId),
+    /// A leader has not heard a quorum for so long (thesis 6.2).
+    QuorumSilent(Duration),
+    /// A leader is no voter of the configuration that is committed now (thesis 4.2.2).
+    Removed,
+    /// The connection to the leader closed.
+    ConnectionClosed(NodeId),
+    /// The leader was not heard for so long.
+    LeaderSilent(NodeId, Duration),
+    /// No leader was heard since the start, since the last one was lost, or in this term.
+    NoLeader,
+    /// The leader asks this node to take over.
+    AskedBy(NodeId),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LaterTerm(by) => write!(f, "{by} is in this term"),
+            Self::HandedOver(to) => write!(f, "handed over to {to}"),
+            Self::QuorumSilent(time) => {
+                write!(f, "no quorum was heard for {} ms", time.as_millis())
+            }
+            Self::Removed => f.write_str("it is no voter any more"),
+            Self::ConnectionClosed(leader) => write!(f, "the connection to {leader} closed"),
+            Self::LeaderSilent(leader, time) => {
+                write!(f, "{leader} was not heard for {} ms", time.as_millis())
+            }
+            Self::NoLeader => f.write_str("no leader was heard"),
+            Self::AskedBy(leader) => write!(f, "{leader} hands over"),
+        }
+    }
 }
 
 /// Why an input was not taken. Nothing was appended: the caller may safely try again elsewhere.

@@ -7,7 +7,7 @@
 use sampan_base::{NodeId, Time};
 
 use crate::node::{Raft, RoleState};
-use crate::{Body, DropReason, Health, Refused};
+use crate::{Body, DropReason, Health, Refused, Why};
 
 /// A transfer under way.
 #[derive(Debug)]
@@ -98,14 +98,16 @@ impl Raft {
         if let Some(to) = self.best_successor(now) {
             self.send(to, Body::TimeoutNow);
         }
+        self.why.get_or_insert(Why::Removed);
         self.become_follower(now, self.term, None);
     }
 
     /// The leader asks this node to take over.
-    pub(crate) fn on_timeout_now(&mut self, now: Time) -> Result<(), DropReason> {
+    pub(crate) fn on_timeout_now(&mut self, now: Time, from: NodeId) -> Result<(), DropReason> {
         if !self.may_lead() {
             return Err(DropReason::WrongRole);
         }
+        self.why.get_or_insert(Why::AskedBy(from));
         self.start_election(now, true);
         Ok(())
     }

@@ -3,7 +3,7 @@
 use sampan_base::disk::DiskError;
 use sampan_base::{LogIndex, NodeId, Term};
 use sampan_kv::Reply;
-use sampan_raft::{Health, Role};
+use sampan_raft::{Health, Role, Why};
 
 use crate::backups::BackupReady;
 use crate::input::ConnectionId;
@@ -55,6 +55,8 @@ pub enum Event {
         role: Role,
         /// The leader, if known.
         leader: Option<NodeId>,
+        /// Why this node leads no more, has lost its leader, or stands for election.
+        why: Option<Why>,
     },
     /// A snapshot of this node's own state is durable.
     SnapshotTaken {

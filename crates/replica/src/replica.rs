@@ -478,6 +478,7 @@ impl Replica {
         self.observe_leadership();
     }
 
+                why: change.why,
     fn send_outcomes(&mut self) {
         for ((node, incarnation), mut outcomes) in std::mem::take(&mut self.outcomes) {
             while !outcomes.is_empty() {

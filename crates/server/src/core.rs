@@ -23,6 +23,7 @@ use crate::backups;
 use crate::disk_thread::DiskThreads;
 use crate::error::ServerError;
 use crate::node::Node;
+use crate::peer::missing::{MissingPeers, News};
 use crate::start::{Stop, StopRequests};
 use crate::stats::count_up;
 
@@ -197,11 +198,10 @@ impl Core {
 fn note(node: &Node, event: &Event, now: WallTime) {
     let log = &node.log;
     match event {
-        Event::Role { term, role, leader: Some(leader) } => {
-            log.line(format_args!("{role} of term {term}, leader {leader}"));
-        }
-        Event::Role { term, role, leader: None } => {
-            log.line(format_args!("{role} of term {term}, no leader"));
+        Event::Role { term, role, leader, why } => {
+            let leader = leader.map_or("no leader".to_owned(), |leader| format!("leader {leader}"));
+            let why = why.map_or(String::new(), |why| format!(": {why}"));
+            log.line(format_args!("{role} of term {term}, {leader}{why}"));
         }
         Event::SnapshotTaken { index, size_bytes } => {
             node.snapshot_is_durable(now);
@@ -250,9 +250,11 @@ fn give_memory_back() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(NUDGE_BYTES)));
 }
 
-/// Looks for connections that are silent for too long or do not read their replies, for ever.
+/// Looks for connections that are silent for too long or do not read their replies, and for peers that are
+/// missing, for ever.
 pub(crate) async fn sweep(node: Rc<Node>) {
     let limits = &node.config.limits;
+    let mut missing = MissingPeers::new(node.clock.mono());
     loop {
         tokio::time::sleep(SWEEP_INTERVAL).await;
         give_memory_back();
@@ -261,6 +263,26 @@ pub(crate) async fn sweep(node: Rc<Node>) {
         node.clients.for_each(|client| client.sweep(limits, now));
         for index in node.backups.expire(now, limits.backup_idle_time) {
             node.log.warn(format_args!("backup through {index} ended: nobody reads it"));
+        }
+        miss_peers(&node, &mut missing, now);
+    }
+}
+
+fn miss_peers(node: &Node, missing: &mut MissingPeers, now: Time) {
+    let replica = node.replica.borrow();
+    for id in node.peers.ids() {
+        let heard_at = replica.raft().peers().find(|peer| peer.id == id).map(|peer| peer.heard_at);
+        match missing.look(now, id, node.peers.is_connected(id), heard_at) {
+            None => {}
+            Some(News::Unconnected(time)) => {
+                node.log.warn(format_args!("no connection to peer {id} for {} s", time.as_secs()));
+            }
+            Some(News::Unheard(time)) => {
+                node.log.warn(format_args!("peer {id} was not heard for {} s", time.as_secs()));
+            }
+            Some(News::Back(time)) => {
+                node.log.line(format_args!("peer {id} is back after {} s", time.as_secs()));
+            }
         }
     }
 }

@@ -62,7 +62,7 @@ fn body(message: &PeerMessage) -> String {
 /// `n1@3 leader`, `n2@3 follower of n1`, `n1 snapshot at 40, 4311 bytes`.
 pub(crate) fn event(id: NodeId, event: &Event) -> String {
     match event {
-        Event::Role { term, role, leader: Some(leader) } if *leader != id => {
+        Event::Role { term, role, leader: Some(leader), .. } if *leader != id => {
             format!("{id}@{term} {role} of {leader}")
         }
         Event::Role { term, role, .. } => format!("{id}@{term} {role}"),

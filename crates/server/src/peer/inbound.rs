@@ -70,7 +70,7 @@ async fn serve(peers: Rc<Peers>, refused: Rc<LastLine>, mut socket: TcpStream) {
             old.inspect(AbortHandle::abort);
             peers.is_there(hello.from);
         }
-        Err(error) => refuse(&peers, socket, &error).await,
+        Err(error) => refuse(&peers, &refused, socket, &error).await,
     }
     // Not before: who is told why it is refused has a connection until it has heard.
     peers.handshakes.set(peers.handshakes.get() - 1);
@@ -96,7 +96,16 @@ async fn greet(
     let welcome = welcome(peers, verdict);
     if verdict != Verdict::Accepted {
         if refused.take_turn() {
-            peers.log.warn(format_args!("refused {} of cluster {}", hello.from, hello.cluster));
+            peers.log.warn(format_args!(
+                "refused {} of cluster {}: {}",
+                hello.from,
+                hello.cluster,
+                match verdict {
+                    Verdict::OtherCluster => format!("this is cluster {}", me.cluster),
+                    Verdict::OtherNode => format!("it looks for {}, this is {}", hello.to, me.node),
+                    _ => "no --peer names it".to_owned(),
+                }
+            ));
         }
         return Err(HandshakeError::Refused(super::handshake::Refusal(welcome)));
     }
@@ -115,14 +124,21 @@ fn welcome(peers: &Peers, verdict: Verdict) -> Welcome {
 }
 
 /// Says why, in a way that whoever is there understands.
-async fn refuse(peers: &Peers, socket: TcpStream, error: &HandshakeError) {
+async fn refuse(peers: &Peers, refused: &LastLine, socket: TcpStream, error: &HandshakeError) {
     count_up(&peers.counters.handshakes_failed, 1);
     let answer = match error {
         HandshakeError::NotAPeer(_) => {
             let port = peers.advertised.port;
             format!("-ERR this port is for Sampan nodes, clients connect to port {port}\r\n").into()
         }
-        HandshakeError::Version(_) => welcome(peers, Verdict::OtherVersion).encode(),
+        HandshakeError::Version(_) => {
+            if let Ok(address) = socket.peer_addr()
+                && refused.take_turn()
+            {
+                peers.log.warn(format_args!("refused a node at {address}: {error}"));
+            }
+            welcome(peers, Verdict::OtherVersion).encode()
+        }
         HandshakeError::Refused(refusal) => refusal.0.encode(),
         HandshakeError::Malformed(_) | HandshakeError::Io(_) | HandshakeError::TimedOut => return,
     };

@@ -12,11 +12,13 @@
 //! - `link.rs`: the sending side of one stream to one peer
 //! - `inbound.rs`: the receiving side
 //! - `frames.rs`: its bytes on their way to being frames
+//! - `missing.rs`: who has been away for long
 
 mod frames;
 pub(crate) mod handshake;
 mod inbound;
 mod link;
+pub(crate) mod missing;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
