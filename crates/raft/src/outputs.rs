@@ -138,7 +138,7 @@ impl fmt::Display for Why {
             Self::LeaderSilent(leader, time) => {
                 write!(f, "{leader} was not heard for {} ms", time.as_millis())
             }
-            Self::NoLeader => f.write_str("no leader was heard"),
+            Self::NoLeader => f.write_str("no leader is known"),
             Self::AskedBy(leader) => write!(f, "{leader} hands over"),
         }
     }

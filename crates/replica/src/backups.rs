@@ -14,7 +14,6 @@ use sampan_storage::StoredSnapshot;
 use crate::input::ConnectionId;
 use crate::output::ClientReply;
 use crate::replica::Replica;
-use crate::requests::no_leader;
 
 /// A snapshot that a client may read now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -127,7 +126,7 @@ impl Replica {
         };
         let late: Vec<Waiting> = self.backups.waiting.extract_if(.., late).collect();
         for waiting in late {
-            self.answer_backup(&waiting, no_leader());
+            self.answer_backup(&waiting, self.not_served());
         }
     }
 

@@ -64,6 +64,9 @@ pub enum Input {
     PeerConnected(NodeId),
     /// A connection from or to a peer was closed by the other side: a hint that it is gone.
     PeerDisconnected(NodeId),
+    /// There is no connection to a peer, in the direction this node sends, until
+    /// [`Input::PeerConnected`].
+    PeerUnreachable(NodeId),
     /// Of this frame no byte was given to a connection, and none will be.
     ForwardNotSent {
         /// Whom it was for.

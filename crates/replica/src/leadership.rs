@@ -3,6 +3,8 @@
 //!
 //! What it is not: elections. Those are consensus' (`sampan_raft`).
 
+use std::collections::BTreeSet;
+
 use sampan_base::{NodeId, Term, Time};
 use sampan_raft::Refused;
 
@@ -15,8 +17,10 @@ pub(crate) struct Leadership {
     pub(crate) term_since: Time,
     /// The leader as of the last turn.
     leader: Option<NodeId>,
-    /// Since when none is known.
+    /// Since when none is known that this node can reach.
     pub(crate) leaderless_since: Option<Time>,
+    /// Whom this node has no connection to. It may hear them all the same.
+    pub(crate) unreachable: BTreeSet<NodeId>,
     /// This node led as of the last turn.
     leads: bool,
     /// The last term this node led in this life.
@@ -31,12 +35,13 @@ pub(crate) struct Leadership {
 }
 
 impl Leadership {
-    pub(crate) const fn new(term: Term, now: Time) -> Self {
+    pub(crate) fn new(term: Term, now: Time) -> Self {
         Self {
             term,
             term_since: now,
             leader: None,
             leaderless_since: Some(now),
+            unreachable: BTreeSet::new(),
             leads: false,
             led_term: None,
             abdicated_term: None,
@@ -58,10 +63,11 @@ impl Leadership {
 }
 
 impl Replica {
-    /// The leader, if this node knows one.
+    /// The leader, if this node knows one that it can reach.
     pub fn leader(&self) -> Option<NodeId> {
-        let abdicated = self.leadership.abdicated_term;
-        self.raft.leader().filter(|_| abdicated != Some(self.raft.term()))
+        let Leadership { abdicated_term, unreachable, .. } = &self.leadership;
+        let leader = self.raft.leader().filter(|_| *abdicated_term != Some(self.raft.term()));
+        leader.filter(|leader| !unreachable.contains(leader))
     }
 
     /// Does this node lead?

@@ -193,6 +193,7 @@ impl Replica {
             Input::RepliesWanted(connection) => self.on_replies_wanted(connection),
             Input::Peer { from, message } => self.on_peer(from, message),
             Input::PeerConnected(peer) => {
+                self.leadership.unreachable.remove(&peer);
                 self.raft.peer_connected(mono, peer);
                 if self.forwards.held_for == Some(peer) {
                     self.release_forwards();
@@ -202,6 +203,7 @@ impl Replica {
                 self.raft.peer_disconnected(mono, peer);
                 self.on_forwards_cut(peer);
             }
+            Input::PeerUnreachable(peer) => _ = self.leadership.unreachable.insert(peer),
             Input::ForwardNotSent { to, frame_seq } => self.on_forward_not_sent(to, frame_seq),
             Input::Disk(done) => self.on_disk(done),
             Input::Shutdown => self.on_shutdown(),
@@ -345,6 +347,10 @@ impl Replica {
             writes: self.counters.writes,
             reads: self.counters.reads,
             forwarded: self.counters.forwarded,
+            forwards_refused: self.counters.forwards_refused,
+            forwards_dropped: self.counters.forwards_dropped,
+            duplicates: self.counters.duplicates,
+            read_retries: self.counters.read_retries,
             requests_under_way: self.requests_under_way(),
             reserve_bytes: self.storage.reserve_bytes(),
             log_bytes_max: self.log_bytes_max(),
@@ -472,13 +478,13 @@ impl Replica {
                 term: change.term,
                 role: change.role,
                 leader: change.leader,
+                why: change.why,
             });
         }
         self.raft_outputs = outputs;
         self.observe_leadership();
     }
 
-                why: change.why,
     fn send_outcomes(&mut self) {
         for ((node, incarnation), mut outcomes) in std::mem::take(&mut self.outcomes) {
             while !outcomes.is_empty() {

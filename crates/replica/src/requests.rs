@@ -64,10 +64,6 @@ enum Route {
     Forward(NodeId),
 }
 
-pub(crate) fn no_leader() -> Reply {
-    Reply::error("CLUSTERDOWN No leader elected")
-}
-
 pub(crate) fn unknown() -> Reply {
     Reply::error("UNKNOWN outcome not known, command may still be applied")
 }
@@ -526,7 +522,7 @@ impl Replica {
     fn end_forward(&mut self, forwarded: &Forwarded) {
         let origin = self.forward_ended(forwarded);
         let write = forwarded.request.class == Class::Write;
-        let reply = if write { unknown() } else { no_leader() };
+        let reply = if write { unknown() } else { self.not_served() };
         self.end(origin, &forwarded.request, reply, LogIndex::ZERO);
         self.to_pump.push(origin);
     }
@@ -541,7 +537,7 @@ impl Replica {
             for reading in self.reads.take_expired(since) {
                 let origin = reading.ticket.origin;
                 self.lines.line(origin).reads -= 1;
-                self.answer(reading.ticket, no_leader(), LogIndex::ZERO);
+                self.answer(reading.ticket, self.not_served(), LogIndex::ZERO);
                 self.to_pump.push(origin);
             }
             self.expire_forwards();
@@ -578,7 +574,7 @@ impl Replica {
             held || now >= waiting.since + client_timeout
         });
         for (origin, waiting) in expired {
-            self.end(origin, &waiting, no_leader(), LogIndex::ZERO);
+            self.end(origin, &waiting, self.not_served(), LogIndex::ZERO);
             self.lines.forget_if_done(origin);
         }
     }
@@ -627,7 +623,7 @@ impl Replica {
         for ticket in tickets {
             self.writes.under_way -= 1;
             self.lines.line(ticket.origin).write_ended();
-            let reply = if planted!(GivenUpFails) { no_leader() } else { unknown() };
+            let reply = if planted!(GivenUpFails) { self.not_served() } else { unknown() };
             self.answer(*ticket, reply, LogIndex::ZERO);
             self.lines.forget_if_done(ticket.origin);
             self.to_pump.push(ticket.origin);
@@ -637,14 +633,14 @@ impl Replica {
     /// A stop has waited long enough: everybody is told what is known of their request.
     pub(crate) fn end_all_requests(&mut self) {
         for (origin, waiting) in self.lines.take_waiting(|_, _| true) {
-            self.end(origin, &waiting, no_leader(), LogIndex::ZERO);
+            self.end(origin, &waiting, self.not_served(), LogIndex::ZERO);
         }
         for forwarded in self.forwards.take(|_| true) {
             self.end_forward(&forwarded);
         }
         for reading in self.reads.take_all() {
             self.lines.line(reading.ticket.origin).reads -= 1;
-            self.answer(reading.ticket, no_leader(), LogIndex::ZERO);
+            self.answer(reading.ticket, self.not_served(), LogIndex::ZERO);
         }
         for proposal in &mut self.writes.proposals {
             proposal.lost_by = self.now.mono;
@@ -677,6 +673,17 @@ impl Replica {
     fn refuse(&mut self, ticket: Ticket) {
         self.counters.forwards_refused += 1;
         self.send_outcome(ticket, Outcome::Refused);
+    }
+
+    /// The end of a request that is certainly in no log, in the words that are true of this node now.
+    pub(crate) fn not_served(&self) -> Reply {
+        Reply::error(match (self.leader(), self.raft.leader()) {
+            (Some(_), _) => "CLUSTERDOWN Not served in time",
+            (None, Some(known)) if self.leadership.unreachable.contains(&known) => {
+                "CLUSTERDOWN No connection to the leader"
+            }
+            _ => "CLUSTERDOWN No leader elected",
+        })
     }
 
     /// Ends a request that is in no attempt any more. That it was certainly not applied is said only

@@ -33,6 +33,14 @@ pub struct Status {
     pub reads: u64,
     /// Commands handed to another node.
     pub forwarded: u64,
+    /// Commands of other nodes that were certainly not appended, and said to be.
+    pub forwards_refused: u64,
+    /// Frames of other nodes' commands that came too late or twice, and commands that made no sense.
+    pub forwards_dropped: u64,
+    /// Commands of sessions that were answered without the log, for they were executed before.
+    pub duplicates: u64,
+    /// Read indices that were asked for again.
+    pub read_retries: u64,
     /// Requests under way.
     pub requests_under_way: usize,
     /// Bytes on the disk that are kept for the next snapshot.

@@ -47,7 +47,8 @@ pub(crate) fn run(servers: &Servers) -> Ended {
 
 fn verdict(answers: &[Answer]) -> ExitCode {
     let has_leader = answers.iter().flatten().any(knows_leader);
-    let is_well = |answer: &Answer| answer.as_ref().is_ok_and(knows_leader);
+    let is_well =
+        |answer: &Answer| answer.as_ref().is_ok_and(|f| knows_leader(f) && !is_cut_off(f));
     match (has_leader, answers.iter().all(is_well)) {
         (false, _) => exit::UNAVAILABLE.into(),
         (true, false) => exit::NOT_MET.into(),
@@ -58,6 +59,11 @@ fn verdict(answers: &[Answer]) -> ExitCode {
 /// A leader has itself for its leader, and a follower hears of one.
 fn knows_leader(fields: &Fields) -> bool {
     number(fields, "leader_id") > 0
+}
+
+/// A follower that hears its leader and has no connection to it: it takes no writes.
+fn is_cut_off(fields: &Fields) -> bool {
+    knows_leader(fields) && field(fields, "leader_connected") == "0"
 }
 
 fn field<'a>(fields: &'a Fields, name: &str) -> &'a str {
@@ -88,10 +94,13 @@ fn row(address: &str, answer: &Answer, commit_max: u64) -> Row {
         }
     };
     let of_field = |name: &str| field(fields, name).to_owned();
-    let role = match (field(fields, "raft_role"), field(fields, "voting")) {
-        // What it lost is on its way.
-        (role, "0") => format!("{role}, repairing"),
-        (role, _) => role.to_owned(),
+    // What it lost is on its way.
+    let repairs = if field(fields, "voting") == "0" { ", repairing" } else { "" };
+    let role = field(fields, "raft_role");
+    let role = if is_cut_off(fields) {
+        format!("{role}{repairs}, cannot reach n{}", field(fields, "leader_id"))
+    } else {
+        format!("{role}{repairs}")
     };
     let snapshot = match field(fields, "snapshot_index") {
         "0" => "-".to_owned(),
@@ -158,5 +167,16 @@ mod tests {
              -     h:2      down (connection refused)  -     -       -        -    -          -     -\n\
              n3    h:3      follower                   3     110     90       30   99         well  -\n"
         );
+    }
+    #[test]
+    fn a_follower_that_cannot_reach_its_leader_is_not_well() {
+        let mut fields = node("3", "follower", "110", "90", "0");
+        fields.extend(
+            [("leader_id", "2"), ("leader_connected", "1")].map(|(k, v)| (k.into(), v.into())),
+        );
+        assert_eq!(verdict(&[Ok(fields.clone())]), ExitCode::SUCCESS);
+        fields.insert("leader_connected".to_owned(), "0".to_owned());
+        assert_eq!(row("h:3", &Ok(fields.clone()), 110)[2], "follower, cannot reach n2");
+        assert_eq!(verdict(&[Ok(fields)]), exit::NOT_MET.into());
     }
 }

@@ -236,7 +236,7 @@ impl Default for Limits {
             peer_queue_bytes_max: 32 << 20,
             peer_ack_time: Duration::from_secs(2),
             redial_time_min: Duration::from_millis(20),
-            redial_time_max: Duration::from_secs(1),
+            redial_time_max: Duration::from_millis(200),
         }
     }
 }

@@ -58,9 +58,13 @@ impl Host<'_> {
                     self.log.warn(&repairing);
                 }
                 Start::Ready(replica, report) => {
-                    // The replica has missed the news of those that are up.
-                    let up = self.peers.ids().filter(|id| self.peers.is_connected(*id));
-                    up.for_each(|id| self.inbox.push(Input::PeerConnected(id)));
+                    // The replica has missed the news of who is up and who is not.
+                    for id in self.peers.ids() {
+                        let is_up = self.peers.is_connected(id);
+                        let news =
+                            if is_up { Input::PeerConnected } else { Input::PeerUnreachable };
+                        self.inbox.push(news(id));
+                    }
                     return Ok(Some((replica, report)));
                 }
             }

@@ -9,7 +9,7 @@
 //! A driver calls [`World::run`] with a time; it returns early with each [`Notice`]. After every
 //! turn of every node all of [`crate::checkers`] have looked.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use sampan_base::{ClusterId, LogIndex, NodeId, Rng};
@@ -55,7 +55,7 @@ pub enum Notice {
 enum Happening {
     Frame { from: NodeId, to: NodeId, frame: Bytes, corrupted: bool },
     Hint { to: NodeId, peer: NodeId, connected: bool },
-    ForwardNotSent { node: NodeId, life: u64, to: NodeId, frame_seq: u64 },
+    Input { node: NodeId, life: u64, input: Input },
     Turn { node: NodeId, life: u64 },
     Wake { node: NodeId, life: u64 },
     Job { node: NodeId, life: u64, lane: Lane },
@@ -133,6 +133,8 @@ pub struct World<N> {
     pub(crate) outputs: Outputs,
     deliveries: Vec<Delivery>,
     frame: Vec<u8>,
+    /// Nodes that were told, in this life, that they have no connection to another one.
+    unreachable: BTreeSet<(NodeId, u64, NodeId)>,
 }
 
 impl<N: Network> World<N> {
@@ -156,6 +158,7 @@ impl<N: Network> World<N> {
             outputs: Outputs::default(),
             deliveries: Vec::new(),
             frame: Vec::new(),
+            unreachable: BTreeSet::new(),
         }
     }
 
@@ -376,10 +379,10 @@ impl<N: Network> World<N> {
                 };
                 self.deliver(to, input)
             }
-            Happening::ForwardNotSent { node, life, to, frame_seq } if self.is_life(node, life) => {
-                self.deliver(node, Input::ForwardNotSent { to, frame_seq })
+            Happening::Input { node, life, input } if self.is_life(node, life) => {
+                self.deliver(node, input)
             }
-            Happening::ForwardNotSent { .. } => Ok(()),
+            Happening::Input { .. } => Ok(()),
             Happening::Turn { node, life } => {
                 if self.is_life(node, life) {
                     self.node_mut(node).turn_queued = false;
@@ -603,14 +606,21 @@ impl<N: Network> World<N> {
             let hint = Happening::Hint { to, peer, connected: true };
             self.queue.push(self.now.plus_us(after_us), hint);
         }
+        let (node, life) = (from, self.node(from).life);
+        let mut tell = |input| self.queue.push(self.now, Happening::Input { node, life, input });
         if let PeerMessage::Forward(Forward { frame_seq, .. }) = *message
             && copies == 0
             && self.network.is_known_unconnected(&sending)
         {
-            let (node, life) = (from, self.node(from).life);
-            self.queue.push(self.now, Happening::ForwardNotSent { node, life, to, frame_seq });
+            if self.unreachable.insert((node, life, to)) {
+                tell(Input::PeerUnreachable(to));
+            }
+            tell(Input::ForwardNotSent { to, frame_seq });
         }
         if copies > 0 {
+            if self.unreachable.remove(&(node, life, to)) {
+                tell(Input::PeerConnected(to));
+            }
             let frame = Bytes::copy_from_slice(&self.frame);
             for Delivery { after_us, corrupt } in deliveries.drain(..) {
                 let frame = if corrupt { self.corrupt(&frame) } else { frame.clone() };

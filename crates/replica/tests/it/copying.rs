@@ -167,6 +167,20 @@ fn lines_that_wait_to_copy_take_turns() {
 }
 
 #[test]
+fn what_waits_to_copy_for_too_long_was_certainly_not_applied_and_is_told_why() {
+    let (mut cluster, only) = with_long_value(1);
+    cluster.hanging_disks.insert(only);
+    cluster.send(only, 1, &vec!["SETRANGE big 5 x"; COMMANDS]);
+    let held = cluster.send(only, 2, &["APPEND big held"]);
+    cluster.run_ms(5_100);
+    let late = Reply::error("CLUSTERDOWN Not served in time");
+    assert_eq!(cluster.answer(only, 2, held[0]), Some(&late));
+    cluster.hanging_disks.clear();
+    cluster.run_ms(100);
+    assert_eq!(cluster.ask(only, 3, "STRLEN big"), VALUE_BYTES.to_string());
+}
+
+#[test]
 fn short_values_are_neither_counted_nor_held() {
     let (mut cluster, only) = Cluster::with_leader(1, Options::new);
     cluster.ask(only, 1, &format!("SET short {}", "v".repeat(200)));

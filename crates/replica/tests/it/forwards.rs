@@ -80,11 +80,32 @@ fn what_is_never_sent_was_certainly_not_applied() {
     cluster.run_ms(4_900);
     assert_eq!(answers(&cluster, follower, 1, &sent), [None, None]);
     cluster.run_ms(200);
-    let down = "-CLUSTERDOWN No leader elected";
-    assert_eq!(answers(&cluster, follower, 1, &sent), texts([down, down]));
+    let late = "-CLUSTERDOWN Not served in time";
+    assert_eq!(answers(&cluster, follower, 1, &sent), texts([late, late]));
     cluster.connect(follower, leader, true);
     cluster.run_ms(100);
     assert_eq!(cluster.ask(leader, 1, "GET n"), "nil");
+}
+
+#[test]
+fn without_a_connection_to_the_leader_nobody_waits_longer_than_without_a_leader() {
+    let (mut cluster, leader, follower) = with_a_follower_that_cannot_send();
+    let early = cluster.send(follower, 1, &["INCR n", "GET n"]);
+    cluster.input(follower, Input::PeerUnreachable(NodeId::of(leader)));
+    cluster.run_ms(200);
+    let late = cluster.send(follower, 2, &["GET n"]);
+    cluster.run_ms(190);
+    assert_eq!(answers(&cluster, follower, 1, &early), [None, None]);
+    cluster.run_ms(70);
+    let cut = "-CLUSTERDOWN No connection to the leader";
+    assert_eq!(answers(&cluster, follower, 1, &early), texts([cut, cut]));
+    assert_eq!(answers(&cluster, follower, 2, &late), [None]);
+    // It hears the leader all the time, but only a connection is worth waiting for.
+    assert_eq!(cluster.node(follower).raft().leader(), Some(NodeId::of(leader)));
+    cluster.connect(follower, leader, true);
+    cluster.run_ms(5);
+    assert_eq!(answers(&cluster, follower, 2, &late), texts(["nil"]));
+    assert_eq!(cluster.call(follower, 3, &["INCR n", "GET n"]), ["1", "1"]);
 }
 
 #[test]

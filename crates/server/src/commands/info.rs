@@ -174,6 +174,10 @@ fn stats(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("total_writes", status.writes);
     lines.put("total_reads", status.reads);
     lines.put("total_forwarded", status.forwarded);
+    lines.put("forwards_refused", status.forwards_refused);
+    lines.put("forwards_dropped", status.forwards_dropped);
+    lines.put("read_retries", status.read_retries);
+    lines.put("duplicates_answered", status.duplicates);
     lines.put("requests_under_way", status.requests_under_way);
     lines.put("turns", node.stats.turns.get());
     lines.put("log_lines_dropped", node.log.dropped());
@@ -199,6 +203,8 @@ fn raft(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("term", raft.term);
     lines.put("leader_id", raft.leader.map_or(0, NodeId::get));
     let address = raft.leader.and_then(|id| node.client_address(id, call.client.local.ip()));
+    let reaches = |id| id == raft.id || node.peers.is_connected(id);
+    lines.put("leader_connected", u8::from(raft.leader.is_some_and(reaches)));
     lines.put("leader_address", address.map_or(String::new(), |address| address.to_string()));
     lines.put("configuration", &raft.configuration);
     lines.put("commit_index", raft.commit);

@@ -234,14 +234,19 @@ pub(super) async fn run(peers: Rc<Peers>, peer: NodeId, stream: Stream) {
     let mut lines = Lines::new(&peers, peer, stream);
     let mut wait = peers.limits.redial_time_min;
     loop {
-        match dial(&peers, peer, stream).await {
+        if stream == Stream::Main {
+            peers.inbox.push(Input::PeerUnreachable(peer));
+        }
+        match dial(&peers, link, peer, stream).await {
             Err(error) => lines.say(&format!("not reachable: {error}")),
             Ok((socket, reader)) => {
                 wait = peers.limits.redial_time_min;
                 link.connect(socket);
                 lines.say("connected");
-                // On a new bulk stream a snapshot goes on at once.
-                peers.inbox.push(Input::PeerConnected(peer));
+                // On a new bulk stream a snapshot goes on at once, but the main one says who is reached.
+                if peers.is_connected(peer) {
+                    peers.inbox.push(Input::PeerConnected(peer));
+                }
                 let why = until_closed(link, reader).await;
                 for frame_seq in link.disconnect() {
                     peers.inbox.push(Input::ForwardNotSent { to: peer, frame_seq });
@@ -263,12 +268,18 @@ pub(super) async fn run(peers: Rc<Peers>, peer: NodeId, stream: Stream) {
 /// Connects and shakes hands.
 async fn dial(
     peers: &Peers,
+    link: &Link,
     peer: NodeId,
     stream: Stream,
 ) -> Result<(OwnedWriteHalf, OwnedReadHalf), HandshakeError> {
     let handshake = async {
-        let address = &peers.by_id[&peer].address;
-        let mut socket = TcpStream::connect(address.as_pair()).await?;
+        let address = peers.by_id[&peer].address.as_pair();
+        let mut socket = tokio::select! {
+            biased;
+            socket = TcpStream::connect(address) => socket?,
+            // It was not when this attempt began, whose next packet may be seconds away.
+            () = link.is_there.notified() => TcpStream::connect(address).await?,
+        };
         net::tune_peer(&socket, peers.limits.peer_ack_time);
         let hello = Hello {
             cluster: peers.identity.cluster,

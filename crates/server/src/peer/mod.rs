@@ -5,8 +5,8 @@
 //! that bulk never delays a heartbeat. What arrives is read from the connections that the peers
 //! dialled. A NAT or a proxy may thus stand on any link.
 //!
-//! What it is not: reliable. A full queue drops, a lost connection drops; Raft sends again. Only of a
-//! forward that was given to no connection does the replica hear.
+//! What it is not: reliable. A full queue drops, a lost connection drops; Raft sends again. The replica hears
+//! only whom it has a connection to, and of a forward that was given to none.
 //!
 //! - `handshake.rs`: who is there
 //! - `link.rs`: the sending side of one stream to one peer
