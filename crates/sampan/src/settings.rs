@@ -279,6 +279,8 @@ settings! {
     read_bytes "SAMPAN_READ_BYTES" usize => limits.read_bytes;
     /// Longest command
     request_bytes_max "SAMPAN_REQUEST_BYTES_MAX" usize => limits.request.request_bytes_max;
+    /// Bytes of commands that have not arrived whole, of all connections together; beyond it the one that holds most is closed
+    requests_partial_bytes_max "SAMPAN_REQUESTS_PARTIAL_BYTES_MAX" usize => limits.requests_partial_bytes_max;
     /// Longest argument that is read at all
     request_bulk_bytes_max "SAMPAN_REQUEST_BULK_BYTES_MAX" usize => limits.request.bulk_bytes_max;
     /// Most arguments that are read at all

@@ -159,6 +159,9 @@ pub struct Limits {
     pub accept_backlog: u16,
     /// What one request may hold.
     pub request: RequestLimits,
+    /// Bytes of commands that have not arrived whole, of all connections together: beyond it the one that
+    /// holds most is closed, for such a command may never end.
+    pub requests_partial_bytes_max: usize,
     /// Bytes taken from a connection by one system call.
     pub read_bytes: usize,
     /// Commands of one connection that are read and not answered; beyond it nothing is read.
@@ -216,6 +219,7 @@ impl Default for Limits {
             clients_max: 10_000,
             accept_backlog: 1_024,
             request: RequestLimits::default(),
+            requests_partial_bytes_max: 256 << 20,
             read_bytes: 256 << 10,
             pipeline_max: 10_000,
             output_pause_bytes: 1 << 20,
@@ -248,6 +252,7 @@ impl Limits {
         Self {
             clients_max: 4,
             request: RequestLimits { bulk_bytes_max: 256, ..RequestLimits::tiny() },
+            requests_partial_bytes_max: 4 << 10,
             read_bytes: 64,
             pipeline_max: 8,
             output_pause_bytes: 256,
@@ -301,6 +306,13 @@ impl Limits {
                 return Err(ConfigError::new(setting, value, format!("want at least {least}")));
             }
         }
+        let least = request.request_bytes_max.saturating_mul(PARTIAL_FACTOR);
+        if self.requests_partial_bytes_max < least {
+            let expected =
+                format!("want at least {least}, {PARTIAL_FACTOR} times request_bytes_max");
+            let value = self.requests_partial_bytes_max;
+            return Err(ConfigError::new("requests_partial_bytes_max", value, expected));
+        }
         let rising = [
             ("output_pause_bytes", self.output_pause_bytes, self.output_soft_bytes),
             ("output_soft_bytes", self.output_soft_bytes, self.output_bytes_max),
@@ -347,6 +359,10 @@ const REPLY_ITEM_HEAD_BYTES_MAX: usize = 9;
 
 /// More client connections than any limit may allow: their slots take 20 bits of a connection id.
 pub(crate) const CLIENTS_MAX: usize = 1 << 20;
+
+/// One command alone must fit what all connections may hold of theirs: for each argument of 6 bytes or more,
+/// `$0\r\n\r\n`, its place takes 16.
+const PARTIAL_FACTOR: usize = 4;
 
 /// A buffer to read into is no longer than this: each connection that reads has one.
 const READ_BYTES_MAX: usize = 64 << 20;

@@ -21,6 +21,8 @@ pub(crate) struct Stats {
     pub(crate) rejected_connections: Cell<u64>,
     /// Connections closed because they spoke HTTP.
     pub(crate) http_requests: Cell<u64>,
+    /// Connections closed to make room for the commands of others.
+    pub(crate) evicted_clients: Cell<u64>,
     /// Snapshots taken and installed.
     pub(crate) snapshots: Cell<u64>,
     /// Turns of the event loop.
@@ -36,12 +38,19 @@ impl Stats {
             input_bytes,
             rejected_connections,
             http_requests,
+            evicted_clients,
             snapshots,
             turns,
         } = self;
-        for counter in
-            [commands, input_bytes, rejected_connections, http_requests, snapshots, turns]
-        {
+        for counter in [
+            commands,
+            input_bytes,
+            rejected_connections,
+            http_requests,
+            evicted_clients,
+            snapshots,
+            turns,
+        ] {
             counter.set(0);
         }
         errors.by_code.take();

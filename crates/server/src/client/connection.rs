@@ -7,15 +7,16 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes};
 use sampan_kv::Class;
 use sampan_replica::{Input, Request};
-use sampan_resp::{Args, Parsed, RequestParser};
+use sampan_resp::{Args, Parsed, ProtocolError};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Client, Ending, transactions};
+use super::intake::Intake;
+use super::{Client, Ending, intake, transactions};
 use crate::commands;
 use crate::net;
 use crate::node::Node;
@@ -55,16 +56,8 @@ fn admit(node: &Rc<Node>, socket: TcpStream, remote: SocketAddr) {
     let (reader, writer) = socket.into_split();
     match node.clients.add((remote, local), writer, node.clock.mono()) {
         Ok(client) => {
-            let parser = RequestParser::new(limits.request);
-            let connection = Connection {
-                node: node.clone(),
-                client,
-                reader,
-                parser,
-                partial: Vec::new(),
-                has_unread: false,
-                is_recognized: false,
-            };
+            let connection =
+                Connection { node: node.clone(), client, reader, is_recognized: false };
             tokio::task::spawn_local(connection.run());
         }
         Err(writer) => {
@@ -81,12 +74,6 @@ struct Connection {
     node: Rc<Node>,
     client: Rc<Client>,
     reader: OwnedReadHalf,
-    parser: RequestParser,
-    /// Bytes that are read and not yet taken: part of a request, or requests for which there was
-    /// no room.
-    partial: Vec<u8>,
-    /// There may be whole requests in `partial`.
-    has_unread: bool,
     /// It is known that no peer has dialled the wrong port.
     is_recognized: bool,
 }
@@ -132,6 +119,9 @@ impl Connection {
         loop {
             let flushed = self.client.poll_flushed(cx);
             self.client.tell_if_full(&self.node.config.limits, &self.node.inbox);
+            if self.client.ending() != Ending::No {
+                intake::forget(&self.node, &self.client);
+            }
             match self.client.ending() {
                 Ending::Now => return Poll::Ready(()),
                 Ending::AfterReplies if self.client.flow.borrow().waiting() > 0 => {
@@ -143,8 +133,8 @@ impl Connection {
             if !self.may_read() {
                 return Poll::Pending;
             }
-            let after =
-                if self.has_unread { self.take_unread() } else { ready!(self.poll_read(cx)) };
+            let has_unread = self.client.intake.borrow().has_unread;
+            let after = if has_unread { self.take_unread() } else { ready!(self.poll_read(cx)) };
             if let After::GoOn = after {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -162,65 +152,70 @@ impl Connection {
 
     /// One read, and the requests in it.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<After> {
-        let node = self.node.clone();
+        let (node, client) = (self.node.clone(), self.client.clone());
+        let mut intake = client.intake.borrow_mut();
         // Reads share one buffer, unless a long request is under way.
         let mut scratch = node.read_scratch.borrow_mut();
-        let is_shared = self.partial.len() <= PARTIAL_SHARED_BYTES_MAX;
+        let is_shared = intake.partial.len() <= PARTIAL_SHARED_BYTES_MAX;
+        let announced = intake.parser.announced_bytes();
         let buffer = if is_shared {
             scratch.clear();
-            scratch.extend_from_slice(&self.partial);
+            scratch.extend_from_slice(&intake.partial);
             &mut *scratch
         } else {
-            &mut self.partial
+            &mut intake.partial
         };
-        let missing = self.parser.announced_bytes().saturating_sub(buffer.len());
-        buffer.reserve(node.config.limits.read_bytes.max(missing));
-        let room = buffer.capacity() - buffer.len();
-        let count = match ready!(pin!(self.reader.read_buf(buffer)).poll(cx)) {
+        let missing = announced.saturating_sub(buffer.len());
+        let room = intake::make_room(buffer, missing, node.config.limits.read_bytes);
+        let mut limited = (&mut *buffer).limit(room);
+        let read = self.reader.read_buf(&mut limited);
+        let count = match ready!(pin!(read).poll(cx)) {
             Ok(0) => {
-                self.client.end(Ending::AfterReplies);
+                client.end(Ending::AfterReplies);
                 return Poll::Ready(After::Wait);
             }
             Ok(count) => count,
             Err(_) => {
-                self.client.end(Ending::Now);
+                client.end(Ending::Now);
                 return Poll::Ready(After::Wait);
             }
         };
-        self.client.read_at.set(node.coarse_time.get());
+        client.read_at.set(node.coarse_time.get());
         count_up(&node.stats.input_bytes, count as u64);
         if is_shared {
-            let taken = self.take_requests(&scratch);
-            self.partial.clear();
-            self.partial.extend_from_slice(&scratch[taken..]);
-            self.client.partial_bytes.set(self.partial.len());
+            let taken = self.take_requests(&mut intake, &scratch);
+            intake.keep(&scratch[taken..]);
         } else {
-            self.take_partial();
+            self.take_partial(&mut intake);
         }
-        Poll::Ready(if count == room || self.has_unread { After::GoOn } else { After::Wait })
+        let has_more = count == room || intake.has_unread;
+        drop(intake);
+        intake::count(&node, &client);
+        Poll::Ready(if has_more { After::GoOn } else { After::Wait })
     }
 
     /// The requests that were left for want of room.
     fn take_unread(&mut self) -> After {
-        self.has_unread = false;
-        self.take_partial();
-        if self.has_unread { After::GoOn } else { After::Wait }
+        let client = self.client.clone();
+        let mut intake = client.intake.borrow_mut();
+        self.take_partial(&mut intake);
+        let has_more = intake.has_unread;
+        drop(intake);
+        intake::count(&self.node, &client);
+        if has_more { After::GoOn } else { After::Wait }
     }
 
-    fn take_partial(&mut self) {
-        let mut partial = std::mem::take(&mut self.partial);
-        let taken = self.take_requests(&partial);
-        partial.drain(..taken);
-        if partial.len() <= PARTIAL_SHARED_BYTES_MAX {
-            partial.shrink_to(PARTIAL_SHARED_BYTES_MAX);
-        }
-        self.partial = partial;
-        self.client.partial_bytes.set(self.partial.len());
+    fn take_partial(&mut self, intake: &mut Intake) {
+        let partial = std::mem::take(&mut intake.partial);
+        let taken = self.take_requests(intake, &partial);
+        intake.partial = partial;
+        intake.mark_taken(taken);
     }
 
     /// Takes whole requests from the front of the buffer, as many as there is room for; how many
     /// bytes they were.
-    fn take_requests(&mut self, buffer: &[u8]) -> usize {
+    fn take_requests(&mut self, intake: &mut Intake, buffer: &[u8]) -> usize {
+        intake.has_unread = false;
         let node = self.node.clone();
         let limits = &node.config.limits;
         if !self.is_recognized {
@@ -238,25 +233,20 @@ impl Connection {
         while self.client.ending() == Ending::No {
             let rest = &buffer[taken..];
             if !self.client.has_room(limits) {
-                self.has_unread = !rest.is_empty();
+                intake.has_unread = !rest.is_empty();
                 break;
             }
-            match self.parser.parse(rest) {
+            match intake.parser.parse(rest) {
                 Ok(Parsed::Complete { consumed }) => {
-                    execute(&node, &self.client, self.parser.args(rest), &mut batch);
+                    execute(&node, &self.client, intake.parser.args(rest), &mut batch);
                     taken += consumed;
                 }
                 Ok(Parsed::Empty { consumed }) => taken += consumed,
                 Ok(Parsed::Incomplete) => break,
-                Err(error) => {
-                    let mut text = Vec::new();
-                    error.write(&mut text);
-                    node.stats.errors.count("ERR");
-                    self.client.flow.borrow_mut().say(&text);
-                    self.client.end(Ending::AfterReplies);
-                }
+                Err(error) => self.refuse(error),
             }
         }
+        intake.parser.forget();
         self.submit(&mut batch);
         taken
     }
@@ -291,6 +281,15 @@ impl Connection {
             node.clients.mark(&self.client);
         }
         node.inbox.push(Input::Client { connection: self.client.id, requests });
+    }
+
+    /// What follows cannot be read.
+    fn refuse(&self, error: ProtocolError) {
+        let mut text = Vec::new();
+        error.write(&mut text);
+        self.node.stats.errors.count("ERR");
+        self.client.flow.borrow_mut().say(&text);
+        self.client.end(Ending::AfterReplies);
     }
 
     fn refuse_peer(&self) {

@@ -2,6 +2,7 @@
 //!
 //! - `flow.rs`: the order of replies
 //! - `connection.rs`: the task that reads requests from a socket
+//! - `intake.rs`: what has arrived and is not taken, and the common bound of what is not complete
 //! - `registry.rs`: all connections, and the way of a reply to its own
 //! - `transactions.rs`: the refusal of what stands between `MULTI` and `EXEC`
 //!
@@ -10,6 +11,7 @@
 
 pub(crate) mod connection;
 pub(crate) mod flow;
+pub(crate) mod intake;
 pub(crate) mod registry;
 pub(crate) mod transactions;
 
@@ -27,6 +29,7 @@ use crate::config::Limits;
 use crate::inbox::Inbox;
 use crate::render::Rendering;
 use flow::Flow;
+use intake::Intake;
 
 /// One connection, as its task, the event loop and other connections see it.
 pub(crate) struct Client {
@@ -40,8 +43,11 @@ pub(crate) struct Client {
     pub(crate) flow: RefCell<Flow>,
     /// When bytes last arrived.
     pub(crate) read_at: Cell<Time>,
-    /// Bytes of a request that has not arrived whole.
-    pub(crate) partial_bytes: Cell<usize>,
+    pub(crate) intake: RefCell<Intake>,
+    /// Bytes that are read and not yet taken.
+    pub(crate) kept_bytes: Cell<usize>,
+    /// What of it is counted as a command that has not arrived whole.
+    pub(crate) incomplete_bytes: Cell<usize>,
     /// A piece of a backup is being read for it: so long it is not read from.
     pub(crate) awaits_piece: Cell<bool>,
     /// It has said `MULTI`: nothing is executed until it says `EXEC` or `DISCARD`.
@@ -133,7 +139,9 @@ impl Client {
             profile: RefCell::default(),
             flow: RefCell::new(Flow::new(limits.output_bytes_max)),
             read_at: Cell::new(now),
-            partial_bytes: Cell::new(0),
+            intake: RefCell::new(Intake::new(limits.request)),
+            kept_bytes: Cell::new(0),
+            incomplete_bytes: Cell::new(0),
             awaits_piece: Cell::new(false),
             refuses_all: Cell::new(false),
             ending: Cell::new(Ending::No),
@@ -243,7 +251,7 @@ impl Client {
     pub(crate) fn sweep(&self, limits: &Limits, now: Time) {
         let silence = now.since(self.read_at.get());
         let waits = self.is_paused.get() || self.flow.borrow().waiting() > 0;
-        let stalled = self.partial_bytes.get() > 0 && silence >= limits.request_stall_time;
+        let stalled = self.incomplete_bytes.get() > 0 && silence >= limits.request_stall_time;
         let idle = limits.idle_time.is_some_and(|idle_time| silence >= idle_time);
         if !waits && (stalled || idle) {
             self.end(Ending::Now);

@@ -8,6 +8,7 @@ use sampan_base::Time;
 use sampan_replica::{ClientReply, ConnectionId};
 use tokio::net::tcp::OwnedWriteHalf;
 
+use super::intake::Incomplete;
 use super::{Client, Ending};
 use crate::config::{CLIENTS_MAX, Limits};
 use crate::inbox::Inbox;
@@ -20,6 +21,7 @@ const PLACE_BITS: u32 = CLIENTS_MAX.trailing_zeros();
 pub(crate) struct Clients {
     limits: Limits,
     table: RefCell<Table>,
+    pub(crate) incomplete: Incomplete,
     /// Connections with something to send in this turn.
     unflushed: RefCell<Vec<Rc<Client>>>,
     /// The replica wants nothing more to be read.
@@ -38,6 +40,7 @@ impl Clients {
     /// No connections.
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
+            incomplete: Incomplete::new(limits.requests_partial_bytes_max),
             limits,
             table: RefCell::default(),
             unflushed: RefCell::default(),
@@ -79,6 +82,12 @@ impl Clients {
         table.free.push(place);
     }
 
+    /// The connection of this id, if it is not gone.
+    pub(crate) fn get(&self, id: ConnectionId) -> Option<Rc<Client>> {
+        let table = self.table.borrow();
+        table.places.get(place_of(id))?.clone().filter(|client| client.id == id)
+    }
+
     /// Hands a reply to its connection; one that is gone gets none.
     pub(crate) fn deliver(&self, reply: ClientReply) {
         let table = self.table.borrow();
@@ -91,9 +100,7 @@ impl Clients {
 
     /// The piece of a backup that a connection waits for is read: the connection may be, too.
     pub(crate) fn piece_is_read(&self, connection: ConnectionId) {
-        let table = self.table.borrow();
-        let Some(Some(client)) = table.places.get(place_of(connection)) else { return };
-        if client.id == connection {
+        if let Some(client) = self.get(connection) {
             client.awaits_piece.set(false);
         }
     }

@@ -79,6 +79,7 @@ fn settings(node: &Node) -> Vec<(&'static str, String)> {
         ("election-timeout-ms", options.raft.election_timeout_min.as_millis().to_string()),
         ("maxclients", limits.clients_max.to_string()),
         ("maxmemory", "0".into()),
+        ("maxmemory-clients", limits.requests_partial_bytes_max.to_string()),
         ("maxmemory-policy", "noeviction".into()),
         ("no-leader-wait-ms", options.no_leader_wait.as_millis().to_string()),
         ("notify-keyspace-events", String::new()),

@@ -112,6 +112,7 @@ fn clients(call: &Call<'_>, lines: &mut Lines<'_>) {
     lines.put("cluster_connections", 0);
     lines.put("maxclients", node.config.limits.clients_max);
     lines.put("blocked_clients", 0);
+    lines.put("requests_partial_bytes", node.clients.incomplete.bytes());
 }
 
 fn memory(status: &Status, lines: &mut Lines<'_>) {
@@ -168,6 +169,7 @@ fn stats(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("total_net_input_bytes", node.stats.input_bytes.get());
     lines.put("rejected_connections", node.stats.rejected_connections.get());
     lines.put("rejected_http_requests", node.stats.http_requests.get());
+    lines.put("evicted_clients", node.stats.evicted_clients.get());
     lines.put("expired_keys", status.kv.expired_total);
     lines.put("evicted_keys", 0);
     lines.put("total_error_replies", node.stats.errors.total());
