@@ -553,6 +553,8 @@ fn values_up_to_the_limit_pass_and_one_above_it_is_an_error_that_loses_nothing()
     let key = vec![b'k'; 65_537];
     let error = client.call_args(&[b"SET", &key, b"v"]);
     assert_eq!(error, "-ERR key exceeds the limit of 65536 bytes\r\n");
+    let error = client.call_args(&[b"CLUSTER", b"KEYSLOT", &key]);
+    assert_eq!(error, "-ERR key exceeds the limit of 65536 bytes\r\n");
     assert_eq!(client.call("STRLEN k"), ":1048576\r\n");
 }
 

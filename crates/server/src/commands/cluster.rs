@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use sampan_base::NodeId;
+use sampan_kv::CommandError;
 use sampan_replica::Input;
 use sampan_resp::Writer;
 
@@ -27,8 +28,7 @@ pub(super) fn cluster(call: &mut Call<'_>) {
         }
         b"keyslot" => {
             if call.check_count("cluster|keyslot", 3..=3) {
-                let slot = key_slot(call.arg(2));
-                call.reply().integer(slot.into());
+                slot_of(call);
             }
         }
         b"transfer" => {
@@ -50,6 +50,15 @@ pub(super) fn cluster(call: &mut Call<'_>) {
         ]),
         _ => call.unknown_subcommand("CLUSTER"),
     }
+}
+
+/// `CLUSTER KEYSLOT key`
+fn slot_of(call: &mut Call<'_>) {
+    let (key, bytes_max) = (call.arg(2), call.node.config.replica.kv.key_bytes_max);
+    if key.len() > bytes_max {
+        return call.error(&CommandError::KeyTooLong(bytes_max).to_string());
+    }
+    call.reply().integer(key_slot(key).into());
 }
 
 /// A node as `CLUSTER` shows it.
