@@ -50,3 +50,28 @@ fn when_commands_that_never_end_take_too_much_the_longest_is_closed_and_no_other
     drop(last);
     until("all is given back", || held(&mut observer) == 0);
 }
+
+#[test]
+fn a_client_whose_commands_take_long_lets_others_in_between() {
+    let dir = TempDir::new();
+    let node = single(dir.path(), |_| {});
+    let (mut greedy, mut other) = (node.connect(), node.connect());
+    let total = 10_000;
+    let done = |other: &mut Client| -> usize {
+        other.info("stats")["total_commands_processed"].parse().unwrap()
+    };
+    // On a machine that does something else the other one may miss most of it: then again.
+    until("others are served in between", || {
+        assert_eq!(other.call("CONFIG RESETSTAT"), "+OK\r\n");
+        // It comes with one read, and no reply has to be waited for.
+        greedy.send(format!("CLIENT REPLY OFF\r\n{}CLIENT REPLY ON\r\n", "INFO\r\n".repeat(total)));
+        let (mut in_between, mut asked, mut seen) = (0, 1, 0);
+        while seen < total {
+            seen = done(&mut other) - asked;
+            asked += 1;
+            in_between += usize::from((1..total).contains(&seen));
+        }
+        assert_eq!(greedy.reply(), "+OK\r\n");
+        in_between >= 50
+    });
+}

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes};
 use sampan_kv::Class;
@@ -27,6 +28,8 @@ use crate::stats::count_up;
 const ARGUMENTS_INLINE: usize = 8;
 /// A longer part of a request gets a buffer of its own, which grows as it arrives.
 const PARTIAL_SHARED_BYTES_MAX: usize = 16 << 10;
+/// A connection whose commands are answered here lets others go on after this long.
+const ANSWERING_TIME_MAX: Duration = Duration::from_millis(1);
 /// The commands of one read keep the memory they were gathered in if they are longer than this.
 const MOVED_BYTES_MIN: usize = 16 << 10;
 
@@ -136,7 +139,8 @@ impl Connection {
             let has_unread = self.client.intake.borrow().has_unread;
             let after = if has_unread { self.take_unread() } else { ready!(self.poll_read(cx)) };
             if let After::GoOn = after {
-                cx.waker().wake_by_ref();
+                // Whoever wakes itself is polled some sixty times before any other socket is looked at.
+                _ = pin!(tokio::task::yield_now()).poll(cx);
                 return Poll::Pending;
             }
         }
@@ -194,7 +198,7 @@ impl Connection {
         Poll::Ready(if has_more { After::GoOn } else { After::Wait })
     }
 
-    /// The requests that were left for want of room.
+    /// The requests that were left for want of room or time.
     fn take_unread(&mut self) -> After {
         let client = self.client.clone();
         let mut intake = client.intake.borrow_mut();
@@ -212,8 +216,8 @@ impl Connection {
         intake.mark_taken(taken);
     }
 
-    /// Takes whole requests from the front of the buffer, as many as there is room for; how many
-    /// bytes they were.
+    /// Takes whole requests from the front of the buffer, as many as there is room and time for; how
+    /// many bytes they were.
     fn take_requests(&mut self, intake: &mut Intake, buffer: &[u8]) -> usize {
         intake.has_unread = false;
         let node = self.node.clone();
@@ -230,16 +234,23 @@ impl Connection {
         }
         let mut batch = node.batch.borrow_mut();
         let mut taken = 0;
+        let (mut answering_since, mut is_late) = (None, false);
         while self.client.ending() == Ending::No {
             let rest = &buffer[taken..];
-            if !self.client.has_room(limits) {
+            if is_late || !self.client.has_room(limits) {
                 intake.has_unread = !rest.is_empty();
                 break;
             }
             match intake.parser.parse(rest) {
                 Ok(Parsed::Complete { consumed }) => {
+                    let asked = batch.requests.len();
                     execute(&node, &self.client, intake.parser.args(rest), &mut batch);
                     taken += consumed;
+                    if batch.requests.len() == asked {
+                        let now = node.clock.mono();
+                        let since = *answering_since.get_or_insert(now);
+                        is_late = now.since(since) >= ANSWERING_TIME_MAX;
+                    }
                 }
                 Ok(Parsed::Empty { consumed }) => taken += consumed,
                 Ok(Parsed::Incomplete) => break,
