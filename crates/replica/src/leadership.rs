@@ -65,9 +65,13 @@ impl Leadership {
 impl Replica {
     /// The leader, if this node knows one that it can reach.
     pub fn leader(&self) -> Option<NodeId> {
-        let Leadership { abdicated_term, unreachable, .. } = &self.leadership;
-        let leader = self.raft.leader().filter(|_| *abdicated_term != Some(self.raft.term()));
-        leader.filter(|leader| !unreachable.contains(leader))
+        self.known_leader().filter(|leader| !self.leadership.unreachable.contains(leader))
+    }
+
+    /// The leader, if this node knows one: others may reach it where this node cannot.
+    pub fn known_leader(&self) -> Option<NodeId> {
+        let abdicated = self.leadership.abdicated_term;
+        self.raft.leader().filter(|_| abdicated != Some(self.raft.term()))
     }
 
     /// Does this node lead?

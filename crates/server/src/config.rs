@@ -306,10 +306,12 @@ impl Limits {
                 return Err(ConfigError::new(setting, value, format!("want at least {least}")));
             }
         }
-        let least = request.request_bytes_max.saturating_mul(PARTIAL_FACTOR);
+        let least = request.request_bytes_max.max(request.inline_bytes_max);
+        let least = least.saturating_mul(PARTIAL_FACTOR);
         if self.requests_partial_bytes_max < least {
-            let expected =
-                format!("want at least {least}, {PARTIAL_FACTOR} times request_bytes_max");
+            let expected = format!(
+                "want at least {least}, {PARTIAL_FACTOR} times request_bytes_max or inline_bytes_max"
+            );
             let value = self.requests_partial_bytes_max;
             return Err(ConfigError::new("requests_partial_bytes_max", value, expected));
         }

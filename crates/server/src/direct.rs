@@ -16,6 +16,8 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use rustix::fs::OFlags;
 
+use crate::spare::Spare;
+
 /// Offsets, lengths and memory of direct I/O are multiples of this: of no disk is more asked.
 const ALIGN: u64 = 4096;
 /// What is copied into aligned memory, and written with one call: the kernel has the disk do its parts at
@@ -56,14 +58,20 @@ impl Direct {
     }
 
     /// So many bytes at an offset; `None`: read as usual what is there of them.
-    pub(crate) fn read(&self, file: &File, offset: u64, len: usize) -> Option<io::Result<Bytes>> {
+    pub(crate) fn read(
+        &self,
+        file: &File,
+        offset: u64,
+        len: usize,
+        spare: &Spare,
+    ) -> Option<io::Result<Bytes>> {
         if (len as u64) < DIRECT_BYTES_MIN {
             return None;
         }
         let direct = self.0.get_or_init(|| open_again(file)).as_ref()?;
         let skipped = (offset % ALIGN) as usize;
         let wanted = (skipped + len).next_multiple_of(ALIGN as usize);
-        let mut buffer = vec![0; wanted + ALIGN as usize];
+        let mut buffer = spare.take(wanted + ALIGN as usize);
         let start = buffer.as_ptr().align_offset(ALIGN as usize);
         let blocks = &mut buffer[start..start + wanted];
         let mut there = 0;
@@ -78,7 +86,7 @@ impl Direct {
             }
         }
         let first = start + skipped;
-        (there >= skipped + len).then(|| Ok(Bytes::from(buffer).slice(first..first + len)))
+        (there >= skipped + len).then(|| Ok(spare.lend(buffer, first..first + len)))
     }
 }
 
@@ -144,16 +152,16 @@ mod tests {
         fs::write(&path, &bytes).unwrap();
         let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         file.sync_all().unwrap();
-        let direct = Direct::default();
+        let (direct, spare) = (Direct::default(), Spare::default());
         for (offset, len) in [(0, 65_536), (1, 70_000), (4_095, 195_906), (0, 200_001)] {
             let wanted = &bytes[offset..offset + len];
-            if let Some(read) = direct.read(&file, offset as u64, len) {
+            if let Some(read) = direct.read(&file, offset as u64, len, &spare) {
                 assert_eq!(read.unwrap(), wanted, "{len} bytes at {offset}");
             }
         }
         for offset in [200_000, 200_001, 300_000] {
-            assert!(direct.read(&file, offset, 65_536).is_none(), "not all of it is there");
+            assert!(direct.read(&file, offset, 65_536, &spare).is_none(), "not all of it is there");
         }
-        assert!(direct.read(&file, 0, DIRECT_BYTES_MIN as usize - 1).is_none());
+        assert!(direct.read(&file, 0, DIRECT_BYTES_MIN as usize - 1, &spare).is_none());
     }
 }

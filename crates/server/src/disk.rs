@@ -25,6 +25,7 @@ use sampan_storage::snapshot::{ARRIVING, COMPLETE, UNFINISHED};
 
 use crate::direct::Direct;
 use crate::release;
+use crate::spare::Spare;
 
 /// Open files kept, at most, besides those with unsynced writes; each may be open twice (`direct.rs`).
 const HANDLES_MAX: usize = 64;
@@ -46,6 +47,8 @@ pub struct RealDisk {
 #[derive(Default, Debug)]
 struct Shared {
     table: Mutex<Table>,
+    /// What bulk is read into.
+    spare: Spare,
     /// A sync failed: what is on the disk is unknown, and nothing may be done to it any more.
     failed: AtomicBool,
 }
@@ -331,7 +334,7 @@ impl RealDisk {
         let there = handle.file.metadata().map_err(failed)?.len().saturating_sub(offset);
         let wanted = len_bytes.min(there) as usize;
         if self.is_past_cache(file)
-            && let Some(read) = handle.direct.read(&handle.file, offset, wanted)
+            && let Some(read) = handle.direct.read(&handle.file, offset, wanted, &self.shared.spare)
         {
             return read.map_err(failed);
         }
@@ -444,7 +447,7 @@ fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn disk_error(file: &FileName, error: &io::Error) -> DiskError {
+pub(crate) fn disk_error(file: &FileName, error: &io::Error) -> DiskError {
     match error.kind() {
         ErrorKind::NotFound => DiskError::NotFound(file.clone()),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => DiskError::NoSpace(file.clone()),

@@ -49,6 +49,7 @@ mod render;
 mod repair;
 mod segments_lane;
 mod signals;
+mod spare;
 mod start;
 mod stats;
 #[cfg(test)]

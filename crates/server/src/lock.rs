@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::config::ConfigError;
+use crate::disk::disk_error;
 use crate::error::ServerError;
 
 /// Its name in the data directory.
@@ -30,8 +31,10 @@ pub(crate) struct DirectoryLock {
 impl DirectoryLock {
     /// Creates the directory if it does not exist, and locks it; at once or not at all.
     pub(crate) fn take(directory: &Path) -> Result<Self, ServerError> {
-        let disk =
-            |error: io::Error| ServerError::Disk(format!("{}: {error}", directory.display()));
+        let disk = |error: io::Error| {
+            let text = format!("{}: {error}", directory.display());
+            ServerError::of_disk(&disk_error(&LOCK_FILE.into(), &error), text)
+        };
         make(directory).map_err(|error| match error.kind() {
             ErrorKind::NotADirectory | ErrorKind::AlreadyExists => no_directory(directory).into(),
             _ => disk(error),

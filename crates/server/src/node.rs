@@ -73,14 +73,14 @@ impl Node {
         count_up(&self.stats.snapshots, 1);
     }
 
-    /// The leader, if this node knows one.
-    pub(crate) fn leader(&self) -> Option<NodeId> {
-        self.replica.borrow().leader()
+    /// The leader, if this node knows one, though it may have no connection to it.
+    pub(crate) fn known_leader(&self) -> Option<NodeId> {
+        self.replica.borrow().known_leader()
     }
 
     /// The nodes of the cluster, the leader (or, while there is none, this node) first.
     pub(crate) fn nodes_leader_first(&self) -> Vec<NodeId> {
-        let first = self.leader().unwrap_or(self.config.node);
+        let first = self.known_leader().unwrap_or(self.config.node);
         let mut nodes: Vec<NodeId> = self.peers.ids().chain([self.config.node]).collect();
         nodes.sort_by_key(|&id| (id != first, id));
         nodes

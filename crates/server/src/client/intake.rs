@@ -2,8 +2,8 @@
 //! commands that have not arrived whole.
 //!
 //! Such a command may never end, so no reading that pauses would make room: past a bound for all
-//! of them the connection that holds most is closed. Whole commands that wait for room count elsewhere,
-//! for they are taken as soon as there is some.
+//! of them the connection that holds most is closed. Whole commands that wait for room are not counted: they
+//! are taken as soon as there is some, and are one read of a connection at most.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;

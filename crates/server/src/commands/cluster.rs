@@ -88,7 +88,8 @@ fn shown_nodes(call: &Call<'_>) -> Vec<Shown> {
 
 fn info(call: &mut Call<'_>) {
     let node = call.node;
-    let (state, slots) = if node.leader().is_some() { ("ok", SLOTS) } else { ("fail", 0) };
+    let is_served = node.replica.borrow().leader().is_some();
+    let (state, slots) = if is_served { ("ok", SLOTS) } else { ("fail", 0) };
     let term = node.replica.borrow().status().raft.term;
     let size = node.peers.ids().count() + 1;
     let text = format!(
@@ -193,7 +194,7 @@ fn transfer(call: &mut Call<'_>) {
         return call.ok();
     }
     let here = call.client.local.ip();
-    let leader = node.leader().and_then(|leader| node.client_address(leader, here));
+    let leader = node.known_leader().and_then(|leader| node.client_address(leader, here));
     match leader {
         Some(address) => {
             call.error(&format!("ERR this node does not lead, the one at {address} does"));

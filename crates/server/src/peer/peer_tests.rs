@@ -198,13 +198,7 @@ fn a_lost_connection_is_reported_at_once_and_dialled_again() {
                 let (mut socket, _) = listener.accept().await.unwrap();
                 let hello = Hello::read(&mut socket).await.unwrap();
                 assert_eq!((hello.from, hello.to), (one.id, two.id));
-                let welcome = Welcome {
-                    verdict: Verdict::Accepted,
-                    cluster: CLUSTER,
-                    node: two.id,
-                    client_address: HostPort::new("elsewhere", 1),
-                };
-                socket.write_all(&welcome.encode()).await.unwrap();
+                welcome(&mut socket, two.id).await;
                 held.push(socket);
             }
             let bulk = one.peers.link(two.id, Stream::Bulk).unwrap();
@@ -217,6 +211,34 @@ fn a_lost_connection_is_reported_at_once_and_dialled_again() {
             until("it is not reached", || one.count("not reached n2") == round + 1).await;
         }
         assert_eq!(one.peers.client_address(two.id), Some(HostPort::new("elsewhere", 1)));
+    });
+}
+
+/// What a node says by hand to one that it lets in.
+async fn welcome(socket: &mut TcpStream, id: NodeId) {
+    let client_address = HostPort::new("elsewhere", 1);
+    let welcome =
+        Welcome { verdict: Verdict::Accepted, cluster: CLUSTER, node: id, client_address };
+    socket.write_all(&welcome.encode()).await.unwrap();
+}
+
+#[test]
+fn a_peer_that_takes_nothing_but_bulk_is_not_reached() {
+    on_loop(async {
+        let (one, two) = two_sides(&Limits::default());
+        one.start();
+        let listener = two.listener.take().unwrap();
+        let mut held = Vec::new();
+        while one.count("not reached n2") < 3 {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            if Hello::read(&mut socket).await.unwrap().stream == Stream::Bulk {
+                welcome(&mut socket, two.id).await;
+                held.push(socket);
+            }
+        }
+        let bulk = one.peers.link(two.id, Stream::Bulk).unwrap();
+        until("the bulk stream is up", || bulk.is_connected()).await;
+        assert_eq!(one.count("up n2"), 0);
     });
 }
 
