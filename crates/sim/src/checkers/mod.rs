@@ -106,9 +106,9 @@ pub struct Seen {
     pub log: LogShape,
     /// The log that would survive a power loss now, for certain.
     pub durable: LogShape,
-    /// The log that it held durably before its disk was damaged: its loss is a fault, not a lie, so
-    /// what it acknowledged of it was true.
-    pub before_damage: Option<LogShape>,
+    /// The logs that it held durably each time its disk was damaged or emptied: the loss is a fault, not
+    /// a lie, so what it acknowledged of them was true.
+    pub before_damage: Vec<LogShape>,
     /// The highest term, and the vote in it, that would survive one.
     pub durable_hard_state: (Term, Option<NodeId>),
     /// Group commits on their way to the disk: the log and hard state that each makes durable.
@@ -125,16 +125,20 @@ impl Seen {
         self.issued - self.in_flight.len() as u64
     }
 
-    /// What it held durably, or did before its disk was damaged, whichever is longer.
-    fn longest_acknowledged(&self) -> Option<LogShape> {
-        let logs = [self.before_damage.as_ref(), Some(&self.durable)].into_iter().flatten();
-        logs.max_by_key(|log| log.last()).cloned()
+    /// What it holds durably, and what it did each time before its disk was damaged. Of any of these an
+    /// acknowledgement may still be on its way, and the longest need not be the latest.
+    fn all_acknowledged(&self) -> Vec<LogShape> {
+        let mut logs = self.before_damage.clone();
+        if !logs.contains(&self.durable) {
+            logs.push(self.durable.clone());
+        }
+        logs
     }
 
     /// Is an entry durable here, or was it until the disk was damaged?
     pub fn acknowledged(&self, position: LogPosition) -> bool {
         let held = |log: &LogShape| log.holds(position);
-        held(&self.durable) || self.before_damage.as_ref().is_some_and(held)
+        held(&self.durable) || self.before_damage.iter().any(held)
     }
 }
 
@@ -323,7 +327,7 @@ impl Oracles {
     /// hard state.
     pub fn disk_emptied(&mut self, id: NodeId) {
         if let Some(seen) = self.seen_mut(id) {
-            let before_damage = seen.longest_acknowledged();
+            let before_damage = seen.all_acknowledged();
             *seen = Seen { before_damage, ..Seen::default() };
         }
         self.election_safety.forgot(id);
@@ -352,6 +356,27 @@ fn position(raft: &Raft, index: LogIndex) -> Option<LogPosition> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_each_log_that_was_lost_what_was_acknowledged_was_true() {
+        let id = NodeId::of(1);
+        let position = |term, index| LogPosition { term: Term(term), index: LogIndex(index) };
+        let log = |term, last| {
+            let mut log = LogShape::default();
+            (1..=last).for_each(|index| log.push(position(term, index)));
+            log
+        };
+        let mut oracles =
+            Oracles { nodes: vec![None, Some(Seen::default())], ..Oracles::default() };
+        for durable in [log(1, 5), log(2, 3)] {
+            oracles.nodes[1].as_mut().unwrap().durable = durable;
+            oracles.disk_emptied(id);
+        }
+        let acknowledged =
+            |term, index| oracles.seen(id).unwrap().acknowledged(position(term, index));
+        assert!(acknowledged(1, 5) && acknowledged(2, 3), "of a longer log, and of a later one");
+        assert!(!acknowledged(2, 4));
+    }
 
     #[test]
     fn a_group_commit_makes_durable_what_it_writes_and_no_more() {

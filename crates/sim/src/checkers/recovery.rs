@@ -41,12 +41,12 @@ pub fn check(
     if rejoins && !disk.damaged && !disk.emptied && !disk.is_new {
         return Err(violation(id, "takes a sound disk for a damaged one".into()));
     }
-    let mut before_damage = None;
+    let mut before_damage = Vec::new();
     if let Some(old) = &old {
         if rejoins {
             // It knows that it lost something: it will not vote on what it does not know.
             check_promises_kept(id, old, raft.term(), raft.vote())?;
-            before_damage = old.longest_acknowledged();
+            before_damage = old.all_acknowledged();
         } else {
             check_nothing_lost(id, old, &log, raft.term(), raft.vote())?;
             before_damage.clone_from(&old.before_damage);
