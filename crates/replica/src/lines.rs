@@ -60,6 +60,10 @@ pub(crate) struct Line {
     pub(crate) value_bytes: usize,
     /// Reads under way by a read index of this node.
     pub(crate) reads: usize,
+    /// All of these are local ones, which ask for no index and are served in their order.
+    pub(crate) reads_are_local: bool,
+    /// The highest read index that one of them was parked for.
+    pub(crate) parked_at: LogIndex,
     /// Commands in this node's open batch or its proposals, reads that ride on them included.
     pub(crate) writes: usize,
     /// The term in which the last of them began. What a leader of a later term has not heard of again may
@@ -70,6 +74,8 @@ pub(crate) struct Line {
     pub(crate) forwards: usize,
     /// That frame.
     pub(crate) forward_frame: u64,
+    /// The last command that a leader's answer to a forward has come for.
+    pub(crate) forward_answered: u64,
     /// The open batch that holds the last of `writes`, if it is still open (see `writes.rs`).
     pub(crate) last_batch: u64,
     /// No read of this line may be served before this index is applied: its own writes.
@@ -98,6 +104,14 @@ impl Line {
             self.floor = LogIndex::ZERO;
             self.value_bytes = 0;
         }
+    }
+
+    /// May the next read be a local one? What its client was told is here soon, and sooner if the leader is
+    /// asked for a read index; and what was asked before shows nothing newer.
+    pub(crate) fn may_read_locally(&self, applied: LogIndex) -> bool {
+        let is_here = self.seen <= applied;
+        let is_last = self.reads == 0 || self.reads_are_local;
+        is_here && is_last && self.writes == 0 && self.forwards == 0
     }
 
     /// Is nothing of it waiting or under way?

@@ -101,20 +101,26 @@ impl Reads {
         taken
     }
 
-    /// Takes the rounds that waited too long.
-    pub(crate) fn take_late(&mut self, now: Time) -> Vec<Round> {
-        let mut late = Vec::new();
-        while let Some(round) = self.rounds.front()
-            && round.retry_at <= now
-        {
-            late.extend(self.rounds.pop_front());
+    /// Where a round has waited too long it is asked for again, with all that came after it: or that would
+    /// get its index before. Says how many rounds.
+    pub(crate) fn take_back_late(&mut self, now: Time) -> u64 {
+        if self.next_deadline() > now {
+            return 0;
         }
+        let late = self.rounds.len() as u64;
+        let asked = self.rounds.drain(..).flat_map(|round| round.readings);
+        self.next.splice(..0, asked);
         late
     }
 
     /// Parks a read until the state machine has applied `index`.
     pub(crate) fn park(&mut self, index: LogIndex, reading: Reading) {
         self.confirmed.push((index, reading));
+    }
+
+    /// Is any read parked?
+    pub(crate) fn has_parked(&self) -> bool {
+        !self.confirmed.is_empty()
     }
 
     /// The parked reads that can be served at `applied` are ready.
@@ -227,6 +233,8 @@ impl Reads {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn reading(connection: u64, seq: u64) -> Reading {
@@ -239,6 +247,21 @@ mod tests {
             stale: false,
             since: Time::ZERO,
         }
+    }
+
+    #[test]
+    fn what_is_asked_again_is_not_overtaken_by_what_was_asked_after_it() {
+        let at = |ms| Time::ZERO + Duration::from_millis(ms);
+        let mut reads = Reads::default();
+        for (seq, retry_ms) in [(1, 10), (2, 20)] {
+            let (id, retry_at) = (reads.next_id(), at(retry_ms));
+            reads.rounds.push_back(Round { id, readings: vec![reading(2, seq)], retry_at });
+        }
+        reads.next.push(reading(2, 3));
+        assert_eq!(reads.take_back_late(at(9)), 0);
+        assert_eq!(reads.take_back_late(at(10)), 2);
+        let next: Vec<u64> = reads.next.iter().map(|reading| reading.ticket.seq).collect();
+        assert_eq!((next, reads.rounds.len()), (vec![1, 2, 3], 0));
     }
 
     #[test]

@@ -154,6 +154,7 @@ impl Replica {
                     let origin = self.forward_ended(&forwarded);
                     let line = self.lines.line(origin);
                     line.seen = line.seen.max(decided_at);
+                    line.forward_answered = line.forward_answered.max(forwarded.request.seq);
                     self.end(origin, &forwarded.request, reply, decided_at);
                     self.pump(origin);
                 }
@@ -198,10 +199,12 @@ impl Replica {
                 }
                 Route::Read => {
                     let reading = self.begin_read(ticket, request);
+                    self.lines.line(origin).reads_are_local = false;
                     self.reads.next.push(reading);
                 }
                 Route::Stale => {
                     let reading = self.begin_read(ticket, request);
+                    self.lines.line(origin).reads_are_local = true;
                     self.reads.ready.push_back(reading);
                 }
                 Route::Forward(leader) => self.start_forward(origin, request, leader),
@@ -270,9 +273,8 @@ impl Replica {
             };
         }
         let Home::Here = origin.home else { return Route::Hold };
-        // What its client was told is here soon, and sooner if the leader is asked for a read index.
-        let is_here = line.seen <= self.raft.applied();
-        if request.stale && !through_log && is_here && line.writes == 0 && line.forwards == 0 {
+        let may_be_stale = request.stale && !through_log;
+        if may_be_stale && line.may_read_locally(self.raft.applied()) {
             return Route::Stale;
         }
         let Some(leader) = leader.filter(|&leader| leader != me) else {
@@ -424,10 +426,16 @@ impl Replica {
     pub(crate) fn confirm_reads(&mut self, readings: Vec<Reading>, index: LogIndex) {
         let applied = self.raft.applied();
         for reading in readings {
-            let needed = index.max(reading.floor);
+            let mut needed = index.max(reading.floor);
+            // An answer that came twice may have given an earlier read of this line a later index.
+            if self.reads.has_parked() {
+                needed = needed.max(self.lines.line(reading.ticket.origin).parked_at);
+            }
             if needed <= applied || planted!(ReadBeforeApply) {
                 self.reads.ready.push_back(reading);
             } else {
+                let parked_at = &mut self.lines.line(reading.ticket.origin).parked_at;
+                *parked_at = index.max(*parked_at);
                 self.reads.park(needed, reading);
             }
         }
@@ -482,13 +490,20 @@ impl Replica {
     /// Forwards that will hear no more: sent again if that is harmless, unknown otherwise.
     pub(crate) fn give_up_forwards(&mut self, which: impl FnMut(&Forwarded) -> bool) {
         for forwarded in self.forwards.take(which) {
-            if forwarded.is_repeatable() {
+            if forwarded.is_repeatable() && !self.shows_too_much(&forwarded) {
                 let maybe_appended = forwarded.request.class == Class::Write;
                 self.forward_failed(forwarded, maybe_appended);
             } else {
                 self.end_forward(&forwarded);
             }
         }
+    }
+
+    /// Is it a read, and what came after it was answered? Repeated, it would see more than that did.
+    fn shows_too_much(&mut self, forwarded: &Forwarded) -> bool {
+        let origin = Origin { home: Home::Here, connection: forwarded.connection };
+        forwarded.request.class != Class::Write
+            && self.lines.line(origin).forward_answered > forwarded.request.seq
     }
 
     /// A connection to a node is gone. What is harmless to repeat is sent elsewhere at once; the rest
@@ -544,10 +559,7 @@ impl Replica {
             // Also with a connection: its queue may have had no room.
             self.release_forwards();
         }
-        for round in self.reads.take_late(now) {
-            self.counters.read_retries += 1;
-            self.void_reads_and_pump(round.readings);
-        }
+        self.counters.read_retries += self.reads.take_back_late(now);
         self.expire_proposals();
     }
 
@@ -627,6 +639,11 @@ impl Replica {
             self.answer(*ticket, reply, LogIndex::ZERO);
             self.lines.forget_if_done(ticket.origin);
             self.to_pump.push(ticket.origin);
+        }
+        if !tickets.is_empty() {
+            // Reads behind them begin anew, and wait for no more than those that come now and are behind them.
+            let floored = self.reads.take_floored(self.raft.applied());
+            self.void_reads_and_pump(floored);
         }
     }
 

@@ -1,7 +1,7 @@
-//! Commands that a follower could not even send to the leader.
+//! Commands that a follower could not even send to the leader, and answers that do not come.
 
 use sampan_base::NodeId;
-use sampan_replica::wire::PeerMessage;
+use sampan_replica::wire::{ForwardReply, PeerMessage};
 use sampan_replica::{Input, Options};
 
 use crate::harness::{Cluster, show};
@@ -123,4 +123,28 @@ fn an_earlier_attempt_that_was_sent_is_not_forgotten() {
     let unknown = "-UNKNOWN outcome not known, command may still be applied";
     assert_eq!(answers(&cluster, follower, 1, &sent), texts([unknown]));
     assert_eq!(cluster.ask(leader, 1, "GET n"), "1");
+}
+
+#[test]
+fn a_read_whose_answer_is_lost_is_not_repeated_past_what_came_after_it() {
+    // Reads behind the first one are answered each in a message of its own.
+    let one_a_turn =
+        |id| Options { reply_bytes_per_turn: 1, batch_bytes_max: 1, ..Options::new(id) };
+    let (mut cluster, leader) = Cluster::with_leader(3, one_a_turn);
+    let follower = cluster.follower_of(leader);
+    cluster.hold = |message| {
+        let PeerMessage::ForwardReply(ForwardReply { outcomes, .. }) = message else {
+            return false;
+        };
+        outcomes.iter().any(|outcome| outcome.id == 3)
+    };
+    let sent = cluster.send(follower, 1, &["SET k old", "GET k", "GET k", "GET k"]);
+    cluster.run_ms(50);
+    let mut seen = texts(["OK", "old", "", "old"]);
+    seen[2] = None;
+    assert_eq!(answers(&cluster, follower, 1, &sent), seen);
+    cluster.ask(leader, 1, "SET k new");
+    cluster.run_ms(2_500);
+    seen[2] = Some("-CLUSTERDOWN No leader elected".to_owned());
+    assert_eq!(answers(&cluster, follower, 1, &sent), seen, "not 'new' before 'old'");
 }

@@ -131,6 +131,31 @@ fn a_stale_read_sees_what_its_own_connection_was_told() {
 }
 
 #[test]
+fn a_local_read_does_not_overtake_one_that_asks_the_leader() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    assert_eq!(cluster.ask(follower, 1, "SET k v"), "OK");
+    cluster.hold = |message| {
+        let PeerMessage::Raft(message) = message else { return false };
+        matches!(message.body, Body::ReadIndexReply { .. })
+    };
+    let asks = cluster.send_as(follower, 1, &["GET k"], true)[0];
+    cluster.run_ms(100);
+    assert_eq!(cluster.answer(follower, 1, asks), None, "the answer is on its way");
+    let others = cluster.send_as(follower, 2, &["GET k"], true)[0];
+    assert_eq!(cluster.answer(follower, 2, others), Some(&Reply::bulk(b"v")), "the write is here");
+    let is_local = cluster.send_as(follower, 1, &["GET k"], true)[0];
+    assert_eq!(cluster.answer(follower, 1, is_local), None, "it would be older than the first");
+    cluster.hold = |_| false;
+    cluster.run_ms(20);
+    let answered = cluster
+        .answered
+        .iter()
+        .filter(|(node, connection, seq)| (*node, *connection) == (follower, 1) && *seq >= asks);
+    assert_eq!(answered.map(|(.., seq)| *seq).collect::<Vec<_>>(), [asks, is_local]);
+}
+
+#[test]
 fn time_to_live_runs_on_an_idle_cluster() {
     let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
     let follower = cluster.follower_of(leader);
