@@ -122,6 +122,16 @@ plants! {
     HeldHoldsUpOthers,
     /// What waited behind replies that were not taken is read from local state, without a read index.
     ParkedReadUnconfirmed,
+    /// A read with an earlier index is served before an earlier read of its connection with a later one.
+    ParkedReadOvertaken,
+    /// A READONLY connection is told by a follower how long a key has left.
+    StaleTtl,
+    /// A READONLY connection is told from local state what became of a command.
+    StaleOutcome,
+    /// A READONLY connection reads local state before an earlier read of it that asked the leader.
+    StaleReadOvertakes,
+    /// A READONLY connection reads local state that does not hold its own last write.
+    StaleBeforeOwnWrite,
 
     // Snapshots and applying.
 
@@ -165,12 +175,20 @@ plants! {
     GivenUpFails,
     /// A command whose fate is unknown is sent again.
     UnknownSentAgain,
+    /// A follower forwards what comes next on a connection before it has heard of the last frame.
+    LaterFrameOvertakes,
+    /// What was forwarded and given up counts as under way for ever.
+    GivenUpStillCounts,
+    /// A forwarded read without an answer is sent again though what came after it was answered.
+    ForwardedReadOvertaken,
     /// A forwarded frame that arrives twice is taken twice.
     ForwardTakenTwice,
     /// A node refuses forwards that it may have taken in an earlier life.
     TakenForwardRefused,
     /// Lives of a node are not told apart by the nodes it forwards to.
     LifeNotNumbered,
+    /// A node that lost its disk takes the number after that of the life it is told of, whoever tells it.
+    ToldLifeCounted,
     /// Sessions are left out of a restored snapshot.
     SessionsNotRestored,
     /// A command that was executed is executed again.

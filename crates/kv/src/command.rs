@@ -10,6 +10,7 @@
 //! same command and has the same fingerprint. Decoding borrows; it allocates nothing.
 
 use sampan_base::codec::{DecodeError, Reader, Writer};
+use sampan_base::planted;
 
 use crate::{Class, Limits};
 
@@ -49,7 +50,7 @@ pub fn is_once(encoded: &[u8]) -> bool {
 /// May an encoded read be answered from state that may be stale? That a command was not applied may not be said
 /// from such.
 pub fn may_be_stale(encoded: &[u8]) -> bool {
-    encoded.first() != Some(&opcode::OUTCOME)
+    encoded.first() != Some(&opcode::OUTCOME) || planted!(StaleOutcome)
 }
 
 /// How many whole values the reply to an encoded command may hold.

@@ -95,6 +95,9 @@ impl ForwardsOut {
         if incarnation > self.incarnation {
             let chance = self.incarnation & CHANCE_MASK;
             self.incarnation = (incarnation | CHANCE_MASK).saturating_add(1) | chance;
+            if planted!(ToldLifeCounted) {
+                self.incarnation = incarnation.saturating_add(1);
+            }
         }
     }
 
@@ -161,7 +164,9 @@ impl ForwardsOut {
     pub(crate) fn take(&mut self, mut which: impl FnMut(&Forwarded) -> bool) -> Vec<Forwarded> {
         let taken = self.under_way.extract_if(.., |_, forwarded| which(forwarded));
         let taken: Vec<Forwarded> = taken.map(|(_, forwarded)| forwarded).collect();
-        self.under_way_bytes -= taken.iter().map(|f| f.request.command.len()).sum::<usize>();
+        if !planted!(GivenUpStillCounts) {
+            self.under_way_bytes -= taken.iter().map(|f| f.request.command.len()).sum::<usize>();
+        }
         taken
     }
 }

@@ -273,14 +273,15 @@ impl Replica {
             };
         }
         let Home::Here = origin.home else { return Route::Hold };
-        let may_be_stale = request.stale && !through_log;
+        let may_be_stale = request.stale && (!through_log || planted!(StaleTtl));
         if may_be_stale && line.may_read_locally(self.raft.applied()) {
             return Route::Stale;
         }
         let Some(leader) = leader.filter(|&leader| leader != me) else {
             return Route::Hold;
         };
-        if line.writes > 0 || (line.forwards > 0 && line.forward_frame != frame) {
+        let is_behind_a_frame = line.forwards > 0 && line.forward_frame != frame;
+        if line.writes > 0 || is_behind_a_frame && !planted!(LaterFrameOvertakes) {
             return Route::Hold;
         }
         // A node whose disk is full falls behind: its reads would wait for what it cannot take.
@@ -428,7 +429,7 @@ impl Replica {
         for reading in readings {
             let mut needed = index.max(reading.floor);
             // An answer that came twice may have given an earlier read of this line a later index.
-            if self.reads.has_parked() {
+            if self.reads.has_parked() && !planted!(ParkedReadOvertaken) {
                 needed = needed.max(self.lines.line(reading.ticket.origin).parked_at);
             }
             if needed <= applied || planted!(ReadBeforeApply) {
@@ -504,6 +505,7 @@ impl Replica {
         let origin = Origin { home: Home::Here, connection: forwarded.connection };
         forwarded.request.class != Class::Write
             && self.lines.line(origin).forward_answered > forwarded.request.seq
+            && !planted!(ForwardedReadOvertaken)
     }
 
     /// A connection to a node is gone. What is harmless to repeat is sent elsewhere at once; the rest

@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use sampan_base::{LogIndex, NodeId};
-use sampan_kv::{Class, Reply, parse};
+use sampan_kv::{Class, Reply, may_be_stale, parse};
 use sampan_replica::{ClientReply, ConnectionId, Input, Request};
 
 use crate::backups::Backups;
 use crate::checkers::Violation;
 use crate::faults::Fault;
-use crate::history::End;
+use crate::history::{End, Told, ToldWhat};
 use crate::queue::SimTime;
 use crate::run::{Simulation, Todo};
 use crate::swarm::ClientPlan;
@@ -50,6 +50,9 @@ struct Pending {
     arrived: Option<(SimTime, u64)>,
 }
 
+/// What a node did not read, because it had enough under way, it looks at again after this.
+const READ_AGAIN_US: u64 = 1_000;
+
 /// One client.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -61,12 +64,18 @@ pub(crate) struct Client {
     connections: u64,
     /// What the edge of its node holds for it.
     pub(crate) output: Output,
+    /// The life of its node that took the connection: with the process the connection ends.
+    taken_in_life: Option<u64>,
+    /// Requests that have reached its node, which has not read them yet.
+    unread: Vec<Request>,
     /// Requests that are to leave together.
     pipeline: Option<Vec<Request>>,
     last_node: Option<NodeId>,
     session: Option<u64>,
     /// The last place in the session that was given to a command.
     sequence: u64,
+    /// A command in it that was answered.
+    answered: Option<(u64, u64)>,
     /// Places in the session whose outcome is known, above `acked`.
     settled: BTreeSet<u64>,
     /// The outcome of every place through here is known.
@@ -84,10 +93,13 @@ impl Client {
             connection: None,
             connections: 0,
             output: Output::default(),
+            taken_in_life: None,
+            unread: Vec::new(),
             pipeline: None,
             last_node: None,
             session: None,
             sequence: 0,
+            answered: None,
             settled: BTreeSet::new(),
             acked: 0,
             pending: Vec::new(),
@@ -220,7 +232,11 @@ impl Simulation {
         // One command, or as many at once as it may have under way.
         let burst = if self.rng.one_in(8) { c.plan.window - c.pending.len() } else { 1 };
         for _ in 0..burst {
-            let op = self.workload.draw(self.clients[client].number, now.0);
+            let c = &mut self.clients[client];
+            let op = match c.answered.take() {
+                Some((session, sequence)) if self.rng.one_in(4) => Op::Outcome(session, sequence),
+                _ => self.workload.draw(c.number, now.0),
+            };
             self.client_begins_operation(client, op)?;
         }
         Ok(())
@@ -307,7 +323,8 @@ impl Simulation {
         self.world
             .trace
             .line(now, || format!("c{} → {node} #{seq} {}", connection.0, args.join(" ")));
-        let request = Request { seq, class, stale: false, command: Bytes::from(encoded) };
+        let stale = c.plan.readonly && class != Class::Write && may_be_stale(&encoded);
+        let request = Request { seq, class, stale, command: Bytes::from(encoded) };
         if let Some(pipeline) = &mut self.clients[client].pipeline {
             pipeline.push(request);
         } else {
@@ -349,7 +366,7 @@ impl Simulation {
         self.rng.between(CLIENT_LATENCY_US.0, CLIENT_LATENCY_US.1)
     }
 
-    /// Requests reach their node, if there is one.
+    /// Requests reach their node, if there is one. A node that has enough under way does not read them yet.
     pub(crate) fn requests_arrive(
         &mut self,
         client: usize,
@@ -357,10 +374,36 @@ impl Simulation {
         connection: ConnectionId,
         requests: Vec<Request>,
     ) -> Result<(), Violation> {
-        if self.clients[client].connection.is_none_or(|(_, current, ..)| current != connection) {
+        let c = &mut self.clients[client];
+        if c.connection_id() != Some(connection) {
             return Ok(()); // closed meanwhile
         }
-        if !self.world.get(node).is_some_and(crate::node::Node::is_up) {
+        let life = self.world.get(node).filter(|node| node.is_up()).map(crate::node::Node::lives);
+        c.taken_in_life = c.taken_in_life.or(life);
+        let is_first = c.unread.is_empty();
+        c.unread.extend(requests);
+        if is_first { self.requests_are_read(client, node, connection) } else { Ok(()) }
+    }
+
+    /// A node reads what has reached it on a connection, or looks again in a while.
+    pub(crate) fn requests_are_read(
+        &mut self,
+        client: usize,
+        node: NodeId,
+        connection: ConnectionId,
+    ) -> Result<(), Violation> {
+        if self.clients[client].connection_id() != Some(connection) {
+            return Ok(()); // closed meanwhile
+        }
+        let replica = self.world.get(node).and_then(crate::node::Node::replica);
+        if replica.is_some_and(sampan_replica::Replica::is_congested) {
+            self.left_unread += 1;
+            self.after(READ_AGAIN_US, Todo::Read { client, node, connection });
+            return Ok(());
+        }
+        let requests = std::mem::take(&mut self.clients[client].unread);
+        let life = self.world.get(node).filter(|node| node.is_up()).map(crate::node::Node::lives);
+        if life.is_none() || life != self.clients[client].taken_in_life {
             let latency = self.client_latency_us();
             self.after(latency, Todo::Reset { client, connection });
             return Ok(());
@@ -420,9 +463,18 @@ impl Simulation {
             let what = &self.clients[client].pending[place];
             return Err(Violation::new("client", format!("{what:?} was answered {reply:?}")));
         }
-        let once = match &self.clients[client].pending[place].want {
+        let Pending { want, attempts, .. } = &self.clients[client].pending[place];
+        let once = match want {
             Want::Session => None,
-            Want::Operation { once, .. } => *once,
+            Want::Operation { op, once } => {
+                if verdict == Verdict::Final
+                    && let Some(what) = ToldWhat::of(op, &reply, *attempts, once.is_some())
+                {
+                    let connection = connection.0;
+                    self.record.told.push(Told { connection, seq, decided_at, what });
+                }
+                *once
+            }
         };
         match (verdict, once) {
             (Verdict::Final, _) => self.client_learns(client, id, End::Answer(reply), decided_at),
@@ -467,9 +519,13 @@ impl Simulation {
             Want::Operation { op, once } => {
                 if let Some((session, sequence)) = once {
                     c.settle(session, sequence);
+                    c.answered = once.filter(|_| matches!(end, End::Answer(_)));
                 }
-                let number = c.number;
-                self.record.push(number, &op, called, now, &end);
+                if c.plan.readonly && op.may_be_stale() {
+                    self.record.push_stale(&end);
+                } else {
+                    self.record.push(c.number, &op, called, now, &end);
+                }
             }
         }
     }
@@ -518,7 +574,8 @@ impl Simulation {
 
     fn client_loses_connection(&mut self, client: usize) {
         let c = &mut self.clients[client];
-        (c.connection, c.output) = (None, Output::default());
+        (c.connection, c.output, c.taken_in_life) = (None, Output::default(), None);
+        c.unread.clear();
         let under_way: Vec<(u64, bool)> = c
             .pending
             .iter_mut()

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use sampan_base::LogIndex;
 use sampan_kv::Reply;
 use sampan_lincheck::{History, Operation, OperationId, Status};
 
 use crate::queue::SimTime;
-use crate::workload::{Op, Said};
+use crate::workload::{LIST, Op, Said};
 
 /// How one operation on a list ended, for the exactly-once check.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,6 +39,53 @@ pub enum TtlWhat {
     Set(String, u64),
     /// Read.
     Read(Option<String>),
+    /// It was there, and had so many milliseconds left.
+    Left(u64),
+}
+
+/// What a connection was told, for the check of its order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Told {
+    /// The connection.
+    pub connection: u64,
+    /// The command's place on it.
+    pub seq: u64,
+    /// The log index at which the answer was true.
+    pub decided_at: LogIndex,
+    /// What was asked.
+    pub what: ToldWhat,
+}
+
+/// See [`Told`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ToldWhat {
+    /// This token was appended to this list; it was sent once.
+    Appended(String, String),
+    /// This list was read, and held this.
+    List(String, String),
+    /// Something else was read.
+    Read,
+    /// Something else was written.
+    Written,
+}
+
+impl ToldWhat {
+    /// What this answer to an operation says, if it was sent so often. Of a command of a session nobody
+    /// knows at which index it took effect: a node may have sent it again, for an answer that was lost.
+    pub(crate) fn of(op: &Op, reply: &Reply, attempts: u32, is_once: bool) -> Option<Self> {
+        Some(match (op, reply) {
+            (Op::Append(key, token), Reply::Int(_)) if attempts == 1 => {
+                Self::Appended(key.clone(), token.clone())
+            }
+            (Op::Get(key), Reply::Bulk(_) | Reply::Nil) if key.starts_with(LIST) => {
+                let text = if let Reply::Bulk(bytes) = reply { &bytes[..] } else { &[] };
+                Self::List(key.clone(), String::from_utf8_lossy(text).into_owned())
+            }
+            _ if op.is_read() => Self::Read,
+            _ if is_once => return None,
+            _ => Self::Written,
+        })
+    }
 }
 
 /// The record of a run.
@@ -47,6 +95,8 @@ pub struct Record {
     pub history: History,
     /// Every append.
     pub tokens: Vec<Token>,
+    /// Every answer, by the connection that it came on.
+    pub told: Vec<Told>,
     /// Every operation on a key with a TTL.
     pub ttl: BTreeMap<String, Vec<TtlEvent>>,
     /// Operations by how they ended: ok, failed, unknown.
@@ -67,6 +117,11 @@ pub enum End {
 }
 
 impl Record {
+    /// Notes a read that may be stale and has ended: what it may show is judged by its connection.
+    pub fn push_stale(&mut self, end: &End) {
+        self.ended[usize::from(!matches!(end, End::Answer(_)))] += 1;
+    }
+
     /// Notes an operation that has ended.
     pub fn push(&mut self, client: u64, op: &Op, called: SimTime, now: SimTime, end: &End) {
         let said = match end {
@@ -96,7 +151,7 @@ impl Record {
             self.push_ttl(key, op, called, now, end);
             return;
         }
-        if status == Status::Unknown && op.is_read() {
+        if op.is_read() && (status == Status::Unknown || matches!(op, Op::Outcome(..))) {
             return;
         }
         let return_ns = (status != Status::Unknown).then_some(now.0 * 1_000);
@@ -114,6 +169,9 @@ impl Record {
             (Op::GetPx(_), End::Answer(Reply::Nil)) => TtlWhat::Read(None),
             (Op::GetPx(_), End::Answer(Reply::Bulk(bytes))) => {
                 TtlWhat::Read(Some(String::from_utf8_lossy(bytes).into_owned()))
+            }
+            (Op::Pttl(_), End::Answer(Reply::Int(left))) => {
+                u64::try_from(*left).map_or(TtlWhat::Read(None), TtlWhat::Left)
             }
             _ => return,
         };

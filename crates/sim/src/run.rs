@@ -13,7 +13,7 @@ use sampan_kv::Reply;
 use sampan_replica::{ClientReply, ConnectionId, Event, Input, Request};
 
 use crate::backups::Backups;
-use crate::checkers::{Violation, exactly_once, linearizability, ttl};
+use crate::checkers::{Violation, connection_order, exactly_once, linearizability, ttl};
 use crate::clients::Client;
 use crate::disk::DiskCounts;
 use crate::faults::{Fault, FaultCounts};
@@ -43,6 +43,7 @@ const LOOK_EVERY_US: u64 = 250_000;
 pub(crate) enum Todo {
     Think(usize),
     Arrive { client: usize, node: NodeId, connection: ConnectionId, requests: Vec<Request> },
+    Read { client: usize, node: NodeId, connection: ConnectionId },
     Answer { client: usize, reply: Box<ClientReply> },
     Patience { client: usize, id: u64, attempts: u32 },
     Retry { client: usize, id: u64 },
@@ -101,6 +102,8 @@ pub struct RunReport {
     pub batches_repaired: u64,
     /// Nodes that refused to start because of damage, and were replaced.
     pub refusals: u64,
+    /// How often a node left what it was asked unread, because it had enough under way.
+    pub left_unread: u64,
     /// Turns whose share of replies did not suffice for all reads.
     pub turns_short: u64,
     /// Kinds of fault whose turn came late, in a cluster that was sound.
@@ -161,6 +164,8 @@ pub struct Simulation {
     pub(crate) had_their_turn: crate::faults::FaultSet,
     /// The next client that sends hangs up at once: nobody waited when one was to.
     pub(crate) next_client_hangs_up: bool,
+    /// How often a node left what it was asked unread, because it had enough under way.
+    pub(crate) left_unread: u64,
     /// Nodes that refused to start because of damage.
     pub(crate) refusals: u64,
     /// Damaged logs that their nodes have got back from their peers.
@@ -225,6 +230,7 @@ impl Simulation {
             backups: Backups::default(),
             had_their_turn: crate::faults::FaultSet::default(),
             next_client_hangs_up: false,
+            left_unread: 0,
             refusals: 0,
             repairs: 0,
             lasts_us: 0,
@@ -432,6 +438,9 @@ impl Simulation {
             Todo::Arrive { client, node, connection, requests } => {
                 return self.requests_arrive(client, node, connection, requests);
             }
+            Todo::Read { client, node, connection } => {
+                return self.requests_are_read(client, node, connection);
+            }
             Todo::Answer { client, reply } => return self.reply_arrives(client, *reply),
             Todo::Patience { client, id, attempts } => {
                 return self.patience_ends(client, id, attempts);
@@ -503,6 +512,12 @@ impl Simulation {
         };
         let of = |id: NodeId| Some(self.world.get(id)?.replica()?.raft());
         let want = of(leader)?;
+        let is_congested = |node: &&crate::node::Node| {
+            node.replica().is_some_and(sampan_replica::Replica::is_congested)
+        };
+        if let Some(node) = self.world.nodes().find(is_congested) {
+            return Some(format!("{} reads nothing though nobody waits", node.id()));
+        }
         for id in configuration.members() {
             let Some(raft) = of(id) else { return Some(format!("member {id} does not run")) };
             if raft.non_voting_until().is_some() {
@@ -561,7 +576,9 @@ impl Simulation {
         }
         let lists: BTreeSet<&String> = self.record.tokens.iter().map(|token| &token.key).collect();
         let finals = lists.into_iter().map(|key| (key.clone(), self.final_value(key)));
-        exactly_once::check(&self.record.tokens, &finals.collect())?;
+        let finals = finals.collect();
+        exactly_once::check(&self.record.tokens, &finals)?;
+        connection_order::check(&mut self.record.told, &finals)?;
         let clocks = [Fault::ClockJump, Fault::ClockSkew, Fault::ClockDrift];
         let clocks_are_right = !clocks.into_iter().any(|fault| self.plan.faults.has(fault));
         ttl::check(&self.record.ttl, clocks_are_right)?;
@@ -633,6 +650,7 @@ impl Simulation {
             repairs: self.repairs,
             batches_repaired: self.world.counts.batches_repaired,
             refusals: self.refusals,
+            left_unread: self.left_unread,
             turns_short: self.world.counts.turns_short,
             had_their_turn: self.had_their_turn,
             lines: self.world.trace.into_lines(),

@@ -55,6 +55,8 @@ pub struct Summary {
     pub repairs: u64,
     /// Damaged batches of logs that were repaired in their place.
     pub batches_repaired: u64,
+    /// How often a node left what it was asked unread, because it had enough under way.
+    pub left_unread: u64,
     /// Turns whose share of replies did not suffice for all reads.
     pub turns_short: u64,
     /// How often each kind of fault struck.
@@ -120,6 +122,7 @@ pub fn run_plan(plan: Plan, trace: Trace, watch: Option<Box<dyn SyncWatch>>) -> 
             repairs: 0,
             batches_repaired: 0,
             refusals: 0,
+            left_unread: 0,
             turns_short: 0,
             had_their_turn: crate::faults::FaultSet::default(),
             lines: Vec::new(),
@@ -177,6 +180,7 @@ fn summarize(reports: Vec<RunReport>, wall: Duration) -> Summary {
         summary.rehearsals += report.rehearsals;
         summary.repairs += report.repairs;
         summary.batches_repaired += report.batches_repaired;
+        summary.left_unread += report.left_unread;
         summary.turns_short += report.turns_short;
         for (sum, count) in summary.operations.iter_mut().zip(report.operations) {
             *sum += count;
@@ -244,6 +248,7 @@ impl fmt::Display for Summary {
         writeln!(f, "power losses rehearsed {:>8}", self.rehearsals)?;
         writeln!(f, "logs repaired in place {:>8}", self.batches_repaired)?;
         writeln!(f, "logs given up and back {:>8}", self.repairs)?;
+        writeln!(f, "left unread          {:>10}", self.left_unread)?;
         writeln!(f, "turns short of replies {:>8}", self.turns_short)?;
         writeln!(f, "slowest recovery     {:>10.1} virtual s", self.recovery_max.as_secs_f64())?;
         write!(f, "trace hash     {:016x}", self.hash)

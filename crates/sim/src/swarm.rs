@@ -21,6 +21,8 @@ pub struct ClientPlan {
     pub window: usize,
     /// Does it stay with one node while that answers? Otherwise it moves about.
     pub loyal: bool,
+    /// Has it sent `READONLY` on each of its connections?
+    pub readonly: bool,
 }
 
 /// What clients ask for, of 1000 operations.
@@ -80,7 +82,9 @@ impl Plan {
         pace(&mut Rng::seeded(seed ^ 0x5a3d_7057_0003), &mut options.raft);
         arrival(&mut Rng::seeded(seed ^ 0x5a3d_7057_0005), &mut options);
         let output_pause_bytes = replies(&mut Rng::seeded(seed ^ 0x5a3d_7057_0006), &mut options);
-        let clients = clients(&mut rng, &options);
+        let mut clients = clients(&mut rng, &options);
+        readonly(&mut Rng::seeded(seed ^ 0x5a3d_7057_0008), &mut clients);
+        congestion(&mut Rng::seeded(seed ^ 0x5a3d_7057_0009), &mut options);
         let sessions = clients.iter().filter(|client| client.session).count();
         let faults = faults(seed, &mut rng, nodes, sessions, &options);
         let rates = rates(&mut rng, faults, &options);
@@ -245,7 +249,23 @@ fn client(rng: &mut Rng, options: &Options) -> ClientPlan {
         session,
         window: rng.between(1, 4.min(window_max)) as usize,
         loyal: rng.permille(500),
+        readonly: false,
     }
+}
+
+/// Who reads what may be stale. Chance of its own, too.
+fn readonly(rng: &mut Rng, clients: &mut [ClientPlan]) {
+    for client in clients {
+        client.readonly = rng.one_in(4);
+    }
+}
+
+/// With how much under way a node wants nothing more. Chance of its own, too.
+fn congestion(rng: &mut Rng, options: &mut Options) {
+    let requests = &mut options.requests_under_way_max;
+    *requests = *rng.pick(&[8, 24, *requests, *requests]);
+    let bytes = &mut options.requests_held_bytes_max;
+    *bytes = *rng.pick(&[512, 4 << 10, *bytes, *bytes]);
 }
 
 fn mix(rng: &mut Rng) -> Mix {

@@ -34,6 +34,10 @@ pub enum Op {
     SetPx(String, String, u64),
     /// `GET key` of such a key.
     GetPx(String),
+    /// `PTTL key` of such a key.
+    Pttl(String),
+    /// `OUTCOME id seq` of a command that was answered.
+    Outcome(u64, u64),
 }
 
 /// What an answer says of an operation.
@@ -52,6 +56,7 @@ impl Op {
     pub fn args(&self) -> Vec<String> {
         let words: Vec<&str> = match self {
             Self::Get(key) | Self::GetPx(key) => vec!["GET", key],
+            Self::Pttl(key) => vec!["PTTL", key],
             Self::Set(key, value) => vec!["SET", key, value],
             Self::SetNx(key, value) => vec!["SET", key, value, "NX"],
             Self::GetSet(key, value) => vec!["GETSET", key, value],
@@ -59,6 +64,9 @@ impl Op {
             Self::Append(key, value) => vec!["APPEND", key, value],
             Self::IncrBy(key, delta) => {
                 return vec!["INCRBY".into(), key.clone(), delta.to_string()];
+            }
+            Self::Outcome(session, sequence) => {
+                return vec!["OUTCOME".into(), session.to_string(), sequence.to_string()];
             }
             Self::Mset(pairs) => {
                 let pairs = pairs.iter().flat_map(|(key, value)| [key.as_str(), value.as_str()]);
@@ -76,13 +84,18 @@ impl Op {
 
     /// Does it only read?
     pub fn is_read(&self) -> bool {
+        self.may_be_stale() || matches!(self, Self::Pttl(_) | Self::Outcome(..))
+    }
+
+    /// Does it read what a `READONLY` connection may see late?
+    pub fn may_be_stale(&self) -> bool {
         matches!(self, Self::Get(_) | Self::Mget(_) | Self::GetPx(_))
     }
 
     /// The key with a TTL that it is about, if it is: such keys have a checker of their own.
     pub fn ttl_key(&self) -> Option<&str> {
         match self {
-            Self::SetPx(key, ..) | Self::GetPx(key) => Some(key),
+            Self::SetPx(key, ..) | Self::GetPx(key) | Self::Pttl(key) => Some(key),
             _ => None,
         }
     }
@@ -91,7 +104,9 @@ impl Op {
     pub fn steps(&self, history: &mut History) -> Vec<Step> {
         let mut step = |key: &str, action: Action<&str>| make_step(history, key, action);
         match self {
-            Self::Get(key) | Self::GetPx(key) => vec![step(key, Action::Get { out: None })],
+            Self::Get(key) | Self::GetPx(key) | Self::Pttl(key) => {
+                vec![step(key, Action::Get { out: None })]
+            }
             Self::Set(key, value) | Self::SetPx(key, value, _) => {
                 vec![step(key, Action::Put { value })]
             }
@@ -101,6 +116,7 @@ impl Op {
             Self::GetSet(key, value) => {
                 vec![step(key, Action::Get { out: None }), step(key, Action::Put { value })]
             }
+            Self::Outcome(..) => Vec::new(),
             Self::Del(key) => vec![step(key, Action::Del { out: None })],
             Self::Append(key, value) => vec![step(key, Action::Append { value, out: None })],
             Self::IncrBy(key, delta) => {
@@ -132,6 +148,13 @@ impl Op {
             (Self::Get(key) | Self::GetPx(key), reply) => {
                 vec![step(key, Action::Get { out: Some(text(reply)?) })]
             }
+            // It was answered: that it was not applied would be stale.
+            (Self::Outcome(..), Reply::Array(said))
+                if said.first().is_some_and(|word| *word != Reply::bulk(b"not-applied")) =>
+            {
+                Vec::new()
+            }
+            (Self::Pttl(key), Reply::Int(-2 | 0..)) => vec![step(key, Action::Get { out: None })],
             (Self::Set(key, value) | Self::SetPx(key, value, _), Reply::Ok) => {
                 vec![step(key, Action::Put { value })]
             }
@@ -195,6 +218,9 @@ fn text(reply: &Reply) -> Option<Option<&str>> {
     }
 }
 
+/// The names of lists begin with it.
+pub(crate) const LIST: char = 'l';
+
 /// Draws operations.
 #[derive(Debug)]
 pub struct Workload {
@@ -225,13 +251,16 @@ impl Workload {
         self.draw_some(client, epoch, read)
     }
 
-    /// A read that a client asks for at a time.
+    /// A read that a client asks for at a time, none that goes through the log.
     pub fn draw_read(&mut self, client: u64, now_us: u64) -> Op {
         let epoch = now_us / self.mix.epoch_us;
         if self.mix.writes[4] > 0 && self.ttl_keys.is_empty() {
             return self.register(client, epoch, true);
         }
-        self.draw_some(client, epoch, true)
+        match self.draw_some(client, epoch, true) {
+            Op::Pttl(key) => Op::GetPx(key),
+            op => op,
+        }
     }
 
     fn draw_some(&mut self, client: u64, epoch: u64, read: bool) -> Op {
@@ -284,7 +313,7 @@ impl Workload {
     }
 
     fn list(&mut self, client: u64, epoch: u64, read: bool) -> Op {
-        let key = self.key('l', epoch);
+        let key = self.key(LIST, epoch);
         if read { Op::Get(key) } else { Op::Append(key, format!("{},", self.value(client))) }
     }
 
@@ -312,7 +341,8 @@ impl Workload {
     fn with_ttl(&mut self, client: u64, read: bool) -> Op {
         if read && !self.ttl_keys.is_empty() {
             let from = self.ttl_keys.len().saturating_sub(TTL_KEYS_READ);
-            return Op::GetPx(self.rng.pick(&self.ttl_keys[from..]).clone());
+            let key = self.rng.pick(&self.ttl_keys[from..]).clone();
+            return if self.rng.one_in(4) { Op::Pttl(key) } else { Op::GetPx(key) };
         }
         self.ttl_count += 1;
         let key = format!("t{}", self.ttl_count);

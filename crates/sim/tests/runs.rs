@@ -25,6 +25,7 @@ fn a_few_seeds_end_well() {
     assert!(ok as f64 > 20.0 * summary.virtual_time.as_secs_f64(), "{summary}");
     assert!(summary.rehearsals > 50, "{summary}");
     assert!(summary.faults.of(Fault::Untaken) > 0 && summary.turns_short > 0, "{summary}");
+    assert!(summary.left_unread > 0, "{summary}");
 }
 
 #[test]

@@ -3,11 +3,12 @@
 //!
 //! They look at replicas and disks from outside and keep their own books. What they cannot see is
 //! whether clients were told the truth: that is judged from histories, after a run
-//! ([`linearizability`], [`exactly_once`], [`ttl`]).
+//! ([`linearizability`], [`exactly_once`], [`connection_order`], [`ttl`]).
 
 pub mod ack_after_sync;
 pub mod committed_immutable;
 pub mod configuration;
+pub mod connection_order;
 pub mod cursor_order;
 pub mod durable_quorum;
 pub mod election_safety;

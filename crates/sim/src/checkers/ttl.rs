@@ -23,7 +23,7 @@ pub fn check(
 fn check_key(key: &str, events: &[TtlEvent], clocks_are_right: bool) -> Result<(), Violation> {
     let set = events.iter().find_map(|event| match &event.what {
         TtlWhat::Set(value, ms) => Some((event, value, *ms)),
-        TtlWhat::Read(_) => None,
+        TtlWhat::Read(_) | TtlWhat::Left(_) => None,
     });
     // When it was certainly set, and when it was first certainly gone again.
     let set_by = set.and_then(|(event, ..)| event.returned).unwrap_or(SimTime::NEVER);
@@ -34,19 +34,26 @@ fn check_key(key: &str, events: &[TtlEvent], clocks_are_right: bool) -> Result<(
         .min()
         .unwrap_or(SimTime::NEVER);
     for event in events {
-        let (TtlWhat::Read(read), Some(returned)) = (&event.what, event.returned) else { continue };
-        match (read, set) {
-            (Some(value), Some((_, set, _))) if value != set => {
+        let Some(returned) = event.returned else { continue };
+        match (&event.what, set) {
+            (TtlWhat::Read(Some(value)), Some((_, set, _))) if value != set => {
                 return Err(violation(key, event, &format!("it was set to {set}")));
             }
-            (Some(_), None) => return Err(violation(key, event, "it was never set")),
-            (Some(_), Some((set, ..))) if returned < set.called => {
+            (TtlWhat::Left(left), Some((.., ms))) if *left > ms => {
+                return Err(violation(key, event, &format!("it was set for {ms} ms")));
+            }
+            (TtlWhat::Read(Some(_)) | TtlWhat::Left(_), None) => {
+                return Err(violation(key, event, "it was never set"));
+            }
+            (TtlWhat::Read(Some(_)) | TtlWhat::Left(_), Some((set, ..)))
+                if returned < set.called =>
+            {
                 return Err(violation(key, event, "it was not set yet"));
             }
-            (Some(_), _) if event.called > gone_by => {
+            (TtlWhat::Read(Some(_)) | TtlWhat::Left(_), _) if event.called > gone_by => {
                 return Err(violation(key, event, &format!("it was seen to be gone at {gone_by}")));
             }
-            (None, Some((set, _, ms)))
+            (TtlWhat::Read(None), Some((set, _, ms)))
                 if clocks_are_right
                     && event.called >= set_by
                     && returned.us_since(set.called) + SLACK_US < ms * 1_000 =>
@@ -92,6 +99,10 @@ mod tests {
     fn a_key_is_there_for_its_time_and_then_never_again() {
         assert!(verdict(&[(5, 15, None), (15, 30, Some("v")), (130, 140, None)]));
         assert!(verdict(&[(200, 240, Some("v"))]), "it may go later than its time");
+        let left = |ms| event(30, 40, TtlWhat::Left(ms));
+        let set = event(10, 20, TtlWhat::Set("v".into(), 100));
+        assert!(check_key("t", &[set.clone(), left(90)], true).is_ok());
+        assert!(check_key("t", &[set, left(101)], true).is_err(), "more than it was given");
         assert!(!verdict(&[(30, 40, Some("w"))]), "another value");
         assert!(!verdict(&[(1, 5, Some("v"))]), "before it was set");
         assert!(!verdict(&[(30, 40, None)]), "too early");

@@ -96,6 +96,27 @@ pub(super) fn untaken(plan: &mut Plan) {
     plan.options.reply_bytes_per_turn = 1;
 }
 
+/// Many reads, and messages that arrive late and twice.
+pub(super) fn late_and_twice(plan: &mut Plan) {
+    only(plan, &[Fault::Snapshot], 1_000);
+    plan.nodes = 3;
+    (plan.mix.reads, plan.operation_every_us) = (800, 5_000);
+    (plan.rates.duplicate, plan.rates.delay, plan.rates.delay_us_max) = (500, 200, 100_000);
+    plan.rates.reorder = true;
+    for client in &mut plan.clients {
+        (client.session, client.window, client.loyal) = (false, 8, true);
+    }
+}
+
+/// Pipelines of reads behind writes, each answered in a message of its own, many of which are lost.
+pub(super) fn lost_answers(plan: &mut Plan) {
+    only(plan, &[Fault::Untaken], 200);
+    plan.rates.drop = 100;
+    plan.nodes = 3;
+    plan.output_pause_bytes = 1;
+    plan.options.reply_bytes_per_turn = 1;
+}
+
 /// Disks that do not hold what was stored, under a cluster that often elects.
 pub(super) fn rot(plan: &mut Plan) {
     only(plan, &[Fault::BitFlip, Fault::BadSector, Fault::Transfer, Fault::Snapshot], 300);

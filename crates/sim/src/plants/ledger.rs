@@ -6,12 +6,12 @@ use std::fmt;
 use sampan_base::plant::Plant;
 
 use super::aims::{
-    churn, crashes, duplicates, forwards, installs, rot, rotten_votes, split, stale_terms, unrest,
-    untaken, wipes,
+    churn, crashes, duplicates, forwards, installs, late_and_twice, lost_answers, rot,
+    rotten_votes, split, stale_terms, unrest, untaken, wipes,
 };
 use super::scenarios::{
     late_append_of_an_old_leader, late_heartbeat_answers, longer_older_log,
-    read_index_ahead_of_its_entries, second_copy_in_the_next_life,
+    read_index_ahead_of_its_entries, second_copy_in_the_next_life, two_lives_told_of_one,
 };
 use crate::checkers::Violation;
 use crate::swarm::Plan;
@@ -149,6 +149,18 @@ pub fn row(plant: Plant) -> Row {
         Plant::ParkedReadUnconfirmed => {
             (Reads, "thesis 6.4, rule R6", "linearizability", Hunt::Aimed(untaken))
         }
+        Plant::ParkedReadOvertaken => {
+            let hunt = Hunt::Aimed(late_and_twice);
+            (Reads, "Sampan, before it was mended", "connection-order", hunt)
+        }
+        Plant::StaleTtl => (Reads, "rule R12", "ttl", Hunt::Swarm),
+        Plant::StaleOutcome => (Reads, "Sampan, before it was mended", "client", Hunt::Swarm),
+        Plant::StaleReadOvertakes => {
+            (Reads, "Sampan, before it was mended", "connection-order", Hunt::Swarm)
+        }
+        Plant::StaleBeforeOwnWrite => {
+            (Reads, "the order of a connection", "connection-order", Hunt::Swarm)
+        }
         Plant::OlderSnapshotInstalled => {
             (Snapshots, "openraft #531, etcd #1763", "assertion", Hunt::Aimed(installs))
         }
@@ -195,6 +207,14 @@ pub fn row(plant: Plant) -> Row {
         Plant::UnknownSentAgain => {
             (Clients, "fluree #1839, openraft PR #2096", "exactly-once", Hunt::Swarm)
         }
+        Plant::LaterFrameOvertakes => {
+            (Clients, "the order of a connection", "connection-order", Hunt::Swarm)
+        }
+        Plant::GivenUpStillCounts => (Clients, "rule R14", "liveness", Hunt::Swarm),
+        Plant::ForwardedReadOvertaken => {
+            let hunt = Hunt::Aimed(lost_answers);
+            (Clients, "Sampan, before it was mended", "connection-order", hunt)
+        }
         Plant::ForwardTakenTwice => (Clients, "RedisRaft #13", "exactly-once", Hunt::Swarm),
         Plant::TakenForwardRefused => (
             Clients,
@@ -205,6 +225,12 @@ pub fn row(plant: Plant) -> Row {
         Plant::LifeNotNumbered => {
             (Clients, "etcd #20418 (id used again)", "linearizability", Hunt::Aimed(forwards))
         }
+        Plant::ToldLifeCounted => (
+            Clients,
+            "Sampan, before it was mended",
+            "linearizability",
+            Hunt::Staged(two_lives_told_of_one),
+        ),
         Plant::SessionsNotRestored => {
             (Sessions, "redisraft #568, atomix #1101", "recovery", Hunt::Swarm)
         }

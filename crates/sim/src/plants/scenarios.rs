@@ -64,6 +64,11 @@ struct Call<'a> {
 
 impl Stage {
     fn new(seed: u64) -> Result<Self, Violation> {
+        Self::of_nodes(seed, true)
+    }
+
+    /// Of nodes that were made together, or that have yet to hear from one another, and may lose their disks.
+    fn of_nodes(seed: u64, formed: bool) -> Result<Self, Violation> {
         let mut world = World::new(ClusterId(1), seed, Ways::default(), Trace::quiet());
         let ids = [1, 2, 3].map(NodeId::of);
         for id in ids {
@@ -72,10 +77,7 @@ impl Stage {
             let bootstrap = Configuration::of_voters(ids);
             let clock = NodeClock::new(1_000_000, 0, 0);
             let disk = DiskProfile::default();
-            world.create(
-                id,
-                NodeSetup { options, bootstrap, clock, disk, turn_us: 0, formed: true },
-            );
+            world.create(id, NodeSetup { options, bootstrap, clock, disk, turn_us: 0, formed });
             start(&mut world, id)?;
         }
         Ok(Self { world, record: Record::default(), asked: 0 })
@@ -114,6 +116,20 @@ impl Stage {
             }
         }
         Err(Violation::new("liveness", "nobody leads after five seconds".into()))
+    }
+
+    /// The leader hands over to this node.
+    fn hand_over(&mut self, to: NodeId) -> Result<(), Violation> {
+        let from = self.leader()?;
+        self.world.input(from, Input::TransferLeadership(Some(to)))?;
+        self.pass_ms(500)
+    }
+
+    /// A node's disk is emptied, and it comes back.
+    fn lose_disk(&mut self, id: NodeId) -> Result<(), Violation> {
+        self.world.wipe(id);
+        start(&mut self.world, id)?;
+        self.pass_ms(1_500)
     }
 
     /// A client asks a node and waits so long for the answer.
@@ -254,5 +270,32 @@ pub(super) fn read_index_ahead_of_its_entries(seed: u64) -> Result<(), Violation
     stage.ask(old, &Op::Get("k".into()), 500)?;
     stage.world.network.starved = None;
     stage.pass_ms(2_000)?;
+    linearizability::check(&stage.record.history)
+}
+
+/// A node forwards to two leaders and loses its disk. The first tells it of the life before, and takes a
+/// write whose answer is long on its way. Then the second leads, the disk is lost again, and it tells the
+/// node of the same life; the next write, which reaches nobody, waits when that answer arrives.
+pub(super) fn two_lives_told_of_one(seed: u64) -> Result<(), Violation> {
+    let mut stage = Stage::of_nodes(seed, false)?;
+    let first = stage.leader()?;
+    let others = stage.others(first);
+    let (node, second) = (others[0], others[1]);
+    stage.ask(node, &set("a"), 1_000)?;
+    stage.hand_over(second)?;
+    stage.ask(node, &set("b"), 1_000)?;
+    stage.hand_over(first)?;
+    stage.lose_disk(node)?;
+    stage.ask(node, &set("told by the first"), 200)?;
+    stage.ways(&[first], &[node], &[6_000_000]);
+    stage.ask(node, &Op::Set("other".into(), "answered late".into()), 20)?;
+    stage.ways(&[first], &[node], &[WAY_US]);
+    stage.hand_over(second)?;
+    stage.lose_disk(node)?;
+    stage.ask(node, &set("told by the second"), 200)?;
+    stage.ways(&[node], &[second], CUT);
+    stage.ask(node, &set("forwarded to nobody"), 6_000)?;
+    stage.world.network.us.clear();
+    stage.ask(second, &Op::Get("k".into()), 1_000)?;
     linearizability::check(&stage.record.history)
 }
