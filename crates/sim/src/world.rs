@@ -612,9 +612,8 @@ impl<N: Network> World<N> {
             && copies == 0
             && self.network.is_known_unconnected(&sending)
         {
-            if self.unreachable.insert((node, life, to)) {
-                tell(Input::PeerUnreachable(to));
-            }
+            self.unreachable.insert((node, life, to));
+            tell(Input::PeerUnreachable(to));
             tell(Input::ForwardNotSent { to, frame_seq });
         }
         if copies > 0 {
