@@ -41,7 +41,7 @@ pub(crate) struct Leader {
 
 impl Leader {
     pub(crate) fn next_deadline(&self, log: &Log, config: &Config) -> Time {
-        let mut due = self.quorum_check_due;
+        let mut due = self.quorum_check_due.min(self.reads.ask_all_at(config));
         if let Some(transfer) = &self.transfer {
             due = due.min(transfer.deadline);
         }
@@ -286,7 +286,7 @@ impl Raft {
 
     /// Everything due to every peer.
     pub(crate) fn flush_leader(&mut self, now: Time) {
-        let round = self.start_read_round(now);
+        let asked = self.ask_for_reads(now);
         self.send_to_transfer_target(now);
         self.flush_snapshots(now);
         let holds_back = self.catch_up.room < usize::MAX && self.commits_without_laggards(now);
@@ -309,7 +309,9 @@ impl Raft {
         for (&id, peer) in &mut leader.peers {
             let is_laggard = successor != Some(id) && !peer.keeps_up(self.commit);
             sender.send_appends(id, peer, holds_back && is_laggard);
-            if now >= peer.heartbeat_due || (round && configuration.is_voter(id)) {
+            let is_asked =
+                asked.is_some_and(|read| peer.read >= read && configuration.is_voter(id));
+            if now >= peer.heartbeat_due || is_asked {
                 sender.send_heartbeat(id, peer);
             }
         }

@@ -7,6 +7,9 @@
 //! index. No round starts before this leader has committed an entry of its term, since before that
 //! it does not know what is committed (6.4, step 1). All end void when the term does.
 //!
+//! No more are asked than are needed: those whose answers made the last quorum, and all others only where an
+//! answer is late. Whoever is asked in vain costs both sides a message, and nobody is answered sooner.
+//!
 //! A follower asks its leader for an index on behalf of all its waiting reads. Its question is an
 //! acknowledgement too: of three voters, the one that asks and the leader are a quorum, and no round
 //! is needed.
@@ -17,7 +20,10 @@ use sampan_base::{LogIndex, NodeId, Time, planted};
 
 use crate::membership::agreed;
 use crate::node::{Raft, RoleState};
-use crate::{Body, DropReason, ReadId, ReadOutcome, ReadVoid, Refused};
+use crate::{Body, Config, DropReason, ReadId, ReadOutcome, ReadVoid, Refused};
+
+/// An answer that takes this part of a heartbeat interval is late.
+const LATE_PART: u32 = 8;
 
 /// Whose read.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +38,7 @@ struct Round {
     number: u64,
     index: LogIndex,
     count: usize,
+    begun_at: Time,
 }
 
 /// The reads of a leader, oldest first: those of each round, then those without one.
@@ -42,12 +49,20 @@ pub(crate) struct LeaderReads {
     /// How many readers have a round.
     in_rounds: usize,
     round: u64,
+    /// The latest round that every voter was asked for.
+    asked_all: u64,
 }
 
 impl LeaderReads {
     /// The number of the latest round.
     pub(crate) fn round(&self) -> u64 {
         self.round
+    }
+
+    /// When the voters that were not asked are to be: the others are late.
+    pub(crate) fn ask_all_at(&self, config: &Config) -> Time {
+        let first = self.rounds.iter().find(|round| round.number > self.asked_all);
+        first.map_or(Time::NEVER, |round| round.begun_at + config.heartbeat_interval / LATE_PART)
     }
 
     /// No read has an index that was not committed when its round began, and none is counted twice.
@@ -187,8 +202,26 @@ impl Raft {
             && agreed(self.configurations.latest(), stands) == 1
     }
 
-    /// Makes a round of the reads that have none. True if the voters must be asked.
-    pub(crate) fn start_read_round(&mut self, _now: Time) -> bool {
+    /// Begins a round, if there are reads without one. Which voters are to be asked now: those that have
+    /// confirmed this round or a later one.
+    pub(crate) fn ask_for_reads(&mut self, now: Time) -> Option<u64> {
+        let begins = self.start_read_round(now);
+        let RoleState::Leader(leader) = &mut self.role else { return None };
+        if now >= leader.reads.ask_all_at(&self.config) {
+            leader.reads.asked_all = leader.reads.round;
+            return Some(0);
+        }
+        let (id, peers) = (self.config.id, &leader.peers);
+        begins.then(|| {
+            agreed(self.configurations.latest(), |voter| {
+                let is_own = voter == id;
+                if is_own { u64::MAX } else { peers.get(&voter).map_or(0, |peer| peer.read) }
+            })
+        })
+    }
+
+    /// Makes a round of the reads that have none. True if voters must be asked.
+    fn start_read_round(&mut self, now: Time) -> bool {
         let may_start = self.has_committed_in_term() || planted!(ReadBeforeTermCommit);
         let RoleState::Leader(leader) = &mut self.role else { return false };
         let reads = &mut leader.reads;
@@ -198,7 +231,8 @@ impl Raft {
         }
         reads.round += 1;
         reads.in_rounds += count;
-        reads.rounds.push_back(Round { number: reads.round, index: self.commit, count });
+        let (number, index, begun_at) = (reads.round, self.commit, now);
+        reads.rounds.push_back(Round { number, index, count, begun_at });
         // A quorum of one has confirmed it already.
         self.confirm_reads();
         matches!(&self.role, RoleState::Leader(leader) if !leader.reads.rounds.is_empty())

@@ -113,6 +113,12 @@ impl Reads {
         late
     }
 
+    /// Takes all that has no answer, also what was not asked yet.
+    pub(crate) fn take_unanswered(&mut self) -> Vec<Reading> {
+        let asked = self.rounds.drain(..).flat_map(|round| round.readings);
+        asked.chain(self.next.drain(..)).collect()
+    }
+
     /// Parks a read until the state machine has applied `index`.
     pub(crate) fn park(&mut self, index: LogIndex, reading: Reading) {
         self.confirmed.push((index, reading));

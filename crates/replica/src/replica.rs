@@ -464,7 +464,12 @@ impl Replica {
             let readings = self.reads.take_through(outcome.id);
             match outcome.result {
                 Ok(index) => self.confirm_reads(readings, index),
-                Err(_) => self.void_reads_and_pump(readings),
+                Err(_) if readings.is_empty() => {}
+                // What came after them begins anew as well, or it would be asked for before.
+                Err(_) => {
+                    let later = self.reads.take_unanswered();
+                    self.void_reads_and_pump(readings.into_iter().chain(later).collect());
+                }
             }
         }
         for wanted in outputs.snapshot_reads.drain(..) {

@@ -101,6 +101,7 @@ scripts! {
     question_of_a_follower_is_no_quorum
     question_of_a_learner_confirms_nothing
     quorum_of_one_reads_at_once
+    read_asks_a_quorum_and_the_others_when_it_is_late
     read_index_on_a_follower
     read_index_on_the_leader
     read_index_waits_for_the_application

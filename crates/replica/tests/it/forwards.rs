@@ -145,6 +145,6 @@ fn a_read_whose_answer_is_lost_is_not_repeated_past_what_came_after_it() {
     assert_eq!(answers(&cluster, follower, 1, &sent), seen);
     cluster.ask(leader, 1, "SET k new");
     cluster.run_ms(2_500);
-    seen[2] = Some("-CLUSTERDOWN No leader elected".to_owned());
+    seen[2] = Some("-CLUSTERDOWN Not served in time".to_owned());
     assert_eq!(answers(&cluster, follower, 1, &sent), seen, "not 'new' before 'old'");
 }

@@ -302,3 +302,30 @@ fn what_follows_a_write_of_an_earlier_term_waits_for_it() {
     let answers = answers.map(|seq| cluster.answer(first, 1, seq).map(show));
     assert_eq!(answers, ["1", "2", "ab"].map(|text| Some(text.to_owned())));
 }
+
+#[test]
+fn reads_whose_question_is_void_are_not_overtaken_by_those_that_waited_to_ask() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let follower = cluster.follower_of(leader);
+    let other = 6 - leader - follower;
+    cluster.hold = |message| {
+        matches!(message, PeerMessage::Raft(Message { body: Body::ReadIndex { .. }, .. }))
+    };
+    let sent: Vec<u64> = (0..3)
+        .flat_map(|_| {
+            let sent = cluster.send(follower, 1, &["GET k"]);
+            cluster.run_ms(1);
+            sent
+        })
+        .collect();
+    // It hears of the next term by its leader.
+    cluster.unconnect(other, follower);
+    cluster.input(leader, Input::TransferLeadership(Some(NodeId::of(other))));
+    cluster.run_ms(20);
+    assert!(cluster.node(other).is_leader() && cluster.answered.is_empty());
+    cluster.hold = |_| false;
+    cluster.connect(other, follower, true);
+    cluster.run_ms(1_000);
+    let in_turn: Vec<_> = sent.iter().map(|&seq| (follower, 1, seq)).collect();
+    assert_eq!(cluster.answered, in_turn);
+}
