@@ -23,7 +23,7 @@ use crate::node::{Raft, RoleState};
 use crate::{Body, Config, DropReason, ReadId, ReadOutcome, ReadVoid, Refused};
 
 /// An answer that takes this part of a heartbeat interval is late.
-const LATE_PART: u32 = 8;
+const LATE_PART: u32 = 16;
 
 /// Whose read.
 #[derive(Clone, Copy, Debug)]
