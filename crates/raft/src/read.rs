@@ -7,8 +7,8 @@
 //! index. No round starts before this leader has committed an entry of its term, since before that
 //! it does not know what is committed (6.4, step 1). All end void when the term does.
 //!
-//! No more are asked than are needed: those whose answers made the last quorum, and all others only where an
-//! answer is late. Whoever is asked in vain costs both sides a message, and nobody is answered sooner.
+//! Those are asked whose answers made the last quorum; all others where an answer is late, and now and then to see
+//! who is quickest. Whoever is asked in vain costs both sides a message, and nobody is answered sooner.
 //!
 //! A follower asks its leader for an index on behalf of all its waiting reads. Its question is an
 //! acknowledgement too: of three voters, the one that asks and the leader are a quorum, and no round
@@ -49,8 +49,9 @@ pub(crate) struct LeaderReads {
     /// How many readers have a round.
     in_rounds: usize,
     round: u64,
-    /// The latest round that every voter was asked for.
+    /// The latest round that every voter was asked for, and when.
     asked_all: u64,
+    asked_all_at: Time,
 }
 
 impl LeaderReads {
@@ -207,8 +208,10 @@ impl Raft {
     pub(crate) fn ask_for_reads(&mut self, now: Time) -> Option<u64> {
         let begins = self.start_read_round(now);
         let RoleState::Leader(leader) = &mut self.role else { return None };
-        if now >= leader.reads.ask_all_at(&self.config) {
-            leader.reads.asked_all = leader.reads.round;
+        let (reads, config) = (&mut leader.reads, &self.config);
+        let looks_around = begins && now >= reads.asked_all_at + config.heartbeat_interval;
+        if looks_around || now >= reads.ask_all_at(config) {
+            (reads.asked_all, reads.asked_all_at) = (reads.round, now);
             return Some(0);
         }
         let (id, peers) = (self.config.id, &leader.peers);

@@ -107,11 +107,15 @@ impl Line {
     }
 
     /// May the next read be a local one? What its client was told is here soon, and sooner if the leader is
-    /// asked for a read index; and what was asked before shows nothing newer.
+    /// asked for a read index.
     pub(crate) fn may_read_locally(&self, applied: LogIndex) -> bool {
         let is_here = self.seen <= applied || planted!(StaleBeforeOwnWrite);
-        let is_last = self.reads == 0 || self.reads_are_local || planted!(StaleReadOvertakes);
-        is_here && is_last && self.writes == 0 && self.forwards == 0
+        is_here && self.writes == 0 && self.forwards == 0
+    }
+
+    /// Does a read of it ask the leader, which may show more than the state here has now?
+    pub(crate) fn asks_the_leader(&self) -> bool {
+        self.reads > 0 && !self.reads_are_local && !planted!(StaleReadOvertakes)
     }
 
     /// Is nothing of it waiting or under way?

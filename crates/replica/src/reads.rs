@@ -101,19 +101,7 @@ impl Reads {
         taken
     }
 
-    /// Where a round has waited too long it is asked for again, with all that came after it: or that would
-    /// get its index before. Says how many rounds.
-    pub(crate) fn take_back_late(&mut self, now: Time) -> u64 {
-        if self.next_deadline() > now {
-            return 0;
-        }
-        let late = self.rounds.len() as u64;
-        let asked = self.rounds.drain(..).flat_map(|round| round.readings);
-        self.next.splice(..0, asked);
-        late
-    }
-
-    /// Takes all that has no answer, also what was not asked yet.
+    /// Takes all that has no answer, also what was not asked yet, in its order.
     pub(crate) fn take_unanswered(&mut self) -> Vec<Reading> {
         let asked = self.rounds.drain(..).flat_map(|round| round.readings);
         asked.chain(self.next.drain(..)).collect()
@@ -239,8 +227,6 @@ impl Reads {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn reading(connection: u64, seq: u64) -> Reading {
@@ -256,18 +242,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_again_is_not_overtaken_by_what_was_asked_after_it() {
-        let at = |ms| Time::ZERO + Duration::from_millis(ms);
+    fn what_begins_anew_begins_in_its_order() {
         let mut reads = Reads::default();
-        for (seq, retry_ms) in [(1, 10), (2, 20)] {
-            let (id, retry_at) = (reads.next_id(), at(retry_ms));
-            reads.rounds.push_back(Round { id, readings: vec![reading(2, seq)], retry_at });
+        for seq in [1, 2] {
+            let id = reads.next_id();
+            let readings = vec![reading(2, seq)];
+            reads.rounds.push_back(Round { id, readings, retry_at: Time::NEVER });
         }
         reads.next.push(reading(2, 3));
-        assert_eq!(reads.take_back_late(at(9)), 0);
-        assert_eq!(reads.take_back_late(at(10)), 2);
-        let next: Vec<u64> = reads.next.iter().map(|reading| reading.ticket.seq).collect();
-        assert_eq!((next, reads.rounds.len()), (vec![1, 2, 3], 0));
+        let anew = reads.take_unanswered();
+        let seqs: Vec<u64> = anew.iter().map(|reading| reading.ticket.seq).collect();
+        assert_eq!((seqs, reads.under_way()), (vec![1, 2, 3], 0));
     }
 
     #[test]

@@ -203,7 +203,12 @@ impl Replica {
                 self.raft.peer_disconnected(mono, peer);
                 self.on_forwards_cut(peer);
             }
-            Input::PeerUnreachable(peer) => _ = self.leadership.unreachable.insert(peer),
+            Input::PeerUnreachable(peer) => {
+                self.leadership.unreachable.insert(peer);
+                if self.raft.leader() == Some(peer) {
+                    self.ask_anew();
+                }
+            }
             Input::ForwardNotSent { to, frame_seq } => self.on_forward_not_sent(to, frame_seq),
             Input::Disk(done) => self.on_disk(done),
             Input::Shutdown => self.on_shutdown(),
@@ -465,10 +470,9 @@ impl Replica {
             match outcome.result {
                 Ok(index) => self.confirm_reads(readings, index),
                 Err(_) if readings.is_empty() => {}
-                // What came after them begins anew as well, or it would be asked for before.
                 Err(_) => {
-                    let later = self.reads.take_unanswered();
-                    self.void_reads_and_pump(readings.into_iter().chain(later).collect());
+                    self.void_reads_and_pump(readings);
+                    self.ask_anew();
                 }
             }
         }

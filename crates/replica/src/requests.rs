@@ -275,7 +275,8 @@ impl Replica {
         let Home::Here = origin.home else { return Route::Hold };
         let may_be_stale = request.stale && (!through_log || planted!(StaleTtl));
         if may_be_stale && line.may_read_locally(self.raft.applied()) {
-            return Route::Stale;
+            // It neither overtakes one that asks the leader nor has to ask as well.
+            return if line.asks_the_leader() { Route::Hold } else { Route::Stale };
         }
         let Some(leader) = leader.filter(|&leader| leader != me) else {
             return Route::Hold;
@@ -561,8 +562,18 @@ impl Replica {
             // Also with a connection: its queue may have had no room.
             self.release_forwards();
         }
-        self.counters.read_retries += self.reads.take_back_late(now);
+        if self.reads.next_deadline() <= now {
+            self.counters.read_retries += self.reads.rounds.len() as u64;
+            self.ask_anew();
+        }
         self.expire_proposals();
+    }
+
+    /// All reads that have no answer begin anew: not the late ones alone, or what came after them would get
+    /// its index before.
+    pub(crate) fn ask_anew(&mut self) {
+        let unanswered = self.reads.take_unanswered();
+        self.void_reads_and_pump(unanswered);
     }
 
     pub(crate) fn void_reads_and_pump(&mut self, readings: Vec<Reading>) {

@@ -109,6 +109,17 @@ fn without_a_connection_to_the_leader_nobody_waits_longer_than_without_a_leader(
 }
 
 #[test]
+fn a_question_that_cannot_reach_the_leader_is_waited_for_no_longer() {
+    let (mut cluster, leader, follower) = with_a_follower_that_cannot_send();
+    let sent = cluster.send(follower, 1, &["GET n"]);
+    cluster.run_ms(1);
+    cluster.input(follower, Input::PeerUnreachable(NodeId::of(leader)));
+    cluster.run_ms(450);
+    let cut = "-CLUSTERDOWN No connection to the leader";
+    assert_eq!(answers(&cluster, follower, 1, &sent), texts([cut]));
+}
+
+#[test]
 fn an_earlier_attempt_that_was_sent_is_not_forgotten() {
     let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
     let follower = cluster.follower_of(leader);
