@@ -169,8 +169,8 @@ fn what_a_follower_cannot_send_to_the_leader_yet_is_done_when_it_can() {
     for client in &mut clients {
         client.send("INCR n\r\nINCR n\r\n");
     }
-    let tries = || follower.connect().info("stats")["total_forwarded"].parse().unwrap_or(0);
-    until("all are tried again", || tries() > 2 * 6);
+    until("all wait", || follower.connect().info("stats")["requests_under_way"] == "6");
+    assert_eq!(follower.raft()["leader_connected"], "0");
     pass_on(way, peer_port);
     for client in &mut clients {
         for _ in 0..2 {

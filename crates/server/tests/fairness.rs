@@ -20,8 +20,9 @@ fn held(observer: &mut Client) -> usize {
 fn when_commands_that_never_end_take_too_much_the_longest_is_closed_and_no_other() {
     let dir = TempDir::new();
     let node = single(dir.path(), |config| {
-        let request = RequestLimits { request_bytes_max: 25_000, ..RequestLimits::default() };
-        config.limits.request = request;
+        let (request_bytes_max, inline_bytes_max) = (25_000, 25_000);
+        config.limits.request =
+            RequestLimits { request_bytes_max, inline_bytes_max, ..RequestLimits::default() };
         config.limits.requests_partial_bytes_max = 100_000;
     });
     let mut observer = node.connect();
