@@ -47,7 +47,13 @@ pub(super) fn unrest(plan: &mut Plan) {
     plan.options.raft.append_entries_max = 1;
 }
 
-/// The same in a large cluster where every message may arrive twice.
+/// The same where nodes hold little of what they forward to leaders that are gone.
+pub(super) fn given_up(plan: &mut Plan) {
+    unrest(plan);
+    plan.options.requests_held_bytes_max = 512;
+}
+
+/// As `unrest`, in a large cluster where every message may arrive twice.
 pub(super) fn duplicates(plan: &mut Plan) {
     unrest(plan);
     plan.nodes = 7;

@@ -6,7 +6,7 @@ use std::fmt;
 use sampan_base::plant::Plant;
 
 use super::aims::{
-    churn, crashes, duplicates, forwards, installs, late_and_twice, lost_answers, rot,
+    churn, crashes, duplicates, forwards, given_up, installs, late_and_twice, lost_answers, rot,
     rotten_votes, split, stale_terms, unrest, untaken, wipes,
 };
 use super::scenarios::{
@@ -210,7 +210,7 @@ pub fn row(plant: Plant) -> Row {
         Plant::LaterFrameOvertakes => {
             (Clients, "the order of a connection", "connection-order", Hunt::Swarm)
         }
-        Plant::GivenUpStillCounts => (Clients, "rule R14", "liveness", Hunt::Swarm),
+        Plant::GivenUpStillCounts => (Clients, "rule R14", "liveness", Hunt::Aimed(given_up)),
         Plant::ForwardedReadOvertaken => {
             let hunt = Hunt::Aimed(lost_answers);
             (Clients, "Sampan, before it was mended", "connection-order", hunt)
