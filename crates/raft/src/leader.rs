@@ -41,7 +41,7 @@ pub(crate) struct Leader {
 
 impl Leader {
     pub(crate) fn next_deadline(&self, log: &Log, config: &Config) -> Time {
-        let mut due = self.quorum_check_due.min(self.reads.ask_all_at(config));
+        let mut due = self.quorum_check_due.min(self.reads.late_at(config));
         if let Some(transfer) = &self.transfer {
             due = due.min(transfer.deadline);
         }

@@ -51,7 +51,7 @@ pub(crate) struct LeaderReads {
     round: u64,
     /// The latest round that every voter was asked for, and when.
     asked_all: u64,
-    asked_all_at: Time,
+    all_asked_at: Time,
 }
 
 impl LeaderReads {
@@ -60,8 +60,8 @@ impl LeaderReads {
         self.round
     }
 
-    /// When the voters that were not asked are to be: the others are late.
-    pub(crate) fn ask_all_at(&self, config: &Config) -> Time {
+    /// When the answers are late, and the voters that were not asked are to be.
+    pub(crate) fn late_at(&self, config: &Config) -> Time {
         let first = self.rounds.iter().find(|round| round.number > self.asked_all);
         first.map_or(Time::NEVER, |round| round.begun_at + config.heartbeat_interval / LATE_PART)
     }
@@ -209,9 +209,9 @@ impl Raft {
         let begins = self.start_read_round(now);
         let RoleState::Leader(leader) = &mut self.role else { return None };
         let (reads, config) = (&mut leader.reads, &self.config);
-        let looks_around = begins && now >= reads.asked_all_at + config.heartbeat_interval;
-        if looks_around || now >= reads.ask_all_at(config) {
-            (reads.asked_all, reads.asked_all_at) = (reads.round, now);
+        let looks_around = begins && now >= reads.all_asked_at + config.heartbeat_interval;
+        if looks_around || now >= reads.late_at(config) {
+            (reads.asked_all, reads.all_asked_at) = (reads.round, now);
             return Some(0);
         }
         let (id, peers) = (self.config.id, &leader.peers);

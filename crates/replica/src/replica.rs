@@ -470,6 +470,7 @@ impl Replica {
             match outcome.result {
                 Ok(index) => self.confirm_reads(readings, index),
                 Err(_) if readings.is_empty() => {}
+                // With what came after them, or that would be asked for before.
                 Err(_) => {
                     self.void_reads_and_pump(readings);
                     self.ask_anew();
