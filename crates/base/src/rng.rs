@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::time::whole_micros;
+
 /// The generator. The same seed gives the same numbers on every machine.
 #[derive(Clone, Debug)]
 pub struct Rng {
@@ -60,7 +62,7 @@ impl Rng {
 
     /// A duration in `low..=high`, in whole microseconds.
     pub fn duration_between(&mut self, low: Duration, high: Duration) -> Duration {
-        Duration::from_micros(self.between(low.as_micros() as u64, high.as_micros() as u64))
+        Duration::from_micros(self.between(whole_micros(low), whole_micros(high)))
     }
 
     /// True once in `one_in` on average. Panics if `one_in` is zero.

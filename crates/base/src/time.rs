@@ -25,7 +25,7 @@ impl Add<Duration> for Time {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(duration.as_micros() as u64))
+        Self(self.0.saturating_add(whole_micros(duration)))
     }
 }
 
@@ -33,8 +33,13 @@ impl Sub<Duration> for Time {
     type Output = Self;
 
     fn sub(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(duration.as_micros() as u64))
+        Self(self.0.saturating_sub(whole_micros(duration)))
     }
+}
+
+/// A duration in whole microseconds; the longest there is, if it is longer than that.
+pub(crate) fn whole_micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Wall-clock time in milliseconds since the Unix epoch. Only the leader's, stamped into entries,
@@ -53,5 +58,18 @@ impl WallTime {
     #[must_use]
     pub const fn from_unix_ms(unix_ms: u64) -> Self {
         Self { unix_ms }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_far_away_is_the_last_one_and_not_an_early_one() {
+        let longer_than_u64_micros = Duration::from_millis(18_446_744_073_709_552);
+        assert_eq!(Time(5) + longer_than_u64_micros, Time::NEVER);
+        assert_eq!(Time(5) - longer_than_u64_micros, Time::ZERO);
+        assert_eq!(Time(5) + Duration::from_micros(7), Time(12));
     }
 }

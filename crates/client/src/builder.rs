@@ -13,6 +13,10 @@ use crate::request::Command;
 
 /// The most calls in flight that can be asked for: the replies a server keeps for one session.
 const WINDOW_MAX: usize = 1_024;
+/// No time of a Clerk is set to less: it would try again without a pause.
+const TIME_MIN: Duration = Duration::from_millis(1);
+/// Nor to more: beyond some time a clock cannot count.
+const TIME_MAX: Duration = Duration::from_hours(24);
 
 /// Every time and limit of a Clerk.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +46,29 @@ impl Default for Config {
             // A server puts up to 64 MiB of values into one reply, and their framing comes on top.
             reply_limits: ReplyLimits { reply_bytes_max: 80 << 20, ..ReplyLimits::default() },
         }
+    }
+}
+
+impl Config {
+    /// Are the times neither nothing nor so long that they reach beyond what a clock can hold?
+    fn check_times(&self) -> Result<(), Error> {
+        let times = [
+            ("deadline", self.deadline),
+            ("attempt_timeout", self.attempt_timeout),
+            ("backoff", self.backoff_min),
+            ("backoff", self.backoff_max),
+        ];
+        let accepted = TIME_MIN..=TIME_MAX;
+        if let Some((name, time)) = times.iter().find(|(_, time)| !accepted.contains(time)) {
+            return Err(Error::Invalid(format!("{name} of {time:?} is not 1 ms to 1 day")));
+        }
+        if self.backoff_max < self.backoff_min {
+            let (min, max) = (self.backoff_min, self.backoff_max);
+            return Err(Error::Invalid(format!(
+                "backoff of {min:?} to {max:?} ends below its start"
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -92,22 +119,22 @@ impl Builder {
         self
     }
 
-    /// How long a call may take with all its repetitions. 10 s by default.
+    /// How long a call may take with all its repetitions, 1 ms to 1 day. 10 s by default.
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.config.deadline = deadline;
         self
     }
 
     /// How long a node may owe an answer and say nothing, or take to accept a connection, before
-    /// the next node is tried. 1 s by default. A connection is waited for less long if otherwise the
+    /// the next node is tried, 1 ms to 1 day. 1 s by default. A connection is waited for less long if otherwise the
     /// deadline would pass before each address has been tried.
     pub const fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.config.attempt_timeout = timeout;
         self
     }
 
-    /// The first and the longest wait before trying again. 10 ms and 320 ms by default; the real
-    /// waits are random between the half of that and the whole.
+    /// The first and the longest wait before trying again, 1 ms to 1 day. 10 ms and 320 ms by default; the
+    /// real waits are random between the half of that and the whole.
     pub const fn backoff(mut self, min: Duration, max: Duration) -> Self {
         self.config.backoff_min = min;
         self.config.backoff_max = max;
@@ -148,6 +175,7 @@ impl Builder {
                 "window of {window} calls is not 1 to {WINDOW_MAX}"
             )));
         }
+        config.check_times()?;
         let (requests, received) = mpsc::channel(config.window);
         tokio::spawn(Driver::new(addresses, config, connector, received).run());
         let clerk = Clerk::new(requests, &config);

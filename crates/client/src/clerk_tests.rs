@@ -714,6 +714,24 @@ async fn what_cannot_be_sent_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn times_that_make_no_sense_are_refused_with_what_is_accepted() {
+    let node = Node::default();
+    let builder = || builder([("a", &node)]);
+    let (zero, second, day) = (Duration::ZERO, Duration::from_secs(1), Duration::from_hours(24));
+    for (wrong, words) in [
+        (builder().deadline(zero), "deadline of 0ns is not 1 ms to 1 day"),
+        (builder().deadline(Duration::MAX), " is not 1 ms to 1 day"),
+        (builder().attempt_timeout(zero), "attempt_timeout of 0ns is not 1 ms to 1 day"),
+        (builder().backoff(zero, second), "backoff of 0ns is not 1 ms to 1 day"),
+        (builder().backoff(second, second / 2), "backoff of 1s to 500ms ends below its start"),
+    ] {
+        let error = wrong.connect().await.unwrap_err();
+        assert!(matches!(&error, Error::Invalid(why) if why.ends_with(words)), "{error}");
+    }
+    assert!(builder().deadline(day).backoff(second, second).connect().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn closing_ends_the_session_once_the_calls_under_way_have_ended() {
     let (node, clerk) = one_node().await;
     clerk.set("k", "v").await.unwrap();

@@ -231,16 +231,17 @@ impl Kv {
         &self.limits
     }
 
-    /// Frees the memory of another state little by little: to free millions of keys at once takes longer
-    /// than a node may be silent.
+    /// Frees the memory of another state little by little: to free millions of keys, or of remembered
+    /// replies, at once takes longer than a node may be silent.
     pub fn discard(&mut self, other: Self) {
         self.keys.discard(other.keys);
+        self.sessions.discard(other.sessions);
     }
 
     /// Frees a little of what FLUSHALL or a replaced state left in memory; returns whether there is more. Every
     /// [`Kv::apply`] does one such step; a host that is idle may do more.
     pub fn maintain(&mut self) -> bool {
-        self.keys.free_garbage()
+        self.keys.free_garbage() | self.sessions.free_garbage()
     }
 
     /// Looks up keys only to have them in the processor's caches: in the short loop the misses of
@@ -267,6 +268,6 @@ impl Kv {
         let sessions = self.sessions.reclaim(self.time_ms, &self.limits, count_max);
         self.counters.expired += keys as u64;
         self.counters.sessions_evicted += sessions as u64;
-        self.keys.free_garbage();
+        self.maintain();
     }
 }

@@ -106,7 +106,7 @@ impl Limits {
         if !self.shards.is_power_of_two() {
             return Err(format!("shards {} must be a power of two", self.shards));
         }
-        let one_session = self.session_window_bytes_max + self.value_bytes_max;
+        let one_session = self.session_window_bytes_max.saturating_add(self.value_bytes_max);
         if self.session_bytes_total_max < one_session {
             return Err(format!(
                 "session_bytes_total_max {} must hold one full session of {one_session} bytes",

@@ -49,6 +49,9 @@ pub const SESSION_OVERHEAD_BYTES: usize = 256;
 /// What a remembered reply counts as beside the bytes it holds.
 pub const REPLY_OVERHEAD_BYTES: usize = 64;
 
+/// One step of housekeeping frees no more replies than this, but for the last of them a whole session's.
+const FREE_REPLIES_MAX: usize = 512;
+
 /// First bytes of what the digest covers, so that no head is taken for a reply.
 const PART_HEAD: u8 = 0;
 const PART_REPLY: u8 = 1;
@@ -80,6 +83,8 @@ pub(crate) struct Sessions {
     /// capture under way must see them.
     generation: u32,
     capture: Option<Capture>,
+    /// Sessions of states that were replaced, freed step by step.
+    garbage: Vec<BTreeMap<u64, Session>>,
 }
 
 #[derive(Clone, Debug)]
@@ -129,6 +134,7 @@ impl Sessions {
             scratch: Vec::new(),
             generation: 0,
             capture: None,
+            garbage: Vec::new(),
         }
     }
 
@@ -376,6 +382,27 @@ impl Sessions {
     /// Ends a capture, complete or not.
     pub(crate) fn capture_end(&mut self) {
         self.capture = None;
+    }
+
+    /// Takes in the sessions of another state, to be freed step by step.
+    pub(crate) fn discard(&mut self, other: Self) {
+        self.garbage.extend(other.garbage);
+        self.garbage.push(other.by_id);
+    }
+
+    /// Frees a little of what was discarded. Returns whether there is more.
+    pub(crate) fn free_garbage(&mut self) -> bool {
+        let Some(sessions) = self.garbage.last_mut() else { return false };
+        let mut replies = 0;
+        while replies < FREE_REPLIES_MAX
+            && let Some((_, session)) = sessions.pop_first()
+        {
+            replies += 1 + session.remembered.len();
+        }
+        if sessions.is_empty() {
+            self.garbage.pop();
+        }
+        !self.garbage.is_empty()
     }
 
     /// Sets the counters that a snapshot holds; to be called before its sessions are restored.

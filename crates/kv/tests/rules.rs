@@ -213,6 +213,21 @@ fn flushed_keys_are_freed_step_by_step() {
 }
 
 #[test]
+fn sessions_of_a_replaced_state_are_freed_step_by_step() {
+    let mut replaced = Machine::new(Limits::default(), 0);
+    for session in 1..=100 {
+        replaced.line("SESSION OPEN");
+        for sequence in 1..=20 {
+            replaced.line(&format!("ONCE {session} {sequence} INCR c"));
+        }
+    }
+    let mut machine = Machine::new(Limits::default(), 0);
+    machine.kv.discard(replaced.kv);
+    let steps = (0..20).take_while(|_| machine.kv.maintain()).count();
+    assert!((3..=8).contains(&steps), "{steps} for 2000 replies");
+}
+
+#[test]
 fn a_key_costs_no_more_memory_than_the_target_allows() {
     // 172 MB for a million keys of 16 bytes with values of 64, of which 10 % are left to the
     // allocator and the rest of the process.
@@ -235,6 +250,10 @@ fn limits_that_contradict_each_other_are_named() {
         (Limits { shards: 3, ..Limits::tiny() }, "shards"),
         (Limits { session_ttl_ms: 0, ..Limits::tiny() }, "session_ttl_ms"),
         (Limits { session_bytes_total_max: 100, ..Limits::tiny() }, "session_bytes_total_max"),
+        (
+            Limits { session_window_bytes_max: usize::MAX, ..Limits::tiny() },
+            "session_bytes_total_max",
+        ),
         (Limits { value_bytes_max: 1 << 40, ..Limits::tiny() }, "value_bytes_max"),
     ];
     for (limits, name) in wrong {

@@ -16,6 +16,9 @@ use sampan_base::{Entry, HardState, LogIndex, LogPosition, Term, planted};
 
 use crate::{Body, Message};
 
+/// Messages that wait for a disk, at most: some for each peer.
+const WAITING_MAX: usize = 1_024;
+
 /// Write this, sync it, then give the token back. Hard state before entries; batches in the order
 /// in which they were taken.
 #[must_use = "what is not persisted is never acknowledged"]
@@ -278,7 +281,8 @@ impl Persistence {
     }
 
     /// Queues a held message, merging an answer to the leader into an older one that waits for the
-    /// same batch: else one would gather for each heartbeat while a disk hangs.
+    /// same batch: else one would gather for each heartbeat while a disk hangs. Of the others one too many
+    /// is lost, as on the network, and asked for again.
     fn hold(&mut self, held: AfterPersist<Message>) {
         for other in self.waiting.iter_mut().rev() {
             if other.sequence == held.sequence && other.value.absorb(&held.value) {
@@ -286,11 +290,36 @@ impl Persistence {
                 return;
             }
         }
-        self.waiting.push_back(held);
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push_back(held);
+        }
     }
 
     /// A new term began: what was to be said in an older one is no longer worth saying.
     pub(crate) fn forget_waiting(&mut self) {
         self.waiting.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sampan_base::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_for_a_disk_that_hangs_has_a_limit() {
+        let mut persistence = Persistence::new(LogIndex::ZERO);
+        persistence.hard_state_changed();
+        for sequence in 1..=2_000 {
+            let body = Body::ReadIndex { nonce: 7, sequence };
+            let (from, to) = (NodeId::of(1), NodeId::of(2));
+            let held = persistence.after(Message { from, to, term: Term(1), body }, None);
+            assert_eq!(persistence.open_or_hold(held), None);
+        }
+        let (.., token) = persistence.take(Term(1), None);
+        let (mut left, done) = (0, token.synced());
+        persistence.complete(&done, |_| left += 1);
+        assert_eq!(left, WAITING_MAX);
     }
 }

@@ -27,6 +27,12 @@ pub struct BackupReady {
     pub snapshot: StoredSnapshot,
 }
 
+/// Backups that wait at one node, at most: each turn looks at all of them.
+pub(crate) const WAITING_MAX: usize = 256;
+/// What one more is told, and whoever asks after a damaged one when so many do.
+pub(crate) const TOO_MANY_WAIT: Reply =
+    Reply::error("ERR too many wait for a backup at this node, send it again later");
+
 /// A backup that waits for its snapshot.
 #[derive(Debug)]
 struct Waiting {
@@ -55,7 +61,12 @@ impl Replica {
     pub(crate) fn on_backup(&mut self, connection: ConnectionId, seq: u64) {
         let now = self.now.mono;
         let stage = Stage::Asking { id: None, retry_at: now };
-        self.backups.waiting.push(Waiting { connection, seq, since: now, stage });
+        let waiting = Waiting { connection, seq, since: now, stage };
+        if self.backups.waiting.len() < WAITING_MAX {
+            self.backups.waiting.push(waiting);
+        } else {
+            self.answer_backup(&waiting, TOO_MANY_WAIT);
+        }
     }
 
     /// The answer to a question for a read index, if a backup asked it.

@@ -15,6 +15,7 @@ use sampan_base::{LogIndex, SnapshotId, SnapshotMeta, Time};
 use sampan_kv::Reply;
 use sampan_storage::snapshot::SnapshotError;
 
+use crate::backups::{TOO_MANY_WAIT, WAITING_MAX};
 use crate::input::ConnectionId;
 use crate::job::{DiskDone, DiskJob};
 use crate::output::{ClientReply, Event};
@@ -81,7 +82,9 @@ impl Replica {
     ) {
         self.doubt_snapshot(snapshot);
         let asking = Asking { snapshot, connection, seq };
-        if self.snapshots.doubts.is_under_way(snapshot) {
+        if self.snapshots.doubts.asking.len() >= WAITING_MAX {
+            self.answer_doubt(&asking, TOO_MANY_WAIT);
+        } else if self.snapshots.doubts.is_under_way(snapshot) {
             self.snapshots.doubts.asking.push(asking);
         } else {
             let reply = self.is_given_up_reply(snapshot);

@@ -333,6 +333,13 @@ impl Limits {
             ("redial_time_min", self.redial_time_min),
         ];
         check_times(&times)?;
+        check_times_max(&[
+            ("output_soft_time", self.output_soft_time),
+            ("idle_time", self.idle_time.unwrap_or_default()),
+            ("linger_time", self.linger_time),
+            ("stop_flush_time", self.stop_flush_time),
+            ("redial_time_max", self.redial_time_max),
+        ])?;
         if self.redial_time_max < self.redial_time_min {
             let expected = format!("want at least redial_time_min ({:?})", self.redial_time_min);
             let value = format!("{:?}", self.redial_time_max);
@@ -351,8 +358,29 @@ fn check_times(settings: &[(&str, Duration)]) -> Result<(), ConfigError> {
     let short = settings.iter().find(|(_, value)| *value < Duration::from_millis(1));
     short.map_or(Ok(()), |(setting, value)| {
         Err(ConfigError::new(setting, format!("{value:?}"), "want at least 1ms"))
+    })?;
+    check_times_max(settings)
+}
+
+/// No time is so long that it could not be added to any clock.
+fn check_times_max(settings: &[(&str, Duration)]) -> Result<(), ConfigError> {
+    let long = settings.iter().find(|(_, value)| *value > TIME_MAX);
+    long.map_or(Ok(()), |(setting, value)| {
+        Err(ConfigError::new(setting, format!("{value:?}"), "want at most 366 days"))
     })
 }
+
+fn check_percents(settings: &[(&str, u64)]) -> Result<(), ConfigError> {
+    let large = settings.iter().find(|(_, value)| *value > PERCENT_MAX);
+    large.map_or(Ok(()), |(setting, value)| {
+        Err(ConfigError::new(setting, value, format!("want at most {PERCENT_MAX}")))
+    })
+}
+
+/// The longest that any time may be set to.
+const TIME_MAX: Duration = Duration::from_hours(366 * 24);
+/// No share of a size is set to more: it is multiplied with sizes of files.
+const PERCENT_MAX: u64 = 10_000;
 
 /// What surrounds commands in an entry, entries in a frame and records in a chunk takes less.
 const ROOM_BYTES: usize = 64 << 10;
@@ -455,6 +483,15 @@ impl Config {
             ("forward_retry", options.forward_retry),
         ];
         check_times(&times)?;
+        check_times_max(&[
+            ("repair_wait", options.repair_wait),
+            ("disk_stall", options.disk_stall.unwrap_or_default()),
+            ("shutdown_wait", options.shutdown_wait),
+        ])?;
+        check_percents(&[
+            ("raft_state_snapshot_percent", options.raft_state_snapshot_percent),
+            ("snapshot_reserve_percent", options.snapshot_reserve_percent),
+        ])?;
         check_one_or_more(&[
             ("apply_bytes_max", options.apply_bytes_max),
             ("reply_bytes_per_turn", options.reply_bytes_per_turn),

@@ -85,6 +85,15 @@ fn each_fault_is_named_with_what_is_accepted() {
     assert_eq!(partial, format!("requests_partial_bytes_max is 4194304: {least}"));
     let redial = error_of(|c| c.limits.redial_time_max = Duration::ZERO);
     assert_eq!(redial, "redial_time_max is 0ns: want at least redial_time_min (20ms)");
+    let long = error_of(|c| c.replica.client_timeout = Duration::MAX);
+    assert!(
+        long.starts_with("client_timeout is ") && long.ends_with("want at most 366 days"),
+        "{long}"
+    );
+    let long = error_of(|c| c.limits.stop_flush_time = Duration::from_hours(366 * 24 + 1));
+    assert_eq!(long, "stop_flush_time is 31626000s: want at most 366 days");
+    let percent = error_of(|c| c.replica.raft_state_snapshot_percent = u64::MAX);
+    assert!(percent.ends_with(": want at most 10000"), "{percent}");
     let output = error_of(|c| c.limits.output_soft_bytes = 1 << 30);
     assert_eq!(output, "output_soft_bytes is 1073741824: want 1 to 536870912");
     assert_eq!(error_of(|c| c.data_dir = "".into()), "data_dir is empty: want a directory");

@@ -1,7 +1,7 @@
 //! Sockets: what both ports need.
 
 use std::io::{self, ErrorKind};
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::time::Duration;
 
 use rustix::net::sockopt;
@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::{ConfigError, HostPort};
 use crate::error::ServerError;
+use crate::log::Log;
 
 /// Bytes read and thrown away from a connection that is being closed, at most.
 const LINGER_BYTES_MAX: usize = 16 << 20;
@@ -34,6 +35,30 @@ pub(crate) fn adopt(listener: StdListener, backlog: u16) -> io::Result<TcpListen
     TcpListener::from_std(listener)
 }
 
+/// Accepts connections of `whom`, for ever. Of errors in a row the first is logged.
+pub(crate) async fn accept_each(
+    listener: TcpListener,
+    log: &Log,
+    whom: &str,
+    mut admit: impl FnMut(TcpStream, SocketAddr),
+) {
+    let mut has_warned = false;
+    loop {
+        match listener.accept().await {
+            Ok((socket, remote)) => {
+                has_warned = false;
+                admit(socket, remote);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut has_warned, true) {
+                    log.warn(format_args!("accepting {whom}: {error}"));
+                }
+                tokio::time::sleep(ACCEPT_RETRY_TIME).await;
+            }
+        }
+    }
+}
+
 /// Settings of a client's connection. None of them is worth losing the connection over.
 pub(crate) fn tune_client(stream: &TcpStream, keepalive: Duration) {
     _ = stream.set_nodelay(true);
@@ -45,11 +70,17 @@ pub(crate) fn tune_client(stream: &TcpStream, keepalive: Duration) {
 /// would go on trying for minutes and then leave long silences after a partition has healed.
 pub(crate) fn tune_peer(stream: &TcpStream, ack_time: Duration) {
     _ = stream.set_nodelay(true);
-    _ = sockopt::set_tcp_user_timeout(stream, ack_time.as_millis() as u32);
+    _ = sockopt::set_tcp_user_timeout(stream, user_timeout_ms(ack_time));
     _ = sockopt::set_socket_keepalive(stream, true);
     _ = sockopt::set_tcp_keepidle(stream, ack_time.max(Duration::from_secs(1)));
     _ = sockopt::set_tcp_keepintvl(stream, Duration::from_secs(1));
     _ = sockopt::set_tcp_keepcnt(stream, 3);
+}
+
+/// What a socket takes as this time, which is no longer than the kernel's own type holds.
+fn user_timeout_ms(ack_time: Duration) -> u32 {
+    const MAX_MS: u32 = i32::MAX as u32;
+    u32::try_from(ack_time.as_millis()).unwrap_or(MAX_MS).min(MAX_MS)
 }
 
 /// Says one last thing on a connection and closes it so that the other side can read it.

@@ -95,3 +95,19 @@ fn a_stop_or_a_closed_connection_leaves_nobody_waiting() {
     let reply = cluster.answer(leader, BACKUPS.0, 2);
     assert!(matches!(reply, Some(Reply::Error(text)) if text.contains("stopping")), "{reply:?}");
 }
+
+#[test]
+fn no_more_wait_than_a_turn_may_look_at() {
+    const WAIT: u64 = 256;
+    let (mut cluster, leader) = Cluster::with_leader(3, options);
+    cluster.isolate(leader);
+    for seq in 1..=WAIT + 1 {
+        cluster.input(leader, Input::Backup { connection: BACKUPS, seq });
+    }
+    assert_eq!(cluster.answer(leader, BACKUPS.0, WAIT), None);
+    let reply = cluster.answer(leader, BACKUPS.0, WAIT + 1);
+    assert!(
+        matches!(&reply, Some(Reply::Error(text)) if text.starts_with("ERR too many")),
+        "{reply:?}"
+    );
+}

@@ -35,21 +35,8 @@ const MOVED_BYTES_MIN: usize = 16 << 10;
 
 /// Accepts connections, for ever.
 pub(crate) async fn accept(node: Rc<Node>, listener: TcpListener) {
-    let mut has_warned = false;
-    loop {
-        match listener.accept().await {
-            Ok((socket, remote)) => {
-                has_warned = false;
-                admit(&node, socket, remote);
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut has_warned, true) {
-                    node.log.warn(format_args!("accepting clients: {error}"));
-                }
-                tokio::time::sleep(net::ACCEPT_RETRY_TIME).await;
-            }
-        }
-    }
+    net::accept_each(listener, &node.log, "clients", |socket, remote| admit(&node, socket, remote))
+        .await;
 }
 
 fn admit(node: &Rc<Node>, socket: TcpStream, remote: SocketAddr) {

@@ -40,20 +40,14 @@ impl LastLine {
 /// Accepts connections, for ever.
 pub(super) async fn accept(peers: Rc<Peers>, listener: TcpListener) {
     let refused = Rc::new(LastLine::default());
-    loop {
-        match listener.accept().await {
-            Ok((socket, _)) if peers.handshakes.get() < peers.limits.handshakes_max => {
-                peers.handshakes.set(peers.handshakes.get() + 1);
-                tokio::task::spawn_local(serve(peers.clone(), refused.clone(), socket));
-            }
-            // Too many strangers at once: this one may come again.
-            Ok((socket, _)) => drop(socket),
-            Err(error) => {
-                peers.log.warn(format_args!("accepting peers: {error}"));
-                tokio::time::sleep(net::ACCEPT_RETRY_TIME).await;
-            }
+    net::accept_each(listener, &peers.log, "peers", |socket, _| {
+        // Too many strangers at once: this one may come again.
+        if peers.handshakes.get() < peers.limits.handshakes_max {
+            peers.handshakes.set(peers.handshakes.get() + 1);
+            tokio::task::spawn_local(serve(peers.clone(), refused.clone(), socket));
         }
-    }
+    })
+    .await;
 }
 
 async fn serve(peers: Rc<Peers>, refused: Rc<LastLine>, mut socket: TcpStream) {
