@@ -84,7 +84,7 @@ impl Configuration {
                 return Err(DecodeError::Invalid("member count"));
             }
             for _ in 0..count {
-                let id = NodeId::new(reader.u64()?).ok_or(DecodeError::Invalid("node id"))?;
+                let id = NodeId::decode(reader)?;
                 set.insert(id);
             }
         }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::num::NonZeroU64;
 
+use crate::codec::{DecodeError, Reader};
+
 macro_rules! counter {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -83,6 +85,11 @@ impl NodeId {
     #[must_use]
     pub const fn of(id: u64) -> Self {
         Self::new(id).expect("a node id is at least 1")
+    }
+
+    /// Reads the eight bytes of a node id.
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Self::new(reader.u64()?).ok_or(DecodeError::Invalid("node id"))
     }
 
     /// The number.

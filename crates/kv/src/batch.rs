@@ -44,11 +44,6 @@ impl BatchBuilder {
         self.count += 1;
     }
 
-    /// Stamps the batch anew: a host that gathers for a while may stamp at the end.
-    pub fn stamp(&mut self, now: WallTime) {
-        self.bytes[1..Self::HEADER_BYTES].copy_from_slice(&now.unix_ms.to_le_bytes());
-    }
-
     /// How many commands it holds.
     pub const fn len(&self) -> usize {
         self.count

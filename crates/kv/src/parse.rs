@@ -13,16 +13,17 @@ use crate::number::parse_i64;
 use crate::spec::{self, Name, Spec};
 use crate::{CommandError, Limits};
 
-/// How a command is served.
+/// How a command is served. The numbers are those of the wire between nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Class {
     /// By [`Kv::query`](crate::Kv::query) at a read index; never in the log.
-    Read,
+    Read = 0,
     /// The same, but the answer depends on what time it is (`TTL`, `PTTL`): the leader moves the
     /// log's clock on before it answers.
-    TimedRead,
+    TimedRead = 1,
     /// Through the log, by [`Kv::apply`](crate::Kv::apply).
-    Write,
+    Write = 2,
 }
 
 /// Checks a command as a client sent it and appends its encoding to `out`; on an error `out` is as

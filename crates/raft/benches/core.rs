@@ -73,7 +73,7 @@ pub(crate) fn run(in_flight: u64, commits: u64) -> Duration {
     let end = proposed + commits;
     while hosts[0].applied < end {
         while proposed < hosts[0].applied + in_flight && proposed < end {
-            hosts[0].raft.propose(now, Bytes::new()).expect("the leader takes it");
+            hosts[0].raft.propose(Bytes::new()).expect("the leader takes it");
             proposed += 1;
         }
         hosts[0].turn(now, &mut network);

@@ -13,18 +13,19 @@ use sampan_base::{NodeId, Time};
 use crate::membership::agreed;
 use crate::node::{Raft, RoleState};
 
-/// How a node's disk is.
+/// How a node's disk is. The numbers are those of the wire between nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(u8)]
 pub enum Health {
     /// It does what it is told.
     #[default]
-    Well,
+    Well = 0,
     /// It takes far too long, while others do not.
-    Slow,
+    Slow = 1,
     /// It has so little room for more of the log that this is left to what makes room.
-    Full,
+    Full = 2,
     /// It has no room for more of the log.
-    Exhausted,
+    Exhausted = 3,
 }
 
 impl Health {

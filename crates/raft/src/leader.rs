@@ -80,7 +80,7 @@ impl Raft {
     ///
     /// [`Refused::NotLeader`], [`Refused::Transferring`], or [`Refused::Busy`] past the limit of
     /// uncommitted bytes. Nothing was appended then.
-    pub fn propose(&mut self, _now: Time, data: Bytes) -> Result<LogPosition, Refused> {
+    pub fn propose(&mut self, data: Bytes) -> Result<LogPosition, Refused> {
         let leader_id = self.leader;
         let RoleState::Leader(leader) = &self.role else {
             return Err(Refused::NotLeader { leader: leader_id });

@@ -75,7 +75,7 @@
 //!
 //! // The leader takes a command; a heartbeat later everybody has applied it.
 //! let leader = hosts.iter_mut().find(|host| host.raft.is_leader()).unwrap();
-//! let position = leader.raft.propose(now, "x = 1".into())?;
+//! let position = leader.raft.propose("x = 1".into())?;
 //! leader.turn(now, &mut network);
 //! deliver(now, &mut network, &mut hosts);
 //! for host in &mut hosts {

@@ -449,7 +449,7 @@ impl Raft {
                 self.on_snapshot_held(now, from, sequence, id, maker, meta)
             }
             Body::TimeoutNow => self.on_timeout_now(now, from),
-            Body::ReadIndex { nonce, sequence } => self.on_read_index(now, from, nonce, sequence),
+            Body::ReadIndex { nonce, sequence } => self.on_read_index(from, nonce, sequence),
             Body::ReadIndexReply { nonce, sequence, index, last } => {
                 self.on_read_index_reply(from, nonce, sequence, index, last)
             }

@@ -128,10 +128,10 @@ fn a_leader_drops_replies_from_strangers_and_about_the_future() {
 fn only_a_leader_takes_proposals() {
     let node = &mut follower(1);
     let nobody = Refused::NotLeader { leader: None };
-    assert_eq!(node.propose(Time::ZERO, Bytes::new()), Err(nobody));
+    assert_eq!(node.propose(Bytes::new()), Err(nobody));
     assert_eq!(node.propose_configuration(Time::ZERO, three()), Err(nobody));
     assert_eq!(node.transfer_leadership(Time::ZERO, None), Err(nobody));
-    assert_eq!(node.read_index(Time::ZERO, crate::ReadId(1)), Err(nobody));
+    assert_eq!(node.read_index(crate::ReadId(1)), Err(nobody));
 }
 
 #[test]

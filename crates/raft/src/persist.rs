@@ -107,11 +107,6 @@ impl<T> AfterPersist<T> {
         let reached = self.sequence <= durable.sequence && self.index <= durable.index;
         if reached { Ok(self.value) } else { Err(self) }
     }
-
-    /// The number of the batch it waits for.
-    pub const fn waits_for(&self) -> u64 {
-        self.sequence
-    }
 }
 
 /// A batch on its way to the disk.

@@ -121,7 +121,7 @@ impl FollowerReads {
 impl Raft {
     /// Asks for a read index. It comes out as [`crate::Outputs::reads`], or is void: then ask
     /// again with a fresh id. On a follower the leader is asked.
-    pub fn read_index(&mut self, _now: Time, id: ReadId) -> Result<(), Refused> {
+    pub fn read_index(&mut self, id: ReadId) -> Result<(), Refused> {
         match &mut self.role {
             RoleState::Leader(leader) => {
                 if leader.reads.readers.len() >= self.config.reads_max {
@@ -149,7 +149,6 @@ impl Raft {
     /// A follower asks. No answer is needed if it cannot be taken: it asks again.
     pub(crate) fn on_read_index(
         &mut self,
-        _now: Time,
         from: NodeId,
         nonce: u64,
         sequence: u64,

@@ -195,7 +195,7 @@ impl Raft {
 
     /// The host holds the bytes of the leader's snapshot before `next_offset`, durable or not, and
     /// not that one: what it no longer has after a restart is sent again.
-    pub fn snapshot_stored(&mut self, _now: Time, id: SnapshotId, next_offset: u64) {
+    pub fn snapshot_stored(&mut self, id: SnapshotId, next_offset: u64) {
         let Some(incoming) = &self.following.incoming else { return };
         if incoming.meta.id == id {
             let (to, sequence) = (incoming.from, incoming.sequence);

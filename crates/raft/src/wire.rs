@@ -129,29 +129,12 @@ impl Message {
         }
     }
 
-    /// The length of what [`Message::encode`] appends, to reserve room: exact but for
-    /// configurations in snapshots, for which it is an upper bound.
-    pub fn encoded_len_max(&self) -> usize {
-        const FIELDS_MAX: usize = 96;
-        let data = match &self.body {
-            Body::Append { entries, .. } => {
-                entries.iter().map(|entry| ENTRY_HEADER_BYTES + entry.data.len()).sum()
-            }
-            Body::InstallSnapshot { meta, data, .. } => {
-                configuration_len(&meta.configuration) + data.len()
-            }
-            Body::SnapshotHeld { meta, .. } => configuration_len(&meta.configuration),
-            _ => 0,
-        };
-        FIELDS_MAX + data
-    }
-
     /// Reads one message, which must be all there is.
     pub fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let kind = reader.u8()?;
-        let from = node_id(&mut reader)?;
-        let to = node_id(&mut reader)?;
+        let from = NodeId::decode(&mut reader)?;
+        let to = NodeId::decode(&mut reader)?;
         let term = Term(reader.u64()?);
         let body = decode_body(kind, &mut reader, bytes)?;
         reader.finish()?;
@@ -204,7 +187,7 @@ fn decode_body(kind: u8, r: &mut Reader<'_>, bytes: &Bytes) -> Result<Body, Deco
             Body::InstallSnapshotReply { sequence, id, next_offset, matched }
         }
         SNAPSHOT_HELD => {
-            let (sequence, id, maker) = (r.u64()?, SnapshotId(r.u64()?), node_id(r)?);
+            let (sequence, id, maker) = (r.u64()?, SnapshotId(r.u64()?), NodeId::decode(r)?);
             Body::SnapshotHeld { sequence, id, maker, meta: meta(r)? }
         }
         TIMEOUT_NOW => Body::TimeoutNow,
@@ -218,11 +201,6 @@ fn decode_body(kind: u8, r: &mut Reader<'_>, bytes: &Bytes) -> Result<Body, Deco
         GREET_REPLY => Body::GreetReply { nonce: r.u64()?, holds: r.bool()? },
         _ => return Err(DecodeError::Invalid("message kind")),
     })
-}
-
-fn configuration_len(configuration: &Configuration) -> usize {
-    let Configuration { voters, voters_outgoing, learners } = configuration;
-    12 + 8 * (voters.len() + voters_outgoing.len() + learners.len())
 }
 
 fn put_numbers(out: &mut impl Writer, numbers: &[u64]) {
@@ -253,10 +231,6 @@ fn put_meta(out: &mut impl Writer, meta: &SnapshotMeta) {
     put_position(out, meta.position);
     put_numbers(out, &[meta.id.0, meta.size_bytes]);
     meta.configuration.encode(out);
-}
-
-fn node_id(reader: &mut Reader<'_>) -> Result<NodeId, DecodeError> {
-    NodeId::new(reader.u64()?).ok_or(DecodeError::Invalid("node id"))
 }
 
 fn state(reader: &mut Reader<'_>) -> Result<(bool, Health), DecodeError> {

@@ -118,7 +118,7 @@ impl Replica {
             return;
         }
         let id = self.reads.next_id();
-        let asked = self.raft.read_index(now, id).is_ok().then_some(id);
+        let asked = self.raft.read_index(id).is_ok().then_some(id);
         for waiting in self.backups.waiting.iter_mut().filter(|waiting| due(waiting)) {
             waiting.stage = Stage::Asking { id: asked, retry_at: now + retry };
         }

@@ -181,7 +181,7 @@ impl Replica {
         }
         if !matches!(receiving.step, Step::Writing(_)) {
             // All of it is here and on its way; the leader may be told again.
-            return self.raft.snapshot_stored(self.now.mono, id, receiving.on_disk.stored);
+            return self.raft.snapshot_stored(id, receiving.on_disk.stored);
         }
         // As much as the leader may have on its way: while the disk has that, nothing more is taken, and
         // said when it is done. Nor is the answer to a question a promise to take more.
@@ -194,7 +194,7 @@ impl Replica {
         let ops = receiving.take(offset, data, bytes_max);
         if ops.is_empty() {
             // A question, or it came too early or again: what is missing, at once.
-            return self.raft.snapshot_stored(self.now.mono, id, receiving.accepted);
+            return self.raft.snapshot_stored(id, receiving.accepted);
         }
         let owner = Owner::Receiving(receiving.attempt);
         self.snapshot_job(owner, DiskJob::SnapshotWrite(ops));
@@ -334,7 +334,7 @@ impl Replica {
                 receiving.on_disk = on_disk;
                 if !receiving.asked || receiving.writing.is_empty() {
                     receiving.asked = false;
-                    self.raft.snapshot_stored(self.now.mono, id, on_disk.stored);
+                    self.raft.snapshot_stored(id, on_disk.stored);
                 }
                 if on_disk.stored < size_bytes {
                     receiving.step = Step::Writing(receiver);
@@ -442,7 +442,7 @@ impl Replica {
             self.options.raft.snapshot_retry_interval * (1 << times.min(REFUSALS_DOUBLED_MAX));
         self.snapshots.refused = Some(Refused { id, times, until: self.now.mono + wait });
         self.out.events.push(Event::SnapshotFailed(why));
-        self.raft.snapshot_stored(self.now.mono, id, 0);
+        self.raft.snapshot_stored(id, 0);
         let damaged = PeerMessage::SnapshotDamaged(SnapshotDamaged { id });
         self.tell(receiving.maker, Stream::Main, damaged);
         self.discard_receiving(receiving);

@@ -358,7 +358,7 @@ impl Replica {
         }
         let stamp = self.log_clock.stamp(self.now);
         let Closed { data, waiters, id: batch, copied_bytes } = self.writes.close(stamp);
-        let Ok(position) = self.raft.propose(self.now.mono, data) else {
+        let Ok(position) = self.raft.propose(data) else {
             self.put_back_waiters(waiters);
             return self.hold_for_log();
         };
@@ -400,7 +400,7 @@ impl Replica {
         }
         let readings = std::mem::take(&mut self.reads.next);
         let id = self.reads.next_id();
-        match self.raft.read_index(self.now.mono, id) {
+        match self.raft.read_index(id) {
             Ok(()) => {
                 let retry_at = self.now.mono + self.read_retry();
                 self.reads.rounds.push_back(Round { id, readings, retry_at });

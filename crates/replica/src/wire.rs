@@ -28,6 +28,24 @@ pub const HELD_INDICES_MAX: u64 = 4_096;
 /// A forwarded command, at most.
 pub const FORWARDED_BYTES_MAX: usize = 16 << 20;
 
+// The first byte of each kind of message.
+const RAFT: u8 = 1;
+const FORWARD: u8 = 2;
+const FORWARD_REPLY: u8 = 3;
+const SNAPSHOT_WANTED: u8 = 4;
+const SNAPSHOT_PART: u8 = 5;
+const SNAPSHOT_MISSING: u8 = 6;
+const WANTED: u8 = 7;
+const HELD: u8 = 8;
+const SNAPSHOT_DAMAGED: u8 = 9;
+
+/// What stands before the bytes of a forwarded command: id, connection, class, length.
+const REQUEST_HEADER_BYTES: usize = 8 + 8 + 1 + 4;
+/// What stands before the bytes of an entry: index, term, kind, length.
+const ENTRY_HEADER_BYTES: usize = 8 + 8 + 1 + 4;
+/// What an outcome takes at least: id, kind.
+const OUTCOME_BYTES_MIN: usize = 8 + 1;
+
 /// A message between nodes.
 #[derive(Clone, PartialEq, Debug)]
 pub enum PeerMessage {
@@ -206,45 +224,45 @@ impl PeerMessage {
     pub fn encode(&self, out: &mut impl Writer) {
         match self {
             Self::Raft(message) => {
-                out.put_u8(1);
+                out.put_u8(RAFT);
                 message.encode(out);
             }
             Self::Forward(forward) => {
-                out.put_u8(2);
+                out.put_u8(FORWARD);
                 encode_forward(forward, out);
             }
             Self::ForwardReply(reply) => {
-                out.put_u8(3);
+                out.put_u8(FORWARD_REPLY);
                 encode_forward_reply(reply, out);
             }
             Self::SnapshotWanted(SnapshotWanted { to, id, offset, len_max }) => {
-                out.put_u8(4);
+                out.put_u8(SNAPSHOT_WANTED);
                 for number in [to.get(), id.0, *offset, *len_max] {
                     out.put_u64(number);
                 }
             }
             Self::SnapshotPart(SnapshotPart { id, offset, data }) => {
-                out.put_u8(5);
+                out.put_u8(SNAPSHOT_PART);
                 out.put_u64(id.0);
                 out.put_u64(*offset);
                 out.put_shared(data);
             }
             Self::SnapshotMissing(SnapshotMissing { to, id }) => {
-                out.put_u8(6);
+                out.put_u8(SNAPSHOT_MISSING);
                 out.put_u64(to.get());
                 out.put_u64(id.0);
             }
             Self::SnapshotDamaged(SnapshotDamaged { id }) => {
-                out.put_u8(9);
+                out.put_u8(SNAPSHOT_DAMAGED);
                 out.put_u64(id.0);
             }
             Self::Wanted(Wanted { first, last }) => {
-                out.put_u8(7);
+                out.put_u8(WANTED);
                 out.put_u64(first.0);
                 out.put_u64(last.0);
             }
             Self::Held(held) => {
-                out.put_u8(8);
+                out.put_u8(HELD);
                 encode_held(held, out);
             }
         }
@@ -253,12 +271,14 @@ impl PeerMessage {
     /// Reads what [`PeerMessage::encode`] wrote; payloads are slices of `bytes`, not copies.
     pub fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
         match bytes.first() {
-            Some(1) => Message::decode(&bytes.slice(1..)).map(Self::Raft),
-            Some(2) => decode_forward(bytes).map(Self::Forward),
-            Some(3) => decode_forward_reply(bytes).map(Self::ForwardReply),
-            Some(&kind @ (4..=6 | 9)) => decode_snapshot_message(kind, bytes),
-            Some(7) => decode_wanted(bytes).map(Self::Wanted),
-            Some(8) => decode_held(bytes).map(Self::Held),
+            Some(&RAFT) => Message::decode(&bytes.slice(1..)).map(Self::Raft),
+            Some(&FORWARD) => decode_forward(bytes).map(Self::Forward),
+            Some(&FORWARD_REPLY) => decode_forward_reply(bytes).map(Self::ForwardReply),
+            Some(
+                &kind @ (SNAPSHOT_WANTED | SNAPSHOT_PART | SNAPSHOT_MISSING | SNAPSHOT_DAMAGED),
+            ) => decode_snapshot_message(kind, bytes),
+            Some(&WANTED) => decode_wanted(bytes).map(Self::Wanted),
+            Some(&HELD) => decode_held(bytes).map(Self::Held),
             Some(_) => Err(DecodeError::Invalid("message kind")),
             None => Err(DecodeError::Truncated),
         }
@@ -288,7 +308,8 @@ fn decode_forward(bytes: &Bytes) -> Result<Forward, DecodeError> {
     if count > FORWARD_REQUESTS_MAX {
         return Err(DecodeError::Invalid("request count"));
     }
-    let mut requests = Vec::with_capacity(count.min(reader.remaining().len() / 21));
+    let mut requests =
+        Vec::with_capacity(count.min(reader.remaining().len() / REQUEST_HEADER_BYTES));
     for _ in 0..count {
         requests.push(ForwardedRequest {
             id: reader.u64()?,
@@ -336,7 +357,7 @@ fn decode_forward_reply(bytes: &Bytes) -> Result<ForwardReply, DecodeError> {
     if count > FORWARD_REQUESTS_MAX {
         return Err(DecodeError::Invalid("outcome count"));
     }
-    let mut outcomes = Vec::with_capacity(count.min(reader.remaining().len() / 9));
+    let mut outcomes = Vec::with_capacity(count.min(reader.remaining().len() / OUTCOME_BYTES_MIN));
     for _ in 0..count {
         let id = reader.u64()?;
         let outcome = match reader.u8()? {
@@ -356,21 +377,20 @@ fn decode_forward_reply(bytes: &Bytes) -> Result<ForwardReply, DecodeError> {
 fn decode_snapshot_message(kind: u8, bytes: &Bytes) -> Result<PeerMessage, DecodeError> {
     let mut reader = Reader::new(bytes);
     reader.take(1)?;
-    let node = |id| NodeId::new(id).ok_or(DecodeError::Invalid("node id"));
     let message = match kind {
-        4 => PeerMessage::SnapshotWanted(SnapshotWanted {
-            to: node(reader.u64()?)?,
+        SNAPSHOT_WANTED => PeerMessage::SnapshotWanted(SnapshotWanted {
+            to: NodeId::decode(&mut reader)?,
             id: SnapshotId(reader.u64()?),
             offset: reader.u64()?,
             len_max: reader.u64()?,
         }),
-        5 => PeerMessage::SnapshotPart(SnapshotPart {
+        SNAPSHOT_PART => PeerMessage::SnapshotPart(SnapshotPart {
             id: SnapshotId(reader.u64()?),
             offset: reader.u64()?,
             data: bytes.slice_ref(reader.bytes(usize::MAX)?),
         }),
-        6 => PeerMessage::SnapshotMissing(SnapshotMissing {
-            to: node(reader.u64()?)?,
+        SNAPSHOT_MISSING => PeerMessage::SnapshotMissing(SnapshotMissing {
+            to: NodeId::decode(&mut reader)?,
             id: SnapshotId(reader.u64()?),
         }),
         _ => PeerMessage::SnapshotDamaged(SnapshotDamaged { id: SnapshotId(reader.u64()?) }),
@@ -406,7 +426,7 @@ fn decode_held(bytes: &Bytes) -> Result<Held, DecodeError> {
     let (first, through) = (LogIndex(reader.u64()?), LogIndex(reader.u64()?));
     let count = reader.u32()? as usize;
     // No more than the bytes can hold, so that a bare number allocates nothing.
-    if count > reader.remaining().len() / 21 {
+    if count > reader.remaining().len() / ENTRY_HEADER_BYTES {
         return Err(DecodeError::Truncated);
     }
     let mut entries = Vec::with_capacity(count);
@@ -494,8 +514,8 @@ pub fn decode_frame_header(bytes: &[u8]) -> Result<Option<FrameHeader>, DecodeEr
     }
     let checksum = reader.u32()?;
     let cluster = ClusterId(reader.u64()?);
-    let from = NodeId::new(reader.u64()?).ok_or(DecodeError::Invalid("sender"))?;
-    let to = NodeId::new(reader.u64()?).ok_or(DecodeError::Invalid("receiver"))?;
+    let from = NodeId::decode(&mut reader)?;
+    let to = NodeId::decode(&mut reader)?;
     Ok(Some(FrameHeader { payload_bytes, checksum, cluster, from, to }))
 }
 

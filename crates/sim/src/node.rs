@@ -174,11 +174,6 @@ impl Node {
         &self.clock
     }
 
-    /// Its clocks, to make them wrong.
-    pub fn clock_mut(&mut self) -> &mut NodeClock {
-        &mut self.clock
-    }
-
     /// What it is made of.
     pub fn setup(&self) -> &NodeSetup {
         &self.setup

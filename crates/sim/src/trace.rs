@@ -67,11 +67,6 @@ impl Trace {
         }
     }
 
-    /// Are lines wanted?
-    pub fn wants_lines(&self) -> bool {
-        !matches!(self.sink, Sink::None)
-    }
-
     /// The hash so far.
     pub fn hash(&self) -> u64 {
         self.hash

@@ -25,7 +25,7 @@ impl Identity {
     /// Reads what [`Identity::encode`] wrote.
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let cluster = ClusterId(reader.u64()?);
-        let node = NodeId::new(reader.u64()?).ok_or(DecodeError::Invalid("node id"))?;
+        let node = NodeId::decode(reader)?;
         Ok(Self { cluster, node })
     }
 }

@@ -78,7 +78,6 @@ fn unseal(bytes: &[u8], identity: Identity) -> Result<BTreeSet<NodeId>, OpenErro
 pub(crate) fn decode(body: &mut Reader<'_>) -> Result<(Identity, BTreeSet<NodeId>), DecodeError> {
     let identity = Identity::decode(body)?;
     let count = body.u32()?;
-    let mut member = || NodeId::new(body.u64()?).ok_or(DecodeError::Invalid("node id"));
-    let members = (0..count).map(|_| member()).collect::<Result<_, _>>()?;
+    let members = (0..count).map(|_| NodeId::decode(body)).collect::<Result<_, _>>()?;
     Ok((identity, members))
 }

@@ -167,9 +167,9 @@ impl Cluster {
 
     pub fn propose(&mut self, id: NodeId, commands: &[String]) {
         let mut refused = None;
-        self.input(id, |raft, now| {
+        self.input(id, |raft, _| {
             for command in commands {
-                refused = raft.propose(now, Bytes::from(command.clone())).err().or(refused);
+                refused = raft.propose(Bytes::from(command.clone())).err().or(refused);
             }
         });
         if let Some(refused) = refused {
@@ -180,7 +180,7 @@ impl Cluster {
     pub fn read(&mut self, id: NodeId) -> ReadId {
         let read = ReadId(self.fresh_id());
         let floor = self.oracle.commit_index();
-        let result = self.input(id, |raft, now| raft.read_index(now, read));
+        let result = self.input(id, |raft, _| raft.read_index(read));
         match result {
             Ok(()) => {
                 // The answer may be there already: it was checked against no floor.
@@ -304,8 +304,7 @@ impl Cluster {
             self.event(|| format!("{id} stores snapshot #{:x} through byte {held}", meta.id.0));
         }
         let host = self.hosts.get_mut(&id).expect("a known node");
-        let now = host.now;
-        host.raft().snapshot_stored(now, meta.id, held);
+        host.raft().snapshot_stored(meta.id, held);
         if held == meta.size_bytes && self.auto_snapshots {
             self.install(id);
         }

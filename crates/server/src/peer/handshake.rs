@@ -139,8 +139,8 @@ impl Hello {
         let mut reader = Reader::new(body);
         let hello = Self {
             cluster: ClusterId(reader.u64()?),
-            from: NodeId::new(reader.u64()?).ok_or(DecodeError::Invalid("sender"))?,
-            to: NodeId::new(reader.u64()?).ok_or(DecodeError::Invalid("receiver"))?,
+            from: NodeId::decode(&mut reader)?,
+            to: NodeId::decode(&mut reader)?,
             stream: match reader.u8()? {
                 0 => Stream::Main,
                 1 => Stream::Bulk,
@@ -174,7 +174,7 @@ impl Welcome {
         let welcome = Self {
             verdict: Verdict::from_byte(reader.u8()?).ok_or(DecodeError::Invalid("verdict"))?,
             cluster: ClusterId(reader.u64()?),
-            node: NodeId::new(reader.u64()?).ok_or(DecodeError::Invalid("node"))?,
+            node: NodeId::decode(&mut reader)?,
             client_address: read_address(&mut reader)?,
         };
         reader.finish()?;
