@@ -37,9 +37,9 @@ pub enum DiskOp {
         /// Its length afterwards.
         len_bytes: u64,
     },
-    /// Makes sure that `to` is there, to be written over, whatever it holds and however long it is: if it
-    /// is there already, nothing is done; if `from` is there and nobody else reads it, it gets this name;
-    /// else `from` is removed and an empty file made.
+    /// Ensures that a file `to` exists, of any length and content, to be written over. If it exists, nothing
+    /// happens. Otherwise `from` is renamed to it, unless somebody reads `from`: then `from` is removed and an
+    /// empty `to` is created.
     Reuse {
         /// The name now of what is wanted no more.
         from: FileName,

@@ -1,10 +1,8 @@
-//! Followers that only catch up: entries that are of use to nobody yet but to the follower itself.
+//! Followers that are behind the commit index while commits succeed without them.
 //!
-//! What it is: which followers those are, and how much they are sent. A follower without entries that
-//! are committed is not waited for while others make commits without it. What it lacks may be much, and
-//! would be sent, written and applied at the cost of those who wait: so the host says how much of it
-//! may go ([`Raft::allow_catch_up`]).
-//! What it is not: a matter of safety. Whoever is sent less only takes longer.
+//! Nobody waits for the entries that such a follower lacks, and sending, writing and applying them costs
+//! clients time; so the host limits how many bytes of them may go ([`Raft::allow_catch_up`]).
+//! What it is not: a matter of safety. A follower that is sent less only takes longer.
 
 use sampan_base::{NodeId, Time};
 
@@ -12,8 +10,8 @@ use crate::Health;
 use crate::membership::agreed;
 use crate::node::{Raft, RoleState};
 
-/// Bytes of entries in one Append to them, at most (one entry may exceed it), while they lack more than
-/// any Append may hold: others wait while it is sent, received and written.
+/// Limit of one Append to such a follower, in bytes of entries (a longer entry travels alone), while it lacks
+/// more than one ordinary Append could hold: others wait while an Append is sent, received and written.
 pub const CATCH_UP_BYTES_MAX: usize = 256 << 10;
 
 /// What followers that only catch up may be sent.

@@ -1,5 +1,5 @@
-//! Entries in a row, in blocks that are never moved or copied: whatever the log's length, to append one
-//! takes the same time, and to drop all of them takes no time at once.
+//! A queue of entries in fixed blocks that never move: appending takes constant time at any length, and
+//! dropping all of them only sets blocks aside.
 //!
 //! A vector that doubles moves a hundred thousand entries while every writer waits, and frees as many
 //! payloads when a snapshot has made them superfluous; so blocks that are dropped are kept aside and
@@ -25,7 +25,7 @@ pub(crate) struct Entries {
     blocks: VecDeque<Block>,
     len: usize,
     bytes: usize,
-    /// Blocks that are no longer of it, and not freed yet.
+    /// Blocks that were dropped and are not freed yet.
     dropped: Vec<Block>,
     /// Entries that came since some were freed.
     pushed: usize,

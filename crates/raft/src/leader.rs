@@ -372,7 +372,7 @@ impl Raft {
             _ => {}
         }
         if counts_again {
-            // What it acknowledged on the way is no news any more.
+            // Its acknowledgements did not count while it was recovering; now they do.
             self.advance_commit(now);
         }
         Ok(())
@@ -439,7 +439,8 @@ impl Raft {
     }
 }
 
-/// What an answer says that only a confused peer would: it is checked before anything is believed.
+/// The parts of a reply that can be checked against what this leader ever sent, before anything in it is
+/// believed.
 struct Claim {
     /// The request that it answers.
     sequence: u64,

@@ -77,26 +77,36 @@ pub(crate) enum RoleState {
 pub struct Raft {
     pub(crate) config: Config,
     pub(crate) rng: Rng,
+    /// currentTerm (paper, Figure 2).
     pub(crate) term: Term,
+    /// votedFor, in `term`.
     pub(crate) vote: Option<NodeId>,
+    /// The leader of `term`, once one was heard.
     pub(crate) leader: Option<NodeId>,
     pub(crate) role: RoleState,
+    /// log\[\], from the end of the snapshot on.
     pub(crate) log: Log,
     pub(crate) configurations: Configurations,
     pub(crate) persistence: Persistence,
+    /// commitIndex.
     pub(crate) commit: LogIndex,
+    /// lastApplied: what the host has taken.
     pub(crate) applied: LogIndex,
+    /// The newest snapshot: what followers get whose entries are trimmed.
     pub(crate) snapshot: Option<SnapshotMeta>,
     pub(crate) following: Following,
     pub(crate) election_timeout: Duration,
     pub(crate) election_deadline: Time,
     /// Quick retries of elections since a leader was last heard; spaces the next one.
     pub(crate) retries: u32,
+    /// While set this node neither votes nor counts (rule S12).
     pub(crate) non_voting_until: Option<LogIndex>,
     pub(crate) health: Health,
     pub(crate) newborn: Option<Newborn>,
     pub(crate) catch_up: CatchUp,
+    /// Gathered for the next `flush`.
     pub(crate) pending: Outputs,
+    /// Term, role and leader as of the last `flush`.
     pub(crate) reported: (Term, Role, Option<NodeId>),
     /// What first changed role or leader since then, if that is worth a word.
     pub(crate) why: Option<Why>,

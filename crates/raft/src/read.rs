@@ -7,8 +7,9 @@
 //! index. No round starts before this leader has committed an entry of its term, since before that
 //! it does not know what is committed (6.4, step 1). All end void when the term does.
 //!
-//! Those are asked whose answers made the last quorum; all others where an answer is late, and now and then to see
-//! who is quickest. Whoever is asked in vain costs both sides a message, and nobody is answered sooner.
+//! A round asks the voters that answered the last round first and suffice for a quorum: a question to anybody
+//! else costs both sides a message and answers nobody sooner. The others are asked when an answer is late, and
+//! once per heartbeat interval, to notice who has become faster.
 //!
 //! A follower asks its leader for an index on behalf of all its waiting reads. Its question is an
 //! acknowledgement too: of three voters, the one that asks and the leader are a quorum, and no round

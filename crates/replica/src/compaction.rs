@@ -25,9 +25,9 @@ const REST: Duration = Duration::from_secs(10);
 /// A log of a quarter of its limit, and no less than this, is worth a snapshot at rest.
 const REST_LOG_BYTES_MIN: u64 = 16 << 20;
 
-/// What does not count as growth of the log since the newest snapshot: what that holds and is kept for a
-/// lagging follower, for a restart that falls back to the older one, or because a segment is let go of as a
-/// whole; and on disk what came while it was taken, as far as the next one can wait.
+/// What the length of the log includes but the next snapshot could not free: entries kept for a lagging
+/// follower or for falling back to the older snapshot, the rest of a segment that is still needed in part,
+/// and, on disk, growth during the last snapshot as far as the next one can wait.
 #[derive(Default)]
 struct Retained {
     entries_bytes: u64,
@@ -158,11 +158,11 @@ impl Replica {
         2 * (self.applied.index.0 - start) >= self.raft.last_index().0 - start
     }
 
-    /// Has the log grown by more than `bytes_max` since the last snapshot: its entries, or its files, of whose
-    /// share half belongs to the log back to the older snapshot? Files are let go of by whole segments, so
-    /// a limit below that counts as two of them. A peer that is getting a snapshot gains nothing by another
-    /// one, and shares the disk with it: meanwhile files may grow by twice as much, if the next snapshot
-    /// then still finds room before the bound.
+    /// Has the log grown by more than `bytes_max` of entries since the last snapshot, or its files by half of
+    /// that (but two segments, for files are freed by whole segments)? The other half belongs to the log back
+    /// to the older snapshot. While a peer is being sent a snapshot, which another one would not help and
+    /// which shares the disk with it, files may grow twice as much if the next snapshot still fits below the
+    /// bound.
     fn log_has_grown_past(&self, bytes_max: u64) -> bool {
         let retained = &self.compaction.retained;
         let on_disk_max = growth_on_disk_max(bytes_max, self.options.storage.segment_bytes);

@@ -28,7 +28,8 @@ pub(crate) struct Forwarded {
     /// The number of the frame it is in.
     pub(crate) frame: u64,
     pub(crate) sent_at: Time,
-    /// The connection to the leader is gone; an answer may still be on its way by the other one.
+    /// When to stop waiting. Brought forward when the connection to the leader closes; the answer may still
+    /// arrive on the other connection.
     pub(crate) give_up_at: Time,
     /// A write of its connection goes in the same frame, behind it.
     pub(crate) is_followed: bool,
@@ -61,7 +62,7 @@ pub(crate) struct ForwardsOut {
     /// By attempt.
     pub(crate) under_way: BTreeMap<u64, Forwarded>,
     under_way_bytes: usize,
-    /// What is for this node waits: a frame for it was given to no connection.
+    /// Nothing is forwarded to this node for now: its last frame could not be sent.
     pub(crate) held_for: Option<NodeId>,
     next: Vec<ForwardedRequest>,
     next_bytes: usize,

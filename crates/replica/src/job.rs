@@ -41,7 +41,7 @@ pub enum DiskJob {
     SnapshotCommit(Vec<DiskOp>),
     /// Read header and footer of a snapshot that has arrived.
     SnapshotOpen(FileName),
-    /// Read a chunk of one back that has arrived or still does, and check it.
+    /// Read back one chunk of a snapshot that is arriving or has arrived, and check it.
     SnapshotLoad {
         /// The file, of which more may be on its way.
         file: FileName,

@@ -257,6 +257,10 @@ impl Replica {
                 break;
             }
         }
+        assert!(
+            self.out.fatal.is_some() || self.applied.index == self.raft.applied(),
+            "what was taken is applied"
+        );
         self.charge_catch_up();
         self.persist();
         self.maintain_storage();

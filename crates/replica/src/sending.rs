@@ -134,7 +134,6 @@ impl Replica {
     /// The followers that this leader heard lately.
     pub(crate) fn live_peers(&self) -> impl Iterator<Item = PeerStatus> {
         let live_since = self.now.mono - self.options.raft.election_timeout_max * 2;
-        let peers = if self.raft.is_leader() { self.raft.status().peers } else { Vec::new() };
-        peers.into_iter().filter(move |peer| peer.heard_at >= live_since)
+        self.raft.peers().filter(move |peer| peer.heard_at >= live_since)
     }
 }

@@ -295,7 +295,7 @@ impl RealDisk {
         handle.dirty.store(true, Ordering::Relaxed);
         handle.grown.store(true, Ordering::Relaxed);
         let mut known_bytes = handle.len_bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        debug_assert!(len_bytes <= *known_bytes, "to cut a file off makes nothing longer");
+        assert!(len_bytes <= *known_bytes, "to cut a file off makes nothing longer");
         *known_bytes = len_bytes;
         Ok(())
     }

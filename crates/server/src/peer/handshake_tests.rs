@@ -50,7 +50,7 @@ fn the_bytes_are_fixed() {
     assert_eq!(bytes[16..24], 1_u64.to_le_bytes());
     assert_eq!(bytes[24..32], 2_u64.to_le_bytes());
     assert_eq!(&bytes[32..44], b"\x01\x59\x1b\x05\x00\x00\x00node1");
-    assert_eq!(bytes.len(), HEADER_BYTES + 0x24 + 4);
+    assert_eq!(bytes.len(), 8 + 0x24 + 4);
 }
 
 #[test]
