@@ -6,6 +6,7 @@ use sampan_kv::Reply;
 
 use crate::output::Fatal;
 use crate::replica::Replica;
+use crate::requests::known_of_all;
 use crate::writes::{Proposal, WORK_BYTES_EACH, Waiter};
 
 impl Replica {
@@ -85,6 +86,7 @@ impl Replica {
         line.write_ended();
         let unblocked = line.writes == 0 && !line.waiting.is_empty();
         let is_idle = line.is_idle();
+        let reply = known_of_all(waiter.maybe_appended, reply);
         self.answer(waiter.ticket, reply, index);
         if unblocked {
             self.to_pump.push(origin);

@@ -41,6 +41,10 @@ const ANSWERS_IN_TRANSIT: Duration = Duration::from_millis(50);
 /// A line whose writes will return so many bytes of values begins no more of them before they are answered.
 const VALUE_BYTES_PER_LINE: usize = 1 << 20;
 
+/// Codes of replies that tell nothing of earlier attempts. Of these one may have been executed in a session that
+/// is gone by now, or may still come to one that has room again.
+const OF_ONE_ATTEMPT: [&str; 4] = ["CLUSTERDOWN", "NOSPACE", "SESSIONEXPIRED", "SESSIONFULL"];
+
 /// Where the first waiting request of a line may go now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Route {
@@ -66,6 +70,15 @@ enum Route {
 
 pub(crate) fn unknown() -> Reply {
     Reply::error("UNKNOWN outcome not known, command may still be applied")
+}
+
+/// What a client may be told who sent a command once, while its node may have tried it before: a reply that says
+/// only that the last attempt was not executed would be taken for more.
+pub(crate) fn known_of_all(maybe_appended: bool, reply: Reply) -> Reply {
+    let is_of_one = matches!(&reply, Reply::Error(text) if OF_ONE_ATTEMPT
+        .iter()
+        .any(|code| text.split(' ').next() == Some(code)));
+    if maybe_appended && is_of_one { unknown() } else { reply }
 }
 
 fn malformed() -> Reply {
@@ -716,12 +729,9 @@ impl Replica {
         })
     }
 
-    /// Ends a request that is in no attempt any more. That it was certainly not applied is said only
-    /// if no earlier attempt can have been.
+    /// Ends a request that is in no attempt any more.
     fn end(&mut self, origin: Origin, request: &Waiting, reply: Reply, decided_at: LogIndex) {
-        let not_applied = matches!(&reply, Reply::Error(text)
-            if text.starts_with("CLUSTERDOWN") || text.starts_with("NOSPACE"));
-        let reply = if not_applied && request.maybe_appended { unknown() } else { reply };
+        let reply = known_of_all(request.maybe_appended, reply);
         self.answer(Ticket { origin, seq: request.seq }, reply, decided_at);
     }
 

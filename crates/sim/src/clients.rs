@@ -464,6 +464,7 @@ impl Simulation {
             return Err(Violation::new("client", format!("{what:?} was answered {reply:?}")));
         }
         let Pending { want, attempts, .. } = &self.clients[client].pending[place];
+        let sent_once = *attempts == 1;
         let once = match want {
             Want::Session => None,
             Want::Operation { op, once } => {
@@ -481,9 +482,10 @@ impl Simulation {
             (Verdict::SessionGone, Some((session, _))) => {
                 self.counts.add(Fault::SessionExpiry, 1);
                 self.clients[client].forget_session(session);
-                // That copy was not executed. An earlier one may have been, also of a command that
-                // was sent once: nodes repeat what a session makes safe to repeat.
-                self.client_learns(client, id, End::Unknown, decided_at);
+                // That copy was not executed. An earlier one may have been, but not of a command that was
+                // sent once: of what a node has repeated it says no such thing.
+                let end = if sent_once { End::Never } else { End::Unknown };
+                self.client_learns(client, id, end, decided_at);
             }
             (Verdict::NotAppended | Verdict::Unknown | Verdict::SessionFull, Some(_)) => {
                 self.client_retries(client, id);

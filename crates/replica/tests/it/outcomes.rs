@@ -107,6 +107,32 @@ fn a_repeated_session_command_gets_its_first_reply_from_the_next_leader() {
 }
 
 #[test]
+fn a_session_that_has_ended_does_not_hide_an_attempt_that_its_client_does_not_know_of() {
+    let mut led = Vec::new();
+    for place in [0, 1] {
+        let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+        let followers: Vec<u64> = (1..=3).filter(|&id| id != leader).collect();
+        let follower = followers[place];
+        let session = cluster.ask(follower, 1, "SESSION OPEN");
+        // The first attempt is in all logs when its leader dies; the next one's clock is hours ahead.
+        cluster.hold = |message| matches!(message, PeerMessage::Raft(raft) if is_reply(raft));
+        let sent = cluster.send(follower, 1, &[&format!("ONCE {session} 1 INCR n")]);
+        cluster.run_ms(5);
+        cluster.kill(leader);
+        cluster.hold = |_| false;
+        cluster.clocks_ahead_ms.extend(followers.iter().map(|&id| (id, 2 * 3_600_000)));
+        led.push(cluster.wait_for_leader() == follower);
+        cluster.run_ms(500);
+        assert_eq!(cluster.ask(follower, 2, "GET n"), "1", "it was applied");
+        // The client has sent it once: it would take -SESSIONEXPIRED for "not applied".
+        assert_eq!(cluster.answer(follower, 1, sent[0]).map(show).as_deref(), Some(UNKNOWN));
+        let again = cluster.ask(follower, 1, &format!("ONCE {session} 1 INCR n"));
+        assert!(again.starts_with("-SESSIONEXPIRED"), "{again}");
+    }
+    assert!(led.contains(&true) && led.contains(&false), "by the node itself, and by another");
+}
+
+#[test]
 fn a_refused_command_waits_for_a_new_leader_and_causes_no_storm() {
     let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
     let follower = cluster.follower_of(leader);
