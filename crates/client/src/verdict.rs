@@ -23,6 +23,13 @@ pub(crate) enum Verdict {
     NoSessions,
 }
 
+/// How errors begin that a node closes a connection with, for it has too much on its hands. They say nothing of the
+/// command: another node takes it, and an earlier copy may have been applied.
+const OF_A_NODE: [&str; 2] = [
+    "ERR max number of clients reached",
+    "ERR commands that are not complete take too much memory",
+];
+
 pub(crate) fn judge(value: &Value) -> Verdict {
     let Value::Error(text) = value else { return Verdict::Final };
     let code = text.split(' ').next().unwrap_or_default();
@@ -33,7 +40,7 @@ pub(crate) fn judge(value: &Value) -> Verdict {
         "CLUSTERDOWN" | "LOADING" => Verdict::RefusedHere,
         "SESSIONEXPIRED" => Verdict::SessionExpired,
         "SESSIONSTALE" | "SESSIONREUSED" => Verdict::SessionBroken,
-        "ERR" if text.starts_with("ERR max number of clients reached") => Verdict::RefusedHere,
+        "ERR" if OF_A_NODE.iter().any(|start| text.starts_with(start)) => Verdict::RefusedHere,
         "ERR" if is_unknown_command(text, "SESSION") || is_unknown_command(text, "ONCE") => {
             Verdict::NoSessions
         }
@@ -59,6 +66,10 @@ mod tests {
             ("CLUSTERDOWN No leader elected", Verdict::RefusedHere),
             ("LOADING", Verdict::RefusedHere),
             ("ERR max number of clients reached", Verdict::RefusedHere),
+            (
+                "ERR commands that are not complete take too much memory, this one most: closed",
+                Verdict::RefusedHere,
+            ),
             ("NOSPACE no room for the log", Verdict::Refused),
             ("SESSIONFULL too many replies not acknowledged", Verdict::SessionFull),
             ("BUSYKEY Target key name already exists.", Verdict::Final),
