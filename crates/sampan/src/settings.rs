@@ -321,6 +321,8 @@ settings! {
     peer_queue_bytes_max "SAMPAN_PEER_QUEUE_BYTES_MAX" usize => limits.peer_queue_bytes_max;
     /// A connection whose data a peer's machine does not acknowledge for this long is closed
     peer_ack_ms "SAMPAN_PEER_ACK_MS" Millis => limits.peer_ack_time;
+    /// A connection is closed when one frame of a peer takes longer than this to arrive
+    peer_frame_ms "SAMPAN_PEER_FRAME_MS" Millis => limits.peer_frame_time;
     /// First wait before a peer is dialled again
     redial_min_ms "SAMPAN_REDIAL_MIN_MS" Millis => limits.redial_time_min;
     /// Longest wait before a peer is dialled again

@@ -207,6 +207,9 @@ pub struct Limits {
     pub peer_queue_bytes_max: usize,
     /// Data that a peer's machine has not acknowledged for this long end the connection.
     pub peer_ack_time: Duration,
+    /// A peer's frame that takes longer to arrive ends the connection: its length may be damaged, and
+    /// what follows would be taken for the rest of it.
+    pub peer_frame_time: Duration,
     /// The first wait before a peer is dialled again.
     pub redial_time_min: Duration,
     /// The longest wait; each is twice the one before, and random by half.
@@ -239,6 +242,7 @@ impl Default for Limits {
             handshakes_max: 64,
             peer_queue_bytes_max: 32 << 20,
             peer_ack_time: Duration::from_secs(2),
+            peer_frame_time: Duration::from_secs(10),
             redial_time_min: Duration::from_millis(20),
             redial_time_max: Duration::from_millis(200),
         }
@@ -330,6 +334,7 @@ impl Limits {
             ("backup_idle_time", self.backup_idle_time),
             ("handshake_time", self.handshake_time),
             ("peer_ack_time", self.peer_ack_time),
+            ("peer_frame_time", self.peer_frame_time),
             ("redial_time_min", self.redial_time_min),
         ];
         check_times(&times)?;

@@ -34,6 +34,11 @@ impl Frames {
         Self { shared: BytesMut::with_capacity(READ_BYTES), long: None }
     }
 
+    /// Has a frame begun that is not whole? To be asked when [`next`](Self::next) has no more.
+    pub(super) fn is_amid(&self) -> bool {
+        self.long.is_some() || !self.shared.is_empty()
+    }
+
     /// One read; how many bytes came. None: the other side has ended.
     pub(super) async fn read<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> io::Result<usize> {
         let Some((long, wanted)) = &mut self.long else {

@@ -368,6 +368,56 @@ fn a_damaged_frame_ends_the_connection_and_nothing_of_it_is_taken() {
 }
 
 #[test]
+fn a_length_that_is_damaged_does_not_swallow_all_that_follows() {
+    on_loop(async {
+        let peer_frame_time = Duration::from_millis(50);
+        let (one, two) = two_sides(&Limits { peer_frame_time, ..Limits::default() });
+        one.start();
+        for (stream, byte) in [(Stream::Main, 5), (Stream::Main, 6), (Stream::Bulk, 7)] {
+            let mut socket = one.connect_as(two.id, stream).await;
+            let mut bad = frame(CLUSTER, 2, 1, 4);
+            bad[byte] |= 0x04;
+            socket.write_all(&bad).await.unwrap();
+            // Seconds of heartbeats, which the announced frame would take in for hours.
+            let begin = Instant::now();
+            let closed = async {
+                while socket.write_all(&frame(CLUSTER, 2, 1, 5)[..8]).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), closed).await.expect("it is closed");
+            assert!(begin.elapsed() >= peer_frame_time, "byte {byte}");
+        }
+        assert_eq!(one.count("down n2"), 2);
+        assert_eq!(one.peers.counters.broken_frames.get(), 3);
+        assert!(!one.has("4 from n2") && !one.has("5 from n2"));
+    });
+}
+
+#[test]
+fn frames_may_come_for_longer_than_one_may_take() {
+    on_loop(async {
+        let peer_frame_time = Duration::from_millis(200);
+        let (one, two) = two_sides(&Limits { peer_frame_time, ..Limits::default() });
+        one.start();
+        let mut socket = one.connect_as(two.id, Stream::Main).await;
+        socket.set_nodelay(true).unwrap();
+        // Cut so that after each piece another frame has begun, and after the last one none.
+        let stream: Vec<u8> = (1..=20).flat_map(|number| frame(CLUSTER, 2, 1, number)).collect();
+        for piece in stream.chunks(stream.len() / 20 + 1) {
+            socket.write_all(piece).await.unwrap();
+            tokio::time::sleep(peer_frame_time / 10).await;
+        }
+        until("all have arrived", || one.has("20 from n2")).await;
+        // Between frames there is no limit.
+        tokio::time::sleep(2 * peer_frame_time).await;
+        socket.write_all(&frame(CLUSTER, 2, 1, 21)).await.unwrap();
+        until("it has arrived", || one.has("21 from n2")).await;
+        assert_eq!(one.peers.counters.broken_frames.get(), 0);
+    });
+}
+
+#[test]
 fn frames_arrive_however_they_are_cut() {
     on_loop(async {
         let (one, two) = two_sides(&Limits::default());
