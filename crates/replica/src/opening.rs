@@ -86,6 +86,11 @@ impl fmt::Display for OpenReport {
 }
 
 impl OpenReport {
+    /// Were files damaged, whether or not that cost anything?
+    pub fn found_damage(&self) -> bool {
+        self.faulty.is_some() || !self.repaired.is_empty() || self.storage.found_damage()
+    }
+
     pub(crate) fn of(recovered: &Recovered, keys: u64) -> Self {
         let snapshot = recovered.snapshot.as_ref().map(|snapshot| &snapshot.meta);
         let covered = snapshot.map_or(LogIndex::ZERO, |meta| meta.position.index);

@@ -240,7 +240,7 @@ impl Loaded {
             }
         };
         let line = format!("loaded in {} ms: {report}", began.elapsed().as_millis());
-        if report.faulty.is_some() || !report.repaired.is_empty() {
+        if report.found_damage() {
             log.warn(line);
         } else {
             log.line(line);

@@ -139,6 +139,8 @@ pub(crate) struct Loaded {
     pub(crate) write_order: [&'static str; 2],
     /// The other copy was damaged, missing or older.
     pub(crate) repair: bool,
+    /// It was damaged or missing: no crash leaves that.
+    pub(crate) damaged: bool,
 }
 
 impl Loaded {
@@ -171,10 +173,10 @@ pub(crate) fn load(disk: &mut dyn Disk, identity: Identity) -> Result<Loaded, Op
         (Some(a), Some(b)) => a.sequence >= b.sequence,
         (a, _) => a.is_some(),
     };
-    let repair = a != b;
+    let (repair, damaged) = (a != b, a.is_none() || b.is_none());
     let (newest, write_order) = if newest_is_a { (a, [FILES[1], FILES[0]]) } else { (b, FILES) };
     let record = newest.ok_or(OpenError::DamagedHardState("neither copy is what was written"))?;
-    Ok(Loaded { record, write_order, repair })
+    Ok(Loaded { record, write_order, repair, damaged })
 }
 
 fn load_copy(

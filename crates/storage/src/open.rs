@@ -145,6 +145,7 @@ impl Found {
             report.torn_tail = Some((files[last].file.clone(), offset));
         }
         report.hard_state_repaired = hard_state.repair.then(|| hard_state.write_order[0].into());
+        report.hard_state_damaged = hard_state.damaged;
         report.snapshots_damaged = snapshots.damaged.into_iter().map(|(file, _)| file).collect();
         let entries = match verdict.discard {
             Some(_) => Vec::new(),

@@ -83,6 +83,8 @@ pub struct Report {
     pub log_discarded: Option<&'static str>,
     /// The copy of the hard state that was damaged or stale, and was written again.
     pub hard_state_repaired: Option<FileName>,
+    /// It was damaged, not only stale.
+    pub hard_state_damaged: bool,
     /// Copies of the damaged part of the log, which was given up.
     pub segments_damaged: Vec<FileName>,
     /// Segments given up of which there was no room for a copy.
@@ -91,6 +93,17 @@ pub struct Report {
     pub snapshots_damaged: Vec<FileName>,
     /// Leftovers of interrupted work that were removed.
     pub leftovers_removed: usize,
+}
+
+impl Report {
+    /// Did it come upon what no crash leaves? It may have got over it, but whoever looks after the disk is
+    /// to know.
+    pub const fn found_damage(&self) -> bool {
+        self.hard_state_damaged
+            || !self.snapshots_damaged.is_empty()
+            || !self.segments_damaged.is_empty()
+            || self.segments_not_kept > 0
+    }
 }
 
 impl fmt::Display for Report {
@@ -110,7 +123,8 @@ impl fmt::Display for Report {
             write!(f, "; log dropped: {why}")?;
         }
         if let Some(file) = &self.hard_state_repaired {
-            write!(f, "; {file} written again")?;
+            let why = if self.hard_state_damaged { " was damaged, and is" } else { "" };
+            write!(f, "; {file}{why} written again")?;
         }
         for file in &self.segments_damaged {
             write!(f, "; {file} kept to look at")?;

@@ -435,7 +435,10 @@ fn a_copy_of_the_hard_state_that_lost_a_write_does_not_count() {
         let bytes = disk.read(copy, 0, PAGE_BYTES).unwrap();
         disk.execute_all(&ops).unwrap();
         disk.execute(&DiskOp::Write { file, offset: 0, bytes }).unwrap();
-        assert_eq!(open(&mut disk, &Options::tiny()).1.hard_state, hard_state, "{copy}");
+        let (_, found) = open(&mut disk, &Options::tiny());
+        assert_eq!(found.hard_state, hard_state, "{copy}");
+        assert_eq!(found.report.hard_state_repaired.as_deref(), Some(copy));
+        assert!(!found.report.found_damage(), "a crash between two writes is no damage");
     }
 }
 
@@ -448,8 +451,12 @@ fn one_damaged_copy_of_the_hard_state_is_repaired_and_two_are_refused() {
         let (_, found) = open(&mut disk, &Options::tiny());
         assert_eq!(found.hard_state.term, Term(1));
         assert_eq!(found.report.hard_state_repaired.as_deref(), Some(copy));
+        assert!(found.report.found_damage(), "{copy}");
+        let said = format!("{copy} was damaged, and is written again");
+        assert!(found.report.to_string().contains(&said), "{}", found.report);
         let (_, found) = open(&mut disk, &Options::tiny());
         assert_eq!(found.report.hard_state_repaired, None);
+        assert!(!found.report.found_damage(), "{copy}");
     }
     let mut disk = disk;
     disk.corrupt("hard_state.a", 50, |byte| *byte ^= 1);

@@ -1,12 +1,12 @@
 //! Logs that are damaged while their nodes are down: real files, real processes.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sampan_resp::Value;
 
-use crate::harness::{Cluster, within};
+use crate::harness::{Cluster, Options, within};
 
 fn value(number: u64) -> String {
     format!("a value to be found in the file, number {number:04}.")
@@ -90,4 +90,45 @@ fn a_node_that_asks_in_vain_turns_clients_away_and_can_be_stopped() {
         refused.is_err().then_some(())
     });
     assert!(cluster.stop(leader).success());
+}
+
+#[test]
+fn damage_that_a_start_gets_over_is_a_warning_all_the_same() {
+    let mut cluster = Cluster::start_with("got-over", Options { nodes: 1, ..Options::default() });
+    let mut c = cluster.connection(1);
+    for number in 0..20 {
+        assert_eq!(c.call(&["SET", &format!("key{number}"), &value(number)]), Value::OK);
+    }
+    assert_eq!(c.call(&["SNAPSHOT", "NOW"]), Value::OK);
+    within(Duration::from_secs(10), "a snapshot", || {
+        (cluster.number(1, "raft", "snapshot_index") > 0).then_some(())
+    });
+    assert!(!cluster.log(1).contains("warning: "), "{}", cluster.log(1));
+    cluster.kill(1);
+    flip(&cluster.data_dir(1).join("hard_state.b"), 50);
+    cluster.restart(1);
+    cluster.wait_for(1);
+    let log = cluster.log(1);
+    let warned =
+        |what: &str| log.lines().any(|l| l.contains("warning: loaded") && l.contains(what));
+    assert!(warned("hard_state.b was damaged, and is written again"), "{log}");
+
+    cluster.kill(1);
+    for file in fs::read_dir(cluster.data_dir(1).join("snapshots")).unwrap() {
+        flip(&file.unwrap().path(), 4200);
+    }
+    cluster.restart(1);
+    cluster.wait_for(1);
+    let log = cluster.log(1);
+    let warned =
+        |what: &str| log.lines().any(|l| l.contains("warning: loaded") && l.contains(what));
+    assert!(warned(".snap is damaged and set aside"), "{log}");
+    assert_eq!(cluster.get("key7"), value(7), "the log alone has it");
+}
+
+/// Flips a bit of a file.
+fn flip(file: &Path, at: usize) {
+    let mut bytes = fs::read(file).unwrap();
+    bytes[at] ^= 0x10;
+    fs::write(file, bytes).unwrap();
 }
