@@ -346,6 +346,7 @@ impl Replica {
             raft: self.raft.status(),
             kv: self.kv.stats(),
             applied: self.applied.index,
+            digest: self.kv.digest(),
             log_bytes_live: self.storage.log_bytes_live(),
             log_bytes_on_disk: self.storage.log_bytes_on_disk(),
             snapshot: self.newest_snapshot(),

@@ -1,6 +1,7 @@
 //! What a replica says of itself, for `INFO`, `sampan status` and tests. Read only.
 
 use sampan_base::{ClusterId, LogIndex};
+use sampan_kv::Digest;
 
 /// A picture of a replica at one moment.
 #[derive(Clone, Debug)]
@@ -13,6 +14,8 @@ pub struct Status {
     pub kv: sampan_kv::Stats,
     /// The last index the state machine has applied.
     pub applied: LogIndex,
+    /// Of the state there: equal on all nodes at the same index.
+    pub digest: Digest,
     /// Bytes of log entries that a restart would replay.
     pub log_bytes_live: u64,
     /// Bytes of log files.

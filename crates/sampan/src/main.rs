@@ -37,8 +37,8 @@ Exit codes of get, set, append, del, incr, exists, ttl, expire and command:
   5 refused by the cluster, which changed nothing; 6 done, but the answer could not be written
 Exit codes of backup, restore and inspect: 0 done; 1 interrupted; 2 bad arguments, or something is there already;
   3 no node gave a backup; 5 damaged; 6 a file or object could not be read or written.
-Exit codes of status: 0 all nodes are up and know a leader; 1 one is down or knows none;
-  3 none knows a leader.
+Exit codes of status: 0 all nodes are up and reach a leader; 1 one is down, knows none or cannot reach it,
+  or two hold different states; 2 bad arguments; 3 none knows a leader; 6 the table could not be written.
 For those of server and cluster see `sampan server --help`.";
 
 /// Sampan: a replicated, linearizable, durable key/value store that speaks the Redis protocol

@@ -1,12 +1,13 @@
 //! `sampan status`: what each node says of itself, side by side.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::clerk::Servers;
 use crate::exit::{self, Ended};
 use crate::probe::{self, Fields};
-use crate::terminal::print;
+use crate::terminal::{complain, print};
 
 /// The columns.
 const HEADINGS: [&str; 10] = [
@@ -41,6 +42,9 @@ pub(crate) fn run(servers: &Servers) -> Ended {
         answers.sort_by_key(|(place, _)| *place);
         let answers: Vec<Answer> = answers.into_iter().map(|(_, answer)| answer).collect();
         print(table(addresses, &answers).as_bytes())?;
+        if let Some(text) = divergence(&answers) {
+            complain(format_args!("warning: {text}"));
+        }
         Ok(verdict(&answers))
     })
 }
@@ -49,7 +53,7 @@ fn verdict(answers: &[Answer]) -> ExitCode {
     let has_leader = answers.iter().flatten().any(knows_leader);
     let is_well =
         |answer: &Answer| answer.as_ref().is_ok_and(|f| knows_leader(f) && !is_cut_off(f));
-    match (has_leader, answers.iter().all(is_well)) {
+    match (has_leader, answers.iter().all(is_well) && divergence(answers).is_none()) {
         (false, _) => exit::UNAVAILABLE.into(),
         (true, false) => exit::NOT_MET.into(),
         (true, true) => ExitCode::SUCCESS,
@@ -64,6 +68,26 @@ fn knows_leader(fields: &Fields) -> bool {
 /// A follower that hears its leader and has no connection to it: it takes no writes.
 fn is_cut_off(fields: &Fields) -> bool {
     knows_leader(fields) && field(fields, "leader_connected") == "0"
+}
+
+/// Two nodes that have applied the same entries, and yet hold different states.
+fn divergence(answers: &[Answer]) -> Option<String> {
+    let mut first_at = BTreeMap::new();
+    // A node of an older version does not say.
+    let told = answers.iter().flatten().filter(|fields| fields.contains_key("applied_digest"));
+    for fields in told {
+        let applied = number(fields, "applied_index");
+        let first: &Fields =
+            first_at.entry((field(fields, "cluster_id"), applied)).or_insert(fields);
+        if field(first, "applied_digest") != field(fields, "applied_digest") {
+            let [one, other] = [first, fields].map(|fields| field(fields, "node_id"));
+            return Some(format!(
+                "n{one} and n{other} have both applied {applied} and hold different states: are the settings \
+                 of the group State the same on all nodes?"
+            ));
+        }
+    }
+    None
 }
 
 fn field<'a>(fields: &'a Fields, name: &str) -> &'a str {
@@ -94,14 +118,19 @@ fn row(address: &str, answer: &Answer, commit_max: u64) -> Row {
         }
     };
     let of_field = |name: &str| field(fields, name).to_owned();
-    // What it lost is on its way.
-    let repairs = if field(fields, "voting") == "0" { ", repairing" } else { "" };
-    let role = field(fields, "raft_role");
-    let role = if is_cut_off(fields) {
-        format!("{role}{repairs}, cannot reach n{}", field(fields, "leader_id"))
-    } else {
-        format!("{role}{repairs}")
+    let past = match (number(fields, "voters_unheard"), field(fields, "voting")) {
+        // It has none, and waits for the others to tell whether it had one.
+        (unheard @ 1.., _) => format!(", new, waits for {unheard} more"),
+        // What it lost is on its way.
+        (0, "0") => ", repairing".to_owned(),
+        (0, _) => String::new(),
     };
+    let way = if is_cut_off(fields) {
+        format!(", cannot reach n{}", field(fields, "leader_id"))
+    } else {
+        String::new()
+    };
+    let role = format!("{}{past}{way}", field(fields, "raft_role"));
     let snapshot = match field(fields, "snapshot_index") {
         "0" => "-".to_owned(),
         index => format!("{index} ({} bytes)", field(fields, "snapshot_bytes")),
@@ -168,6 +197,41 @@ mod tests {
              n3    h:3      follower                   3     110     90       30   99         well  -\n"
         );
     }
+
+    #[test]
+    fn a_new_node_is_not_taken_for_one_that_repairs() {
+        let mut fields = node("3", "follower", "110", "90", "0");
+        fields
+            .extend([("voting", "0"), ("voters_unheard", "2")].map(|(k, v)| (k.into(), v.into())));
+        assert_eq!(row("h:3", &Ok(fields.clone()), 110)[2], "follower, new, waits for 2 more");
+        fields.insert("voters_unheard".to_owned(), "0".to_owned());
+        assert_eq!(row("h:3", &Ok(fields), 110)[2], "follower, repairing");
+    }
+
+    #[test]
+    fn nodes_that_applied_the_same_and_differ_are_not_well() {
+        let told = |id: &str, applied: &str, digest: &str| {
+            let mut fields = node(id, "follower", "110", applied, "0");
+            fields.insert("leader_id".to_owned(), "2".to_owned());
+            fields.insert("applied_digest".to_owned(), digest.to_owned());
+            Ok(fields)
+        };
+        let mut answers = vec![told("1", "90", "ab"), told("2", "91", "cd"), told("3", "90", "ab")];
+        // One that is down, and one of an older version.
+        answers.extend([Err("no route".to_owned()), Ok(node("5", "follower", "110", "90", "0"))]);
+        assert_eq!(divergence(&answers), None);
+        answers.push(told("6", "91", "ce"));
+        let text = divergence(&answers).unwrap_or_default();
+        assert!(
+            text.starts_with("n2 and n6 have both applied 91 and hold different states"),
+            "{text}"
+        );
+        answers.retain(|answer| answer.as_ref().is_ok_and(|f| f.contains_key("applied_digest")));
+        assert_eq!(verdict(&answers), exit::NOT_MET.into());
+        answers.pop();
+        assert_eq!(verdict(&answers), ExitCode::SUCCESS);
+    }
+
     #[test]
     fn a_follower_that_cannot_reach_its_leader_is_not_well() {
         let mut fields = node("3", "follower", "110", "90", "0");

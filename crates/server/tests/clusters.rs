@@ -365,6 +365,9 @@ fn a_node_that_is_far_behind_catches_up_by_snapshot() {
         info["snapshot_index"] != "0"
             && info["applied_index"] == nodes[leader].raft()["commit_index"]
     });
+    let digests = [&nodes[leader], &node].map(|node| node.raft()["applied_digest"].clone());
+    assert_eq!(digests[0], digests[1]);
+    assert!(digests[0].len() == 32 && digests[0].bytes().any(|byte| byte != b'0'), "{digests:?}");
     let mut client = node.connect();
     client.call("READONLY");
     assert_eq!(client.call("DBSIZE"), format!(":{written}\r\n"));

@@ -211,6 +211,7 @@ fn raft(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("configuration", &raft.configuration);
     lines.put("commit_index", raft.commit);
     lines.put("applied_index", status.applied);
+    lines.put("applied_digest", status.digest);
     lines.put("first_index", raft.first_index);
     lines.put("last_index", raft.last_index);
     lines.put("durable_index", raft.durable_index);
