@@ -47,6 +47,8 @@ pub(crate) const USAGE: u8 = 2;
 /// `server` and `cluster`: the codes that name a fault which another start would meet again. Those
 /// that only a node finds are `sampan_server::ServerError`'s.
 pub(crate) const FAULTS: std::ops::RangeInclusive<u8> = 2..=8;
+/// `server` and `cluster`: somebody else listens at an address.
+pub(crate) const PORT_IN_USE: u8 = 3;
 /// `server`, `cluster`, and those of backups: files are damaged.
 pub(crate) const DATA_DAMAGED: u8 = 5;
 /// The same: the disk failed, or is full; or whatever keeps a backup does.

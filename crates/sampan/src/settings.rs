@@ -72,13 +72,13 @@ impl Identity {
             listen.port = 0;
         }
         let mut config = Config::new(cluster, node, listen, data_dir)
-            .map_err(|error| Failure::usage(error.to_string()))?;
+            .map_err(|error| Failure::usage(error.renamed(with_flags).to_string()))?;
         config.listen.port = port;
         config.listen_peer = self.peer_listen.unwrap_or(config.listen_peer);
         config.advertise = self.advertise;
         for (id, address) in self.peer {
             if config.peers.insert(id, address).is_some() {
-                let text = format!("peer {id} is given twice: want one address for each node");
+                let text = format!("--peer {id} is given twice: want one address for each node");
                 return Err(Failure::usage(text));
             }
         }
@@ -372,7 +372,7 @@ impl Settings {
     pub(crate) fn apply(self, config: &mut Config) -> Result<(), Failure> {
         if self.raft_state_max_bytes.is_some_and(|bytes| bytes < -1) {
             let bytes = self.raft_state_max_bytes.unwrap_or_default();
-            let text = format!("raft-state-max-bytes is {bytes}: want bytes, or -1 for never");
+            let text = format!("--raft-state-max-bytes is {bytes}: want bytes, or -1 for never");
             return Err(Failure::usage(text));
         }
         let follow_timeout = self.election_timeout_max_ms.is_none();
@@ -408,7 +408,9 @@ fn flag_of(name: &str) -> Option<String> {
     let by_field = || FIELDS.iter().find(|(_, path)| name.contains('_') && is_path(path));
     let by_name = FIELDS.iter().find(|(setting, _)| *setting == name);
     let (setting, _) = match name {
+        "listen" => return Some("--listen".to_owned()),
         "listen_peer" => return Some("--peer-listen".to_owned()),
+        "peers" => return Some("--peer".to_owned()),
         "data_dir" => return Some("--data-dir".to_owned()),
         _ => by_name.or_else(by_field)?,
     };

@@ -57,7 +57,9 @@ fn minus_one_and_zero_stand_for_never() {
 #[test]
 fn a_high_client_port_needs_a_peer_address() {
     let listen = "--listen 127.0.0.1:60000";
-    assert!(error_of(listen).contains("want a port of at most 55535"));
+    let text =
+        "--listen is 127.0.0.1:60000: want a port of at most 55535, or --peer-listen beside it";
+    assert_eq!(error_of(listen), text);
     let config = config(&format!("{listen} --peer-listen 127.0.0.1:60001")).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:60000");
     assert_eq!(config.listen_peer.to_string(), "127.0.0.1:60001");
@@ -66,8 +68,9 @@ fn a_high_client_port_needs_a_peer_address() {
 #[test]
 fn each_fault_is_named_with_what_is_accepted() {
     for (flags, words) in [
-        ("--peer 2=h:1 --peer 2=h:2", "peer n2 is given twice: want one address for each node"),
-        ("--peer 1=h:1", "this node itself: want only the other nodes"),
+        ("--peer 2=h:1 --peer 2=h:2", "--peer n2 is given twice: want one address for each node"),
+        ("--peer 1=h:1", "--peer is n1: this node itself: want only the other nodes"),
+        ("--peer 2=0.0.0.0:1", "--peer n2 is 0.0.0.0:1: want a host and port to connect to"),
         ("--peer h:1", "want ID=HOST:PORT, such as 2=127.0.0.1:17002"),
         ("--listen 7001", "want HOST:PORT"),
         (
@@ -75,13 +78,13 @@ fn each_fault_is_named_with_what_is_accepted() {
             "--heartbeat-ms (400ms) must be above 0 and at most half of --election-timeout-ms (500ms)",
         ),
         ("--snapshot-message-bytes-max 0", "--snapshot-message-bytes-max must be at least 1"),
-        ("--redial-min-ms 0", "--redial-min-ms is 0ns: want at least 1ms"),
+        ("--redial-min-ms 0", "--redial-min-ms is 0ms: want at least 1ms"),
         ("--apply-bytes-max 0", "--apply-bytes-max is 0: want at least 1"),
         ("--request-arguments-max 0", "--request-arguments-max is 0: want at least 4"),
         ("--arguments-max 0", "--arguments-max must be at least 1"),
         ("--shards 3", "--shards 3 must be a power of two"),
         ("--peer-listen 127.0.0.1:7001", "--peer-listen is 127.0.0.1:7001: the address for"),
-        ("--raft-state-max-bytes -2", "raft-state-max-bytes is -2: want bytes, or -1 for never"),
+        ("--raft-state-max-bytes -2", "--raft-state-max-bytes is -2: want bytes, or -1 for never"),
         ("--clients-max 0", "--clients-max is 0: want at least 1"),
         ("--heartbeat-ms soon", "invalid value 'soon' for '--heartbeat-ms <N>'"),
     ] {

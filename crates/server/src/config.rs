@@ -362,7 +362,7 @@ fn check_one_or_more(settings: &[(&str, usize)]) -> Result<(), ConfigError> {
 fn check_times(settings: &[(&str, Duration)]) -> Result<(), ConfigError> {
     let short = settings.iter().find(|(_, value)| *value < Duration::from_millis(1));
     short.map_or(Ok(()), |(setting, value)| {
-        Err(ConfigError::new(setting, format!("{value:?}"), "want at least 1ms"))
+        Err(ConfigError::new(setting, in_ms(*value), "want at least 1ms"))
     })?;
     check_times_max(settings)
 }
@@ -371,8 +371,13 @@ fn check_times(settings: &[(&str, Duration)]) -> Result<(), ConfigError> {
 fn check_times_max(settings: &[(&str, Duration)]) -> Result<(), ConfigError> {
     let long = settings.iter().find(|(_, value)| *value > TIME_MAX);
     long.map_or(Ok(()), |(setting, value)| {
-        Err(ConfigError::new(setting, format!("{value:?}"), "want at most 366 days"))
+        Err(ConfigError::new(setting, in_ms(*value), "want at most 366 days"))
     })
+}
+
+/// A time as flags take it.
+fn in_ms(time: Duration) -> String {
+    format!("{}ms", time.as_secs_f64() * 1e3)
 }
 
 fn check_percents(settings: &[(&str, u64)]) -> Result<(), ConfigError> {
@@ -415,8 +420,7 @@ impl Config {
             0 => 0,
             port => port.checked_add(PEER_PORT_OFFSET).ok_or_else(|| {
                 let most = u16::MAX - PEER_PORT_OFFSET;
-                let expected =
-                    format!("want a port of at most {most}, or a peer address beside it");
+                let expected = format!("want a port of at most {most}, or listen_peer beside it");
                 ConfigError::new("listen", &listen, expected)
             })?,
         };
@@ -443,7 +447,7 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.peers.contains_key(&self.node) {
             let expected = "this node itself: want only the other nodes";
-            return Err(ConfigError::new("peer", self.node, expected));
+            return Err(ConfigError::new("peers", self.node, expected));
         }
         if self.peers.len() >= MEMBERS_MAX {
             let expected = format!("want at most {}", MEMBERS_MAX - 1);
@@ -451,7 +455,7 @@ impl Config {
         }
         let mut addresses = BTreeSet::new();
         for (id, address) in &self.peers {
-            let setting = format!("peer {id}");
+            let setting = format!("peers {id}");
             if address.port == 0 || address.is_unspecified() {
                 let expected = "want a host and port to connect to";
                 return Err(ConfigError::new(&setting, address, expected));

@@ -18,7 +18,7 @@ use node::{Event, Node, NodeSpec};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::exit::{self, Ended, Failure, cannot_start};
+use crate::exit::{self, Ended, Failure, PORT_IN_USE, cannot_start};
 use crate::probe::{self, Fields};
 use crate::supervision::STOP_TIME_MAX;
 use crate::terminal::{complain, say};
@@ -140,7 +140,10 @@ impl Cluster<'_> {
             Event::Ended { id, end } => {
                 self.nodes.remove(&id);
                 self.view.pids.remove(&id);
-                let failure = Failure::new(end.code.unwrap_or(1), format!("n{id}: {end}"));
+                let code = end.code.unwrap_or(1);
+                // A node knows nothing of the flag that its port comes from.
+                let advice = if code == PORT_IN_USE { ": want another --port" } else { "" };
+                let failure = Failure::new(code, format!("n{id}: {end}{advice}"));
                 // Before there was a cluster, a node that cannot start is a wrong request.
                 if !self.view.shown || self.nodes.is_empty() {
                     return Some(failure);

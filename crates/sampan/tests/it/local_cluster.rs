@@ -199,7 +199,8 @@ fn a_cluster_whose_port_is_taken_says_so_and_leaves_nothing_behind() {
     let taken = std::net::TcpListener::bind(("127.0.0.1", port + 1)).unwrap();
     let [flag, value] = port_args(port);
     let ended = run(&mut command(dir.path(), &[&flag, &value]), b"");
-    ended.assert_one_error(3, &["n2", &format!("127.0.0.1:{}", port + 1), "in use"]);
+    let words = ["n2", &format!("127.0.0.1:{}", port + 1), "in use", "want another --port"];
+    ended.assert_one_error(3, &words);
     drop(taken);
     for port in port..port + 3 {
         within(Duration::from_secs(5), "free ports", || {
