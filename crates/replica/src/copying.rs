@@ -19,15 +19,13 @@ impl Replica {
     }
 
     /// Must commands that copy long values wait, those of lines behind others in any case?
-    pub(crate) fn holds_copies(&self) -> bool {
+    fn holds_copies(&self) -> bool {
         !self.held_to_copy.is_empty() || !self.writes.may_copy()
     }
 
-    /// Does the first waiting command of a line copy a long value?
-    pub(crate) fn copies_long(&mut self, origin: Origin) -> bool {
-        let first = self.lines.get(origin).and_then(|line| line.waiting.front());
-        let Some(command) = first.map(|waiting| waiting.command.clone()) else { return false };
-        self.writes.is_long_copy(&command, self.work_bytes(&command))
+    /// Must this command wait before it copies a long value?
+    pub(crate) fn waits_to_copy(&self, command: &[u8]) -> bool {
+        self.holds_copies() && self.writes.is_long_copy(command, self.work_bytes(command))
     }
 
     /// Something waits until more long values may be copied.
@@ -50,7 +48,7 @@ impl Replica {
         while self.writes.may_copy()
             && let Some(origin) = held.pop_front()
         {
-            if let Some(line) = self.lines.get(origin) {
+            if let Some(line) = self.lines.get_mut(origin) {
                 line.waits_to_copy = false;
             }
             self.pump(origin);

@@ -8,15 +8,25 @@
 
 use std::collections::BTreeMap;
 
-use sampan_base::{NodeId, Term, Time, planted};
-use sampan_kv::Class;
+use std::time::Duration;
+
+use sampan_base::{LogIndex, NodeId, Term, Time, planted};
+use sampan_kv::{Class, Reply};
 
 use crate::input::ConnectionId;
-use crate::lines::Waiting;
-use crate::wire::{FORWARD_REQUESTS_MAX, Forward, ForwardedRequest};
+use crate::lines::{Home, Origin, Ticket, Waiting};
+use crate::output::{Envelope, Stream};
+use crate::replica::Replica;
+use crate::requests::unknown;
+use crate::wire::{
+    FORWARD_REQUESTS_MAX, Forward, ForwardOutcome, ForwardReply, ForwardedRequest, Outcome,
+    PeerMessage,
+};
 
 /// Bytes of commands in one forward; one command may exceed it alone.
 pub(crate) const FORWARD_FRAME_BYTES_MAX: usize = 1 << 20;
+/// How long the answers of a node that is gone may take to be read from its other connection.
+const ANSWERS_IN_TRANSIT: Duration = Duration::from_millis(50);
 
 /// A command this node has forwarded.
 #[derive(Debug)]
@@ -220,6 +230,212 @@ impl ForwardWindow {
         }
         self.seen |= 1 << behind;
         true
+    }
+}
+
+fn malformed() -> Reply {
+    Reply::error("ERR malformed command from another node")
+}
+
+impl Replica {
+    /// Commands that a follower forwards.
+    pub(crate) fn on_forward(&mut self, from: NodeId, forward: Forward) {
+        let leads = self.raft.is_leader() && self.raft.term() == forward.term;
+        if !leads
+            && self.leadership.led_term != Some(forward.term)
+            && !planted!(TakenForwardRefused)
+        {
+            // Its commands may have been taken in an earlier life or term: nothing can be promised.
+            self.counters.forwards_dropped += 1;
+            return;
+        }
+        let window = self.forward_windows.entry(from).or_default();
+        if !window.admit(&forward) && !planted!(ForwardTakenTwice) {
+            self.counters.forwards_dropped += 1;
+            if let Some(incarnation) = window.later_life(&forward) {
+                let reply = ForwardReply { incarnation, outcomes: Vec::new() };
+                let message = PeerMessage::ForwardReply(reply);
+                self.out.messages.push(Envelope { to: from, stream: Stream::Main, message });
+            }
+            return;
+        }
+        let home = Home::Peer { node: from, incarnation: forward.incarnation };
+        for request in forward.requests {
+            let origin = Origin { home, connection: request.connection };
+            let ticket = Ticket { origin, seq: request.id };
+            if !leads {
+                self.refuse(ticket);
+                continue;
+            }
+            // Bytes from a peer: what cannot be applied must never be appended.
+            if sampan_kv::classify(&request.command, &self.options.kv) != Ok(request.class) {
+                self.counters.forwards_dropped += 1;
+                self.answer(ticket, malformed(), LogIndex::ZERO);
+                continue;
+            }
+            self.lines.push(
+                origin,
+                Waiting {
+                    maybe_appended: false,
+                    seq: request.id,
+                    class: request.class,
+                    stale: false,
+                    command: request.command,
+                    since: self.now.mono,
+                },
+            );
+            self.pump(origin);
+        }
+    }
+
+    pub(crate) fn start_forward(&mut self, origin: Origin, request: Waiting, leader: NodeId) {
+        let term = self.raft.term();
+        let line = self.lines.line(origin);
+        line.forwards += 1;
+        line.forward_frame = self.forwards.open_frame();
+        self.counters.forwarded += 1;
+        self.forwards.push(Forwarded {
+            connection: origin.connection,
+            request,
+            to: leader,
+            term,
+            frame: self.forwards.open_frame(),
+            sent_at: self.now.mono,
+            give_up_at: Time::NEVER,
+            is_followed: false,
+        });
+    }
+
+    /// What became of commands this node has forwarded.
+    pub(crate) fn on_forward_reply(&mut self, reply: ForwardReply) {
+        self.forwards.outlive(reply.incarnation);
+        if reply.incarnation != self.forwards.incarnation {
+            return;
+        }
+        for ForwardOutcome { id, outcome } in reply.outcomes {
+            // A late or doubled outcome finds nothing: attempts are numbered once.
+            let Some(forwarded) = self.forwards.remove(id) else { continue };
+            match outcome {
+                Outcome::Refused => {
+                    // Hold what would go the same way, until there is a new term.
+                    self.leadership.refused(forwarded.term);
+                    let maybe_appended = forwarded.request.maybe_appended;
+                    self.forward_failed(forwarded, maybe_appended);
+                }
+                Outcome::Answered(reply, decided_at) => {
+                    let origin = self.forward_ended(&forwarded);
+                    let line = self.lines.line(origin);
+                    line.seen = line.seen.max(decided_at);
+                    line.forward_answered = line.forward_answered.max(forwarded.request.seq);
+                    self.end(origin, &forwarded.request, reply, decided_at);
+                    self.pump(origin);
+                }
+            }
+        }
+    }
+
+    /// The bookkeeping of a forward that has ended in any way.
+    fn forward_ended(&mut self, forwarded: &Forwarded) -> Origin {
+        let origin = Origin { home: Home::Here, connection: forwarded.connection };
+        self.lines.line(origin).forwards -= 1;
+        origin
+    }
+
+    /// A forward that may be sent again: because it was refused, or because it is repeatable.
+    fn forward_failed(&mut self, forwarded: Forwarded, maybe_appended: bool) {
+        let origin = self.forward_ended(&forwarded);
+        self.lines.push(origin, Waiting { maybe_appended, ..forwarded.request });
+        self.lines.forget_if_done(origin);
+        self.to_pump.push(origin);
+    }
+
+    /// Forwards that will hear no more: sent again if that is harmless, unknown otherwise.
+    pub(crate) fn give_up_forwards(&mut self, which: impl FnMut(&Forwarded) -> bool) {
+        for forwarded in self.forwards.take(which) {
+            if forwarded.is_repeatable() && !self.shows_too_much(&forwarded) {
+                let maybe_appended = forwarded.request.class == Class::Write;
+                self.forward_failed(forwarded, maybe_appended);
+            } else {
+                self.end_forward(&forwarded);
+            }
+        }
+    }
+
+    /// Is it a read, and what came after it was answered? Repeated, it would see more than that did.
+    fn shows_too_much(&mut self, forwarded: &Forwarded) -> bool {
+        let origin = Origin { home: Home::Here, connection: forwarded.connection };
+        forwarded.request.class != Class::Write
+            && self.lines.line(origin).forward_answered > forwarded.request.seq
+            && !planted!(ForwardedReadOvertaken)
+    }
+
+    /// A connection to a node is gone. What is harmless to repeat is sent elsewhere at once; the rest
+    /// waits a little, for the answers may be in what was received and is not read yet.
+    pub(crate) fn on_forwards_cut(&mut self, peer: NodeId) {
+        self.give_up_forwards(|forwarded| forwarded.to == peer && forwarded.is_repeatable());
+        let give_up_at = self.now.mono + ANSWERS_IN_TRANSIT;
+        for forwarded in self.forwards.under_way.values_mut().filter(|f| f.to == peer) {
+            forwarded.give_up_at = forwarded.give_up_at.min(give_up_at);
+        }
+    }
+
+    /// A frame for this node was given to no connection. What is in it was certainly not appended, so it
+    /// waits again: for a connection, or for another leader.
+    pub(crate) fn on_forward_not_sent(&mut self, to: NodeId, frame: u64) {
+        self.forwards.held_for = Some(to);
+        for forwarded in self.forwards.take(|forwarded| forwarded.frame == frame) {
+            let maybe_appended = forwarded.request.maybe_appended;
+            self.forward_failed(forwarded, maybe_appended);
+        }
+    }
+
+    /// What could not be sent is tried once more.
+    pub(crate) fn release_forwards(&mut self) {
+        if self.forwards.held_for.take().is_some() {
+            self.pump_all();
+        }
+    }
+
+    pub(crate) fn expire_forwards(&mut self) {
+        let now = self.now.mono;
+        let (client_timeout, retry) = (self.options.client_timeout, self.options.forward_retry);
+        // Not `raft.term()`, which may be newer than what `term_since` is of.
+        let (term, grace) = (self.leadership.term, self.options.raft.election_timeout_max);
+        // A write whose leader was replaced gets one election timeout for the old leader's answer.
+        let replaced = self.leadership.term_since + grace <= now;
+        let over = |f: &Forwarded| now >= f.request.since + client_timeout || now >= f.give_up_at;
+        for forwarded in self.forwards.take(over) {
+            self.end_forward(&forwarded);
+        }
+        self.give_up_forwards(|forwarded| {
+            // Each attempt waits as long as all before it: attempts that a slow leader still has
+            // before it must not be what keeps it slow.
+            let patience = retry.max(forwarded.sent_at.since(forwarded.request.since));
+            let again = forwarded.is_repeatable() && now >= forwarded.sent_at + patience;
+            let lost = forwarded.term < term && replaced;
+            again || lost
+        });
+    }
+
+    /// Nobody will answer this forward any more.
+    pub(crate) fn end_forward(&mut self, forwarded: &Forwarded) {
+        let origin = self.forward_ended(forwarded);
+        let write = forwarded.request.class == Class::Write;
+        let reply = if write { unknown() } else { self.not_served() };
+        self.end(origin, &forwarded.request, reply, LogIndex::ZERO);
+        self.to_pump.push(origin);
+    }
+
+    /// Tells a follower that a command was certainly not appended.
+    pub(crate) fn refuse(&mut self, ticket: Ticket) {
+        self.counters.forwards_refused += 1;
+        self.send_outcome(ticket, Outcome::Refused);
+    }
+
+    pub(crate) fn send_outcome(&mut self, ticket: Ticket, outcome: Outcome) {
+        let Home::Peer { node, incarnation } = ticket.origin.home else { return };
+        let outcomes = self.outcomes.entry((node, incarnation)).or_default();
+        outcomes.push(ForwardOutcome { id: ticket.seq, outcome });
     }
 }
 

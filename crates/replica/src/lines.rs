@@ -181,7 +181,12 @@ impl Lines {
     }
 
     /// The line of a connection, if there is one.
-    pub(crate) fn get(&mut self, origin: Origin) -> Option<&mut Line> {
+    pub(crate) fn get(&self, origin: Origin) -> Option<&Line> {
+        self.by_origin.get(&origin)
+    }
+
+    /// The same, to change it.
+    pub(crate) fn get_mut(&mut self, origin: Origin) -> Option<&mut Line> {
         self.by_origin.get_mut(&origin)
     }
 

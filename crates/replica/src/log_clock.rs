@@ -11,9 +11,15 @@ use std::time::Duration;
 use sampan_base::{Time, WallTime};
 
 use crate::input::Now;
+use crate::replica::Replica;
 
 /// How slow a log that is ahead goes: what is to live for 7 s by it lives for 8.
 const SLOWED: (u64, u64) = (7, 8);
+
+/// Clock entries come so many times as often while there is more to free.
+const HAS_MORE_DIVISOR: u32 = 10;
+/// On full disks they come no more often than this: each takes 4 KiB of what is left.
+const CLOCK_ENTRY_INTERVAL_FULL: Duration = Duration::from_secs(1);
 
 /// The log's time, as this node knows it.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +62,28 @@ impl LogClock {
 
 const fn us(time: WallTime) -> u64 {
     time.unix_ms.saturating_mul(1_000)
+}
+
+impl Replica {
+    /// When a clock entry is due: a key's TTL or a session has run out by what this leader stamps. If it has
+    /// by the log's time, too, the last entry has not freed all that is over, and the next one comes sooner.
+    /// Entries that are still to be applied bring a time of their own, so that clock entries never add
+    /// to a backlog.
+    pub(crate) fn clock_entry_at(&self) -> Time {
+        if !self.raft.is_leader() || self.raft.applied() < self.raft.last_index() {
+            return Time::NEVER;
+        }
+        let Some(expiry) = self.kv.next_expiry() else { return Time::NEVER };
+        let due = self.now.mono + self.log_clock.until(self.now, expiry);
+        let has_more = expiry <= self.kv.time();
+        let interval = match (self.raft.quorum_has_room(), self.has_room_for_deletions()) {
+            (_, false) => return Time::NEVER,
+            (false, true) => self.options.clock_entry_interval.max(CLOCK_ENTRY_INTERVAL_FULL),
+            (true, true) if has_more => self.options.clock_entry_interval / HAS_MORE_DIVISOR,
+            (true, true) => self.options.clock_entry_interval,
+        };
+        due.max(self.last_clock_entry + interval)
+    }
 }
 
 #[cfg(test)]

@@ -4,14 +4,16 @@
 //! client does not take those that it has.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use sampan_base::{LogIndex, Time, planted};
+use sampan_kv::Class;
 use sampan_raft::ReadId;
 
 use crate::input::ConnectionId;
 use crate::lines::{Home, Origin, Ticket, Waiting};
-use sampan_kv::Class;
+use crate::replica::Replica;
 
 /// Rounds under way at once: one on its way while the next one sets out.
 pub(crate) const READ_ROUNDS_MAX: usize = 2;
@@ -222,6 +224,108 @@ impl Reads {
     /// When the oldest question is to be asked again.
     pub(crate) fn next_deadline(&self) -> Time {
         self.rounds.front().map_or(Time::NEVER, |round| round.retry_at)
+    }
+}
+
+impl Replica {
+    pub(crate) fn begin_read(&mut self, ticket: Ticket, request: Waiting) -> Reading {
+        let line = self.lines.line(ticket.origin);
+        line.reads += 1;
+        let (floor, Waiting { class, stale, command, since, .. }) = (line.floor, request);
+        Reading { ticket, class, command, floor, stale, since }
+    }
+
+    /// Asks for a read index for all reads that gathered.
+    pub(crate) fn start_read_round(&mut self) {
+        if self.reads.next.is_empty() || self.reads.rounds.len() >= READ_ROUNDS_MAX {
+            return;
+        }
+        let readings = std::mem::take(&mut self.reads.next);
+        let id = self.reads.next_id();
+        match self.raft.read_index(id) {
+            Ok(()) => {
+                let retry_at = self.now.mono + self.read_retry();
+                self.reads.rounds.push_back(Round { id, readings, retry_at });
+            }
+            Err(_) => self.void_reads(readings),
+        }
+    }
+
+    /// A leader that cannot confirm a read steps down by check-quorum; a follower's question can
+    /// be lost.
+    fn read_retry(&self) -> Duration {
+        self.options.raft.election_timeout_min
+    }
+
+    /// Reads without a read index: they wait again, in their place.
+    pub(crate) fn void_reads(&mut self, readings: Vec<Reading>) {
+        for reading in readings {
+            let ticket = reading.ticket;
+            self.lines.line(ticket.origin).reads -= 1;
+            self.put_back(ticket, reading.into_waiting());
+        }
+    }
+
+    /// Reads whose index is known: served if the state is there, parked otherwise.
+    pub(crate) fn confirm_reads(&mut self, readings: Vec<Reading>, index: LogIndex) {
+        let applied = self.raft.applied();
+        for reading in readings {
+            let mut needed = index.max(reading.floor);
+            // An answer that came twice may have given an earlier read of this line a later index.
+            if self.reads.has_parked() && !planted!(ParkedReadOvertaken) {
+                needed = needed.max(self.lines.line(reading.ticket.origin).parked_at);
+            }
+            if needed <= applied || planted!(ReadBeforeApply) {
+                self.reads.ready.push_back(reading);
+            } else {
+                let parked_at = &mut self.lines.line(reading.ticket.origin).parked_at;
+                *parked_at = index.max(*parked_at);
+                self.reads.park(needed, reading);
+            }
+        }
+        self.serve_reads();
+    }
+
+    /// Answers reads from the applied state, as far as this turn's share goes: long values must not keep
+    /// a leader from its heartbeats.
+    pub(crate) fn serve_reads(&mut self) {
+        while self.reads.may_serve() {
+            let group = self.reads.ready.len().min(sampan_kv::GROUP_COMMANDS);
+            self.kv.prefetch(self.reads.ready.iter().take(group).map(|reading| &*reading.command));
+            for _ in 0..group {
+                if let Some(reading) = self.reads.next_to_serve() {
+                    self.serve_read(&reading);
+                }
+            }
+        }
+    }
+
+    fn serve_read(&mut self, reading: &Reading) {
+        let origin = reading.ticket.origin;
+        let line = self.lines.line(origin);
+        line.reads -= 1;
+        let (unblocked, closed) = (line.reads == 0, line.closed);
+        if !closed {
+            let reply = self.kv.query(&reading.command);
+            self.reads.charge(reply.encoded_bytes());
+            self.counters.reads += 1;
+            self.answer(reading.ticket, reply, self.raft.applied());
+        }
+        if unblocked {
+            self.pump(origin);
+        }
+    }
+
+    /// All reads that have no answer begin anew: not the late ones alone, or what came after them would get
+    /// its index before.
+    pub(crate) fn ask_anew(&mut self) {
+        let unanswered = self.reads.take_unanswered();
+        self.void_reads_and_pump(unanswered);
+    }
+
+    pub(crate) fn void_reads_and_pump(&mut self, readings: Vec<Reading>) {
+        self.to_pump.extend(readings.iter().map(|reading| reading.ticket.origin));
+        self.void_reads(readings);
     }
 }
 

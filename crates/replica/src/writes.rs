@@ -9,10 +9,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sampan_base::{LogPosition, Time, WallTime};
+use sampan_base::{LogIndex, LogPosition, Time, WallTime, planted};
 use sampan_kv::{Ahead, BatchBuilder, Class, Kv, Reply};
 
 use crate::lines::{Ticket, Waiting};
+use crate::replica::Replica;
+use crate::requests::unknown;
 
 /// A command from this length on is kept as a part of its batch, so that it is in memory once.
 const LONG_COMMAND_BYTES: usize = 16 << 10;
@@ -305,6 +307,111 @@ fn keep_long_commands_once(waiters: &mut [Waiter], batch: &Bytes) {
         end = start + command.len();
         if command.len() >= LONG_COMMAND_BYTES {
             *command = batch.slice(start..end);
+        }
+    }
+}
+
+impl Replica {
+    pub(crate) fn start_write(&mut self, ticket: Ticket, request: Waiting) {
+        if let Some(reply) = self.recorded_reply(&request) {
+            self.counters.duplicates += 1;
+            self.answer(ticket, reply, self.raft.applied());
+            return;
+        }
+        if let Err(no_room) = self.check_room(&request.command) {
+            self.end(ticket.origin, &request, no_room, LogIndex::ZERO);
+            return;
+        }
+        let (batch, term) = (self.writes.open.id, self.raft.term());
+        self.lines.line(ticket.origin).write_begins(batch, term);
+        let work_bytes = self.work_bytes(&request.command);
+        self.writes.ahead.take(&self.kv, &request.command, batch);
+        if sampan_kv::values_in_reply(&request.command) > 0 {
+            self.lines.line(ticket.origin).value_bytes += work_bytes;
+        }
+        self.writes.push(ticket, request, work_bytes);
+        self.propose_if_full();
+    }
+
+    pub(crate) fn propose_if_full(&mut self) {
+        if self.writes.is_full(self.options.batch_bytes_max) {
+            self.propose_open_batch();
+        }
+    }
+
+    /// The reply to a session command that was executed before. Only what the applied state knows
+    /// for good counts: a session it does not know may have been opened since.
+    fn recorded_reply(&self, request: &Waiting) -> Option<Reply> {
+        let reply = self.kv.duplicate(&request.command)?;
+        let unknown_session =
+            matches!(&reply, Reply::Error(text) if text.starts_with("SESSIONEXPIRED"));
+        (!unknown_session).then_some(reply)
+    }
+
+    /// Hands the open batch to consensus as one entry.
+    pub(crate) fn propose_open_batch(&mut self) {
+        if !self.writes.is_ready() {
+            return;
+        }
+        let stamp = self.log_clock.stamp(self.now);
+        let Closed { data, waiters, id: batch, copied_bytes } = self.writes.close(stamp);
+        let Ok(position) = self.raft.propose(data) else {
+            self.put_back_waiters(waiters);
+            return self.hold_for_log();
+        };
+        self.last_clock_entry = self.now.mono;
+        // The commands of a pipeline stand together, and have one line.
+        for run in waiters.chunk_by(|a, b| a.ticket.origin == b.ticket.origin) {
+            self.lines.line(run[0].ticket.origin).floor = position.index;
+        }
+        let (deadline, lost_by) = (Time::NEVER, Time::NEVER);
+        let mut proposal = Proposal { position, waiters, batch, copied_bytes, deadline, lost_by };
+        proposal.update_deadline(self.options.client_timeout);
+        self.writes.proposed(proposal);
+    }
+
+    /// Waiters whose commands are certainly in no log: they wait again, or are refused.
+    pub(crate) fn put_back_waiters(&mut self, waiters: Vec<Waiter>) {
+        for waiter in waiters.into_iter().filter(|waiter| !waiter.given_up) {
+            self.writes.under_way -= 1;
+            let ticket = waiter.ticket;
+            self.lines.line(ticket.origin).write_ended();
+            self.put_back(ticket, waiter.into_waiting());
+        }
+    }
+
+    pub(crate) fn expire_proposals(&mut self) {
+        let now = self.now.mono;
+        let client_timeout = self.options.client_timeout;
+        let mut expired = Vec::new();
+        for proposal in &mut self.writes.proposals {
+            if proposal.deadline > now {
+                continue;
+            }
+            let lost = proposal.lost_by <= now;
+            let late = |w: &&mut Waiter| !w.given_up && (lost || w.since + client_timeout <= now);
+            for waiter in proposal.waiters.iter_mut().filter(late) {
+                waiter.given_up = true;
+                expired.push(waiter.ticket);
+            }
+            proposal.update_deadline(client_timeout);
+        }
+        self.give_up_writes(&expired);
+    }
+
+    fn give_up_writes(&mut self, tickets: &[Ticket]) {
+        for ticket in tickets {
+            self.writes.under_way -= 1;
+            self.lines.line(ticket.origin).write_ended();
+            let reply = if planted!(GivenUpFails) { self.not_served() } else { unknown() };
+            self.answer(*ticket, reply, LogIndex::ZERO);
+            self.lines.forget_if_done(ticket.origin);
+            self.to_pump.push(ticket.origin);
+        }
+        if !tickets.is_empty() {
+            // Reads behind them begin anew, and wait for no more than those that come now and are behind them.
+            let floored = self.reads.take_floored(self.raft.applied());
+            self.void_reads_and_pump(floored);
         }
     }
 }
