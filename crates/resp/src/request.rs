@@ -184,7 +184,7 @@ impl RequestParser {
 
     /// Bytes that the parser itself keeps of a request that it found incomplete: where its arguments are.
     pub const fn places_bytes(&self) -> usize {
-        if self.position > 0 { self.ranges.len() * size_of::<Range<usize>>() } else { 0 }
+        if self.position > 0 { self.ranges.capacity() * size_of::<Range<usize>>() } else { 0 }
     }
 
     /// The arguments of the request that [`RequestParser::parse`] found complete in `buf`: the same

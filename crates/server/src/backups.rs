@@ -191,7 +191,7 @@ pub(crate) async fn serve(node: Rc<Node>, mut pieces: Pieces) {
         node.clients.piece_is_read(connection);
         let decided_at = LogIndex::ZERO;
         node.clients.deliver(ClientReply { connection, seq, reply, decided_at });
-        node.clients.flush(node.coarse_time.get(), &node.inbox);
+        node.clients.flush(&node, node.coarse_time.get());
     }
 }
 

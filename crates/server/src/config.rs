@@ -177,6 +177,9 @@ pub struct Limits {
     /// A connection with this many reply bytes unsent is closed; a single reply of this size is an
     /// error instead.
     pub output_bytes_max: usize,
+    /// Bytes that all connections together hold of replies their clients do not take, and of commands that
+    /// wait for that: beyond it the one that holds most is closed.
+    pub output_total_bytes_max: usize,
     /// A connection that has sent part of a request and no more for this long is closed.
     pub request_stall_time: Duration,
     /// A connection that has sent nothing for this long is closed; `None`: never. Never is the
@@ -229,6 +232,7 @@ impl Default for Limits {
             output_soft_bytes: 8 << 20,
             output_soft_time: Duration::from_secs(10),
             output_bytes_max: 512 << 20,
+            output_total_bytes_max: 512 << 20,
             request_stall_time: Duration::from_secs(30),
             idle_time: None,
             keepalive_time: Duration::from_secs(60),
@@ -256,13 +260,14 @@ impl Limits {
         Self {
             clients_max: 4,
             request: RequestLimits { bulk_bytes_max: 256, ..RequestLimits::tiny() },
-            requests_partial_bytes_max: 4 << 10,
+            requests_partial_bytes_max: 8 << 10,
             read_bytes: 64,
             pipeline_max: 8,
             output_pause_bytes: 256,
             output_soft_bytes: 4 << 10,
             output_soft_time: Duration::from_millis(200),
             output_bytes_max: 8 << 10,
+            output_total_bytes_max: 32 << 10,
             request_stall_time: Duration::from_millis(200),
             linger_time: Duration::from_millis(200),
             backups_max: 2,
@@ -327,6 +332,11 @@ impl Limits {
             if value == 0 || value > above {
                 return Err(ConfigError::new(setting, value, format!("want 1 to {above}")));
             }
+        }
+        if self.output_total_bytes_max < self.output_bytes_max {
+            let expected = format!("want at least output_bytes_max ({})", self.output_bytes_max);
+            let value = self.output_total_bytes_max;
+            return Err(ConfigError::new("output_total_bytes_max", value, expected));
         }
         let times = [
             ("request_stall_time", self.request_stall_time),
@@ -401,8 +411,8 @@ const REPLY_ITEM_HEAD_BYTES_MAX: usize = 9;
 pub(crate) const CLIENTS_MAX: usize = 1 << 20;
 
 /// One command alone must fit what all connections may hold of theirs: for each argument of 6 bytes or more,
-/// `$0\r\n\r\n`, its place takes 16.
-const PARTIAL_FACTOR: usize = 4;
+/// `$0\r\n\r\n`, its place takes 16, and both lists have up to twice the memory that they need.
+const PARTIAL_FACTOR: usize = 8;
 
 /// A buffer to read into is no longer than this: each connection that reads has one.
 const READ_BYTES_MAX: usize = 64 << 20;

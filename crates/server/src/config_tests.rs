@@ -85,8 +85,11 @@ fn each_fault_is_named_with_what_is_accepted() {
     assert!(append.ends_with(", to fit a frame between nodes"), "{append}");
     assert_eq!(error_of(|c| c.limits.clients_max = 0), "clients_max is 0: want at least 1");
     let partial = error_of(|c| c.limits.requests_partial_bytes_max = 4 << 20);
-    let least = "want at least 16777216, 4 times request_bytes_max or inline_bytes_max";
+    let least = "want at least 33554432, 8 times request_bytes_max or inline_bytes_max";
     assert_eq!(partial, format!("requests_partial_bytes_max is 4194304: {least}"));
+    let total = error_of(|c| c.limits.output_total_bytes_max = 1 << 20);
+    let least = "want at least output_bytes_max (536870912)";
+    assert_eq!(total, format!("output_total_bytes_max is 1048576: {least}"));
     let redial = error_of(|c| c.limits.redial_time_max = Duration::ZERO);
     assert_eq!(redial, "redial_time_max is 0ns: want at least redial_time_min (20ms)");
     let long = error_of(|c| c.replica.client_timeout = Duration::MAX);

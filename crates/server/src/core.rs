@@ -186,7 +186,7 @@ impl Core {
             }
             node.clients.deliver(reply);
         }
-        node.clients.flush(now, &node.inbox);
+        node.clients.flush(node, now);
         for event in self.outputs.events.drain(..) {
             note(node, &event, wall);
         }

@@ -19,6 +19,9 @@ pub(crate) enum Rendering {
 pub(crate) const TOO_LONG: &str =
     "ERR the reply is longer than a connection may hold: ask for less at a time";
 
+/// What stands before and behind a value, beside what [`Reply::encoded_bytes`] counts for that.
+const ITEM_HEADER_BYTES_MAX: usize = 16;
+
 /// Appends a reply; one of `bytes_max` bytes or more becomes an error.
 pub(crate) fn write(reply: &Reply, rendering: Rendering, bytes_max: usize, out: &mut Vec<u8>) {
     let protocol = match rendering {
@@ -26,14 +29,17 @@ pub(crate) fn write(reply: &Reply, rendering: Rendering, bytes_max: usize, out: 
         Rendering::Resp3 => Protocol::Resp3,
         Rendering::Silent => return,
     };
-    let mut writer = Writer::new(out, protocol);
-    if let Reply::Array(_) | Reply::Bulk(_) = reply
-        && reply.encoded_bytes() >= bytes_max
-    {
-        writer.error(TOO_LONG);
-        return;
+    let (bytes, items) = match reply {
+        Reply::Array(items) => (reply.encoded_bytes(), items.len()),
+        Reply::Bulk(_) => (reply.encoded_bytes(), 1),
+        _ => (0, 0),
+    };
+    if bytes >= bytes_max {
+        return Writer::new(out, protocol).error(TOO_LONG);
     }
-    write_value(reply, &mut writer);
+    // A long reply is neither moved while it is written, nor does it take more than it needs.
+    out.reserve(bytes + items * ITEM_HEADER_BYTES_MAX);
+    write_value(reply, &mut Writer::new(out, protocol));
 }
 
 fn write_value(reply: &Reply, writer: &mut Writer<'_>) {

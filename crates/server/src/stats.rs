@@ -21,8 +21,10 @@ pub(crate) struct Stats {
     pub(crate) rejected_connections: Cell<u64>,
     /// Connections closed because they spoke HTTP.
     pub(crate) http_requests: Cell<u64>,
-    /// Connections closed to make room for the commands of others.
+    /// Connections closed to make room for commands of others, or replies to them.
     pub(crate) evicted_clients: Cell<u64>,
+    /// Connections closed for replies that they themselves did not take.
+    pub(crate) overfull_clients: Cell<u64>,
     /// Snapshots taken and installed.
     pub(crate) snapshots: Cell<u64>,
     /// Turns of the event loop.
@@ -39,6 +41,7 @@ impl Stats {
             rejected_connections,
             http_requests,
             evicted_clients,
+            overfull_clients,
             snapshots,
             turns,
         } = self;
@@ -48,6 +51,7 @@ impl Stats {
             rejected_connections,
             http_requests,
             evicted_clients,
+            overfull_clients,
             snapshots,
             turns,
         ] {

@@ -421,6 +421,7 @@ fn a_client_that_does_not_read_is_closed_and_the_others_live() {
             config.limits.output_soft_bytes = soft;
             config.limits.output_soft_time = Duration::from_millis(time_ms);
             config.limits.output_bytes_max = hard;
+            config.limits.output_total_bytes_max = 1 << 30;
         });
         let mut writer = node.connect();
         let value = vec![b'v'; 1 << 20];
@@ -429,6 +430,9 @@ fn a_client_that_does_not_read_is_closed_and_the_others_live() {
         deaf.send("GET big\r\n".repeat(100));
         until("it is closed", || writer.info("clients")["connected_clients"] == "1");
         assert!(deaf.is_closed());
+        let stats = writer.info("stats");
+        assert_eq!(stats["client_output_buffer_limit_disconnections"], "1");
+        assert_eq!(stats["evicted_clients"], "0");
         assert_eq!(writer.call("STRLEN big"), format!(":{}\r\n", value.len()));
     }
 }
@@ -614,6 +618,7 @@ fn a_stop_waits_for_replies_that_are_on_their_way() {
         config.limits.output_pause_bytes = 1 << 30;
         config.limits.output_soft_bytes = 1 << 30;
         config.limits.output_bytes_max = 1 << 30;
+        config.limits.output_total_bytes_max = 1 << 30;
         config.limits.stop_flush_time = common::PATIENCE;
     });
     let mut client = node.connect();

@@ -17,7 +17,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::intake::Intake;
-use super::{Client, Ending, intake, transactions};
+use super::{Client, Ending, intake, output, transactions};
 use crate::commands;
 use crate::net;
 use crate::node::Node;
@@ -94,6 +94,9 @@ enum After {
 impl Connection {
     async fn run(mut self) {
         poll_fn(|cx| self.poll(cx)).await;
+        if self.client.is_overfull.get() {
+            count_up(&self.node.stats.overfull_clients, 1);
+        }
         if self.client.ending() != Ending::Now {
             net::end_sending(self.client.socket());
             let linger = self.node.config.limits.linger_time;
@@ -112,6 +115,7 @@ impl Connection {
             if self.client.ending() != Ending::No {
                 intake::forget(&self.node, &self.client);
             }
+            output::count(&self.node, &self.client);
             match self.client.ending() {
                 Ending::Now => return Poll::Ready(()),
                 Ending::AfterReplies if self.client.flow.borrow().waiting() > 0 => {
@@ -182,6 +186,7 @@ impl Connection {
         let has_more = count == room || intake.has_unread;
         drop(intake);
         intake::count(&node, &client);
+        output::count(&node, &client);
         Poll::Ready(if has_more { After::GoOn } else { After::Wait })
     }
 
@@ -193,6 +198,7 @@ impl Connection {
         let has_more = intake.has_unread;
         drop(intake);
         intake::count(&self.node, &client);
+        output::count(&self.node, &client);
         if has_more { After::GoOn } else { After::Wait }
     }
 
@@ -280,6 +286,12 @@ impl Connection {
             node.clients.mark(&self.client);
         }
         node.inbox.push(Input::Client { connection: self.client.id, requests });
+        let (requests, bytes) = node.inbox.waiting();
+        let options = &node.config.replica;
+        // The replica sees them when all sockets that are ready have been read: there may be very many.
+        if requests >= options.requests_under_way_max || bytes >= options.requests_held_bytes_max {
+            node.clients.set_congested(true);
+        }
     }
 
     /// What follows cannot be read.

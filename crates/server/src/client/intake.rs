@@ -2,13 +2,9 @@
 //! commands that have not arrived whole.
 //!
 //! Such a command may never end, so no reading that pauses would make room: past a bound for all
-//! of them the connection that holds most is closed. Whole commands that wait for room are not counted: they
-//! are taken as soon as there is some, and are one read of a connection at most.
+//! of them the connection that holds most is closed (`held.rs`). Whole commands that wait for room are one read
+//! of a connection at most, and count with the replies that take the room (`output.rs`).
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
-
-use sampan_replica::ConnectionId;
 use sampan_resp::{RequestLimits, RequestParser};
 
 use super::{Client, Ending};
@@ -52,45 +48,14 @@ impl Intake {
         }
     }
 
+    /// The memory of `partial`: what was announced, though it has not come.
+    fn kept_bytes(&self) -> usize {
+        if self.partial.is_empty() { 0 } else { self.partial.capacity() }
+    }
+
     /// What is held of a command that has not arrived whole, the places of its arguments included.
     fn incomplete_bytes(&self) -> usize {
-        if self.has_unread { 0 } else { self.partial.len() + self.parser.places_bytes() }
-    }
-}
-
-/// What all connections hold of commands that have not arrived whole.
-pub(crate) struct Incomplete {
-    bytes_max: usize,
-    bytes: Cell<usize>,
-    /// Who holds how much: those who hold anything.
-    by_size: RefCell<BTreeSet<(usize, ConnectionId)>>,
-}
-
-impl Incomplete {
-    /// Nobody holds any.
-    pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, bytes: Cell::new(0), by_size: RefCell::default() }
-    }
-
-    /// Their bytes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes.get()
-    }
-
-    /// A connection holds another number of bytes than before.
-    fn change(&self, id: ConnectionId, before: usize, now: usize) {
-        let mut by_size = self.by_size.borrow_mut();
-        assert!(before == 0 || by_size.remove(&(before, id)), "{id:?} held {before} bytes");
-        if now > 0 {
-            by_size.insert((now, id));
-        }
-        self.bytes.set(self.bytes.get() - before + now);
-    }
-
-    /// Who is to make room, if that is needed: whoever holds most.
-    fn excess(&self) -> Option<ConnectionId> {
-        let is_over = self.bytes.get() > self.bytes_max;
-        self.by_size.borrow().last().filter(|_| is_over).map(|&(_, id)| id)
+        if self.has_unread { 0 } else { self.kept_bytes() + self.parser.places_bytes() }
     }
 }
 
@@ -106,19 +71,15 @@ pub(crate) fn make_room(buffer: &mut Vec<u8>, missing: usize, read_bytes: usize)
 
 /// Counts what a connection holds after a read, and makes room if that is too much for all.
 pub(crate) fn count(node: &Node, client: &Client) {
-    let (kept_bytes, incomplete_bytes) = {
+    let incomplete_bytes = {
         let intake = client.intake.borrow();
-        (intake.partial.len(), intake.incomplete_bytes())
+        client.read_bytes.set(intake.partial.len());
+        client.kept_bytes.set(intake.kept_bytes());
+        intake.incomplete_bytes()
     };
-    client.kept_bytes.set(kept_bytes);
     let before = client.incomplete_bytes.replace(incomplete_bytes);
-    if before == incomplete_bytes {
-        return;
-    }
-    let incomplete = &node.clients.incomplete;
-    incomplete.change(client.id, before, incomplete_bytes);
-    // One is enough: it holds no less than what has just come.
-    if let Some(most) = incomplete.excess().and_then(|id| node.clients.get(id)) {
+    let most = node.clients.incomplete.change(client.id, before, incomplete_bytes);
+    if let Some(most) = most.and_then(|id| node.clients.get(id)) {
         close_for_room(node, &most);
     }
 }
@@ -136,7 +97,7 @@ fn close_for_room(node: &Node, client: &Client) {
     if number.is_power_of_two() {
         let (most, all) = (client.incomplete_bytes.get(), node.clients.incomplete.bytes());
         node.log.warn(format_args!(
-            "client {} closed, number {number} of its kind: {most} bytes of a command that is not complete, the \
+            "client {} closed, number {number} closed for others: {most} bytes of a command that is not complete, the \
              most of any, of {all} bytes of all such commands",
             client.remote
         ));
@@ -151,24 +112,6 @@ fn close_for_room(node: &Node, client: &Client) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn id(id: u64) -> ConnectionId {
-        ConnectionId(id)
-    }
-
-    #[test]
-    fn whoever_holds_most_makes_room_and_nobody_while_there_is_some() {
-        let incomplete = Incomplete::new(100);
-        incomplete.change(id(1), 0, 60);
-        incomplete.change(id(2), 0, 40);
-        assert_eq!(incomplete.excess(), None);
-        incomplete.change(id(3), 0, 1);
-        assert_eq!(incomplete.excess(), Some(id(1)));
-        incomplete.change(id(2), 40, 61);
-        assert_eq!(incomplete.excess(), Some(id(2)));
-        incomplete.change(id(2), 61, 0);
-        assert_eq!((incomplete.excess(), incomplete.bytes()), (None, 61));
-    }
 
     #[test]
     fn a_buffer_has_room_for_what_is_missing_and_a_read_takes_no_more_than_it_may() {
@@ -194,7 +137,11 @@ mod tests {
         let mut intake = Intake::new(RequestLimits::default());
         intake.partial = b"*2\r\n$3\r\nGET\r\n$1\r\nk".to_vec();
         intake.parser.parse(&intake.partial).unwrap();
-        assert_eq!(intake.incomplete_bytes(), intake.partial.len() + size_of::<[usize; 2]>());
+        let places_bytes = intake.parser.places_bytes();
+        assert!(places_bytes >= size_of::<[usize; 2]>());
+        assert_eq!(intake.incomplete_bytes(), intake.partial.len() + places_bytes);
+        intake.partial.reserve_exact(1_000);
+        assert!(intake.incomplete_bytes() >= 1_000 + places_bytes, "memory that is not used yet");
         intake.has_unread = true;
         assert_eq!(intake.incomplete_bytes(), 0);
     }

@@ -3,6 +3,8 @@
 //! - `flow.rs`: the order of replies
 //! - `connection.rs`: the task that reads requests from a socket
 //! - `intake.rs`: what has arrived and is not taken, and the common bound of what is not complete
+//! - `output.rs`: the common bound of replies that clients do not take
+//! - `held.rs`: what is under such a bound
 //! - `registry.rs`: all connections, and the way of a reply to its own
 //! - `transactions.rs`: the refusal of what stands between `MULTI` and `EXEC`
 //!
@@ -11,7 +13,9 @@
 
 pub(crate) mod connection;
 pub(crate) mod flow;
+pub(crate) mod held;
 pub(crate) mod intake;
+pub(crate) mod output;
 pub(crate) mod registry;
 pub(crate) mod transactions;
 
@@ -31,6 +35,9 @@ use crate::render::Rendering;
 use flow::Flow;
 use intake::Intake;
 
+/// About what a request without a reply takes, here and in the replica.
+const REQUEST_BYTES: usize = 256;
+
 /// One connection, as its task, the event loop and other connections see it.
 pub(crate) struct Client {
     pub(crate) id: ConnectionId,
@@ -44,10 +51,15 @@ pub(crate) struct Client {
     /// When bytes last arrived.
     pub(crate) read_at: Cell<Time>,
     pub(crate) intake: RefCell<Intake>,
-    /// Bytes that are read and not yet taken.
+    /// Bytes that are read and not yet taken, and their memory.
+    pub(crate) read_bytes: Cell<usize>,
     pub(crate) kept_bytes: Cell<usize>,
     /// What of it is counted as a command that has not arrived whole.
     pub(crate) incomplete_bytes: Cell<usize>,
+    /// What of [`Client::untaken_bytes`] is counted.
+    pub(crate) counted_bytes: Cell<usize>,
+    /// It was closed for what its client does not take.
+    pub(crate) is_overfull: Cell<bool>,
     /// A piece of a backup is being read for it: so long it is not read from.
     pub(crate) awaits_piece: Cell<bool>,
     /// It has said `MULTI`: nothing is executed until it says `EXEC` or `DISCARD`.
@@ -140,8 +152,11 @@ impl Client {
             flow: RefCell::new(Flow::new(limits.output_bytes_max)),
             read_at: Cell::new(now),
             intake: RefCell::new(Intake::new(limits.request)),
+            read_bytes: Cell::new(0),
             kept_bytes: Cell::new(0),
             incomplete_bytes: Cell::new(0),
+            counted_bytes: Cell::new(0),
+            is_overfull: Cell::new(false),
             awaits_piece: Cell::new(false),
             refuses_all: Cell::new(false),
             ending: Cell::new(Ending::No),
@@ -243,8 +258,21 @@ impl Client {
         let since = self.stuck_since.get().filter(|_| !has_taken).unwrap_or(now);
         self.stuck_since.set(Some(since));
         if unsent_bytes >= limits.output_bytes_max || now.since(since) >= limits.output_soft_time {
+            self.is_overfull.set(true);
             self.end(Ending::Now);
         }
+    }
+
+    /// The memory that it takes until its client takes replies: these, whole commands that wait for room, and
+    /// those that the replica does not begin.
+    pub(crate) fn untaken_bytes(&self) -> usize {
+        if self.ending() == Ending::Now {
+            return 0;
+        }
+        let flow = self.flow.borrow();
+        let unread_bytes = if self.incomplete_bytes.get() > 0 { 0 } else { self.kept_bytes.get() };
+        let parked = if self.is_full.get() { flow.waiting() } else { 0 };
+        flow.memory_bytes() + unread_bytes + parked * REQUEST_BYTES
     }
 
     /// Ends a connection that is silent for too long, or does not take its replies.

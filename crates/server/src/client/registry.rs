@@ -8,10 +8,10 @@ use sampan_base::Time;
 use sampan_replica::{ClientReply, ConnectionId};
 use tokio::net::tcp::OwnedWriteHalf;
 
-use super::intake::Incomplete;
-use super::{Client, Ending};
+use super::held::Held;
+use super::{Client, Ending, output};
 use crate::config::{CLIENTS_MAX, Limits};
-use crate::inbox::Inbox;
+use crate::node::Node;
 
 /// A connection's id is its number and, in the lowest bits, its place in the table: found without a
 /// search, and never used again.
@@ -21,7 +21,10 @@ const PLACE_BITS: u32 = CLIENTS_MAX.trailing_zeros();
 pub(crate) struct Clients {
     limits: Limits,
     table: RefCell<Table>,
-    pub(crate) incomplete: Incomplete,
+    /// What all hold of commands that have not arrived whole.
+    pub(crate) incomplete: Held,
+    /// What all hold because their clients do not take their replies.
+    pub(crate) output: Held,
     /// Connections with something to send in this turn.
     unflushed: RefCell<Vec<Rc<Client>>>,
     /// The replica wants nothing more to be read.
@@ -40,7 +43,8 @@ impl Clients {
     /// No connections.
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
-            incomplete: Incomplete::new(limits.requests_partial_bytes_max),
+            incomplete: Held::new(limits.requests_partial_bytes_max),
+            output: Held::new(limits.output_total_bytes_max),
             limits,
             table: RefCell::default(),
             unflushed: RefCell::default(),
@@ -114,10 +118,11 @@ impl Clients {
 
     /// Sends what has gathered: one call per connection. Whether a client takes its replies goes to the
     /// replica, if that has changed.
-    pub(crate) fn flush(&self, now: Time, inbox: &Inbox) {
+    pub(crate) fn flush(&self, node: &Node, now: Time) {
         for client in self.unflushed.borrow_mut().drain(..) {
             client.flush(&self.limits, now);
-            client.tell_if_full(&self.limits, inbox);
+            client.tell_if_full(&self.limits, &node.inbox);
+            output::count(node, &client);
         }
     }
 

@@ -162,14 +162,15 @@ fn line(call: &Call<'_>, client: &Client) -> String {
     let now = call.node.clock.mono();
     let profile = client.profile.borrow();
     let flow = client.flow.borrow();
-    let argument_bytes = client.incomplete_bytes.get().saturating_sub(client.kept_bytes.get());
+    let (incomplete_bytes, kept_bytes) = (client.incomplete_bytes.get(), client.kept_bytes.get());
+    let untaken_bytes = client.untaken_bytes();
     let mut line = String::new();
     // Writing to a string does not fail.
     _ = writeln!(
         line,
         "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db=0 sub=0 psub=0 ssub=0 \
-         multi=-1 watch=0 qbuf={} qbuf-free=0 argv-mem={} multi-mem=0 rbs=0 rbp=0 obl={} oll=0 \
-         omem=0 tot-mem={} events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}",
+         multi=-1 watch=0 qbuf={} qbuf-free={} argv-mem={} multi-mem=0 rbs=0 rbp=0 obl={} oll=0 \
+         omem={} tot-mem={} events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}",
         client.number,
         client.remote,
         client.local,
@@ -178,10 +179,12 @@ fn line(call: &Call<'_>, client: &Client) -> String {
         now.since(client.connected_at).as_secs(),
         now.since(client.read_at.get()).as_secs(),
         flags(&profile),
-        client.kept_bytes.get(),
-        argument_bytes,
+        client.read_bytes.get(),
+        kept_bytes - client.read_bytes.get(),
+        incomplete_bytes.saturating_sub(kept_bytes),
         flow.unsent().len(),
-        client.kept_bytes.get() + argument_bytes + flow.held_bytes(),
+        untaken_bytes,
+        incomplete_bytes + untaken_bytes,
         if profile.last_command.is_empty() { "NULL" } else { profile.last_command },
         if profile.protocol == sampan_resp::Protocol::Resp3 { 3 } else { 2 },
         profile.library,

@@ -61,6 +61,8 @@ fn settings(node: &Node) -> Vec<(&'static str, String)> {
     let limits = &config.limits;
     let options = &config.replica;
     let idle_seconds = limits.idle_time.map_or(0, |time| time.as_secs());
+    let clients_bytes_max =
+        limits.requests_partial_bytes_max.saturating_add(limits.output_total_bytes_max);
     let output = format!(
         "normal {} {} {}",
         limits.output_bytes_max,
@@ -79,7 +81,7 @@ fn settings(node: &Node) -> Vec<(&'static str, String)> {
         ("election-timeout-ms", options.raft.election_timeout_min.as_millis().to_string()),
         ("maxclients", limits.clients_max.to_string()),
         ("maxmemory", "0".into()),
-        ("maxmemory-clients", limits.requests_partial_bytes_max.to_string()),
+        ("maxmemory-clients", clients_bytes_max.to_string()),
         ("maxmemory-policy", "noeviction".into()),
         ("no-leader-wait-ms", options.no_leader_wait.as_millis().to_string()),
         ("notify-keyspace-events", String::new()),

@@ -113,6 +113,7 @@ fn clients(call: &Call<'_>, lines: &mut Lines<'_>) {
     lines.put("maxclients", node.config.limits.clients_max);
     lines.put("blocked_clients", 0);
     lines.put("requests_partial_bytes", node.clients.incomplete.bytes());
+    lines.put("output_total_bytes", node.clients.output.bytes());
 }
 
 fn memory(status: &Status, lines: &mut Lines<'_>) {
@@ -170,6 +171,8 @@ fn stats(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("rejected_connections", node.stats.rejected_connections.get());
     lines.put("rejected_http_requests", node.stats.http_requests.get());
     lines.put("evicted_clients", node.stats.evicted_clients.get());
+    let overfull = node.stats.overfull_clients.get();
+    lines.put("client_output_buffer_limit_disconnections", overfull);
     lines.put("expired_keys", status.kv.expired_total);
     lines.put("evicted_keys", 0);
     lines.put("total_error_replies", node.stats.errors.total());
