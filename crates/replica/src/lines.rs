@@ -12,6 +12,9 @@ use sampan_kv::Class;
 
 use crate::input::ConnectionId;
 
+/// A line in which nothing waits keeps memory for this many requests.
+const WAITING_KEPT: usize = 64;
+
 /// Where a connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Home {
@@ -199,6 +202,9 @@ impl Lines {
     pub(crate) fn pop(&mut self, origin: Origin) -> Option<Waiting> {
         let line = self.by_origin.get_mut(&origin)?;
         let waiting = line.waiting.pop_front()?;
+        if line.waiting.is_empty() {
+            line.waiting.shrink_to(WAITING_KEPT);
+        }
         line.waiting_bytes -= waiting.command.len();
         self.waiting -= 1;
         self.waiting_bytes -= waiting.command.len();
@@ -284,4 +290,23 @@ impl Lines {
 
 fn bytes_of<'a>(requests: impl Iterator<Item = &'a Waiting>) -> usize {
     requests.map(|waiting| waiting.command.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_pipeline_leaves_no_memory_behind() {
+        let mut lines = Lines::default();
+        let origin = Origin { home: Home::Here, connection: ConnectionId(1) };
+        for seq in 0..10_000 {
+            let (class, command, since) = (Class::Read, Bytes::new(), Time::ZERO);
+            let (maybe_appended, stale) = (false, false);
+            lines.push(origin, Waiting { maybe_appended, seq, class, stale, command, since });
+        }
+        while lines.pop(origin).is_some() {}
+        let capacity = lines.line(origin).waiting.capacity();
+        assert!(capacity <= WAITING_KEPT, "{capacity}");
+    }
 }

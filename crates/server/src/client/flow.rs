@@ -17,6 +17,8 @@ use crate::render::{self, Rendering};
 const SENT_BYTES_KEPT: usize = 256 << 10;
 /// An empty output keeps memory for this many bytes: ten thousand connections may have one.
 const KEPT_BYTES: usize = 4 << 10;
+/// A connection without requests keeps memory for this many.
+const WAITING_KEPT: usize = 64;
 /// What a value in a reply is taken for before there was one.
 const VALUE_BYTES_FIRST: usize = 16 << 10;
 /// What it is taken for at least, and what a reply with values is taken for beside them: the next one
@@ -114,6 +116,9 @@ impl Flow {
             && let Some(reply) = reply.take()
         {
             self.write_first(&reply);
+        }
+        if self.waiting.is_empty() {
+            self.waiting.shrink_to(WAITING_KEPT);
         }
     }
 
@@ -280,6 +285,16 @@ mod tests {
         flow.expect(Rendering::Resp2, 2, 100);
         let expected = flow.expected_bytes() - flow.unsent().len() - REPLY_BYTES_MIN;
         assert!((40_000..40_100).contains(&expected), "{expected}");
+    }
+
+    #[test]
+    fn a_long_pipeline_leaves_no_memory_behind() {
+        let mut flow = flow();
+        let seqs: Vec<u64> = (0..10_000).map(|_| flow.expect(Rendering::Resp2, 0, 0)).collect();
+        for seq in seqs {
+            flow.answer(seq, Reply::Ok);
+        }
+        assert!(flow.waiting.capacity() <= WAITING_KEPT, "{}", flow.waiting.capacity());
     }
 
     #[test]
