@@ -25,10 +25,8 @@ pub(crate) enum Verdict {
 
 /// How errors begin that a node closes a connection with, for it has too much on its hands. They say nothing of the
 /// command: another node takes it, and an earlier copy may have been applied.
-const OF_A_NODE: [&str; 2] = [
-    "ERR max number of clients reached",
-    "ERR commands that are not complete take too much memory",
-];
+const OF_A_NODE: [&str; 2] =
+    ["ERR max number of clients reached", "ERR incomplete commands use too much memory"];
 
 pub(crate) fn judge(value: &Value) -> Verdict {
     let Value::Error(text) = value else { return Verdict::Final };
@@ -67,7 +65,7 @@ mod tests {
             ("LOADING", Verdict::RefusedHere),
             ("ERR max number of clients reached", Verdict::RefusedHere),
             (
-                "ERR commands that are not complete take too much memory, this one most: closed",
+                "ERR incomplete commands use too much memory; this connection held the most and was closed",
                 Verdict::RefusedHere,
             ),
             ("NOSPACE no room for the log", Verdict::Refused),

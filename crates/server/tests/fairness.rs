@@ -44,7 +44,7 @@ fn when_commands_that_never_end_take_too_much_the_longest_is_closed_and_no_other
     let mut last = node.connect();
     last.send(&whole()[..10_000]);
     let longest = clients[1].rest();
-    assert!(longest.starts_with("-ERR commands that are not complete take"), "{longest}");
+    assert!(longest.starts_with("-ERR incomplete commands use"), "{longest}");
     assert_eq!(observer.info("stats")["evicted_clients"], "1");
     for (i, (client, size)) in clients.iter_mut().zip(sizes).enumerate() {
         if i != 1 {

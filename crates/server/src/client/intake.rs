@@ -12,7 +12,8 @@ use crate::node::Node;
 use crate::stats::count_up;
 
 /// What a client hears whose connection makes room.
-const WHY: &str = "ERR commands that are not complete take too much memory, this one most: closed";
+const WHY: &str =
+    "ERR incomplete commands use too much memory; this connection held the most and was closed";
 
 /// The bytes of one connection.
 pub(crate) struct Intake {
@@ -59,8 +60,8 @@ impl Intake {
     }
 }
 
-/// Room in a buffer for the next read; how much that may take. A buffer that is as long as what is missing does
-/// not grow for the sake of what may follow, and one that others have read into is not filled for it.
+/// Makes room in `buffer` for the next read and returns how many bytes that may take. A buffer sized for one
+/// announced request does not grow for what may follow it.
 pub(crate) fn make_room(buffer: &mut Vec<u8>, missing: usize, read_bytes: usize) -> usize {
     let wanted = read_bytes.max(missing);
     if buffer.capacity() - buffer.len() < missing.max(1) {
@@ -97,8 +98,8 @@ fn close_for_room(node: &Node, client: &Client) {
     if number.is_power_of_two() {
         let (most, all) = (client.incomplete_bytes.get(), node.clients.incomplete.bytes());
         node.log.warn(format_args!(
-            "client {} closed, number {number} closed for others: {most} bytes of a command that is not complete, the \
-             most of any, of {all} bytes of all such commands",
+            "client {} closed, number {number} closed for others: its incomplete command held {most} of {all} \
+             bytes, the most of any",
             client.remote
         ));
     }

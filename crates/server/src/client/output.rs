@@ -24,8 +24,8 @@ fn close_for_room(node: &Node, client: &Client) {
     if number.is_power_of_two() {
         let (most, all) = (client.counted_bytes.get(), node.clients.output.bytes());
         node.log.warn(format_args!(
-            "client {} closed, number {number} closed for others: {most} bytes of replies that it does not take, \
-             the most of any, of {all} bytes of all such replies",
+            "client {} closed, number {number} closed for others: the replies that it does not read held {most} \
+             of {all} bytes, the most of any",
             client.remote
         ));
     }
