@@ -2,7 +2,7 @@
 //!
 //! The follower may try again elsewhere only what was certainly not appended, and what may be
 //! applied twice without harm: session commands, which the state machine applies once, and reads that
-//! no write of their connection follows.
+//! no write of their connection follows; neither, once something behind them was answered.
 //! The leader of a term takes a frame at most once, whatever the network does to it, and refuses
 //! only what it can never have taken.
 
@@ -352,7 +352,7 @@ impl Replica {
     /// Forwards that will hear no more: sent again if that is harmless, unknown otherwise.
     pub(crate) fn give_up_forwards(&mut self, which: impl FnMut(&Forwarded) -> bool) {
         for forwarded in self.forwards.take(which) {
-            if forwarded.is_repeatable() && !self.shows_too_much(&forwarded) {
+            if forwarded.is_repeatable() && !self.is_overtaken(&forwarded) {
                 let maybe_appended = forwarded.request.class == Class::Write;
                 self.forward_failed(forwarded, maybe_appended);
             } else {
@@ -361,11 +361,11 @@ impl Replica {
         }
     }
 
-    /// Is it a read, and what came after it was answered? Repeated, it would see more than that did.
-    fn shows_too_much(&mut self, forwarded: &Forwarded) -> bool {
+    /// Was what its connection sent after it answered? Repeated, a read would see more than that did, and a
+    /// session command that was refused, which nobody here knows yet, would take effect behind it.
+    fn is_overtaken(&mut self, forwarded: &Forwarded) -> bool {
         let origin = Origin { home: Home::Here, connection: forwarded.connection };
-        forwarded.request.class != Class::Write
-            && self.lines.line(origin).forward_answered > forwarded.request.seq
+        self.lines.line(origin).forward_answered > forwarded.request.seq
             && !planted!(ForwardedReadOvertaken)
     }
 

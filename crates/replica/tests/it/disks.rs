@@ -1,6 +1,8 @@
 //! Disks that are full or slow (`src/disk_health.rs`): what clients see, who leads, what is kept.
 
+use sampan_kv::Reply;
 use sampan_raft::Health;
+use sampan_replica::wire::{ForwardOutcome, Outcome, PeerMessage};
 use sampan_replica::{Event, Input, Lane, Options};
 
 use crate::harness::{Cluster, show};
@@ -84,6 +86,36 @@ fn brimful() -> (Cluster, u64) {
     let (mut cluster, leader) = Cluster::with_leader(3, wide);
     fill_to_the_brim(&mut cluster, leader);
     (cluster, leader)
+}
+
+#[test]
+fn a_session_command_is_not_sent_again_behind_a_deletion_that_followed_it() {
+    let (mut cluster, leader) = Cluster::with_leader(3, wide);
+    let follower = cluster.follower_of(leader);
+    let session = cluster.ask(follower, 1, "SESSION OPEN");
+    assert_eq!(cluster.ask(follower, 1, "SET k old"), "OK");
+    fill_to_the_brim(&mut cluster, leader);
+    // Of two commands in one frame the first is refused, and its answer is late.
+    cluster.hold = |message| {
+        let is_refusal = |outcome: &ForwardOutcome| {
+            matches!(&outcome.outcome, Outcome::Answered(Reply::Error(text), _)
+                if text.starts_with("NOSPACE"))
+        };
+        matches!(message, PeerMessage::ForwardReply(reply) if reply.outcomes.iter().any(is_refusal))
+    };
+    let once = format!("ONCE {session} 1 SET k new");
+    let sent = cluster.send(follower, 1, &[&once, "DEL k"]);
+    cluster.run_ms(100);
+    assert_eq!(cluster.answer(follower, 1, sent[1]), Some(&Reply::Int(1)));
+    (1..=3).for_each(|id| cluster.disk(id).capacity_bytes = None);
+    cluster.run_ms(5_000);
+    assert_eq!(
+        cluster.ask(leader, 2, "GET k"),
+        "nil",
+        "it was deleted after it was set, if it was"
+    );
+    let unknown = cluster.answer(follower, 1, sent[0]).map(show).expect("an answer");
+    assert!(unknown.starts_with("-UNKNOWN"), "{unknown}");
 }
 
 /// The command that empties the store is taken, and makes room.
