@@ -9,7 +9,8 @@
 //!
 //! A round asks the voters that answered the last round first and suffice for a quorum: a question to anybody
 //! else costs both sides a message and answers nobody sooner. The others are asked when an answer is late, and
-//! once per heartbeat interval, to notice who has become faster.
+//! once per heartbeat interval, to notice who has become faster. A round
+//! that all were asked for and no quorum has confirmed is asked for again.
 //!
 //! A follower asks its leader for an index on behalf of all its waiting reads. Its question is an
 //! acknowledgement too: of three voters, the one that asks and the leader are a quorum, and no round
@@ -61,10 +62,15 @@ impl LeaderReads {
         self.round
     }
 
-    /// When the answers are late, and the voters that were not asked are to be.
+    /// When the answers are late: the voters that were not asked are to be, and later all of them again, for
+    /// question or answer may be lost, and a peer that is sent Appends is due no heartbeat.
     pub(crate) fn late_at(&self, config: &Config) -> Time {
-        let first = self.rounds.iter().find(|round| round.number > self.asked_all);
-        first.map_or(Time::NEVER, |round| round.begun_at + config.heartbeat_interval / LATE_PART)
+        let interval = config.heartbeat_interval;
+        let is_asked = |round: &&Round| round.number <= self.asked_all;
+        let unasked = self.rounds.iter().find(|round| !is_asked(round));
+        let late = unasked.map(|round| round.begun_at + interval / LATE_PART);
+        let lost = self.rounds.front().filter(is_asked).map(|_| self.all_asked_at + interval);
+        late.into_iter().chain(lost).min().unwrap_or(Time::NEVER)
     }
 
     /// No read has an index that was not committed when its round began, and none is counted twice.

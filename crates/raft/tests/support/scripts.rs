@@ -71,6 +71,7 @@ scripts! {
     lost_append_goes_again_on_a_new_connection
     lost_append_is_found_by_a_heartbeat
     lost_question_is_asked_again
+    lost_read_round_is_asked_again
     lost_replacement_is_not_taken_for_acknowledged
     lost_replacement_is_noticed
     match_never_goes_back
