@@ -179,7 +179,8 @@ pub(crate) struct Progress {
     pub(crate) recovering: bool,
     /// It could be sent more, but may not yet (`catch_up.rs`).
     pub(crate) is_held: bool,
-    /// Since the peer reported its loss: the first request that only its new life can have seen.
+    /// The first request since the peer became a member or, later, reported a loss: answers to earlier ones
+    /// are of what is over.
     new_life_from: u64,
     /// What it last said of its disk, if it has been heard in this term.
     pub(crate) health: Option<Health>,
@@ -206,7 +207,7 @@ impl Progress {
             heartbeat_due: now,
             recovering: false,
             is_held: false,
-            new_life_from: 0,
+            new_life_from: sequence,
             health: None,
             messages_sent: 0,
             messages_received: 0,
@@ -282,7 +283,8 @@ impl Progress {
 
     /// An answer to request `sequence`, of `last_sequence` so far, says whether the peer lost part
     /// of its log. What it acknowledged before a loss it holds no longer: `matched` goes back. False if
-    /// the answer is, or may be, of the life before the loss: what it acknowledges is gone.
+    /// the answer is, or may be, of the life before the loss: what it acknowledges is gone. The same if it
+    /// was a member before: what it lost in between the leader was not told.
     pub(crate) fn is_of_this_life(
         &mut self,
         sequence: u64,
@@ -295,7 +297,7 @@ impl Progress {
             self.new_life_from = last_sequence + 1;
             self.recovering = true;
         }
-        if self.recovering && !reports_loss && sequence < self.new_life_from {
+        if !reports_loss && sequence < self.new_life_from {
             return false;
         }
         self.recovering = recovering.unwrap_or(self.recovering);
@@ -534,6 +536,13 @@ mod tests {
         assert!(peer.is_of_this_life(6, None, 6) && peer.recovering);
         assert!(peer.is_of_this_life(6, Some(false), 7), "it has it all again");
         assert_eq!(peer.counted(), at(2));
+    }
+
+    #[test]
+    fn what_a_member_acknowledged_before_it_left_counts_no_more_when_it_is_back() {
+        let mut peer = Progress::new(at(9), 7, Time::ZERO);
+        assert!(!peer.is_of_this_life(6, Some(false), 9) && !peer.is_of_this_life(6, None, 9));
+        assert!(peer.is_of_this_life(7, Some(false), 9));
     }
 
     #[test]

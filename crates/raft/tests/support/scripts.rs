@@ -6,6 +6,7 @@ scripts! {
     acknowledgement_names_what_was_verified
     all_apply_what_is_committed
     answer_to_an_earlier_life_is_ignored
+    answer_to_an_earlier_membership_is_ignored
     answers_that_wait_for_a_disk_are_merged
     append_above_the_snapshot
     append_across_the_snapshot
