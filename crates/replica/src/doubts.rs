@@ -1,6 +1,7 @@
 //! A snapshot of this node that somebody found damaged when it had come: a peer that was to install it, or
-//! a client that read it as a backup. The damage may be here. Without a look at it such a file is handed
-//! out for ever: the peer never catches up, and no backup succeeds.
+//! a client that read it as a backup. The damage may be here. Or this node could not read a part of it for a
+//! peer. Without a look at it such a file is handed out for ever: the peer never catches up, and no backup
+//! succeeds.
 //!
 //! Nobody's word is taken for it. The file is read, once at a time and not again for a while, and only one
 //! that is damaged is set aside: who says what is not so costs the node a read, and no snapshot.
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use sampan_base::disk::DiskError;
 use sampan_base::{LogIndex, SnapshotId, SnapshotMeta, Time};
 use sampan_kv::Reply;
 use sampan_storage::snapshot::SnapshotError;
@@ -93,12 +95,15 @@ impl Replica {
     }
 
     /// The file was read, or is not there to be read. A damaged one, which no start could use either, is
-    /// set aside.
+    /// set aside; one that is gone, though nobody here has removed it, is given up.
     pub(crate) fn on_doubted(&mut self, id: SnapshotId, done: &DiskDone) {
         let over = Doubt::Over { again_at: self.now.mono + AGAIN_AFTER };
         self.snapshots.doubts.known.insert(id, over);
         let reply = match done {
-            DiskDone::SnapshotVerify(Err(error @ SnapshotError::Damaged { .. })) => {
+            DiskDone::SnapshotVerify(Err(
+                error @ (SnapshotError::Damaged { .. }
+                | SnapshotError::Disk(DiskError::NotFound(_))),
+            )) => {
                 self.set_aside(id, error);
                 self.is_given_up_reply(id)
             }
@@ -118,8 +123,14 @@ impl Replica {
 
     fn set_aside(&mut self, id: SnapshotId, error: &SnapshotError) {
         let ops = self.storage.set_snapshot_aside(id);
-        if !ops.is_empty() {
-            self.out.events.push(Event::SnapshotFailed(format!("{error}; it is set aside")));
+        if ops.is_empty() {
+            return;
+        }
+        // One that is gone has no name to be changed.
+        let is_gone = matches!(error, SnapshotError::Disk(_));
+        let what = if is_gone { "given up" } else { "set aside" };
+        self.out.events.push(Event::SnapshotFailed(format!("{error}; it is {what}")));
+        if !is_gone {
             self.snapshot_job(Owner::Nobody, DiskJob::SnapshotWrite(ops));
         }
     }

@@ -89,8 +89,13 @@ impl Replica {
                 let part = PeerMessage::SnapshotPart(SnapshotPart { id, offset, data });
                 self.tell(to, Stream::Bulk, part);
             }
-            (Err(_), None) => self.raft.snapshot_unreadable(self.now.mono, to, id),
+            // Unless it was removed meanwhile, the next one who wants it would get no more.
+            (Err(_), None) => {
+                self.doubt_snapshot(id);
+                self.raft.snapshot_unreadable(self.now.mono, to, id);
+            }
             (Err(_), Some(leader)) => {
+                self.doubt_snapshot(id);
                 let missing = PeerMessage::SnapshotMissing(SnapshotMissing { to, id });
                 self.tell(leader, Stream::Main, missing);
             }

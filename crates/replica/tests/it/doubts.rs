@@ -129,18 +129,17 @@ fn each_is_told_of_the_snapshot_that_it_named() {
 }
 
 #[test]
-fn a_snapshot_that_is_not_there_to_be_read_is_never_called_sound() {
+fn a_snapshot_that_is_not_there_to_be_read_is_never_called_sound_and_another_is_taken() {
     let (mut cluster, id, snapshot) = backed_up(1, never_compacting);
     let file = cluster.backups[0].1.snapshot.file.clone();
     cluster.disk(id).remove(&file);
     for seq in 1..=3 {
         doubt(&mut cluster, id, seq, snapshot);
-        let reply = found(&cluster, id, seq);
-        assert!(
-            matches!(reply, Some(Reply::Error(text)) if text.contains("not read")),
-            "{reply:?}"
-        );
+        assert_eq!(found(&cluster, id, seq), Some(&Reply::Int(1)));
     }
+    let next = cluster.backup(id, 2).expect("another").snapshot;
+    assert_ne!(next.meta.id, snapshot);
+    assert_eq!(cluster.disk(id).count_of(".damaged"), 0);
 }
 
 #[test]

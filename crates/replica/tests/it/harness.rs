@@ -32,6 +32,8 @@ pub(crate) struct MemoryDisk {
     pub(crate) copies_on_write: bool,
     /// There is no room for another name.
     pub(crate) takes_no_files: bool,
+    /// The disk cannot read this file.
+    pub(crate) unreadable: Option<String>,
 }
 
 impl MemoryDisk {
@@ -46,6 +48,12 @@ impl MemoryDisk {
 
     pub(crate) fn remove(&mut self, file: &str) {
         assert!(self.files.remove(file).is_some(), "no {file}");
+    }
+
+    /// Cuts a file off in its middle.
+    pub(crate) fn cut(&mut self, file: &str) {
+        let bytes = self.files.get_mut(file).expect("it is there");
+        bytes.truncate(bytes.len() / 2);
     }
 
     pub(crate) fn len_of(&self, file: &str) -> usize {
@@ -158,6 +166,9 @@ impl Disk for MemoryDisk {
 
     fn read(&mut self, file: &str, offset: u64, len_bytes: u64) -> Result<Bytes, DiskError> {
         let data = self.files.get(file).ok_or_else(|| DiskError::NotFound(file.into()))?;
+        if self.unreadable.as_deref() == Some(file) {
+            return Err(DiskError::Io(file.into(), "Input/output error".into()));
+        }
         let start = (offset as usize).min(data.len());
         let end = (start + len_bytes as usize).min(data.len());
         Ok(Bytes::copy_from_slice(&data[start..end]))

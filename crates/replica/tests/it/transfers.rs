@@ -8,7 +8,7 @@ use sampan_raft::{Body, PeerState};
 use sampan_replica::wire::PeerMessage;
 use sampan_replica::{Event, Input, Lane, Options};
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, MemoryDisk};
 use crate::snapshots::{compacting, never_compacting};
 
 /// Pieces so small that a transfer takes a while.
@@ -181,6 +181,27 @@ fn a_snapshot_that_is_damaged_where_it_is_sent_from_is_replaced() {
     assert_eq!((installs(&cluster), cluster.disk(leader).count_of(".damaged")), (1, 1));
     let (later, _) = cluster.node(leader).status().snapshot.expect("a new one");
     assert!(later >= index);
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_read_where_it_is_sent_from_is_replaced() {
+    type Spoil = fn(&mut MemoryDisk, &str);
+    let cut: (Spoil, usize) = (MemoryDisk::cut, 1);
+    let unreadable: (Spoil, usize) = (|disk, file| disk.unreadable = Some(file.to_owned()), 1);
+    let gone: (Spoil, usize) = (MemoryDisk::remove, 0);
+    for (spoil, set_aside) in [cut, unreadable, gone] {
+        let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+        cluster.input(leader, Input::TakeSnapshot);
+        cluster.run_ms(100);
+        let newest = cluster.disk(leader).list("snapshots").expect("a directory").pop();
+        spoil(cluster.disk(leader), &newest.expect("a file").file);
+        cluster.snapshot_parts_per_ms = usize::MAX;
+        cluster.start(follower);
+        cluster.run_ms(10_000);
+        assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+        let is_set_aside = cluster.disk(leader).count_of(".damaged");
+        assert_eq!((installs(&cluster), is_set_aside), (1, set_aside));
+    }
 }
 
 #[test]
