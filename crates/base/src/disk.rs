@@ -110,6 +110,9 @@ pub enum DiskError {
     /// No more files may be open, in the operating system's words. The disk is sound, but nothing can be
     /// done with it: as fatal.
     TooManyOpen(FileName, String),
+    /// The operating system does not let this process do it, in its words: it may not, has no memory for it,
+    /// or the file system is read-only. That says nothing of what the disk holds, so it is no damage; as fatal.
+    Refused(FileName, String),
     /// Anything else, with the operating system's words. Fatal: never retried, never acknowledged
     /// over (rule R10).
     Io(FileName, String),
@@ -120,7 +123,9 @@ impl fmt::Display for DiskError {
         match self {
             Self::NotFound(file) => write!(f, "{file}: not found"),
             Self::NoSpace(file) => write!(f, "{file}: no space left on the device"),
-            Self::TooManyOpen(file, words) | Self::Io(file, words) => write!(f, "{file}: {words}"),
+            Self::TooManyOpen(file, words) | Self::Refused(file, words) | Self::Io(file, words) => {
+                write!(f, "{file}: {words}")
+            }
         }
     }
 }

@@ -451,6 +451,9 @@ pub(crate) fn disk_error(file: &FileName, error: &io::Error) -> DiskError {
     match error.kind() {
         ErrorKind::NotFound => DiskError::NotFound(file.clone()),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => DiskError::NoSpace(file.clone()),
+        ErrorKind::PermissionDenied | ErrorKind::OutOfMemory | ErrorKind::ReadOnlyFilesystem => {
+            DiskError::Refused(file.clone(), error.to_string())
+        }
         _ if matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)) => {
             DiskError::TooManyOpen(file.clone(), error.to_string())
         }

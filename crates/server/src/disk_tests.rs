@@ -243,3 +243,15 @@ fn a_limit_of_open_files_is_no_fault_of_the_disk() {
     let error = disk_error(&name("wal/1.log"), &Errno::IO.into());
     assert_eq!(ServerError::of_disk(&error, error.to_string()).exit_code(), 6);
 }
+
+#[test]
+fn what_the_system_refuses_is_no_damage() {
+    for errno in [Errno::ACCESS, Errno::PERM, Errno::ROFS, Errno::NOMEM] {
+        let error = disk_error(&name("identity"), &errno.into());
+        assert!(matches!(error, DiskError::Refused(..)), "{error:?}");
+        let end = ServerError::of_disk(&error, error.to_string());
+        assert_eq!(end.exit_code(), 6, "{end}");
+        assert!(end.to_string().starts_with("disk failed: identity: "), "{end}");
+    }
+    assert!(matches!(disk_error(&name("identity"), &Errno::IO.into()), DiskError::Io(..)));
+}

@@ -50,7 +50,10 @@ impl ServerError {
                 "{text}: raise the limit of open files (ulimit -n; LimitNOFILE= of systemd; of the whole \
                  system: fs.file-max)"
             )),
-            DiskError::NotFound(_) | DiskError::NoSpace(_) | DiskError::Io(..) => Self::Disk(text),
+            DiskError::NotFound(_)
+            | DiskError::NoSpace(_)
+            | DiskError::Refused(..)
+            | DiskError::Io(..) => Self::Disk(text),
         }
     }
 

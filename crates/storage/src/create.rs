@@ -79,7 +79,7 @@ impl Storage {
 
     /// Whose data this is.
     pub fn read_identity(disk: &mut dyn Disk) -> Result<Identity, OpenError> {
-        let bytes = match disk.read(IDENTITY_FILE, 0, PAGE_BYTES) {
+        let bytes = match page::read(disk, IDENTITY_FILE, 0, PAGE_BYTES) {
             Ok(bytes) => bytes,
             Err(DiskError::NotFound(_)) => {
                 // An error of its own if other files show that there was one.

@@ -126,7 +126,7 @@ impl Found {
             segment: hard_state.record.segment,
         };
         let files = replay::read_headers(disk, directory.segments(), identity)?;
-        let log = replay::replay(disk, &files, known);
+        let log = replay::replay(disk, &files, known)?;
         let verdict = judge(&log, &files, &snapshots, &hard_state.record, on_damage)?;
         let partial = best_partial(disk, directory, position)?;
         Ok(Self { hard_state, snapshots, files, log, verdict, partial })

@@ -101,10 +101,10 @@ impl Repair {
             segment: record.segment,
         };
         let files = replay::read_headers(disk, directory.segments(), identity)?;
-        let mut log = replay::replay(disk, &files, known);
+        let mut log = replay::replay(disk, &files, known)?;
         let gap = log.gap_after(known.snapshot, &files);
         if gap.is_some() {
-            log = replay::replay_all(disk, &files, known);
+            log = replay::replay_all(disk, &files, known)?;
         }
         if let Some(damage) = gap.filter(|_| log.damage.is_none()) {
             let readable = by_index(log.into_entries_after(LogIndex::ZERO)).collect();

@@ -82,15 +82,19 @@ pub(crate) enum Join {
     Gap,
 }
 
-/// Reads what is needed of the log.
-pub(crate) fn replay(disk: &mut dyn Disk, files: &[SegmentFile], known: Known) -> Replayed {
+/// Reads what is needed of the log. An error is one that says nothing of what is in the files.
+pub(crate) fn replay(
+    disk: &mut dyn Disk,
+    files: &[SegmentFile],
+    known: Known,
+) -> Result<Replayed, DiskError> {
     let live = live_segments(files);
     let needed_from =
         live.iter().rposition(|&i| header_of(files, i).serves_from <= known.snapshot.index);
     let mut log = Replayed::empty();
     let Some(needed_from) = needed_from else {
         log.damage = Some(nothing_to_start_from(files, &live, known));
-        return log;
+        return Ok(log);
     };
     let live = &live[needed_from..];
     log.start = header_of(files, live[0]).serves_from.max(LogIndex(1));
@@ -98,7 +102,7 @@ pub(crate) fn replay(disk: &mut dyn Disk, files: &[SegmentFile], known: Known) -
     log.next = header_of(files, live[0]).first;
     for (i, &place) in live.iter().enumerate() {
         let sealed_by = live.get(i + 1).map(|&next| header_of(files, next));
-        let damage = log.read_segment(disk, files, place, sealed_by, known).err();
+        let damage = log.read_segment(disk, files, place, sealed_by, known)?.err();
         // A segment that is missing after this one is the better explanation.
         log.damage = if sealed_by.is_some() {
             damage.map(|damage| damaged_header_after(files, place).unwrap_or(damage))
@@ -109,11 +113,15 @@ pub(crate) fn replay(disk: &mut dyn Disk, files: &[SegmentFile], known: Known) -
             break;
         }
     }
-    log
+    Ok(log)
 }
 
 /// Reads all that there is of the log, whether or not it goes on from a snapshot.
-pub(crate) fn replay_all(disk: &mut dyn Disk, files: &[SegmentFile], known: Known) -> Replayed {
+pub(crate) fn replay_all(
+    disk: &mut dyn Disk,
+    files: &[SegmentFile],
+    known: Known,
+) -> Result<Replayed, DiskError> {
     let first = live_segments(files).first().map(|&i| header_of(files, i).serves_from);
     let snapshot = LogPosition { index: first.unwrap_or(LogIndex::ZERO), ..known.snapshot };
     replay(disk, files, Known { snapshot, ..known })
@@ -202,7 +210,7 @@ impl Replayed {
         place: usize,
         sealed_by: Option<&SegmentHeader>,
         known: Known,
-    ) -> Result<(), Damage> {
+    ) -> Result<Result<(), Damage>, DiskError> {
         let (file, header) = (&files[place], header_of(files, place));
         self.tail.clear();
         self.read.push(place);
@@ -212,20 +220,22 @@ impl Replayed {
             self.synced_batch.max(header.first.sequence - 1).max(known.synced_batch);
         let at = |offset, batch, reason| damage_at(file.file.clone(), offset, batch, reason);
         if file.len_bytes != header.len_bytes {
-            return Err(at(file.len_bytes, 0, DamageReason::SegmentLength));
+            return Ok(Err(at(file.len_bytes, 0, DamageReason::SegmentLength)));
         }
         let (bytes, all_of_it) = match read_file(disk, file) {
             Ok((bytes, _)) if bytes.len() as u64 != file.len_bytes => {
-                return Err(at(0, 0, DamageReason::SegmentLength));
+                return Ok(Err(at(0, 0, DamageReason::SegmentLength)));
             }
             Ok(read) => read,
-            Err(_) => return Err(at(0, 0, DamageReason::Unreadable)),
+            Err(DiskError::NotFound(_)) => return Ok(Err(at(0, 0, DamageReason::Unreadable))),
+            // Too many open files, say: to give up a log for that would be wrong.
+            Err(error) => return Err(error),
         };
         self.bytes_read += file.len_bytes;
-        self.read_batches(header, &bytes, sealed_by, known).map_err(|reason| {
+        Ok(self.read_batches(header, &bytes, sealed_by, known).map_err(|reason| {
             let reason = if all_of_it { reason } else { DamageReason::Unreadable };
             at(self.offset(), self.next.sequence, reason)
-        })
+        }))
     }
 
     /// Where in the last segment read the next batch is.
