@@ -23,6 +23,7 @@ use sampan_base::{
     ClusterId, Configuration, HardState, LogPosition, NodeId, SnapshotId, SnapshotMeta,
 };
 use sampan_server::disk::RealDisk;
+use sampan_server::make_directory;
 use sampan_storage::snapshot::{self, SnapshotHeader, SnapshotPart, SnapshotWriter};
 use sampan_storage::{Identity, Options, Storage};
 
@@ -220,7 +221,7 @@ impl Staging {
     fn create(dir: &Path) -> Result<Self, Failure> {
         let is_within = check_empty(dir)?;
         let path = if is_within { dir.join(ENDING) } else { beside(dir) };
-        fs::create_dir_all(parent(dir)).map_err(|error| failed(dir, error))?;
+        make_directory(parent(dir)).map_err(|error| failed(dir, error))?;
         match fs::create_dir(&path) {
             Ok(()) => Ok(Self { path, dir: dir.to_owned(), is_within, finished: false }),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(Failure::usage(format!(

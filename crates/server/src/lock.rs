@@ -35,7 +35,7 @@ impl DirectoryLock {
             let text = format!("{}: {error}", directory.display());
             ServerError::of_disk(&disk_error(&LOCK_FILE.into(), &error), text)
         };
-        make(directory).map_err(|error| match error.kind() {
+        make_directory(directory).map_err(|error| match error.kind() {
             ErrorKind::NotADirectory | ErrorKind::AlreadyExists => no_directory(directory).into(),
             _ => disk(error),
         })?;
@@ -74,11 +74,18 @@ impl DirectoryLock {
 }
 
 /// Makes a directory, and those above it, if they are not there; and their names durable. Its own is
-/// synced always, for the start that made it may have been cut short.
-fn make(directory: &Path) -> io::Result<()> {
-    let missing = directory.ancestors().take_while(|part| !part.exists()).count();
+/// synced always, for the start that made it may have been cut short. Whoever makes a directory above
+/// data makes it with this: what is below is no safer than its name.
+pub fn make_directory(directory: &Path) -> io::Result<()> {
+    let with_new_names = with_new_names(directory);
     fs::create_dir_all(directory)?;
-    directory.ancestors().skip(1).take(missing.max(1)).try_for_each(sync_names)
+    with_new_names.into_iter().try_for_each(sync_names)
+}
+
+/// The directories that get a name if this one is made, and if it is there, the one that has its name.
+fn with_new_names(directory: &Path) -> Vec<&Path> {
+    let missing = directory.ancestors().take_while(|part| !part.exists()).count();
+    directory.ancestors().skip(1).take(missing.max(1)).collect()
 }
 
 /// Something else is in the place of a directory, or of one above it.
@@ -141,6 +148,16 @@ mod tests {
         lock.let_go();
         DirectoryLock::take(dir.path()).unwrap();
         assert!(writes.join().unwrap(), "it is locked while somebody writes");
+    }
+
+    #[test]
+    fn all_names_that_are_new_are_made_durable_and_its_own_always() {
+        let dir = TempDir::new("lock-names");
+        let (a, b, data) = (dir.path().join("a"), dir.path().join("a/b"), dir.path().join("a/b/c"));
+        assert_eq!(with_new_names(&data), [&*b, &*a, dir.path()]);
+        make_directory(&data).unwrap();
+        assert_eq!(with_new_names(&data), [&*b]);
+        assert_eq!(with_new_names(Path::new("none/data")), [Path::new("none"), Path::new("")]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use sampan_base::ClusterId;
 use sampan_base::configuration::MEMBERS_MAX;
 use sampan_server::config::PEER_PORT_OFFSET;
+use sampan_server::make_directory;
 use serde::Deserialize;
 
 use crate::exit::{self, Failure};
@@ -188,7 +189,7 @@ pub(crate) struct DirLock {
 impl DirLock {
     /// Creates the directory if there is none, and locks it.
     pub(crate) fn take(dir: &Path) -> Result<Self, Failure> {
-        fs::create_dir_all(dir).map_err(|error| match error.kind() {
+        make_directory(dir).map_err(|error| match error.kind() {
             // Something else is in its place, or in that of one above it.
             io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
                 Failure::usage(format!("--dir is {}: {error}; want a directory", dir.display()))

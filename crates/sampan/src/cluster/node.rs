@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use sampan_server::make_directory;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::layout::{LOG_FILE, Layout, OLD_LOG_FILE, node_dir};
@@ -216,7 +217,8 @@ impl NodeSpec {
     }
 
     fn open_log(&self) -> std::io::Result<File> {
-        fs::create_dir_all(&self.dir)?;
+        // The data are below it.
+        make_directory(&self.dir)?;
         let path = self.dir.join(LOG_FILE);
         if fs::metadata(&path).is_ok_and(|file| file.len() > LOG_BYTES_MAX) {
             fs::rename(&path, self.dir.join(OLD_LOG_FILE))?;
