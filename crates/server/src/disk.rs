@@ -14,7 +14,7 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
@@ -49,8 +49,9 @@ struct Shared {
     table: Mutex<Table>,
     /// What bulk is read into.
     spare: Spare,
-    /// A sync failed: what is on the disk is unknown, and nothing may be done to it any more.
-    failed: AtomicBool,
+    /// The first sync that failed: what is on the disk is unknown, and nothing may be done to it any more.
+    /// Whichever lane is heard first tells of it.
+    failed: OnceLock<DiskError>,
 }
 
 /// The open files by their names. Lanes share files, and one that went on with a file that has lost its name
@@ -266,10 +267,7 @@ impl RealDisk {
         } else {
             rustix::fs::fdatasync(&handle.file)
         };
-        if let Err(error) = synced {
-            self.shared.failed.store(true, Ordering::SeqCst);
-            return Err(DiskError::Io(file.clone(), format!("sync: {error}")));
-        }
+        synced.map_err(|error| self.fail(file, error))?;
         handle.dirty.store(false, Ordering::Relaxed);
         handle.grown.store(false, Ordering::Relaxed);
         Ok(())
@@ -355,10 +353,13 @@ impl RealDisk {
     fn sync_directory(&self, directory: &FileName) -> Result<(), DiskError> {
         let opened = File::open(self.path(directory));
         let opened = opened.map_err(|error| disk_error(directory, &error))?;
-        rustix::fs::fsync(&opened).map_err(|error| {
-            self.shared.failed.store(true, Ordering::SeqCst);
-            DiskError::Io(directory.clone(), format!("sync: {error}"))
-        })
+        rustix::fs::fsync(&opened).map_err(|error| self.fail(directory, error))
+    }
+
+    /// A sync has failed.
+    fn fail(&self, name: &FileName, error: Errno) -> DiskError {
+        let error = || DiskError::Io(name.clone(), format!("sync: {error}"));
+        self.shared.failed.get_or_init(error).clone()
     }
 }
 
@@ -372,8 +373,8 @@ impl Disk for RealDisk {
         if self.read_only {
             return Err(DiskError::Io("".into(), "opened for reading only".into()));
         }
-        if self.shared.failed.load(Ordering::SeqCst) {
-            return Err(DiskError::Io("".into(), "an earlier sync failed".into()));
+        if let Some(error) = self.shared.failed.get() {
+            return Err(error.clone());
         }
         match op {
             DiskOp::Create { file, zero_bytes } => self.create(file, *zero_bytes),

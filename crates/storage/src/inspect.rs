@@ -176,7 +176,13 @@ pub fn hard_state(bytes: &[u8]) -> Result<HardStateCopy, FileFault> {
     })
 }
 
-/// A segment, from the bytes of its file.
+/// How long the file of a segment is, as its first page says.
+pub fn segment_len_bytes(page: &[u8]) -> Result<u64, FileFault> {
+    Ok(SegmentHeader::decode(page)?.len_bytes)
+}
+
+/// A segment, from the bytes of its file; of one that is longer than its header says, one byte more than
+/// that is enough.
 pub fn segment(bytes: &[u8]) -> Result<SegmentContent, FileFault> {
     let header = SegmentHeader::decode(bytes.get(..PAGE_BYTES as usize).unwrap_or(bytes))?;
     let mut content = SegmentContent {

@@ -1,16 +1,16 @@
 //! One file, by its first bytes. The name it has matters only where these do not tell, and for whether what
 //! is in it counts (`names.rs`).
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
 use sampan_base::{Configuration, Entry, EntryKind, LogPosition, codec};
 use sampan_kv::BatchReader;
 use sampan_server::Utc;
-use sampan_storage::Identity;
 use sampan_storage::inspect::{self, BatchContent, FileKind, SegmentContent, SegmentEnd};
 use sampan_storage::snapshot::{SnapshotHeader, SnapshotPart};
+use sampan_storage::{Identity, PAGE_BYTES};
 
 use super::facts::Facts;
 use super::names::{self, Standing};
@@ -36,12 +36,13 @@ pub(super) async fn facts(path: &Path, entries: bool) -> Result<Facts, Failure> 
 }
 
 async fn of_kind(kind: FileKind, path: &Path, entries: bool) -> Result<Facts, Failure> {
-    let read = || fs::read(path).map_err(|error| unreadable(path, &error));
+    // As a start does, which looks at no more.
+    let page = || read(path, PAGE_BYTES);
     match kind {
-        FileKind::Identity => Ok(identity(path, &read()?)),
-        FileKind::Members => Ok(members(path, &read()?)),
-        FileKind::HardState => Ok(hard_state(path, &read()?)),
-        FileKind::Segment => Ok(segment(path, &read()?, entries)),
+        FileKind::Identity => Ok(identity(path, &page()?)),
+        FileKind::Members => Ok(members(path, &page()?)),
+        FileKind::HardState => Ok(hard_state(path, &page()?)),
+        FileKind::Segment => Ok(segment(path, &segment_bytes(path)?, entries)),
         FileKind::Zeros => zeros(path).await,
         FileKind::Snapshot => snapshot(&Place::File(path.to_owned())).await,
         FileKind::Unknown if names::is_ours(path) => {
@@ -54,6 +55,24 @@ async fn of_kind(kind: FileKind, path: &Path, entries: bool) -> Result<Facts, Fa
                 path.display()
             ))
         }),
+    }
+}
+
+/// What is in a file, up to so many bytes: it may be of any length, whatever it begins with.
+fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(bytes_max).read_to_end(&mut bytes));
+    read.map_err(|error| unreadable(path, &error))?;
+    Ok(bytes)
+}
+
+/// A segment as far as its header says, and a byte more if the file is longer; what begins with no
+/// header is no more than that.
+fn segment_bytes(path: &Path) -> Result<Vec<u8>, Failure> {
+    let page = read(path, PAGE_BYTES)?;
+    match inspect::segment_len_bytes(&page) {
+        Ok(len_bytes) => read(path, len_bytes.saturating_add(1)),
+        Err(_) => Ok(page),
     }
 }
 
@@ -304,6 +323,8 @@ fn sound(facts: Facts, checked: &Checked) -> Facts {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[tokio::test]
@@ -318,6 +339,21 @@ mod tests {
         fs::write(&path, &bytes).unwrap();
         let not_zero = zeros.with("first_byte_that_is_not_zero", (1_usize << 20) + 3);
         assert_eq!(facts(&path, false).await, Ok(not_zero));
+        fs::remove_file(&path).unwrap();
+    }
+
+    /// A terabyte, if all of it were read.
+    const HUGE_BYTES: u64 = 1 << 40;
+
+    #[tokio::test]
+    async fn of_a_file_that_is_much_too_long_no_more_is_read_than_it_should_have() {
+        let path = std::env::temp_dir().join(format!("sampan-huge-{}", std::process::id()));
+        for magic in [*b"SAMPIDEN", *b"SAMPMEMB", *b"SAMPHARD", *b"SAMPWAL\0"] {
+            fs::write(&path, magic).unwrap();
+            File::options().write(true).open(&path).unwrap().set_len(HUGE_BYTES).unwrap();
+            let found = facts(&path, false).await.unwrap();
+            assert_eq!(found.damage().unwrap().why, "its checksum does not match");
+        }
         fs::remove_file(&path).unwrap();
     }
 }
