@@ -78,6 +78,22 @@ impl Limits {
         }
     }
 
+    /// The limits that decide what applying an entry does, by name. Nodes that differ in one become different
+    /// stores, and so does one that applies a part of the log by other limits than before: they are what
+    /// a cluster was made with, for good.
+    #[must_use]
+    pub const fn of_state(&self) -> [(&'static str, u64); 7] {
+        [
+            ("value_bytes_max", self.value_bytes_max as u64),
+            ("sessions_max", self.sessions_max as u64),
+            ("session_window_max", self.session_window_max as u64),
+            ("session_window_bytes_max", self.session_window_bytes_max as u64),
+            ("session_bytes_total_max", self.session_bytes_total_max as u64),
+            ("session_ttl_ms", self.session_ttl_ms),
+            ("reclaim_per_batch_max", self.reclaim_per_batch_max as u64),
+        ]
+    }
+
     /// Says what is wrong with these limits, if anything.
     pub fn check(&self) -> Result<(), String> {
         let positive = [

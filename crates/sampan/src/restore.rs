@@ -179,7 +179,8 @@ impl Node {
         fs::create_dir_all(&dir).map_err(|error| failed(&dir, error))?;
         let mut disk = RealDisk::new(&dir);
         let options = Options::default();
-        Storage::agree_on_members(&mut disk, identity, members)
+        // The settings that go with it are those of the first start.
+        Storage::agree(&mut disk, identity, members, &[])
             .and_then(|()| Storage::create_formed(&mut disk, identity, &options))
             .map_err(|error| failed(&dir, error))?;
         let opened = Storage::open(&mut disk, identity, &options);

@@ -51,6 +51,7 @@ mod segments_lane;
 mod signals;
 mod spare;
 mod start;
+mod state_settings;
 mod stats;
 #[cfg(test)]
 mod testing;

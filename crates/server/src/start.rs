@@ -33,6 +33,7 @@ use crate::open_files;
 use crate::peer::Peers;
 use crate::repair;
 use crate::signals::Signals;
+use crate::state_settings;
 use crate::stats::Stats;
 use crate::time::{Clock, stopwatch, wall};
 
@@ -261,7 +262,8 @@ fn open(
 ) -> Result<Start, ServerError> {
     let identity = Identity { cluster: config.cluster, node: config.node };
     let bootstrap = config.bootstrap();
-    Storage::agree_on_members(disk, identity, &bootstrap.voters)
+    let settings = state_settings::values(&config.replica.kv);
+    Storage::agree(disk, identity, &bootstrap.voters, &settings)
         .map_err(|error| data_error(config, &error))?;
     if !Storage::exists(disk).map_err(|error| data_error(config, &error))? {
         Storage::create(disk, identity, &config.replica.storage)
@@ -318,6 +320,10 @@ fn data_error(config: &Config, error: &sampan_storage::OpenError) -> ServerError
             ": give --peer the set of its first start, wherever they are now; or, if that was wrong, move the \
              directory away and start with an empty one while all other nodes are up"
         }
+        E::OtherSettings { .. } => {
+            ": settings of the group State are those of the first start, for good: a node that never took part \
+             starts again with an empty directory; to change one, restore a backup into a new cluster"
+        }
         E::DamagedMembers(_) => {
             ": remove the file if --peer names all other nodes, and it is written again"
         }
@@ -326,11 +332,17 @@ fn data_error(config: &Config, error: &sampan_storage::OpenError) -> ServerError
         }
         _ => "",
     };
-    let text = format!("data directory {}: {error}{advice}", config.data_dir.display());
+    let mut text = format!("data directory {}: {error}", config.data_dir.display());
+    if let E::OtherSettings { found } = error {
+        let difference = state_settings::difference(&config.replica.kv, found);
+        text += &difference.map(|difference| format!(", {difference}")).unwrap_or_default();
+    }
+    text += advice;
     match error {
         E::OtherCluster { .. }
         | E::OtherNode { .. }
         | E::OtherMembers { .. }
+        | E::OtherSettings { .. }
         | E::AlreadyCreated(_)
         | E::NotCreated => ServerError::OtherData(text),
         E::DamagedIdentity(_)

@@ -40,6 +40,12 @@ pub enum OpenError {
         /// What was asked for.
         expected: BTreeSet<NodeId>,
     },
+    /// What is here was made with other settings of those that decide what applying an entry does.
+    #[error("it was made with other settings of its state")]
+    OtherSettings {
+        /// What the members file says.
+        found: Vec<u64>,
+    },
     /// The members file is damaged.
     #[error("members is damaged: {0}")]
     DamagedMembers(&'static str),

@@ -110,7 +110,7 @@ fn identity_page() -> Bytes {
 fn members_page() -> Bytes {
     let mut disk = MemDisk::new();
     let members = [1, 2, 0x0304].map(NodeId::of).into();
-    Storage::agree_on_members(&mut disk, IDENTITY, &members).unwrap();
+    Storage::agree(&mut disk, IDENTITY, &members, &[7, 8]).unwrap();
     disk.read(MEMBERS_FILE, 0, 2 * PAGE_BYTES).unwrap()
 }
 

@@ -4,14 +4,12 @@
 //! Snapshots are read by [`crate::snapshot::SnapshotStream`]; what a whole data directory amounts to
 //! is told by [`crate::Storage::examine`].
 
-use std::collections::BTreeSet;
-
-use sampan_base::{Entry, HardState, LogIndex, LogPosition, NodeId};
+use sampan_base::{Entry, HardState, LogIndex, LogPosition};
 
 use crate::batch::{self, Batch, Link};
 use crate::create::IDENTITY_MAGIC;
 use crate::hard_state::{HARD_STATE_MAGIC, Record};
-use crate::members::{self, MEMBERS_MAGIC};
+use crate::members::{self, MEMBERS_MAGIC, Members};
 use crate::page::{self, Magic, PAGE_BYTES, PageFault};
 use crate::replay::{Tail, judge_tail};
 use crate::sector::SECTOR_BYTES;
@@ -155,8 +153,8 @@ pub fn identity(bytes: &[u8]) -> Result<Identity, FileFault> {
     Identity::decode(&mut body).map_err(|_| FileFault::Damaged("a field is impossible"))
 }
 
-/// The first members of a cluster and whose note of them it is, from the bytes of `members`.
-pub fn members(bytes: &[u8]) -> Result<(Identity, BTreeSet<NodeId>), FileFault> {
+/// What a node was told at its first start, from the bytes of `members`.
+pub fn members(bytes: &[u8]) -> Result<Members, FileFault> {
     let mut body = page::unseal(MEMBERS_MAGIC, bytes)?;
     members::decode(&mut body).map_err(|_| FileFault::Damaged("a field is impossible"))
 }

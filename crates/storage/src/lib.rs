@@ -73,6 +73,7 @@ mod format_tests;
 
 pub use error::{Damage, DamageReason, OpenError};
 pub use identity::Identity;
+pub use members::Members;
 pub use open::{OnDamage, Salvage};
 pub use options::Options;
 pub use page::{FORMAT_VERSION, PAGE_BYTES};

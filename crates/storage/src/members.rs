@@ -1,8 +1,13 @@
-//! The first members of the cluster, as a node was told at its first start: the `members` file.
+//! What a node was told at its first start and no later start may change: the `members` file.
 //!
-//! Until an entry or a snapshot says who the members are, what a node is told at a start does. Were that
-//! once a smaller set, the node could elect itself and a log of its own would win over acknowledged
-//! entries later. So the set is durable before the node is, and no start takes another one.
+//! **The first members of the cluster.** Until an entry or a snapshot says who the members are, what a node is
+//! told at a start does. Were that once a smaller set, the node could elect itself and a log of its own would
+//! win over acknowledged entries later. So the set is durable before the node is, and no start takes another
+//! one.
+//!
+//! **The settings that decide what applying an entry does**, as numbers whose meaning is the host's. A node
+//! that starts with others applies the log after its snapshot by them, which other nodes, or this one, have
+//! applied by the former: from then on they are different stores.
 
 use std::collections::BTreeSet;
 
@@ -21,13 +26,15 @@ const MEMBERS_TEMPORARY: &str = "members.tmp";
 pub(crate) const MEMBERS_MAGIC: Magic = *b"SAMPMEMB";
 
 impl Storage {
-    /// Makes the cluster's first members durable, or refuses others than those of the first start. Before
+    /// Makes what a node is told at its first start durable, or refuses what is not that. Before
     /// [`Storage::create`], and before every [`Storage::open`]. A directory in which no node was created
-    /// takes any; one that has a node but no such file, those it is told now.
-    pub fn agree_on_members(
+    /// takes anything; one that has a node but no such file, or no settings in it, what it is told now.
+    /// `settings` may be empty: then they are whatever the next start is told.
+    pub fn agree(
         disk: &mut dyn Disk,
         identity: Identity,
         members: &BTreeSet<NodeId>,
+        settings: &[u64],
     ) -> Result<(), OpenError> {
         let exists = Self::exists(disk)?;
         if exists {
@@ -43,24 +50,44 @@ impl Storage {
             Err(error) => return Err(error.into()),
         };
         match noted {
-            Some(found) if found == *members => Ok(()),
-            Some(found) => Err(OpenError::OtherMembers { found, expected: members.clone() }),
-            None => disk.execute_all(&note(identity, members)).map_err(OpenError::Disk),
+            Some(noted) if noted.members != *members => {
+                Err(OpenError::OtherMembers { found: noted.members, expected: members.clone() })
+            }
+            Some(noted) if noted.settings == settings => Ok(()),
+            Some(noted) if !noted.settings.is_empty() => {
+                Err(OpenError::OtherSettings { found: noted.settings })
+            }
+            _ => disk.execute_all(&note(identity, members, settings)).map_err(OpenError::Disk),
         }
     }
 }
 
-fn note(identity: Identity, members: &BTreeSet<NodeId>) -> [DiskOp; 5] {
+/// What the file says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Members {
+    /// Whose note it is.
+    pub owner: Identity,
+    /// The first members of the cluster.
+    pub members: BTreeSet<NodeId>,
+    /// What the host was set to, or nothing if nobody has said so yet.
+    pub settings: Vec<u64>,
+}
+
+fn note(identity: Identity, members: &BTreeSet<NodeId>, settings: &[u64]) -> [DiskOp; 5] {
     let mut body = Vec::new();
     identity.encode(&mut body);
     body.put_u32(members.len() as u32);
     for id in members {
         body.put_u64(id.get());
     }
+    body.put_u32(settings.len() as u32);
+    for &setting in settings {
+        body.put_u64(setting);
+    }
     page::place(page::seal(MEMBERS_MAGIC, &body), MEMBERS_TEMPORARY, MEMBERS_FILE)
 }
 
-fn unseal(bytes: &[u8], identity: Identity) -> Result<BTreeSet<NodeId>, OpenError> {
+fn unseal(bytes: &[u8], identity: Identity) -> Result<Members, OpenError> {
     let mut body = page::unseal(MEMBERS_MAGIC, bytes).map_err(|fault| match fault {
         PageFault::Damaged(why) => OpenError::DamagedMembers(why),
         PageFault::Version(version) => {
@@ -68,16 +95,18 @@ fn unseal(bytes: &[u8], identity: Identity) -> Result<BTreeSet<NodeId>, OpenErro
         }
     })?;
     match decode(&mut body) {
-        Ok((owner, members)) if owner == identity => Ok(members),
+        Ok(noted) if noted.owner == identity => Ok(noted),
         Ok(_) => Err(OpenError::DamagedMembers("it is another node's")),
         Err(_) => Err(OpenError::DamagedMembers("a field is impossible")),
     }
 }
 
-/// Whose file it is, and the members.
-pub(crate) fn decode(body: &mut Reader<'_>) -> Result<(Identity, BTreeSet<NodeId>), DecodeError> {
-    let identity = Identity::decode(body)?;
+/// Reads what [`note`] wrote.
+pub(crate) fn decode(body: &mut Reader<'_>) -> Result<Members, DecodeError> {
+    let owner = Identity::decode(body)?;
     let count = body.u32()?;
     let members = (0..count).map(|_| NodeId::decode(body)).collect::<Result<_, _>>()?;
-    Ok((identity, members))
+    let count = body.u32()?;
+    let settings = (0..count).map(|_| body.u64()).collect::<Result<_, _>>()?;
+    Ok(Members { owner, members, settings })
 }

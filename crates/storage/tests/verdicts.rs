@@ -493,8 +493,7 @@ fn the_data_of_another_cluster_or_node_is_refused() {
 #[test]
 fn no_start_takes_other_members_than_the_first_one() {
     let set = |ids: &[u64]| ids.iter().copied().map(NodeId::of).collect::<BTreeSet<_>>();
-    let agree =
-        |disk: &mut MemDisk, ids: &[u64]| Storage::agree_on_members(disk, IDENTITY, &set(ids));
+    let agree = |disk: &mut MemDisk, ids: &[u64]| Storage::agree(disk, IDENTITY, &set(ids), &[1]);
     let mut disk = MemDisk::new();
     // Until there is a node nothing was promised by one.
     assert_eq!(agree(&mut disk, &[7]), Ok(()));
@@ -512,6 +511,24 @@ fn no_start_takes_other_members_than_the_first_one() {
     disk.lose("members", None);
     assert_eq!(agree(&mut disk, &[7, 8, 9]), Ok(()), "it is written again");
     assert!(agree(&mut disk, &[7]).is_err());
+}
+
+#[test]
+fn no_start_takes_other_settings_of_the_state_than_the_first_one() {
+    let members = BTreeSet::from([IDENTITY.node]);
+    let agree =
+        |disk: &mut MemDisk, settings: &[u64]| Storage::agree(disk, IDENTITY, &members, settings);
+    let mut disk = MemDisk::new();
+    // A restored directory has none yet: it takes those of its first start.
+    assert_eq!(agree(&mut disk, &[]), Ok(()));
+    Storage::create(&mut disk, IDENTITY, &Options::tiny()).unwrap();
+    assert_eq!(agree(&mut disk, &[5, 6]), Ok(()));
+    disk = disk.crash(&mut KeepSynced);
+    for others in [&[5, 7][..], &[5], &[5, 6, 7], &[]] {
+        let found = vec![5, 6];
+        assert_eq!(agree(&mut disk, others), Err(OpenError::OtherSettings { found }));
+    }
+    assert_eq!(agree(&mut disk, &[5, 6]), Ok(()));
 }
 
 #[test]

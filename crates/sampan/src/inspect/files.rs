@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use sampan_base::{Configuration, Entry, EntryKind, LogPosition, codec};
-use sampan_kv::BatchReader;
+use sampan_kv::{BatchReader, Limits};
 use sampan_server::Utc;
 use sampan_storage::inspect::{self, BatchContent, FileKind, SegmentContent, SegmentEnd};
 use sampan_storage::snapshot::{SnapshotHeader, SnapshotPart};
@@ -95,9 +95,14 @@ fn identity(path: &Path, bytes: &[u8]) -> Facts {
 fn members(path: &Path, bytes: &[u8]) -> Facts {
     let facts = of("members", path);
     match inspect::members(bytes) {
-        Ok((owner, members)) => {
-            let members: Vec<String> = members.iter().map(ToString::to_string).collect();
-            with_owner(facts, owner).with("members", members.join(" "))
+        Ok(noted) => {
+            let members: Vec<String> = noted.members.iter().map(ToString::to_string).collect();
+            let facts = with_owner(facts, noted.owner).with("members", members.join(" "));
+            let names = Limits::default().of_state().map(|(name, _)| name);
+            names
+                .iter()
+                .zip(noted.settings)
+                .fold(facts, |facts, (name, value)| facts.with(name, value))
         }
         Err(fault) => facts.with_damage(fault),
     }

@@ -144,6 +144,9 @@ fn a_data_directory_is_used_by_its_own_node_of_its_own_cluster_once_at_a_time() 
     let mut larger = cluster.command(1);
     let refused = run(larger.args(["--peer", "2=127.0.0.1:1"]), b"");
     refused.assert_one_error(4, &[data, "formed of n1, not of n1 n2", "--peer"]);
+    let mut forgetful = cluster.command(1);
+    let refused = run(forgetful.args(["--session-ttl-ms", "5000"]), b"");
+    refused.assert_one_error(4, &[data, "--session-ttl-ms 3600000 there, 5000 here", "State"]);
     cluster.restart(1);
     cluster.leader();
     assert_eq!(cluster.get("kept"), "value");

@@ -25,9 +25,11 @@ use crate::config::{HOST_BYTES_MAX, HostPort};
 /// The first four bytes of a handshake; no request and no frame starts with them.
 pub(crate) const HANDSHAKE_MAGIC: [u8; 4] = *b"SPNH";
 /// The version of the handshake and of the frames after it.
-pub(crate) const PROTOCOL_VERSION: u16 = 1;
-/// The longest body of either message: ids, and an address.
-const BODY_BYTES_MAX: usize = 64 + HOST_BYTES_MAX;
+pub(crate) const PROTOCOL_VERSION: u16 = 2;
+/// The longest body of either message: ids, an address, and settings.
+const BODY_BYTES_MAX: usize = 64 + HOST_BYTES_MAX + 8 * SETTINGS_MAX;
+/// Settings in one message, at most.
+const SETTINGS_MAX: usize = 64;
 
 /// What the dialler says of itself and of whom it means.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,6 +40,8 @@ pub(crate) struct Hello {
     pub(crate) stream: Stream,
     /// Where clients reach the dialler. An empty host: at the host its peers reach it by.
     pub(crate) client_address: HostPort,
+    /// What decides what applying an entry does (`state_settings.rs`).
+    pub(crate) settings: Vec<u64>,
 }
 
 /// What the other side says.
@@ -63,6 +67,8 @@ pub(crate) enum Verdict {
     UnknownNode = 3,
     /// It speaks another version.
     OtherVersion = 4,
+    /// It would apply entries in another way.
+    OtherSettings = 5,
 }
 
 impl Verdict {
@@ -73,6 +79,7 @@ impl Verdict {
             2 => Some(Self::OtherNode),
             3 => Some(Self::UnknownNode),
             4 => Some(Self::OtherVersion),
+            5 => Some(Self::OtherSettings),
             _ => None,
         }
     }
@@ -114,6 +121,9 @@ impl fmt::Display for Refusal {
             Verdict::OtherNode => write!(f, "it is {node}"),
             Verdict::UnknownNode => write!(f, "{node} was not told of this node"),
             Verdict::OtherVersion => write!(f, "{node} refuses version {PROTOCOL_VERSION}"),
+            Verdict::OtherSettings => {
+                write!(f, "{node} has other settings of the group State, and says which")
+            }
         }
     }
 }
@@ -130,6 +140,7 @@ impl Hello {
             Stream::Bulk => 1,
         });
         put_address(&self.client_address, &mut body);
+        put_settings(&self.settings, &mut body);
         seal(&body)
     }
 
@@ -145,6 +156,7 @@ impl Hello {
                 _ => return Err(DecodeError::Invalid("stream")),
             },
             client_address: read_address(&mut reader)?,
+            settings: read_settings(&mut reader)?,
         };
         reader.finish()?;
         Ok(hello)
@@ -237,6 +249,19 @@ async fn read_body<R: AsyncRead + Unpin>(from: &mut R) -> Result<Vec<u8>, Handsh
         return Err(DecodeError::Invalid("checksum").into());
     }
     Ok(body)
+}
+
+fn put_settings(settings: &[u64], out: &mut Vec<u8>) {
+    assert!(settings.len() <= SETTINGS_MAX, "{} settings", settings.len());
+    out.put_u8(settings.len() as u8);
+    for &setting in settings {
+        out.put_u64(setting);
+    }
+}
+
+fn read_settings(reader: &mut Reader<'_>) -> Result<Vec<u64>, DecodeError> {
+    let count = reader.u8()?;
+    (0..count).map(|_| reader.u64()).collect()
 }
 
 fn put_address(address: &HostPort, out: &mut Vec<u8>) {

@@ -7,6 +7,7 @@ fn hello() -> Hello {
         to: NodeId::of(2),
         stream: Stream::Bulk,
         client_address: HostPort::new("node1", 7001),
+        settings: vec![3, 4],
     }
 }
 
@@ -45,12 +46,14 @@ fn both_messages_come_back_as_sent_and_leave_what_follows() {
 #[test]
 fn the_bytes_are_fixed() {
     let bytes = hello().encode();
-    assert_eq!(&bytes[..8], b"SPNH\x01\x00\x24\x00");
+    assert_eq!(&bytes[..8], b"SPNH\x02\x00\x35\x00");
     assert_eq!(bytes[8..16], 7_u64.to_le_bytes());
     assert_eq!(bytes[16..24], 1_u64.to_le_bytes());
     assert_eq!(bytes[24..32], 2_u64.to_le_bytes());
     assert_eq!(&bytes[32..44], b"\x01\x59\x1b\x05\x00\x00\x00node1");
-    assert_eq!(bytes.len(), 8 + 0x24 + 4);
+    assert_eq!(bytes[44..53], [2, 3, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(bytes[53..61], 4_u64.to_le_bytes());
+    assert_eq!(bytes.len(), 8 + 0x35 + 4);
 }
 
 #[test]
@@ -82,7 +85,7 @@ fn another_version_is_named_whatever_its_body() {
     let mut bytes = hello().encode();
     bytes[4] = 9;
     let error = read_hello(&bytes).unwrap_err();
-    assert_eq!(error.to_string(), "it speaks version 9 of the peer protocol, this node 1");
+    assert_eq!(error.to_string(), "it speaks version 9 of the peer protocol, this node 2");
 }
 
 #[test]
@@ -91,7 +94,9 @@ fn each_refusal_says_why() {
     assert_eq!(text(Verdict::OtherCluster), "it belongs to cluster 0000000000000007");
     assert_eq!(text(Verdict::OtherNode), "it is n2");
     assert_eq!(text(Verdict::UnknownNode), "n2 was not told of this node");
-    assert_eq!(text(Verdict::OtherVersion), "n2 refuses version 1");
+    assert_eq!(text(Verdict::OtherVersion), "n2 refuses version 2");
+    let settings = text(Verdict::OtherSettings);
+    assert_eq!(settings, "n2 has other settings of the group State, and says which");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use super::Peers;
 use super::frames::Frames;
 use super::handshake::{HandshakeError, Hello, Verdict, Welcome};
 use crate::net;
+use crate::state_settings;
 use crate::stats::count_up;
 
 /// Of the lines in the log about who was refused there is one in this time at most.
@@ -84,6 +85,8 @@ async fn greet(
         Verdict::OtherNode
     } else if !peers.by_id.contains_key(&hello.from) {
         Verdict::UnknownNode
+    } else if hello.settings != state_settings::values(&peers.state_limits) {
+        Verdict::OtherSettings
     } else {
         Verdict::Accepted
     };
@@ -97,6 +100,11 @@ async fn greet(
                 match verdict {
                     Verdict::OtherCluster => format!("this is cluster {}", me.cluster),
                     Verdict::OtherNode => format!("it looks for {}, this is {}", hello.to, me.node),
+                    Verdict::OtherSettings => format!(
+                        "settings of the group State must be the same on all nodes: {}",
+                        state_settings::difference(&peers.state_limits, &hello.settings)
+                            .unwrap_or_default()
+                    ),
                     _ => "no --peer names it".to_owned(),
                 }
             ));

@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use super::Peers;
 use super::handshake::{HandshakeError, Hello, Welcome};
 use crate::net;
+use crate::state_settings;
 use crate::stats::count_up;
 
 /// Pieces of the queue handed to the kernel by one call.
@@ -287,6 +288,7 @@ async fn dial(
             to: peer,
             stream,
             client_address: peers.advertised.clone(),
+            settings: state_settings::values(&peers.state_limits),
         };
         socket.write_all(&hello.encode()).await?;
         let welcome = Welcome::read(&mut socket, &hello).await?;

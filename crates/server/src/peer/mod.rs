@@ -41,6 +41,8 @@ use link::Link;
 pub(crate) struct Peers {
     identity: Identity,
     limits: Limits,
+    /// Others that apply entries by other ones are not let in.
+    state_limits: sampan_kv::Limits,
     /// What this node tells others of its client address.
     advertised: HostPort,
     inbox: Rc<Inbox>,
@@ -113,6 +115,7 @@ impl Peers {
         Self {
             identity: Identity { cluster: config.cluster, node: config.node },
             limits: config.limits.clone(),
+            state_limits: config.replica.kv,
             advertised: own,
             inbox,
             log,

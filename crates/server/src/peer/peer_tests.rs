@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use super::handshake::{Hello, Verdict, Welcome};
 use super::*;
 use crate::net;
+use crate::state_settings;
 use crate::testing::{on_loop, until};
 
 const CLUSTER: ClusterId = ClusterId(7);
@@ -137,7 +138,8 @@ fn forward(frame_seq: u64, size: usize) -> PeerMessage {
 }
 
 fn hello(cluster: ClusterId, from: NodeId, to: NodeId, stream: Stream) -> Hello {
-    Hello { cluster, from, to, stream, client_address: HostPort::new("", 7001) }
+    let settings = state_settings::values(&sampan_kv::Limits::default());
+    Hello { cluster, from, to, stream, client_address: HostPort::new("", 7001), settings }
 }
 
 fn frame(cluster: ClusterId, from: u64, to: u64, number: u64) -> Vec<u8> {
@@ -304,6 +306,10 @@ fn strangers_are_refused_by_name() {
             (hello(ClusterId(8), two.id, one.id, Stream::Main), "it belongs to cluster"),
             (hello(CLUSTER, two.id, n9, Stream::Main), "it is n1"),
             (hello(CLUSTER, n9, one.id, Stream::Main), "n1 was not told of this node"),
+            (
+                Hello { settings: vec![1], ..hello(CLUSTER, two.id, one.id, Stream::Main) },
+                "n1 has other settings of the group State",
+            ),
         ] {
             let mut socket = one.connect().await;
             socket.write_all(&hello.encode()).await.unwrap();
@@ -311,7 +317,7 @@ fn strangers_are_refused_by_name() {
             assert!(error.to_string().starts_with(why), "{error}");
             assert_eq!(read_all(&mut socket).await, b"");
         }
-        assert_eq!(one.peers.counters.handshakes_failed.get(), 3);
+        assert_eq!(one.peers.counters.handshakes_failed.get(), 4);
     });
 }
 
