@@ -28,18 +28,18 @@ pub enum DiskOp {
         /// Its length afterwards.
         zero_bytes: u64,
     },
-    /// Makes the file exactly this long, creating it if need be, with room on the disk for all of it.
-    /// What it holds is of no interest, and neither is whether it survives a crash. Without room for
-    /// it the file stays as it was.
+    /// Makes the file exactly this long, creating it if need be, with room on the disk for all of
+    /// it. What it holds is of no interest, and neither is whether it survives a crash. Without
+    /// room for it the file stays as it was.
     Reserve {
         /// The file.
         file: FileName,
         /// Its length afterwards.
         len_bytes: u64,
     },
-    /// Ensures that a file `to` exists, of any length and content, to be written over. If it exists, nothing
-    /// happens. Otherwise `from` is renamed to it, unless somebody reads `from`: then `from` is removed and an
-    /// empty `to` is created.
+    /// Ensures that a file `to` exists, of any length and content, to be written over. If it
+    /// exists, nothing happens. Otherwise `from` is renamed to it, unless somebody reads `from`:
+    /// then `from` is removed and an empty `to` is created.
     Reuse {
         /// The name now of what is wanted no more.
         from: FileName,
@@ -107,11 +107,12 @@ pub enum DiskError {
     NotFound(FileName),
     /// No room. The only error that may leave a node running (`docs/format.md`).
     NoSpace(FileName),
-    /// No more files may be open, in the operating system's words. The disk is sound, but nothing can be
-    /// done with it: as fatal.
+    /// No more files may be open, in the operating system's words. The disk is sound, but nothing
+    /// can be done with it: as fatal.
     TooManyOpen(FileName, String),
-    /// The operating system does not let this process do it, in its words: it may not, has no memory for it,
-    /// or the file system is read-only. That says nothing of what the disk holds, so it is no damage; as fatal.
+    /// The operating system does not let this process do it, in its words: it may not, has no
+    /// memory for it, or the file system is read-only. That says nothing of what the disk holds, so
+    /// it is no damage; as fatal.
     Refused(FileName, String),
     /// Anything else, with the operating system's words. Fatal: never retried, never acknowledged
     /// over (rule R10).
@@ -146,7 +147,8 @@ pub trait Disk {
     /// The length of a file, or `None` if it does not exist.
     fn len_bytes(&mut self, file: &str) -> Result<Option<u64>, DiskError>;
 
-    /// Another way to the same files, for a thread that reads beside this one; `None` if there is none.
+    /// Another way to the same files, for a thread that reads beside this one; `None` if there is
+    /// none.
     fn another(&self) -> Option<Box<dyn Disk + Send>> {
         None
     }

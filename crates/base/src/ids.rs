@@ -110,8 +110,8 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// The name of one snapshot file, drawn at random when it is begun and never used twice in a cluster: two
-/// snapshots of one position that different nodes made differ. Shown as 16 hex digits.
+/// The name of one snapshot file, drawn at random when it is begun and never used twice in a
+/// cluster: two snapshots of one position that different nodes made differ. Shown as 16 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotId(pub u64);
 

@@ -1,10 +1,10 @@
 //! Bugs planted on purpose: each is one that a real system had, a line or two at its site, and none
-//! is compiled unless a simulator asks for it. `docs/plants.md` is the ledger: where each comes from
-//! and what catches it.
+//! is compiled unless a simulator asks for it. `docs/plants.md` is the ledger: where each comes
+//! from and what catches it.
 //!
-//! A site reads `planted!(Name)`. Without the feature `plants`, which only `sampan-sim` can turn on,
-//! that is the word `false`. With it, it asks whether this thread has that bug planted: a simulator
-//! plants one before a run ([`plant`]), so the run stays a function of its seed.
+//! A site reads `planted!(Name)`. Without the feature `plants`, which only `sampan-sim` can turn
+//! on, that is the word `false`. With it, it asks whether this thread has that bug planted: a
+//! simulator plants one before a run ([`plant`]), so the run stays a function of its seed.
 //!
 //! What is absent: any say in what a product build does. `sampan-server` does not compile with the
 //! feature.
@@ -120,9 +120,11 @@ plants! {
     HeldReadsForgotten,
     /// While one client does not take its replies, nobody's reads are served.
     HeldHoldsUpOthers,
-    /// What waited behind replies that were not taken is read from local state, without a read index.
+    /// What waited behind replies that were not taken is read from local state, without a read
+    /// index.
     ParkedReadUnconfirmed,
-    /// A read with an earlier index is served before an earlier read of its connection with a later one.
+    /// A read with an earlier index is served before an earlier read of its connection with a later
+    /// one.
     ParkedReadOvertaken,
     /// A READONLY connection is told by a follower how long a key has left.
     StaleTtl,
@@ -187,7 +189,8 @@ plants! {
     TakenForwardRefused,
     /// Lives of a node are not told apart by the nodes it forwards to.
     LifeNotNumbered,
-    /// A node that lost its disk takes the number after that of the life it is told of, whoever tells it.
+    /// A node that lost its disk takes the number after that of the life it is told of, whoever
+    /// tells it.
     ToldLifeCounted,
     /// Sessions are left out of a restored snapshot.
     SessionsNotRestored,

@@ -12,7 +12,8 @@ use serde::{Serialize, Serializer};
 pub enum Distribution {
     /// Each key as often as any other.
     Uniform,
-    /// Key `k` (from 0) in proportion to `1 / (k + 1)^exponent`; above 0, at most 10. YCSB's is 0.99.
+    /// Key `k` (from 0) in proportion to `1 / (k + 1)^exponent`; above 0, at most 10. YCSB's is
+    /// 0.99.
     Zipf(f64),
     /// The first command names key 0, the next key 1, and so on, and around.
     Sequential,

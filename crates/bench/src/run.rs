@@ -257,8 +257,8 @@ impl Watch<'_> {
         moment
     }
 
-    /// Counts what came after the last look. So short a time has no rate: its failures count for the
-    /// moment before.
+    /// Counts what came after the last look. So short a time has no rate: its failures count for
+    /// the moment before.
     fn look_last(&mut self) {
         let before = self.moments.last().map(|moment| moment.at_seconds);
         let last = self.look();

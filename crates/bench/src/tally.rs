@@ -1,5 +1,5 @@
-//! What one thread counts: latencies, errors by kind, connections lost. Read by the main thread once
-//! an interval, so it is behind a lock that is hardly ever waited for.
+//! What one thread counts: latencies, errors by kind, connections lost. Read by the main thread
+//! once an interval, so it is behind a lock that is hardly ever waited for.
 
 use std::collections::BTreeMap;
 

@@ -231,9 +231,9 @@ async fn pace(desk: Desk, schedule: Schedule, numbers: Vec<u64>, wakes: Vec<Arc<
     }
 }
 
-/// A timer of the kernel's: the runtime's own are as coarse as a millisecond, which would be most of
-/// the latency that is to be measured. The runtime reads it as it reads a pipe: readable once the
-/// time has come. (Its type for descriptors in general asks for unsafe code.)
+/// A timer of the kernel's: the runtime's own are as coarse as a millisecond, which would be most
+/// of the latency that is to be measured. The runtime reads it as it reads a pipe: readable once
+/// the time has come. (Its type for descriptors in general asks for unsafe code.)
 struct Timer(pipe::Receiver);
 
 impl Timer {

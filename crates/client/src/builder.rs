@@ -126,15 +126,15 @@ impl Builder {
     }
 
     /// How long a node may owe an answer and say nothing, or take to accept a connection, before
-    /// the next node is tried, 1 ms to 1 day. 1 s by default. A connection is waited for less long if otherwise the
-    /// deadline would pass before each address has been tried.
+    /// the next node is tried, 1 ms to 1 day. 1 s by default. A connection is waited for less long
+    /// if otherwise the deadline would pass before each address has been tried.
     pub const fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.config.attempt_timeout = timeout;
         self
     }
 
-    /// The first and the longest wait before trying again, 1 ms to 1 day. 10 ms and 320 ms by default; the
-    /// real waits are random between the half of that and the whole.
+    /// The first and the longest wait before trying again, 1 ms to 1 day. 10 ms and 320 ms by
+    /// default; the real waits are random between the half of that and the whole.
     pub const fn backoff(mut self, min: Duration, max: Duration) -> Self {
         self.config.backoff_min = min;
         self.config.backoff_max = max;
@@ -147,7 +147,8 @@ impl Builder {
         self
     }
 
-    /// The longest command that is sent, in bytes with its framing. 4 MiB by default, as the server.
+    /// The longest command that is sent, in bytes with its framing. 4 MiB by default, as the
+    /// server.
     pub const fn command_bytes_max(mut self, bytes: usize) -> Self {
         self.config.command_bytes_max = bytes;
         self

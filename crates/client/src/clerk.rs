@@ -181,11 +181,10 @@ impl Clerk {
 
     /// What became of the write that ended with [`Error::Unknown`] under this name (`OUTCOME`).
     ///
-    /// The cluster remembers it while the session lives, until as many more writes have gone through
-    /// it as [`Builder::window`] says (256 by default), or the server's limit for the replies of one
-    /// session is met.
-    /// [`Outcome::NotApplied`] is so at this moment: a copy of the write that is still on its way may
-    /// yet be applied.
+    /// The cluster remembers it while the session lives, until as many more writes have gone
+    /// through it as [`Builder::window`] says (256 by default), or the server's limit for the
+    /// replies of one session is met. [`Outcome::NotApplied`] is so at this moment: a copy of the
+    /// write that is still on its way may yet be applied.
     pub async fn outcome(&self, id: OnceId) -> Result<Outcome, Error> {
         let command = Command::new("OUTCOME");
         let command = command.arg(id.session.to_string()).arg(id.sequence.to_string());

@@ -182,8 +182,8 @@ impl Connection {
         self.in_flight.front().map(|oldest| oldest.sent_at.max(self.heard_at))
     }
 
-    /// Ends the connection. Each thing in flight, oldest first, and whether it left whole: a request
-    /// of which the last byte was not sent cannot have been understood.
+    /// Ends the connection. Each thing in flight, oldest first, and whether it left whole: a
+    /// request of which the last byte was not sent cannot have been understood.
     pub(crate) fn into_in_flight(self) -> impl Iterator<Item = (Purpose, bool)> {
         let sent = self.encoded - self.unsent_bytes() as u64;
         self.in_flight.into_iter().map(move |it| (it.purpose, it.end <= sent))

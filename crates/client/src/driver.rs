@@ -119,8 +119,9 @@ impl Driver {
         !self.reads.is_empty() || !self.writes.is_empty()
     }
 
-    /// Waits for something while arrivals and deadlines are seen to; `None` once no call is left and
-    /// none can come. A call that comes ends no wait: the dial for those before it serves it as well.
+    /// Waits for something while arrivals and deadlines are seen to; `None` once no call is left
+    /// and none can come. A call that comes ends no wait: the dial for those before it serves it as
+    /// well.
     async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> Option<T> {
         let mut something = pin!(something);
         loop {
@@ -216,7 +217,8 @@ impl Driver {
         self.backoff.reset();
     }
 
-    /// Sends and receives until the connection is of no more use. Says why, if the node is to blame.
+    /// Sends and receives until the connection is of no more use. Says why, if the node is to
+    /// blame.
     async fn serve(&mut self, connection: &mut Connection) -> Option<String> {
         let mut timer = pin!(sleep_until(Instant::now() + FAR));
         loop {

@@ -40,8 +40,8 @@ pub enum Error {
         /// The write.
         id: OnceId,
     },
-    /// The cluster's answer is this error: its code and text, such as
-    /// `WRONGTYPE Operation against a key holding the wrong kind of value`. A write changed nothing.
+    /// The cluster's answer is this error: its code and text, such as `WRONGTYPE Operation against
+    /// a key holding the wrong kind of value`. A write changed nothing.
     #[error("{0}")]
     Rejected(String),
     /// The deadline passed and the write was certainly not applied, nor will it be; or nobody

@@ -68,9 +68,9 @@ impl Session {
         self.pop_settled();
     }
 
-    /// The server keeps no more replies of this session: gives up the oldest that somebody may still
-    /// ask for, and with it those behind it that it held up. False if there is none, and the room
-    /// comes with the writes that are out.
+    /// The server keeps no more replies of this session: gives up the oldest that somebody may
+    /// still ask for, and with it those behind it that it held up. False if there is none, and the
+    /// room comes with the writes that are out.
     pub(crate) fn make_room(&mut self) -> bool {
         let before = self.acked;
         if self.slots.front() == Some(&Slot::GivenUp) {

@@ -23,8 +23,8 @@ pub(crate) enum Verdict {
     NoSessions,
 }
 
-/// How errors begin that a node closes a connection with, for it has too much on its hands. They say nothing of the
-/// command: another node takes it, and an earlier copy may have been applied.
+/// How errors begin that a node closes a connection with, for it has too much on its hands. They
+/// say nothing of the command: another node takes it, and an earlier copy may have been applied.
 const OF_A_NODE: [&str; 2] =
     ["ERR max number of clients reached", "ERR incomplete commands use too much memory"];
 

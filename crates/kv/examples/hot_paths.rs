@@ -4,9 +4,9 @@
 //! cargo run --release -p sampan-kv --example hot_paths [KEYS]
 //! ```
 //!
-//! Keys are 16 bytes, values 64, access is uniformly random, a batch holds 64 commands. Times are of
-//! the processor, not of the clock; other work still costs caches, so compare within one run, best
-//! with those of the bare table, which are what the machine can do.
+//! Keys are 16 bytes, values 64, access is uniformly random, a batch holds 64 commands. Times are
+//! of the processor, not of the clock; other work still costs caches, so compare within one run,
+//! best with those of the bare table, which are what the machine can do.
 
 #![allow(clippy::disallowed_methods)] // reads its arguments; the crate itself never does
 #![allow(clippy::print_stdout)]

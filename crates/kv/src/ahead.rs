@@ -1,9 +1,10 @@
 //! How long values will be once the commands under way are applied.
 //!
-//! What a command costs that copies a value follows from the length of that value, and a client need not
-//! wait for its `SET` before it sends the next ten thousand commands. So whoever takes commands keeps here
-//! what those not yet applied may do to the length of a value, and forgets it when they are applied.
-//! The result is an estimate, too high rather than too low: no reply and no state depends on it.
+//! What a command costs that copies a value follows from the length of that value, and a client
+//! need not wait for its `SET` before it sends the next ten thousand commands. So whoever takes
+//! commands keeps here what those not yet applied may do to the length of a value, and forgets it
+//! when they are applied. The result is an estimate, too high rather than too low: no reply and no
+//! state depends on it.
 
 use std::collections::{BTreeMap, VecDeque};
 

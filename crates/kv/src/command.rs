@@ -47,8 +47,8 @@ pub fn is_once(encoded: &[u8]) -> bool {
     encoded.first() == Some(&opcode::ONCE)
 }
 
-/// May an encoded read be answered from state that may be stale? That a command was not applied may not be said
-/// from such.
+/// May an encoded read be answered from state that may be stale? That a command was not applied may
+/// not be said from such.
 pub fn may_be_stale(encoded: &[u8]) -> bool {
     encoded.first() != Some(&opcode::OUTCOME) || planted!(StaleOutcome)
 }
@@ -65,8 +65,8 @@ pub fn values_in_reply(encoded: &[u8]) -> usize {
     }
 }
 
-/// Does an encoded write copy a stored value, however long that is, or an ONCE around it? To change a part
-/// of a record is to make the whole of it anew, and some replies hold what was there.
+/// Does an encoded write copy a stored value, however long that is, or an ONCE around it? To change
+/// a part of a record is to make the whole of it anew, and some replies hold what was there.
 pub fn copies_a_value(encoded: &[u8]) -> bool {
     match encoded.first() {
         Some(&(opcode::APPEND | opcode::SET_RANGE | opcode::EXPIRE | opcode::PERSIST)) => true,

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 #[derive(Default, Debug)]
 pub(crate) struct ExpiryIndex {
     entries: BTreeSet<(u64, Box<[u8]>)>,
-    /// How many entries stand before `counted`: those that are due, as far as they were counted. Many keys
-    /// may end together, and to count them all takes time in their number.
+    /// How many entries stand before `counted`: those that are due, as far as they were counted.
+    /// Many keys may end together, and to count them all takes time in their number.
     due: usize,
     counted: (u64, Box<[u8]>),
 }
@@ -84,8 +84,8 @@ impl ExpiryIndex {
         (*expiry_ms <= time_ms).then(|| key.clone())
     }
 
-    /// How many keys are expired at this time, which is not before the one that passed last, and still in
-    /// memory.
+    /// How many keys are expired at this time, which is not before the one that passed last, and
+    /// still in memory.
     pub(crate) fn due(&self, time_ms: u64) -> usize {
         self.due + self.uncounted(time_ms).count()
     }

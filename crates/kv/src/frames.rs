@@ -1,5 +1,5 @@
-//! The bytes of a snapshot as frames, whatever is to become of them: the state again (`restore.rs`),
-//! or only a check (`examine.rs`).
+//! The bytes of a snapshot as frames, whatever is to become of them: the state again
+//! (`restore.rs`), or only a check (`examine.rs`).
 
 use sampan_base::codec::{DecodeError, Reader};
 

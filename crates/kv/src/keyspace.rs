@@ -1,9 +1,9 @@
 //! The keys: a sharded hash table of records, the expiry index beside it, and the capture of a
 //! snapshot while writes go on.
 //!
-//! **Shards.** A hash table that doubles moves all its records at once, so there are many small ones
-//! ([`Limits::shards`](crate::Limits)). Which shard and place a key
-//! has follows from a seed of this node, and no reply, digest or reclamation depends on it.
+//! **Shards.** A hash table that doubles moves all its records at once, so there are many small
+//! ones ([`Limits::shards`](crate::Limits)). Which shard and place a key has follows from a seed of
+//! this node, and no reply, digest or reclamation depends on it.
 //!
 //! **Capture.** Records carry a generation. To begin a capture is to raise the current generation:
 //! from then on a record of an older generation is *as of the beginning and not yet captured*.
@@ -70,8 +70,8 @@ struct Restoring {
     room: usize,
     /// The tables that records are put into; there is room for each only where it is at home.
     home: Range<usize>,
-    /// Records of other tables, with their hashes. Records that were saved by writes while a snapshot was
-    /// taken stand anywhere in it.
+    /// Records of other tables, with their hashes. Records that were saved by writes while a
+    /// snapshot was taken stand anywhere in it.
     strays: Vec<(u64, Record)>,
 }
 
@@ -110,8 +110,8 @@ impl Keyspace {
         }
     }
 
-    /// Before a restore of this many keys: takes their hash seed. There will be room for all of them, so
-    /// that no record moves again.
+    /// Before a restore of this many keys: takes their hash seed. There will be room for all of
+    /// them, so that no record moves again.
     pub(crate) fn prepare(&mut self, hash_seed: u64, keys: usize) {
         assert!(self.len == 0, "there are {} keys", self.len);
         self.hash_seed = hash_seed;
@@ -199,7 +199,8 @@ impl Keyspace {
         self.sum.add(record.content());
     }
 
-    /// Sets the expiry of a key that exists: in place if it has one and no capture needs the record.
+    /// Sets the expiry of a key that exists: in place if it has one and no capture needs the
+    /// record.
     pub(crate) fn set_expiry(&mut self, key: Hashed<'_>, expiry_ms: u64) {
         let place = self.shard_of(key.hash);
         let record = self.shards[place]
@@ -282,8 +283,8 @@ impl Keyspace {
         true
     }
 
-    /// A restore goes on as one of several parts, each for the tables of its share of the records, in
-    /// order. What it holds of other parts' tables strays.
+    /// A restore goes on as one of several parts, each for the tables of its share of the records,
+    /// in order. What it holds of other parts' tables strays.
     pub(crate) fn keep_to(&mut self, part: usize, parts: usize) {
         let border = |part: usize| self.shards.len() * part / parts;
         let home = border(part)..border(part + 1);
@@ -320,8 +321,9 @@ impl Keyspace {
         are_new
     }
 
-    /// Removes every key, in time that does not depend on their number. What is left to be freed are
-    /// tables that hold keys, so that a pipeline of these commands leaves no more than the keys were.
+    /// Removes every key, in time that does not depend on their number. What is left to be freed
+    /// are tables that hold keys, so that a pipeline of these commands leaves no more than the keys
+    /// were.
     pub(crate) fn flush(&mut self) {
         let count = self.shards.len();
         let mut shards = std::mem::replace(&mut self.shards, empty_shards(count));
@@ -413,9 +415,9 @@ impl Keyspace {
         self.capture = Some(Capture { shard: 0, bucket: 0, saved: Vec::new(), flushed: None });
     }
 
-    /// Appends the next records as of the beginning to a slice that begins at `start`, as long as they
-    /// fit `length_max` bytes, or one that fits none, and until enough empty places were looked at.
-    /// Returns false after the last.
+    /// Appends the next records as of the beginning to a slice that begins at `start`, as long as
+    /// they fit `length_max` bytes, or one that fits none, and until enough empty places were
+    /// looked at. Returns false after the last.
     pub(crate) fn capture_next(
         &mut self,
         start: usize,

@@ -131,8 +131,8 @@ impl Kv {
         }
     }
 
-    /// Fetches the keys of these reads from memory, in the time of a few of them: to be called before
-    /// [`Kv::query`] answers several. Looks at [`GROUP_COMMANDS`] at most. Changes nothing.
+    /// Fetches the keys of these reads from memory, in the time of a few of them: to be called
+    /// before [`Kv::query`] answers several. Looks at [`GROUP_COMMANDS`] at most. Changes nothing.
     pub fn prefetch<'a>(&self, reads: impl Iterator<Item = &'a [u8]>) {
         self.touch(reads.filter_map(|encoded| Command::decode(encoded).ok()?.key()));
     }
@@ -147,9 +147,9 @@ impl Kv {
         }
     }
 
-    /// Bytes of stored values that applying this command, or answering this read, would copy besides the
-    /// bytes it carries; an estimate from the current state and what is ahead of it. 0 for commands that
-    /// replace or remove whole values and do not return them.
+    /// Bytes of stored values that applying this command, or answering this read, would copy
+    /// besides the bytes it carries; an estimate from the current state and what is ahead of it. 0
+    /// for commands that replace or remove whole values and do not return them.
     pub fn work_bytes(&self, encoded: &[u8], ahead: &Ahead) -> usize {
         if !command::copies_a_value(encoded) && command::values_in_reply(encoded) == 0 {
             return 0;
@@ -231,15 +231,15 @@ impl Kv {
         &self.limits
     }
 
-    /// Frees the memory of another state little by little: to free millions of keys, or of remembered
-    /// replies, at once takes longer than a node may be silent.
+    /// Frees the memory of another state little by little: to free millions of keys, or of
+    /// remembered replies, at once takes longer than a node may be silent.
     pub fn discard(&mut self, other: Self) {
         self.keys.discard(other.keys);
         self.sessions.discard(other.sessions);
     }
 
-    /// Frees a little of what FLUSHALL or a replaced state left in memory; returns whether there is more. Every
-    /// [`Kv::apply`] does one such step; a host that is idle may do more.
+    /// Frees a little of what FLUSHALL or a replaced state left in memory; returns whether there is
+    /// more. Every [`Kv::apply`] does one such step; a host that is idle may do more.
     pub fn maintain(&mut self) -> bool {
         self.keys.free_garbage() | self.sessions.free_garbage()
     }

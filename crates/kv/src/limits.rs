@@ -1,9 +1,9 @@
 //! Every limit of the state machine, in one place (rule R14).
 //!
-//! Three sorts. *Door* limits are checked by [`parse`](crate::parse) before a command is proposed and
-//! may differ between nodes for a while. *Replicated* limits decide results while applying: every
-//! node of a cluster must have the same values, or replicas diverge. *Local* limits change nothing
-//! that is visible. Each field says which it is.
+//! Three sorts. *Door* limits are checked by [`parse`](crate::parse) before a command is proposed
+//! and may differ between nodes for a while. *Replicated* limits decide results while applying:
+//! every node of a cluster must have the same values, or replicas diverge. *Local* limits change
+//! nothing that is visible. Each field says which it is.
 
 /// The limits of one state machine. `Limits::default()` for use, [`Limits::tiny`] for tests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,9 +78,9 @@ impl Limits {
         }
     }
 
-    /// The limits that decide what applying an entry does, by name. Nodes that differ in one become different
-    /// stores, and so does one that applies a part of the log by other limits than before: they are what
-    /// a cluster was made with, for good.
+    /// The limits that decide what applying an entry does, by name. Nodes that differ in one become
+    /// different stores, and so does one that applies a part of the log by other limits than
+    /// before: they are what a cluster was made with, for good.
     #[must_use]
     pub const fn of_state(&self) -> [(&'static str, u64); 7] {
         [

@@ -1,7 +1,7 @@
 //! What a command answers, independent of the protocol version that carries it.
 //!
-//! Replies have an encoding of their own: for relaying between nodes, and because the replies that a
-//! session remembers are replicated state (rule R13) and so part of snapshots and digests.
+//! Replies have an encoding of their own: for relaying between nodes, and because the replies that
+//! a session remembers are replicated state (rule R13) and so part of snapshots and digests.
 
 use std::borrow::Cow;
 

@@ -35,9 +35,10 @@ impl Restore {
         Self { frames: Frames::default(), building }
     }
 
-    /// Divides a restore: this many, one or more, for as many consecutive parts of the rest, so that they
-    /// can be built at once and then joined; `None` if there are to be several and the header is not
-    /// there yet. The first slice of each must begin with a frame, as those of [`Kv::snapshot_next`] do.
+    /// Divides a restore: this many, one or more, for as many consecutive parts of the rest, so
+    /// that they can be built at once and then joined; `None` if there are to be several and the
+    /// header is not there yet. The first slice of each must begin with a frame, as those of
+    /// [`Kv::snapshot_next`] do.
     pub fn split(self, parts: usize) -> Option<Vec<Self>> {
         if parts == 1 {
             return Some(vec![self]);
@@ -56,7 +57,8 @@ impl Restore {
         Some(all)
     }
 
-    /// Takes in what was restored from the part that follows. After an error the restore is of no use.
+    /// Takes in what was restored from the part that follows. After an error the restore is of no
+    /// use.
     pub fn join(&mut self, next: Self) -> Result<(), DecodeError> {
         self.frames.join(next.frames)?;
         let (kv, other) = (&mut self.building.kv, next.building.kv);

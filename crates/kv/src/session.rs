@@ -17,13 +17,14 @@
 //! | 6 | `session_window_max` replies or `session_window_bytes_max` bytes are held, and `seq` is not the one after the highest acknowledgement | `-SESSIONFULL` | no; may be sent again after an ACK |
 //! | 7 | otherwise | the reply, remembered | yes |
 //!
-//! The exception in step 6 keeps a full window from closing for good: commands may arrive in any order,
-//! and if later ones fill the window, only the one after the highest acknowledgement lets the client
-//! acknowledge more. It exceeds the limits by at most that one reply.
+//! The exception in step 6 keeps a full window from closing for good: commands may arrive in any
+//! order, and if later ones fill the window, only the one after the highest acknowledgement lets
+//! the client acknowledge more. It exceeds the limits by at most that one reply.
 //!
 //! An error reply of the command itself (INCR of a text) is an outcome like any other and is
-//! remembered; so the texts of such errors are replicated state, and changing one is a change of the
-//! log format. A reply longer than the longest value (an MGET inside ONCE) becomes an error reply.
+//! remembered; so the texts of such errors are replicated state, and changing one is a change of
+//! the log format. A reply longer than the longest value (an MGET inside ONCE) becomes an error
+//! reply.
 //!
 //! `OUTCOME id seq` reads, without executing: `["applied", reply]`; `["not-applied"]`: not up to
 //! this read, though a copy still on its way may yet be; `["unknown"]`: the session is gone or the
@@ -49,7 +50,8 @@ pub const SESSION_OVERHEAD_BYTES: usize = 256;
 /// What a remembered reply counts as beside the bytes it holds.
 pub const REPLY_OVERHEAD_BYTES: usize = 64;
 
-/// One step of housekeeping frees no more replies than this, but for the last of them a whole session's.
+/// One step of housekeeping frees no more replies than this, but for the last of them a whole
+/// session's.
 const FREE_REPLIES_MAX: usize = 512;
 
 /// First bytes of what the digest covers, so that no head is taken for a reply.

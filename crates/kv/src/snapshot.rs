@@ -11,13 +11,13 @@
 //!   3 end      digest 16 bytes: of the state as of the beginning
 //! ```
 //!
-//! Integers are little-endian; replies are encoded as in `reply.rs`. Records stand about in the order
-//! of the tables they come from. Whoever restores them takes the same hash seed, so that one small
-//! table after another fills up instead of all of them at once: that is what makes a restore fast.
-//! A slice begins with the header or a frame, so that parts of a snapshot can be restored apart.
-//! The bytes of two nodes differ; the digest is the same. The order in
-//! which sessions are evicted is in their last use. Keys whose time is over but which are still in
-//! memory are included, for the digest covers them.
+//! Integers are little-endian; replies are encoded as in `reply.rs`. Records stand about in the
+//! order of the tables they come from. Whoever restores them takes the same hash seed, so that one
+//! small table after another fills up instead of all of them at once: that is what makes a restore
+//! fast. A slice begins with the header or a frame, so that parts of a snapshot can be restored
+//! apart. The bytes of two nodes differ; the digest is the same. The order in which sessions are
+//! evicted is in their last use. Keys whose time is over but which are still in memory are
+//! included, for the digest covers them.
 //!
 //! How the pre-images work is told in [`Keyspace`](crate::keyspace::Keyspace).
 
@@ -74,9 +74,10 @@ impl Kv {
         self.capture = Some(Capture { header: Some(header), keys_left: true, digest });
     }
 
-    /// Appends the next slice to `out`: at least one byte, and no more than `bytes_max`, but for a record
-    /// that is longer, a session, or the beginning and end of the snapshot. Returns whether there is
-    /// more; after the last slice the snapshot is no longer active. Panics if none is being made.
+    /// Appends the next slice to `out`: at least one byte, and no more than `bytes_max`, but for a
+    /// record that is longer, a session, or the beginning and end of the snapshot. Returns whether
+    /// there is more; after the last slice the snapshot is no longer active. Panics if none is
+    /// being made.
     pub fn snapshot_next(&mut self, bytes_max: usize, out: &mut Vec<u8>) -> bool {
         let capture = self.capture.as_mut().expect("snapshot_begin comes before snapshot_next");
         let start = out.len();
@@ -114,8 +115,8 @@ impl Kv {
         self.capture.is_some()
     }
 
-    /// How far the snapshot being made is with the keys, of how far it has to go: places of the tables, in
-    /// some unit. Zero of zero if none is being made.
+    /// How far the snapshot being made is with the keys, of how far it has to go: places of the
+    /// tables, in some unit. Zero of zero if none is being made.
     pub fn snapshot_progress(&self) -> (usize, usize) {
         self.keys.capture_progress()
     }

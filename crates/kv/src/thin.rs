@@ -1,11 +1,11 @@
 //! Bytes on the heap behind a pointer of one word: their length stands before them.
 //!
-//! What it is for: the table of keys is as long as its pointers are wide, and half of it may be empty;
-//! `Box<[u8]>` takes two words. What it is not: growable, shared, or for anything but bytes.
+//! What it is for: the table of keys is as long as its pointers are wide, and half of it may be
+//! empty; `Box<[u8]>` takes two words. What it is not: growable, shared, or for anything but bytes.
 //!
 //! The only unsafe code of Sampan. What it relies on: `start` always points to an allocation of
-//! [`layout`] of the length that its first four bytes hold, all of it initialised, and nobody else has
-//! it; no method leaves that, and the length is written once.
+//! [`layout`] of the length that its first four bytes hold, all of it initialised, and nobody else
+//! has it; no method leaves that, and the length is written once.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
@@ -41,8 +41,8 @@ impl ThinBytes {
         let start = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
         let mut at = HEAD_BYTES;
-        // SAFETY: the allocation is aligned for the length and has room for it and, by its layout, for
-        // the parts, which are elsewhere: it is new.
+        // SAFETY: the allocation is aligned for the length and has room for it and, by its layout,
+        // for the parts, which are elsewhere: it is new.
         unsafe {
             start.cast::<u32>().write(len as u32);
             for part in parts {
@@ -73,7 +73,8 @@ impl Deref for ThinBytes {
 
 impl DerefMut for ThinBytes {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as for `deref`; `&mut self` makes it the only reference. It leaves out the length.
+        // SAFETY: as for `deref`; `&mut self` makes it the only reference. It leaves out the
+        // length.
         unsafe {
             let len = self.start.cast::<u32>().read() as usize;
             slice::from_raw_parts_mut(self.start.add(HEAD_BYTES).as_ptr(), len)

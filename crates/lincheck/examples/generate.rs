@@ -7,9 +7,9 @@
 //! ```
 //! `unknown` and `joined` (operations on two keys) are per thousand. With `witness=1` each
 //! operation carries its place in the order. With `stale=1` one read in the last tenth answers what
-//! its key held before the last change, after that change had returned. With `values` above 0 values
-//! are drawn from so many instead of being all different. The mix is 0 for get, put and append,
-//! 1 for get and incr, 2 for all of these with del and cas.
+//! its key held before the last change, after that change had returned. With `values` above 0
+//! values are drawn from so many instead of being all different. The mix is 0 for get, put and
+//! append, 1 for get and incr, 2 for all of these with del and cas.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};

@@ -156,8 +156,9 @@ impl History {
     /// The steps take effect together, one after the other, each on what the one before left.
     ///
     /// # Panics
-    /// When there are no steps; when it returns before its call, or from 2^63 ns on; when the status
-    /// is `Ok` and there is no return; when there are more operations or steps than a `u32` counts.
+    /// When there are no steps; when it returns before its call, or from 2^63 ns on; when the
+    /// status is `Ok` and there is no return; when there are more operations or steps than a `u32`
+    /// counts.
     pub fn push(&mut self, operation: Operation, steps: &[Step]) -> OperationId {
         assert!(!steps.is_empty(), "operation {} has no steps", self.records.len());
         if let Some(return_ns) = operation.return_ns {

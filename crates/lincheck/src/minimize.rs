@@ -3,10 +3,10 @@
 //! Two questions, both answered by asking the checkers again about weaker parts:
 //! - *When did it break?* The shortest prefix that fails ends with the return of one operation: the
 //!   first that fits nowhere. Linearizability is prefix-closed, so a binary search finds it.
-//! - *What is needed to see it?* Delta debugging (Zeller and Hildebrandt, *Simplifying and isolating
-//!   failure-inducing input*, 2002) over keys, over how much of the past is believed, and over
-//!   operations, by reductions that can only turn a failing part into one that passes, never the
-//!   other way. So whatever still fails proves that the whole fails.
+//! - *What is needed to see it?* Delta debugging (Zeller and Hildebrandt, *Simplifying and
+//!   isolating failure-inducing input*, 2002) over keys, over how much of the past is believed, and
+//!   over operations, by reductions that can only turn a failing part into one that passes, never
+//!   the other way. So whatever still fails proves that the whole fails.
 //!
 //! The reductions of `part.rs` are of that kind. Leaving out operations is where they are reads;
 //! and it is for a put or an append together with every read that may have seen it: take an order

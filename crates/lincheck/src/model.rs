@@ -3,8 +3,8 @@
 //! this file.
 //!
 //! It is not an implementation of any store; it is the specification that a store is held against
-//! (Herlihy and Wing, *Linearizability: a correctness condition for concurrent objects*, section 2).
-//! There is one `apply`, generic over how a value is held: whole strings for a replay
+//! (Herlihy and Wing, *Linearizability: a correctness condition for concurrent objects*, section
+//! 2). There is one `apply`, generic over how a value is held: whole strings for a replay
 //! ([`String`]), strings with digests for a search (`Rope`).
 
 /// What one step of an operation does to its key, with what it observed.

@@ -1,14 +1,14 @@
 //! An order of several keys, made by pinning the operations that join them to moments.
 //!
-//! Once every operation that touches several keys happens at one known moment, its keys have nothing
-//! more to do with each other: if each key alone has an order in which these operations happen at
-//! their moments, the whole has one (locality: Herlihy and Wing, theorem 1), and `merge.rs` makes
-//! it. If the whole has an order, such moments exist. So instead of a search over all keys, moments
-//! are looked for, one joining operation after the other:
+//! Once every operation that touches several keys happens at one known moment, its keys have
+//! nothing more to do with each other: if each key alone has an order in which these operations
+//! happen at their moments, the whole has one (locality: Herlihy and Wing, theorem 1), and
+//! `merge.rs` makes it. If the whole has an order, such moments exist. So instead of a search over
+//! all keys, moments are looked for, one joining operation after the other:
 //!
-//! - An order of a key leaves an operation a *window*: it could happen at any moment after the calls
-//!   of what stands before it and before the returns of what stands behind it. Where the windows of
-//!   all its keys share a moment, it is pinned there and nothing need be decided again.
+//! - An order of a key leaves an operation a *window*: it could happen at any moment after the
+//!   calls of what stands before it and before the returns of what stands behind it. Where the
+//!   windows of all its keys share a moment, it is pinned there and nothing need be decided again.
 //! - Else the time between its call and its return is cut where the windows part, and its keys are
 //!   decided again with the operation held to one of the pieces, then to the other.
 //! - If no piece is left, operations pinned before are in the way. They are released, it is placed
@@ -44,8 +44,8 @@ pub(crate) struct Pinned {
     pub(crate) at_odds: Vec<KeyId>,
 }
 
-/// Looks for an order of `part`, given its keys ([`Part::split`]) and an order of each, as positions
-/// among the entries of `part`. Stops after about `steps_max` steps.
+/// Looks for an order of `part`, given its keys ([`Part::split`]) and an order of each, as
+/// positions among the entries of `part`. Stops after about `steps_max` steps.
 pub(crate) fn order(
     part: &Part<'_>,
     keys: Vec<(Part<'_>, Vec<u32>)>,

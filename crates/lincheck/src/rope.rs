@@ -2,10 +2,10 @@
 //! as when it is a word.
 //!
 //! Short strings are held whole. Longer ones are a length and two polynomial digests modulo the
-//! Mersenne prime 2^61 - 1, which can be extended by a string whose own digest is known: `digest(ab)
-//! = digest(a) * base^|b| + digest(b)`. Two different strings of a megabyte share both digests with
-//! a chance below 2^-80; and since every order that a search accepts is replayed over the strings
-//! themselves, such a chance can only hide in a refusal.
+//! Mersenne prime 2^61 - 1, which can be extended by a string whose own digest is known:
+//! `digest(ab) = digest(a) * base^|b| + digest(b)`. Two different strings of a megabyte share both
+//! digests with a chance below 2^-80; and since every order that a search accepts is replayed over
+//! the strings themselves, such a chance can only hide in a refusal.
 
 use crate::model::{State, Text, canonical_integer};
 

@@ -13,9 +13,9 @@
 //! - *Reads first.* An operation that changed nothing and fits here can be moved here from
 //!   wherever it is.
 //! - *No idle open write.* Take an order with the fewest open operations. None of them leaves the
-//!   state as it was, and none is overwritten (by a put, or by a delete if there was a value anyway)
-//!   before anything depended on it: it could be left out. Nor is there one that nobody can have
-//!   seen (`seen.rs`).
+//!   state as it was, and none is overwritten (by a put, or by a delete if there was a value
+//!   anyway) before anything depended on it: it could be left out. Nor is there one that nobody can
+//!   have seen (`seen.rs`).
 //! - *Open writes late.* Nobody waits for an open operation, so one on a single key can be moved to
 //!   just before the next operation on that key; and where several stand before one operation, they
 //!   can stand in the order of their keys.

@@ -91,8 +91,8 @@ fn keys_joined_by_an_operation_are_checked_together() {
     assert_eq!(counterexample.smallest.len(), 3);
 }
 
-/// Pairs of 20 keys, two at a time, each written by two clients at once and then read. One read sees
-/// a half of one write and a half of the other, as each key alone allows.
+/// Pairs of 20 keys, two at a time, each written by two clients at once and then read. One read
+/// sees a half of one write and a half of the other, as each key alone allows.
 #[test]
 fn a_torn_read_of_two_keys_is_found_among_many() {
     let mut lines = String::new();

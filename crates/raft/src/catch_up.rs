@@ -1,7 +1,7 @@
 //! Followers that are behind the commit index while commits succeed without them.
 //!
-//! Nobody waits for the entries that such a follower lacks, and sending, writing and applying them costs
-//! clients time; so the host limits how many bytes of them may go ([`Raft::allow_catch_up`]).
+//! Nobody waits for the entries that such a follower lacks, and sending, writing and applying them
+//! costs clients time; so the host limits how many bytes of them may go ([`Raft::allow_catch_up`]).
 //! What it is not: a matter of safety. A follower that is sent less only takes longer.
 
 use sampan_base::{NodeId, Time};
@@ -10,8 +10,9 @@ use crate::Health;
 use crate::membership::agreed;
 use crate::node::{Raft, RoleState};
 
-/// Limit of one Append to such a follower, in bytes of entries (a longer entry travels alone), while it lacks
-/// more than one ordinary Append could hold: others wait while an Append is sent, received and written.
+/// Limit of one Append to such a follower, in bytes of entries (a longer entry travels alone),
+/// while it lacks more than one ordinary Append could hold: others wait while an Append is sent,
+/// received and written.
 pub const CATCH_UP_BYTES_MAX: usize = 256 << 10;
 
 /// What followers that only catch up may be sent.
@@ -31,10 +32,10 @@ impl CatchUp {
 }
 
 impl Raft {
-    /// From now on followers that only catch up are sent entries of this many bytes, and to the end of
-    /// the Append that reaches it; what was left of an earlier allowance is void. Without a call there
-    /// is no limit. Where commits need such a follower, or an Append holds all that it lacks, there is
-    /// none either.
+    /// From now on followers that only catch up are sent entries of this many bytes, and to the end
+    /// of the Append that reaches it; what was left of an earlier allowance is void. Without a call
+    /// there is no limit. Where commits need such a follower, or an Append holds all that it lacks,
+    /// there is none either.
     pub fn allow_catch_up(&mut self, bytes: usize) {
         self.catch_up.room = bytes;
         self.catch_up.waits = false;

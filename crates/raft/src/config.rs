@@ -22,8 +22,8 @@ pub struct Config {
     pub election_timeout_min: Duration,
     /// Longest election timeout; each is drawn from min to max (paper 5.2).
     pub election_timeout_max: Duration,
-    /// How much longer than `election_timeout_min` a leader may go without hearing a quorum before it
-    /// steps down (thesis 6.2). Where answers are late for long but connections last, it saves
+    /// How much longer than `election_timeout_min` a leader may go without hearing a quorum before
+    /// it steps down (thesis 6.2). Where answers are late for long but connections last, it saves
     /// elections; a leader that is cut off takes proposals for that much longer.
     pub quorum_grace: Duration,
     /// Longest silence of a leader towards a peer. At most half of `election_timeout_min`.
@@ -41,19 +41,21 @@ pub struct Config {
     /// entries wait for others to travel with. Zero, at once, unless messages cost more than time.
     pub append_interval: Duration,
     /// An Append repeats the entries that are on their way to the peer while they are so few bytes.
-    /// Zero, never, unless messages of a connection that stays open get lost or overtake each other.
+    /// Zero, never, unless messages of a connection that stays open get lost or overtake each
+    /// other.
     pub repeat_bytes_max: usize,
-    /// Bytes of own proposals that are not committed, or not durable here; past it proposals are refused
-    /// as busy.
+    /// Bytes of own proposals that are not committed, or not durable here; past it proposals are
+    /// refused as busy.
     pub uncommitted_bytes_max: usize,
     /// Reads waiting for their index, of this node's clients and of other nodes together.
     pub reads_max: usize,
     /// Bytes of a snapshot in one message, 1 or more.
     pub snapshot_chunk_bytes_max: usize,
-    /// Bytes of a snapshot on their way to one peer; at least one message, and none until the peer has
-    /// said what it holds already.
+    /// Bytes of a snapshot on their way to one peer; at least one message, and none until the peer
+    /// has said what it holds already.
     pub snapshot_inflight_bytes_max: usize,
-    /// After this long without progress a snapshot transfer asks what the peer holds, and goes on there.
+    /// After this long without progress a snapshot transfer asks what the peer holds, and goes on
+    /// there.
     pub snapshot_retry_interval: Duration,
     /// Ask whether an election can be won before starting it (thesis 9.6).
     pub pre_vote: bool,

@@ -140,7 +140,8 @@ impl Raft {
 
     /// Is there a question of this node that is neither decided nor too old? A candidate that was
     /// refused has a rival in its term, and needs another one (paper 5.2); until then a new term
-    /// would only void the votes that it has or that are on their way. A refused pre-vote binds nobody.
+    /// would only void the votes that it has or that are on their way. A refused pre-vote binds
+    /// nobody.
     fn may_yet_win(&self, now: Time) -> bool {
         let RoleState::Candidate(candidate) = &self.role else { return false };
         let stands = candidate.pre || candidate.votes.values().all(|&granted| granted);

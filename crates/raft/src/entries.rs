@@ -1,9 +1,9 @@
-//! A queue of entries in fixed blocks that never move: appending takes constant time at any length, and
-//! dropping all of them only sets blocks aside.
+//! A queue of entries in fixed blocks that never move: appending takes constant time at any length,
+//! and dropping all of them only sets blocks aside.
 //!
-//! A vector that doubles moves a hundred thousand entries while every writer waits, and frees as many
-//! payloads when a snapshot has made them superfluous; so blocks that are dropped are kept aside and
-//! freed little by little ([`Entries::free_dropped`]).
+//! A vector that doubles moves a hundred thousand entries while every writer waits, and frees as
+//! many payloads when a snapshot has made them superfluous; so blocks that are dropped are kept
+//! aside and freed little by little ([`Entries::free_dropped`]).
 //!
 //! What it is not: a log. It knows places, and neither indices nor terms.
 
@@ -146,8 +146,8 @@ impl Entries {
         }
     }
 
-    /// Frees some of those that were dropped: few, for the allocator then gives their memory back, page
-    /// by page; but more than came meanwhile. Are there more?
+    /// Frees some of those that were dropped: few, for the allocator then gives their memory back,
+    /// page by page; but more than came meanwhile. Are there more?
     pub(crate) fn free_dropped(&mut self) -> bool {
         let share = FREED_MIN.max(self.dropped.len() * BLOCK / 1024);
         let mut count = share + std::mem::take(&mut self.pushed);

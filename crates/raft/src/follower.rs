@@ -167,8 +167,8 @@ impl Raft {
         if !self.is_recovering() && !self.is_known(matched) {
             self.lost_what_it_acknowledged();
         }
-        // What this node acknowledged in this term it still has, also after a restart; but one that lost
-        // some of it may hold again what that had replaced: only an Append verifies its log.
+        // What this node acknowledged in this term it still has, also after a restart; but one that
+        // lost some of it may hold again what that had replaced: only an Append verifies its log.
         if !self.is_recovering() {
             self.verify(matched.index);
         }
@@ -181,8 +181,8 @@ impl Raft {
         self.send_after(from, reply, matched);
     }
 
-    /// The disk lost a synced write, and the start took what was left for all there was: from now on the
-    /// node knows that it lacks something.
+    /// The disk lost a synced write, and the start took what was left for all there was: from now
+    /// on the node knows that it lacks something.
     fn lost_what_it_acknowledged(&mut self) {
         self.non_voting_until = Some(LogIndex::MAX);
         self.following.reads.want_last();

@@ -2,8 +2,8 @@
 //! goes to whom it suits better).
 //!
 //! A node says with each answer to its leader how its disk is. A leader whose own is not well hands
-//! leadership to a voter that is, if the nodes that are well make a quorum without it: to change the
-//! leader of a cluster that lacks disks all over helps nobody.
+//! leadership to a voter that is, if the nodes that are well make a quorum without it: to change
+//! the leader of a cluster that lacks disks all over helps nobody.
 //!
 //! Not here: how a host finds out. And no safety depends on it: a node that is not well votes and
 //! leads like any other.

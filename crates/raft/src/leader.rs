@@ -205,8 +205,8 @@ impl Raft {
         self.yield_if_unwell(now);
     }
 
-    /// When a quorum was heard last. A leader leads for no longer than an election timeout after that, and
-    /// what is granted beyond (thesis 6.2).
+    /// When a quorum was heard last. A leader leads for no longer than an election timeout after
+    /// that, and what is granted beyond (thesis 6.2).
     fn quorum_heard_at(&self, now: Time) -> Time {
         let RoleState::Leader(leader) = &self.role else { return now };
         Time(agreed(self.configurations.latest(), |id| {
@@ -439,8 +439,8 @@ impl Raft {
     }
 }
 
-/// The parts of a reply that can be checked against what this leader ever sent, before anything in it is
-/// believed.
+/// The parts of a reply that can be checked against what this leader ever sent, before anything in
+/// it is believed.
 struct Claim {
     /// The request that it answers.
     sequence: u64,
@@ -502,8 +502,8 @@ struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    /// As many Appends as the window has room for (thesis 10.2.2), and, if they only help the peer to
-    /// catch up, the allowance.
+    /// As many Appends as the window has room for (thesis 10.2.2), and, if they only help the peer
+    /// to catch up, the allowance.
     fn send_appends(&mut self, to: NodeId, peer: &mut Progress, only_catches_up: bool) {
         peer.is_held = false;
         while peer.next <= self.log.last_index() && peer.has_room(self.config) {
@@ -533,9 +533,9 @@ impl Sender<'_> {
         }
     }
 
-    /// What the next Append holds: the next entries, and before them those on their way, if they are
-    /// to be repeated and there is room. `None` if the next one is trimmed: `start_snapshots` takes
-    /// over.
+    /// What the next Append holds: the next entries, and before them those on their way, if they
+    /// are to be repeated and there is room. `None` if the next one is trimmed: `start_snapshots`
+    /// takes over.
     fn next_entries(&self, peer: &Progress, bytes_max: usize) -> Option<NextEntries> {
         let repeats = peer.inflight().1 <= self.config.repeat_bytes_max;
         let starts = [repeats.then(|| peer.first_inflight()), Some(peer.next)];

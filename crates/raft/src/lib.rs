@@ -3,8 +3,8 @@
 //!
 //! It implements *In Search of an Understandable Consensus Algorithm (extended version)* ("the
 //! paper") and Ongaro's dissertation ("the thesis"). `docs/raft.md` maps each of their rules to a
-//! function here and to a transcript in `tests/scripts` that shows it. Where "the course" is named, it is
-//! MIT 6.824 (now 6.5840), whose interface and tests this library also satisfies.
+//! function here and to a transcript in `tests/scripts` that shows it. Where "the course" is named,
+//! it is MIT 6.824 (now 6.5840), whose interface and tests this library also satisfies.
 //!
 //! What is absent: I/O, threads, clocks, ambient randomness, and any knowledge of what a command
 //! means. The same inputs at the same times with the same seed give the same outputs.

@@ -82,7 +82,8 @@ impl Log {
         })
     }
 
-    /// How many of the entries from `from` through `through` fit, but at least one, and their bytes.
+    /// How many of the entries from `from` through `through` fit, but at least one, and their
+    /// bytes.
     pub(crate) fn fit(
         &self,
         from: LogIndex,
@@ -102,8 +103,8 @@ impl Log {
         (count, bytes)
     }
 
-    /// Copies of the entries `from..to`. Their data is shared, not copied. Panics if they are not all
-    /// here.
+    /// Copies of the entries `from..to`. Their data is shared, not copied. Panics if they are not
+    /// all here.
     pub(crate) fn copy(&self, from: LogIndex, to: LogIndex) -> Vec<Entry> {
         self.range(from, to).cloned().collect()
     }

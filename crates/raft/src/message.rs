@@ -85,8 +85,8 @@ pub enum Body {
         sequence: u64,
         /// min(commit index, `matched`).
         commit: LogIndex,
-        /// The last entry that the receiver has acknowledged as durable in this term; zero if the sender
-        /// does not hold it any more.
+        /// The last entry that the receiver has acknowledged as durable in this term; zero if the
+        /// sender does not hold it any more.
         matched: LogPosition,
         /// The latest round of reads that asks for confirmation (thesis 6.4).
         read: u64,
@@ -129,8 +129,8 @@ pub enum Body {
         /// the snapshot's index once installed, the commit index if the snapshot is older.
         matched: LogIndex,
     },
-    /// Another answer to [`Body::InstallSnapshot`]: the sender holds part of a snapshot that another node
-    /// made, for a leader before this one, and would go on with that.
+    /// Another answer to [`Body::InstallSnapshot`]: the sender holds part of a snapshot that
+    /// another node made, for a leader before this one, and would go on with that.
     SnapshotHeld {
         /// The number of the request.
         sequence: u64,
@@ -247,8 +247,8 @@ impl Body {
 }
 
 impl Message {
-    /// Takes over a later acknowledgement to the same leader, or a later answer to its heartbeats, so that
-    /// one message says both. False if the two cannot be one.
+    /// Takes over a later acknowledgement to the same leader, or a later answer to its heartbeats,
+    /// so that one message says both. False if the two cannot be one.
     pub(crate) fn absorb(&mut self, later: &Self) -> bool {
         if self.to != later.to || self.term != later.term {
             return false;

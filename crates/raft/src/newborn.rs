@@ -1,20 +1,20 @@
 //! A node without a past: before it takes any part it hears from every other voter.
 //!
-//! A fresh data directory is that of a new cluster, or that of a node whose disk was lost or emptied.
-//! Such a node may have voted and acknowledged in an earlier life, and it cannot know. So it first
-//! asks all other voters for their terms and whether they hold anything:
+//! A fresh data directory is that of a new cluster, or that of a node whose disk was lost or
+//! emptied. Such a node may have voted and acknowledged in an earlier life, and it cannot know. So
+//! it first asks all other voters for their terms and whether they hold anything:
 //!
 //! - It adopts the highest term, as one in which it has voted. Whoever got its vote in the earlier
-//!   life has made that term durable before it asked, so no vote is given twice; and no leader of an
-//!   older term is confirmed by it. Only a vote for itself may be in a later term that nobody knows
-//!   of: it is void, for the candidacy ended with the life.
-//! - If anybody holds anything, it may have acknowledged entries that it lacks: it neither votes nor
-//!   counts until it has the log as the leader has it (`check_recovered`). If nobody does, nothing was
-//!   ever committed, and it is a voter like the others.
+//!   life has made that term durable before it asked, so no vote is given twice; and no leader of
+//!   an older term is confirmed by it. Only a vote for itself may be in a later term that nobody
+//!   knows of: it is void, for the candidacy ended with the life.
+//! - If anybody holds anything, it may have acknowledged entries that it lacks: it neither votes
+//!   nor counts until it has the log as the leader has it (`check_recovered`). If nobody does,
+//!   nothing was ever committed, and it is a voter like the others.
 //!
-//! Until all have answered it answers nothing else. So a cluster forms when all its first members are
-//! up, and a lost disk heals by itself while the others are. What it is not: the paper's, which takes
-//! stable storage for granted.
+//! Until all have answered it answers nothing else. So a cluster forms when all its first members
+//! are up, and a lost disk heals by itself while the others are. What it is not: the paper's, which
+//! takes stable storage for granted.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,8 @@
 //! The node: its state, its inputs and its outputs. Every input ends with [`crate::invariants`].
 //!
-//! Here is what all roles share: terms (paper 5.1), dispatch, the way to the disk and out, applying.
-//! What each role does is in `election.rs`, `follower.rs`, `leader.rs` and their neighbours.
+//! Here is what all roles share: terms (paper 5.1), dispatch, the way to the disk and out,
+//! applying. What each role does is in `election.rs`, `follower.rs`, `leader.rs` and their
+//! neighbours.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,8 +39,8 @@ pub struct Restored {
     /// The stored log: contiguous, and following the snapshot point, reaching behind it, or
     /// starting at 1.
     pub entries: Vec<Entry>,
-    /// What the stored log starts after: of one without entries this alone tells whether it joins the
-    /// snapshot.
+    /// What the stored log starts after: of one without entries this alone tells whether it joins
+    /// the snapshot.
     pub log_start: LogPosition,
     /// The log may have lost its end, anywhere before this index: the node neither votes nor
     /// counts until it is durable through it. [`LogIndex::MAX`]: it asks the leader for the index.
@@ -270,10 +271,10 @@ impl Raft {
         self.take_persist_within(Some(usize::MAX), usize::MAX)
     }
 
-    /// The same with no more than `room` bytes of entries ([`Entry::size_bytes`]), for a log without
-    /// room for more; with `None` the hard state alone, for a log without room for anything. Beyond
-    /// its first entry no more than `batch_bytes_max` either. What is left stays unstable, and what
-    /// acknowledges it waits.
+    /// The same with no more than `room` bytes of entries ([`Entry::size_bytes`]), for a log
+    /// without room for more; with `None` the hard state alone, for a log without room for
+    /// anything. Beyond its first entry no more than `batch_bytes_max` either. What is left stays
+    /// unstable, and what acknowledges it waits.
     pub fn take_persist_within(
         &mut self,
         room: Option<usize>,
@@ -573,7 +574,8 @@ impl Raft {
         self.accepts_proposals() && self.fits_uncommitted(data_bytes)
     }
 
-    /// Bytes of own proposals that are not committed, or not durable here; 0 unless this node leads.
+    /// Bytes of own proposals that are not committed, or not durable here; 0 unless this node
+    /// leads.
     pub fn uncommitted_bytes(&self) -> usize {
         match &self.role {
             RoleState::Leader(leader) => leader.uncommitted_bytes,

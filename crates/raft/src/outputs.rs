@@ -8,7 +8,8 @@ use sampan_base::{LogIndex, NodeId, SnapshotId, SnapshotMeta, Term};
 
 use crate::{Message, Role};
 
-/// What [`crate::Raft::flush`] hands out. A reusable buffer: the host drains it and passes it again.
+/// What [`crate::Raft::flush`] hands out. A reusable buffer: the host drains it and passes it
+/// again.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Outputs {
     /// They may leave at once, in this order: whatever they claim to be durable is.

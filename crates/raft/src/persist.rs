@@ -189,9 +189,9 @@ impl Persistence {
         self.hard_state_dirty || log
     }
 
-    /// Makes the hard state, if it is unstable, and the unstable log through `last` a batch; without
-    /// it nothing of the log, not even that it starts anew. The caller adds hard state (if the flag
-    /// is set) and the entries from the index on.
+    /// Makes the hard state, if it is unstable, and the unstable log through `last` a batch;
+    /// without it nothing of the log, not even that it starts anew. The caller adds hard state (if
+    /// the flag is set) and the entries from the index on.
     pub(crate) fn take(
         &mut self,
         term: Term,
@@ -248,8 +248,8 @@ impl Persistence {
         AfterPersist { value: message, sequence: hard_state.max(entries), index }
     }
 
-    /// The batch whose completion makes the log durable through `index`, as far as is known: the next
-    /// one may hold less of the log than that.
+    /// The batch whose completion makes the log durable through `index`, as far as is known: the
+    /// next one may hold less of the log than that.
     fn batch_of(&self, index: LogIndex) -> u64 {
         if index <= self.durable.index {
             return 0;
@@ -276,8 +276,8 @@ impl Persistence {
     }
 
     /// Queues a held message, merging an answer to the leader into an older one that waits for the
-    /// same batch: else one would gather for each heartbeat while a disk hangs. Of the others one too many
-    /// is lost, as on the network, and asked for again.
+    /// same batch: else one would gather for each heartbeat while a disk hangs. Of the others one
+    /// too many is lost, as on the network, and asked for again.
     fn hold(&mut self, held: AfterPersist<Message>) {
         for other in self.waiting.iter_mut().rev() {
             if other.sequence == held.sequence && other.value.absorb(&held.value) {

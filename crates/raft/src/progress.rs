@@ -92,8 +92,8 @@ impl SnapshotSend {
         self.repeats = 0;
     }
 
-    /// Is another node's snapshot no better than the own one, because nothing comes any more from its
-    /// maker, or because it has to come from its beginning?
+    /// Is another node's snapshot no better than the own one, because nothing comes any more from
+    /// its maker, or because it has to come from its beginning?
     pub(crate) fn is_deserted(&self, now: Time) -> bool {
         let has_stalled = self.stalls >= STALLS_MAX && now >= self.retry_at;
         let begins_anew = self.heard && self.acked == 0 || self.fell_back == Some(0);
@@ -151,11 +151,11 @@ struct Inflight {
 /// A leader's knowledge of one peer.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    /// Through here the peer's log is durable and equals the leader's. Never decreases, unless the peer
-    /// reports that it lost its log: then it does not count before it has it again.
+    /// Through here the peer's log is durable and equals the leader's. Never decreases, unless the
+    /// peer reports that it lost its log: then it does not count before it has it again.
     pub(crate) matched: LogIndex,
-    /// The highest it ever was in this term: the peer is told until it has that again, also if the loss
-    /// that it reported is forgotten in the next crash.
+    /// The highest it ever was in this term: the peer is told until it has that again, also if the
+    /// loss that it reported is forgotten in the next crash.
     pub(crate) acknowledged: LogIndex,
     /// The next entry to send. Above `matched`.
     pub(crate) next: LogIndex,
@@ -179,8 +179,8 @@ pub(crate) struct Progress {
     pub(crate) recovering: bool,
     /// It could be sent more, but may not yet (`catch_up.rs`).
     pub(crate) is_held: bool,
-    /// The first request since the peer became a member or, later, reported a loss: answers to earlier ones
-    /// are of what is over.
+    /// The first request since the peer became a member or, later, reported a loss: answers to
+    /// earlier ones are of what is over.
     new_life_from: u64,
     /// What it last said of its disk, if it has been heard in this term.
     pub(crate) health: Option<Health>,
@@ -282,9 +282,9 @@ impl Progress {
     }
 
     /// An answer to request `sequence`, of `last_sequence` so far, says whether the peer lost part
-    /// of its log. What it acknowledged before a loss it holds no longer: `matched` goes back. False if
-    /// the answer is, or may be, of the life before the loss: what it acknowledges is gone. The same if it
-    /// was a member before: what it lost in between the leader was not told.
+    /// of its log. What it acknowledged before a loss it holds no longer: `matched` goes back.
+    /// False if the answer is, or may be, of the life before the loss: what it acknowledges is
+    /// gone. The same if it was a member before: what it lost in between the leader was not told.
     pub(crate) fn is_of_this_life(
         &mut self,
         sequence: u64,
@@ -321,8 +321,8 @@ impl Progress {
         news
     }
 
-    /// Does a rejection of request `sequence` for `previous` say something about now? A peer that lost its
-    /// log may have lost it again since it acknowledged.
+    /// Does a rejection of request `sequence` for `previous` say something about now? A peer that
+    /// lost its log may have lost it again since it acknowledged.
     pub(crate) fn rejection_counts(&self, sequence: u64, previous: LogIndex) -> bool {
         sequence >= self.rejections_from
             && (previous > self.matched || self.recovering)
@@ -347,9 +347,10 @@ impl Progress {
     pub(crate) fn agreed_after_loss(&mut self, received: LogIndex) -> LogIndex {
         match self.state {
             State::Probe { .. } => self.next.prev(),
-            // It acknowledged more since it lost its log: it was started again, or has lost it again,
-            // and its answers look the same. The last entry it acknowledged goes out once more: only a
-            // log that holds what is before it accepts that. It does not count in either case.
+            // It acknowledged more since it lost its log: it was started again, or has lost it
+            // again, and its answers look the same. The last entry it acknowledged goes out once
+            // more: only a log that holds what is before it accepts that. It does not count in
+            // either case.
             State::Replicate if self.recovering && received < self.matched => {
                 std::mem::take(&mut self.matched).prev()
             }
@@ -418,8 +419,8 @@ impl Progress {
         self.enter(State::Snapshot(send), sequence);
     }
 
-    /// The peer, which is offered snapshot `id`, is to get this one from its maker instead. False if it
-    /// is offered another one, or nothing came from there.
+    /// The peer, which is offered snapshot `id`, is to get this one from its maker instead. False
+    /// if it is offered another one, or nothing came from there.
     pub(crate) fn become_snapshot_of(
         &mut self,
         id: SnapshotId,

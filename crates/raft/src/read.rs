@@ -7,14 +7,14 @@
 //! index. No round starts before this leader has committed an entry of its term, since before that
 //! it does not know what is committed (6.4, step 1). All end void when the term does.
 //!
-//! A round asks the voters that answered the last round first and suffice for a quorum: a question to anybody
-//! else costs both sides a message and answers nobody sooner. The others are asked when an answer is late, and
-//! once per heartbeat interval, to notice who has become faster. A round
+//! A round asks the voters that answered the last round first and suffice for a quorum: a question
+//! to anybody else costs both sides a message and answers nobody sooner. The others are asked when
+//! an answer is late, and once per heartbeat interval, to notice who has become faster. A round
 //! that all were asked for and no quorum has confirmed is asked for again.
 //!
 //! A follower asks its leader for an index on behalf of all its waiting reads. Its question is an
-//! acknowledgement too: of three voters, the one that asks and the leader are a quorum, and no round
-//! is needed.
+//! acknowledgement too: of three voters, the one that asks and the leader are a quorum, and no
+//! round is needed.
 
 use std::collections::VecDeque;
 
@@ -62,8 +62,9 @@ impl LeaderReads {
         self.round
     }
 
-    /// When the answers are late: the voters that were not asked are to be, and later all of them again, for
-    /// question or answer may be lost, and a peer that is sent Appends is due no heartbeat.
+    /// When the answers are late: the voters that were not asked are to be, and later all of them
+    /// again, for question or answer may be lost, and a peer that is sent Appends is due no
+    /// heartbeat.
     pub(crate) fn late_at(&self, config: &Config) -> Time {
         let interval = config.heartbeat_interval;
         let is_asked = |round: &&Round| round.number <= self.asked_all;
@@ -166,8 +167,9 @@ impl Raft {
             return Ok(());
         }
         if self.is_leader() && !self.has_committed_in_term() {
-            // It may be a node that lost the end of its log, and it may be needed for the first commit of
-            // this term: where the log ends it may know. This answers no read, as none has number 0.
+            // It may be a node that lost the end of its log, and it may be needed for the first
+            // commit of this term: where the log ends it may know. This answers no read, as none
+            // has number 0.
             let (index, last) = (self.commit, self.log.last_index());
             self.send(from, Body::ReadIndexReply { nonce, sequence: 0, index, last });
         }
@@ -194,10 +196,11 @@ impl Raft {
     /// Whether a follower's question alone confirms this leader for the reads it is asked for.
     ///
     /// When the follower asked, it had not left this term, nor had this leader, which is still in
-    /// it. If the two are a quorum, no later term had a leader by then, and all that was acknowledged
-    /// by then is within this leader's commit index of now. The reads began before the question was
-    /// sent, so it proves as much if it comes late, doubled or out of order. It proves nothing for
-    /// reads that began elsewhere: those of the leader and of other followers need a round.
+    /// it. If the two are a quorum, no later term had a leader by then, and all that was
+    /// acknowledged by then is within this leader's commit index of now. The reads began before the
+    /// question was sent, so it proves as much if it comes late, doubled or out of order. It proves
+    /// nothing for reads that began elsewhere: those of the leader and of other followers need a
+    /// round.
     ///
     /// A learner's word, and that of a leader that is being removed, count for nothing here either;
     /// during a joint configuration the two must be a majority of both halves.
@@ -209,8 +212,8 @@ impl Raft {
             && agreed(self.configurations.latest(), stands) == 1
     }
 
-    /// Begins a round, if there are reads without one. Which voters are to be asked now: those that have
-    /// confirmed this round or a later one.
+    /// Begins a round, if there are reads without one. Which voters are to be asked now: those that
+    /// have confirmed this round or a later one.
     pub(crate) fn ask_for_reads(&mut self, now: Time) -> Option<u64> {
         let begins = self.start_read_round(now);
         let RoleState::Leader(leader) = &mut self.role else { return None };

@@ -60,8 +60,8 @@ impl Raft {
         self.flush_snapshots(now);
     }
 
-    /// Asks the host for the parts that peers may get now, and peers, where a transfer begins or has
-    /// stopped, how far they are: by an empty part.
+    /// Asks the host for the parts that peers may get now, and peers, where a transfer begins or
+    /// has stopped, how far they are: by an empty part.
     pub(crate) fn flush_snapshots(&mut self, now: Time) {
         let RoleState::Leader(leader) = &mut self.role else { return };
         let chunk = self.config.snapshot_chunk_bytes_max as u64;
@@ -135,8 +135,8 @@ impl Raft {
         crate::invariants::check(self);
     }
 
-    /// A peer that is offered snapshot `id` holds part of another one. That is as good, if it is one of
-    /// what is committed and this log has all that follows it; and cheaper.
+    /// A peer that is offered snapshot `id` holds part of another one. That is as good, if it is
+    /// one of what is committed and this log has all that follows it; and cheaper.
     pub(crate) fn on_snapshot_held(
         &mut self,
         now: Time,
@@ -205,8 +205,8 @@ impl Raft {
         crate::invariants::check(self);
     }
 
-    /// The host was offered the leader's snapshot `id`, and would go on with another one, of which it
-    /// holds part: `maker` has it.
+    /// The host was offered the leader's snapshot `id`, and would go on with another one, of which
+    /// it holds part: `maker` has it.
     pub fn snapshot_held(&mut self, id: SnapshotId, maker: NodeId, meta: SnapshotMeta) {
         let Some(incoming) = self.following.incoming.as_ref().filter(|it| it.meta.id == id) else {
             return;
@@ -216,9 +216,10 @@ impl Raft {
         crate::invariants::check(self);
     }
 
-    /// The file of a snapshot is complete, verified and durable (the course's `CondInstallSnapshot`).
-    /// True if it is ahead of the commit index: then log, commit index and applied index have moved
-    /// to it, and the host must load its state before it takes another committed entry.
+    /// The file of a snapshot is complete, verified and durable (the course's
+    /// `CondInstallSnapshot`). True if it is ahead of the commit index: then log, commit index and
+    /// applied index have moved to it, and the host must load its state before it takes another
+    /// committed entry.
     pub fn install_snapshot(&mut self, now: Time, meta: SnapshotMeta) -> bool {
         let index = meta.position.index;
         // A leader has what is committed in its log.
@@ -238,8 +239,8 @@ impl Raft {
         is_ahead
     }
 
-    /// Figure 13, rules 6 to 8: keep what follows the snapshot if the log agrees with it, else start
-    /// anew behind it.
+    /// Figure 13, rules 6 to 8: keep what follows the snapshot if the log agrees with it, else
+    /// start anew behind it.
     fn move_to_snapshot(&mut self, now: Time, meta: SnapshotMeta) {
         if !matches!(self.role, RoleState::Follower) {
             // It asked for votes with another log than it will have.

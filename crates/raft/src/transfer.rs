@@ -54,8 +54,8 @@ impl Raft {
         Ok(to)
     }
 
-    /// Of the voters that were heard lately and whose disks are well, if any, the one with the most of
-    /// the log; of several, the one heard last.
+    /// Of the voters that were heard lately and whose disks are well, if any, the one with the most
+    /// of the log; of several, the one heard last.
     fn best_successor(&self, now: Time) -> Option<NodeId> {
         let RoleState::Leader(leader) = &self.role else { return None };
         let configuration = self.configuration();

@@ -1,5 +1,5 @@
-//! Allocations of the algorithm alone for one committed entry, three nodes together: the same number
-//! on every machine, where commits per second are not. The load is that of `cargo bench`.
+//! Allocations of the algorithm alone for one committed entry, three nodes together: the same
+//! number on every machine, where commits per second are not. The load is that of `cargo bench`.
 
 #[allow(dead_code)]
 #[path = "../benches/core.rs"]
@@ -7,7 +7,8 @@ mod core;
 
 use allocation_counter::measure;
 
-/// One committed entry takes at most `count_max` allocations of `bytes_max` bytes, and not much less.
+/// One committed entry takes at most `count_max` allocations of `bytes_max` bytes, and not much
+/// less.
 #[track_caller]
 fn assert_work(in_flight: u64, count_max: f64, bytes_max: f64) {
     const COMMITS: u64 = 20_000;

@@ -120,8 +120,8 @@ enum Step {
         #[arg(key = "non_voting_until")] Option<u64>,
         #[arg(key = "non_voting")] Option<bool>,
     ),
-    /// The disk of a node that is down loses its log behind an index, although it was synced; what was
-    /// lost had replaced these entries, `index@term`, if any.
+    /// The disk of a node that is down loses its log behind an index, although it was synced; what
+    /// was lost had replaced these entries, `index@term`, if any.
     Damage(u64, #[arg(key = "keep")] u64, #[arg(key = "replaced")] Option<String>),
     /// The disks of these nodes, which are down, are empty: so they start.
     Wipe(Vec<u64>),

@@ -1,10 +1,10 @@
 //! Backups: a snapshot that holds every write acknowledged before it was asked for, on any node.
 //!
-//! A backup begins as a linearizable read does (thesis 6.4): with a read index. Any snapshot through
-//! that index or a later one will do: the newest one if nothing was written since, one that is being
-//! taken anyway, or one taken for this purpose. It is an ordinary snapshot, and lets the log be
-//! trimmed as any other. One that somebody found damaged is not handed out before this node has looked
-//! (`doubts.rs`). Reading its file is the host's matter, for files are.
+//! A backup begins as a linearizable read does (thesis 6.4): with a read index. Any snapshot
+//! through that index or a later one will do: the newest one if nothing was written since, one that
+//! is being taken anyway, or one taken for this purpose. It is an ordinary snapshot, and lets the
+//! log be trimmed as any other. One that somebody found damaged is not handed out before this node
+//! has looked (`doubts.rs`). Reading its file is the host's matter, for files are.
 
 use sampan_base::{LogIndex, Time, planted};
 use sampan_kv::Reply;
@@ -141,7 +141,8 @@ impl Replica {
         }
     }
 
-    /// Wants a snapshot as soon as the state is where one will do, unless there is one that is doubted.
+    /// Wants a snapshot as soon as the state is where one will do, unless there is one that is
+    /// doubted.
     fn want_snapshot_for_backups(&mut self) {
         let applied = self.applied.index;
         let wants = |waiting: &Waiting| match waiting.stage {

@@ -1,5 +1,5 @@
-//! How fast followers that only catch up are sent the log: what commits do not wait for is background
-//! work, and goes at its pace (`pace.rs`).
+//! How fast followers that only catch up are sent the log: what commits do not wait for is
+//! background work, and goes at its pace (`pace.rs`).
 //!
 //! What it is not: which followers those are, and how much an Append holds. That is consensus'
 //! (`sampan_raft::Raft::allow_catch_up`).
@@ -19,8 +19,8 @@ const APART: Duration = Duration::from_secs(1);
 pub(crate) struct CatchingUp {
     /// The log through here was counted.
     allowed_through: LogIndex,
-    /// Bytes that are to be sent whatever the pace, no more than one Append or the share of one turn;
-    /// negative: that much more went.
+    /// Bytes that are to be sent whatever the pace, no more than one Append or the share of one
+    /// turn; negative: that much more went.
     due_bytes: isize,
     /// There is a limit in this turn.
     is_limited: bool,
@@ -57,8 +57,8 @@ impl CatchingUp {
 
 impl Replica {
     /// Followers that are far behind may be sent entries as fast as the background goes, and in any
-    /// case twice as fast as the log grows, or they would never have them all. Without foreground there
-    /// is no limit.
+    /// case twice as fast as the log grows, or they would never have them all. Without foreground
+    /// there is no limit.
     pub(crate) fn allow_catch_up(&mut self) {
         let last = self.raft.last_index();
         let grown_from = std::mem::replace(&mut self.catching_up.allowed_through, last);
@@ -101,7 +101,8 @@ mod tests {
         let mut catching_up = CatchingUp::default();
         let mut sent = 0;
         for _ in 0..1_000 {
-            // Pieces are not cut: one may reach beyond what is due, which the next ones make up for.
+            // Pieces are not cut: one may reach beyond what is due, which the next ones make up
+            // for.
             if catching_up.allow(20, PIECE, false) > 0 {
                 assert!(!catching_up.charge(PIECE), "it is of the share");
                 sent += PIECE;

@@ -1,11 +1,12 @@
-//! When the log is long enough for a snapshot, how far it is trimmed after one, and where it stops to wait
-//! for one (the course's `maxraftstate`; thesis 5.1.3). Taking the snapshot is `snapshots.rs`.
+//! When the log is long enough for a snapshot, how far it is trimmed after one, and where it stops
+//! to wait for one (the course's `maxraftstate`; thesis 5.1.3). Taking the snapshot is
+//! `snapshots.rs`.
 //!
-//! Two snapshots are kept, and the log on disk back to the older one. Let T be the limit: a snapshot is due
-//! each time the files of the log have grown by T/2, so that they are about T long when it begins, and what
-//! does not fit 2 T waits until it is there. A snapshot that the log grew fast beside makes the next one
-//! begin earlier, and one that falls behind the log does not give way to clients: they would have to wait
-//! for it.
+//! Two snapshots are kept, and the log on disk back to the older one. Let T be the limit: a
+//! snapshot is due each time the files of the log have grown by T/2, so that they are about T long
+//! when it begins, and what does not fit 2 T waits until it is there. A snapshot that the log grew
+//! fast beside makes the next one begin earlier, and one that falls behind the log does not give
+//! way to clients: they would have to wait for it.
 
 use std::time::Duration;
 
@@ -25,9 +26,9 @@ const REST: Duration = Duration::from_secs(10);
 /// A log of a quarter of its limit, and no less than this, is worth a snapshot at rest.
 const REST_LOG_BYTES_MIN: u64 = 16 << 20;
 
-/// What the length of the log includes but the next snapshot could not free: entries kept for a lagging
-/// follower or for falling back to the older snapshot, the rest of a segment that is still needed in part,
-/// and, on disk, growth during the last snapshot as far as the next one can wait.
+/// What the length of the log includes but the next snapshot could not free: entries kept for a
+/// lagging follower or for falling back to the older snapshot, the rest of a segment that is still
+/// needed in part, and, on disk, growth during the last snapshot as far as the next one can wait.
 #[derive(Default)]
 struct Retained {
     entries_bytes: u64,
@@ -59,7 +60,8 @@ fn worth_at_rest(bytes_max: u64) -> u64 {
     (bytes_max / 4).max(REST_LOG_BYTES_MIN)
 }
 
-/// Where the log has a limit of so many bytes, a snapshot is due when it has grown by this on the disk.
+/// Where the log has a limit of so many bytes, a snapshot is due when it has grown by this on the
+/// disk.
 fn growth_on_disk_max(bytes_max: u64, segment_bytes: u64) -> u64 {
     (bytes_max / 2).max(2 * segment_bytes)
 }
@@ -85,8 +87,8 @@ impl Replica {
     }
 
     /// When it is to be seen whether this node rests on a long log: not more than once, for if a
-    /// snapshot is not due then, nothing but an input can make it due. Cheap, and so it may be wrong
-    /// about a log that a snapshot holds already.
+    /// snapshot is not due then, nothing but an input can make it due. Cheap, and so it may be
+    /// wrong about a log that a snapshot holds already.
     pub(crate) fn rest_deadline(&self) -> Time {
         let (last, since) = self.compaction.end;
         let may_rest = self.applied.index == last && !self.snapshots.is_taking();
@@ -98,8 +100,8 @@ impl Replica {
         if at > self.now.mono { at } else { Time::NEVER }
     }
 
-    /// Is there a snapshot beyond this index, or about to be? One from the leader that came too late to
-    /// be installed may even be ahead of the state.
+    /// Is there a snapshot beyond this index, or about to be? One from the leader that came too
+    /// late to be installed may even be ahead of the state.
     pub(crate) fn has_one_after(&self, index: LogIndex) -> bool {
         self.is_committing_received()
             || self.newest_snapshot().is_some_and(|(newest, _)| newest > index)
@@ -114,8 +116,8 @@ impl Replica {
         index > self.newest_snapshot().map_or(LogIndex::ZERO, |(newest, _)| newest)
     }
 
-    /// An operator wants a snapshot of all that this node's clients know of, which a follower's state may not
-    /// hold yet. None is taken if one has that.
+    /// An operator wants a snapshot of all that this node's clients know of, which a follower's
+    /// state may not hold yet. None is taken if one has that.
     pub(crate) fn want_snapshot(&mut self) {
         self.snapshots.wanted = Some(self.lines.told.max(self.applied.index));
     }
@@ -139,8 +141,9 @@ impl Replica {
         due && self.is_ahead_of_snapshots() || self.newest_is_set_aside()
     }
 
-    /// Is the node at rest, with a log in memory that a snapshot would free? Writes that come and go
-    /// can make it write at most four bytes of snapshots for each byte of log, while it is at rest.
+    /// Is the node at rest, with a log in memory that a snapshot would free? Writes that come and
+    /// go can make it write at most four bytes of snapshots for each byte of log, while it is at
+    /// rest.
     fn rests_on_log(&self, bytes_max: u64) -> bool {
         let (last, since) = self.compaction.end;
         let worth = worth_at_rest(bytes_max);
@@ -151,18 +154,18 @@ impl Replica {
             && self.raft.log_bytes_after(covered) as u64 > worth
     }
 
-    /// Would a snapshot now let go of half of the log at least? After a restart little of a long log
-    /// is known to be committed at first, and a snapshot of that little would be in vain.
+    /// Would a snapshot now let go of half of the log at least? After a restart little of a long
+    /// log is known to be committed at first, and a snapshot of that little would be in vain.
     fn log_is_mostly_applied(&self) -> bool {
         let start = self.raft.first_index().prev().0;
         2 * (self.applied.index.0 - start) >= self.raft.last_index().0 - start
     }
 
-    /// Has the log grown by more than `bytes_max` of entries since the last snapshot, or its files by half of
-    /// that (but two segments, for files are freed by whole segments)? The other half belongs to the log back
-    /// to the older snapshot. While a peer is being sent a snapshot, which another one would not help and
-    /// which shares the disk with it, files may grow twice as much if the next snapshot still fits below the
-    /// bound.
+    /// Has the log grown by more than `bytes_max` of entries since the last snapshot, or its files
+    /// by half of that (but two segments, for files are freed by whole segments)? The other half
+    /// belongs to the log back to the older snapshot. While a peer is being sent a snapshot, which
+    /// another one would not help and which shares the disk with it, files may grow twice as much
+    /// if the next snapshot still fits below the bound.
     fn log_has_grown_past(&self, bytes_max: u64) -> bool {
         let retained = &self.compaction.retained;
         let on_disk_max = growth_on_disk_max(bytes_max, self.options.storage.segment_bytes);
@@ -175,8 +178,8 @@ impl Replica {
             || on_disk_bytes > on_disk_max && !(self.sends_snapshot() && has_room())
     }
 
-    /// While a snapshot is written the log on disk stays below twice the limit (or eight segments, if
-    /// that is more): what is beyond waits for the snapshot, and so do clients.
+    /// While a snapshot is written the log on disk stays below twice the limit (or eight segments,
+    /// if that is more): what is beyond waits for the snapshot, and so do clients.
     pub(crate) fn is_log_at_bound(&self) -> bool {
         self.snapshots.is_taking()
             && self.log_bytes_bound().is_some_and(|bound| self.storage.log_bytes_live() > bound)
@@ -193,7 +196,8 @@ impl Replica {
         self.raft.live_log_bytes() as u64
     }
 
-    /// Bytes of entries in memory that the newest snapshot lacks, as of when the log was last trimmed.
+    /// Bytes of entries in memory that the newest snapshot lacks, as of when the log was last
+    /// trimmed.
     pub(crate) fn log_entries_bytes_since_snapshot(&self) -> u64 {
         self.log_entries_bytes().saturating_sub(self.compaction.retained.entries_bytes)
     }
@@ -213,8 +217,8 @@ impl Replica {
         self.put_off_next_snapshot(grown_bytes);
     }
 
-    /// What the log has grown by while a snapshot was taken is not counted for the next one, as far as
-    /// that will have the room that this one took, and a quarter more.
+    /// What the log has grown by while a snapshot was taken is not counted for the next one, as far
+    /// as that will have the room that this one took, and a quarter more.
     fn put_off_next_snapshot(&mut self, grown_bytes: u64) {
         let Some((limit, bound)) = self.log_bytes_max().zip(self.log_bytes_bound()) else { return };
         let retained_bytes = &mut self.compaction.retained.on_disk_bytes;
@@ -238,8 +242,8 @@ impl Replica {
         self.raft.compact(meta, keep_from);
         let on_disk_bytes = self.storage.log_bytes_live();
         if let Some(oldest) = self.oldest_fallback() {
-            // What is kept for followers is sent from memory. What is not on its way to the disk yet
-            // is still to be appended there.
+            // What is kept for followers is sent from memory. What is not on its way to the disk
+            // yet is still to be appended there.
             self.storage.trim(self.raft.handed_out_through().min(oldest));
         }
         let freed_bytes = on_disk_bytes - self.storage.log_bytes_live();
@@ -253,9 +257,9 @@ impl Replica {
         }
     }
 
-    /// The oldest snapshot that a restart may fall back to, if there are as many as are kept: the log
-    /// on disk reaches back to it, so that a damaged newest one costs nothing (`docs/format.md`). A
-    /// full disk cannot afford the log from its beginning on.
+    /// The oldest snapshot that a restart may fall back to, if there are as many as are kept: the
+    /// log on disk reaches back to it, so that a damaged newest one costs nothing
+    /// (`docs/format.md`). A full disk cannot afford the log from its beginning on.
     pub(crate) fn oldest_fallback(&self) -> Option<LogIndex> {
         let stored = self.storage.snapshots();
         let only = stored.first().filter(|_| self.storage.out_of_space());
@@ -264,8 +268,8 @@ impl Replica {
     }
 
     /// Through where the log in memory may go, for a snapshot that covers this much: what live
-    /// followers need next stays, as far as it is within the cap. Whoever needs more than that needs a
-    /// snapshot anyway.
+    /// followers need next stays, as far as it is within the cap. Whoever needs more than that
+    /// needs a snapshot anyway.
     fn kept_for_followers(&self, covered: LogIndex) -> LogIndex {
         let limit = self.log_bytes_max().unwrap_or(u64::MAX);
         let cap = usize::try_from(limit.saturating_mul(2)).unwrap_or(usize::MAX);

@@ -2,15 +2,15 @@
 //! `docs/operations.md`, "A full disk" and "A slow disk").
 //!
 //! Nothing in the log lane ever makes a file: a batch takes only what fits the segments that are
-//! there, and waits otherwise. So a full disk is met by the segment lane, which may fail, long before
-//! an acknowledged write is at risk:
+//! there, and waits otherwise. So a full disk is met by the segment lane, which may fail, long
+//! before an acknowledged write is at risk:
 //!
 //! 1. no further segment can be had: the log is compacted, whatever its size;
 //! 2. a snapshot that meets the full disk gets the room of the reserve;
-//! 3. what is left of the last segment runs out: writes are refused (`-NOSPACE`), the peers are told,
-//!    and a leader hands over if the others have room; a follower that falls behind for want of
-//!    room has its clients' reads answered by the leader. The last of the room is for deletions: the
-//!    snapshots that follow them are shorter, and may fit;
+//! 3. what is left of the last segment runs out: writes are refused (`-NOSPACE`), the peers are
+//!    told, and a leader hands over if the others have room; a follower that falls behind for want
+//!    of room has its clients' reads answered by the leader. The last of the room is for deletions:
+//!    the snapshots that follow them are shorter, and may fit;
 //! 4. the disk is asked again and again; once it has room, all of this ends by itself.
 
 use std::time::Duration;
@@ -26,12 +26,12 @@ use crate::replica::Replica;
 /// A disk without room for another log segment is asked again after this.
 const MAINTAIN_RETRY: Duration = Duration::from_secs(1);
 
-/// After it was given up for a snapshot that arrives, the reserve's room is left to that for so long
-/// without another piece.
+/// After it was given up for a snapshot that arrives, the reserve's room is left to that for so
+/// long without another piece.
 const ARRIVING_GRACE: Duration = Duration::from_secs(10);
 
-/// On a full disk a deletion may be as long as this part of the largest entry: it must not be what takes
-/// the last of the room.
+/// On a full disk a deletion may be as long as this part of the largest entry: it must not be what
+/// takes the last of the room.
 const DELETION_DIVISOR: usize = 8;
 
 const NO_ROOM: &str = "NOSPACE no room for the log on the disks of a quorum, nothing was written";
@@ -43,8 +43,8 @@ pub(crate) struct DiskHealth {
     maintain_at: Time,
     /// A snapshot has met the full disk: the reserve is to be given up for it.
     wants_reserve: bool,
-    /// The reserve was given up: its room belongs to the snapshot under way, if that arrives from the
-    /// leader until this time.
+    /// The reserve was given up: its room belongs to the snapshot under way, if that arrives from
+    /// the leader until this time.
     reserve_lent_until: Option<Time>,
     /// Since when this node's disk has kept others waiting, or would if it mattered.
     waits_since: Option<Time>,
@@ -131,9 +131,9 @@ impl Replica {
         lent.is_some()
     }
 
-    /// About what the next snapshots will take beyond what they have: each as much as the last one and what
-    /// the log has since. One is written while as many as are kept are there, and they will all be of that
-    /// size. And what the very next one will.
+    /// About what the next snapshots will take beyond what they have: each as much as the last one
+    /// and what the log has since. One is written while as many as are kept are there, and they
+    /// will all be of that size. And what the very next one will.
     fn reserve_bytes_wanted(&self) -> (u64, u64) {
         if self.options.raft_state_bytes_max.is_none() {
             return (0, 0);
@@ -158,14 +158,14 @@ impl Replica {
         self.storage.out_of_space() && begins_at < self.applied.index
     }
 
-    /// Is there no room for another entry of the largest size, and none to be had? Then nothing more
-    /// is taken from clients but deletions.
+    /// Is there no room for another entry of the largest size, and none to be had? Then nothing
+    /// more is taken from clients but deletions.
     fn is_starved(&self) -> bool {
         self.lacks_room_for(self.options.storage.entry_bytes_max)
     }
 
-    /// Is half of that gone, too? Then these are not taken either: the rest is for what was taken already,
-    /// and for the first entries of leaders.
+    /// Is half of that gone, too? Then these are not taken either: the rest is for what was taken
+    /// already, and for the first entries of leaders.
     fn is_exhausted(&self) -> bool {
         self.lacks_room_for(self.options.storage.entry_bytes_max / 2)
     }
@@ -180,9 +180,10 @@ impl Replica {
         self.disk.health.is_full()
     }
 
-    /// May this command of a client be written, or what is it told? Not if it might find no room, in the
-    /// log of this leader or of a quorum. But a deletion may be the only way to more of it: the little that
-    /// is left on a quorum is for those, if they are short, and some of it for that of all keys.
+    /// May this command of a client be written, or what is it told? Not if it might find no room,
+    /// in the log of this leader or of a quorum. But a deletion may be the only way to more of it:
+    /// the little that is left on a quorum is for those, if they are short, and some of it for that
+    /// of all keys.
     pub(crate) fn check_room(&self, command: &[u8]) -> Result<(), Reply> {
         let has_room = !self.is_starved() && self.raft.quorum_has_room();
         let entry_bytes_max = self.options.storage.entry_bytes_max;
@@ -210,13 +211,14 @@ impl Replica {
         self.raft.quorum_has_room_for_deletions()
     }
 
-    /// Is what clients write to wait: for the end of a snapshot, or for a leader whose disk is better?
+    /// Is what clients write to wait: for the end of a snapshot, or for a leader whose disk is
+    /// better?
     pub(crate) fn holds_writes(&self) -> bool {
         self.is_log_at_bound() || self.is_starved() && self.raft.is_yielding(self.now.mono)
     }
 
-    /// Is so much under way on a disk that gets full that it has to be seen first what is left? Where it is
-    /// full, deletions are to leave half of what is theirs.
+    /// Is so much under way on a disk that gets full that it has to be seen first what is left?
+    /// Where it is full, deletions are to leave half of what is theirs.
     pub(crate) fn is_tight(&self, more_bytes: usize) -> bool {
         let under_way_bytes = self.bytes_under_way();
         let divisor = if self.is_starved() { 4 } else { 2 };

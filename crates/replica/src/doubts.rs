@@ -1,10 +1,11 @@
-//! A snapshot of this node that somebody found damaged when it had come: a peer that was to install it, or
-//! a client that read it as a backup. The damage may be here. Or this node could not read a part of it for a
-//! peer. Without a look at it such a file is handed out for ever: the peer never catches up, and no backup
-//! succeeds.
+//! A snapshot of this node that somebody found damaged when it had come: a peer that was to install
+//! it, or a client that read it as a backup. The damage may be here. Or this node could not read a
+//! part of it for a peer. Without a look at it such a file is handed out for ever: the peer never
+//! catches up, and no backup succeeds.
 //!
-//! Nobody's word is taken for it. The file is read, once at a time and not again for a while, and only one
-//! that is damaged is set aside: who says what is not so costs the node a read, and no snapshot.
+//! Nobody's word is taken for it. The file is read, once at a time and not again for a while, and
+//! only one that is damaged is set aside: who says what is not so costs the node a read, and no
+//! snapshot.
 //!
 //! What it is not: the search for damage of which nobody knows, at rest.
 
@@ -94,8 +95,8 @@ impl Replica {
         }
     }
 
-    /// The file was read, or is not there to be read. A damaged one, which no start could use either, is
-    /// set aside; one that is gone, though nobody here has removed it, is given up.
+    /// The file was read, or is not there to be read. A damaged one, which no start could use
+    /// either, is set aside; one that is gone, though nobody here has removed it, is given up.
     pub(crate) fn on_doubted(&mut self, id: SnapshotId, done: &DiskDone) {
         let over = Doubt::Over { again_at: self.now.mono + AGAIN_AFTER };
         self.snapshots.doubts.known.insert(id, over);
@@ -135,8 +136,8 @@ impl Replica {
         }
     }
 
-    /// Is the snapshot that peers would get not there any more? Then another one is due, though nothing
-    /// new has come, and again until there is one.
+    /// Is the snapshot that peers would get not there any more? Then another one is due, though
+    /// nothing new has come, and again until there is one.
     pub(crate) fn newest_is_set_aside(&self) -> bool {
         let stored = self.storage.snapshots();
         let is_gone = |offered: &SnapshotMeta| stored.iter().all(|s| s.meta.id != offered.id);

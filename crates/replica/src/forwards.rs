@@ -1,10 +1,10 @@
 //! Commands that a follower hands to the leader, on both sides.
 //!
 //! The follower may try again elsewhere only what was certainly not appended, and what may be
-//! applied twice without harm: session commands, which the state machine applies once, and reads that
-//! no write of their connection follows; neither, once something behind them was answered.
-//! The leader of a term takes a frame at most once, whatever the network does to it, and refuses
-//! only what it can never have taken.
+//! applied twice without harm: session commands, which the state machine applies once, and reads
+//! that no write of their connection follows; neither, once something behind them was answered. The
+//! leader of a term takes a frame at most once, whatever the network does to it, and refuses only
+//! what it can never have taken.
 
 use std::collections::BTreeMap;
 
@@ -38,16 +38,16 @@ pub(crate) struct Forwarded {
     /// The number of the frame it is in.
     pub(crate) frame: u64,
     pub(crate) sent_at: Time,
-    /// When to stop waiting. Brought forward when the connection to the leader closes; the answer may still
-    /// arrive on the other connection.
+    /// When to stop waiting. Brought forward when the connection to the leader closes; the answer
+    /// may still arrive on the other connection.
     pub(crate) give_up_at: Time,
     /// A write of its connection goes in the same frame, behind it.
     pub(crate) is_followed: bool,
 }
 
 impl Forwarded {
-    /// May it be sent again although it may have been applied? A read may not that a write follows: the
-    /// write may be applied, and the read would see it.
+    /// May it be sent again although it may have been applied? A read may not that a write follows:
+    /// the write may be applied, and the read would see it.
     pub(crate) fn is_repeatable(&self) -> bool {
         self.request.class != Class::Write && !self.is_followed
             || sampan_kv::is_once(&self.request.command)
@@ -59,8 +59,8 @@ impl Forwarded {
 const CHANCE_BITS: u32 = 32;
 const CHANCE_MASK: u64 = (1 << CHANCE_BITS) - 1;
 
-/// The number of a life: counted by the node's disk, and told from others by chance where that was lost
-/// and counts from one again.
+/// The number of a life: counted by the node's disk, and told from others by chance where that was
+/// lost and counts from one again.
 pub(crate) const fn life(counted: u64, chance: u64) -> u64 {
     counted << CHANCE_BITS | chance & CHANCE_MASK
 }
@@ -97,11 +97,12 @@ impl ForwardsOut {
         }
     }
 
-    /// Others know of this life of the node. If it is a later one than this, the disk that counted was
-    /// lost: this is the life after it. What waits goes again with the next attempts.
+    /// Others know of this life of the node. If it is a later one than this, the disk that counted
+    /// was lost: this is the life after it. What waits goes again with the next attempts.
     ///
-    /// Another life may have been told the same, by a leader that has heard of neither: so the part that
-    /// chance has given to this one stays, and with it the two are never taken for one another.
+    /// Another life may have been told the same, by a leader that has heard of neither: so the part
+    /// that chance has given to this one stays, and with it the two are never taken for one
+    /// another.
     pub(crate) fn outlive(&mut self, incarnation: u64) {
         if incarnation > self.incarnation {
             let chance = self.incarnation & CHANCE_MASK;
@@ -196,8 +197,8 @@ pub(crate) struct ForwardWindow {
 }
 
 impl ForwardWindow {
-    /// The life that frames were last admitted from, if the frame is of an earlier one: its sender must
-    /// know, for its lives were counted by a disk that may be lost.
+    /// The life that frames were last admitted from, if the frame is of an earlier one: its sender
+    /// must know, for its lives were counted by a disk that may be lost.
     pub(crate) fn later_life(&self, forward: &Forward) -> Option<u64> {
         (forward.incarnation < self.incarnation).then_some(self.incarnation)
     }
@@ -361,16 +362,17 @@ impl Replica {
         }
     }
 
-    /// Was what its connection sent after it answered? Repeated, a read would see more than that did, and a
-    /// session command that was refused, which nobody here knows yet, would take effect behind it.
+    /// Was what its connection sent after it answered? Repeated, a read would see more than that
+    /// did, and a session command that was refused, which nobody here knows yet, would take effect
+    /// behind it.
     fn is_overtaken(&mut self, forwarded: &Forwarded) -> bool {
         let origin = Origin { home: Home::Here, connection: forwarded.connection };
         self.lines.line(origin).forward_answered > forwarded.request.seq
             && !planted!(ForwardedReadOvertaken)
     }
 
-    /// A connection to a node is gone. What is harmless to repeat is sent elsewhere at once; the rest
-    /// waits a little, for the answers may be in what was received and is not read yet.
+    /// A connection to a node is gone. What is harmless to repeat is sent elsewhere at once; the
+    /// rest waits a little, for the answers may be in what was received and is not read yet.
     pub(crate) fn on_forwards_cut(&mut self, peer: NodeId) {
         self.give_up_forwards(|forwarded| forwarded.to == peer && forwarded.is_repeatable());
         let give_up_at = self.now.mono + ANSWERS_IN_TRANSIT;
@@ -379,8 +381,8 @@ impl Replica {
         }
     }
 
-    /// A frame for this node was given to no connection. What is in it was certainly not appended, so it
-    /// waits again: for a connection, or for another leader.
+    /// A frame for this node was given to no connection. What is in it was certainly not appended,
+    /// so it waits again: for a connection, or for another leader.
     pub(crate) fn on_forward_not_sent(&mut self, to: NodeId, frame: u64) {
         self.forwards.held_for = Some(to);
         for forwarded in self.forwards.take(|forwarded| forwarded.frame == frame) {

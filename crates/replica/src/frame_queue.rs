@@ -1,5 +1,5 @@
-//! Frames on their way to one peer: bytes in a row, and between them the payloads that are long, which
-//! are shared with the log and not copied.
+//! Frames on their way to one peer: bytes in a row, and between them the payloads that are long,
+//! which are shared with the log and not copied.
 //!
 //! What it is not: a socket, or a judge of what is dropped; its caller gives the limit.
 
@@ -36,8 +36,8 @@ struct Shared {
 }
 
 impl FrameQueue {
-    /// Appends a frame and returns its length, unless the queue would hold more than `bytes_max` then.
-    /// A longer frame must leave at some time, too: into an empty queue.
+    /// Appends a frame and returns its length, unless the queue would hold more than `bytes_max`
+    /// then. A longer frame must leave at some time, too: into an empty queue.
     pub fn push(
         &mut self,
         (cluster, from, to): (ClusterId, NodeId, NodeId),

@@ -13,7 +13,8 @@ use crate::wire::PeerMessage;
 pub struct Now {
     /// The monotonic clock: all time-outs.
     pub mono: Time,
-    /// The wall clock: what a leader stamps into entries, unless the log is ahead of it, and nothing else (rule R12).
+    /// The wall clock: what a leader stamps into entries, unless the log is ahead of it, and
+    /// nothing else (rule R12).
     pub wall: WallTime,
 }
 
@@ -48,8 +49,8 @@ pub enum Input {
     },
     /// A connection is gone: nobody waits for its replies. What was appended stays appended.
     ConnectionClosed(ConnectionId),
-    /// The host holds as much of a connection's replies as it wants to: none of its reads is answered and
-    /// nothing more of it begun until [`Input::RepliesWanted`].
+    /// The host holds as much of a connection's replies as it wants to: none of its reads is
+    /// answered and nothing more of it begun until [`Input::RepliesWanted`].
     RepliesHeld(ConnectionId),
     /// It has room for more of them.
     RepliesWanted(ConnectionId),
@@ -93,8 +94,9 @@ pub enum Input {
         /// The number of the request on it.
         seq: u64,
     },
-    /// A client says that what it read of a snapshot as a backup is damaged. Answered with 1 if that
-    /// snapshot is not handed out any more, or 0 if this node reads it as sound, or did within the last minute.
+    /// A client says that what it read of a snapshot as a backup is damaged. Answered with 1 if
+    /// that snapshot is not handed out any more, or 0 if this node reads it as sound, or did within
+    /// the last minute.
     BackupDamaged {
         /// The connection.
         connection: ConnectionId,

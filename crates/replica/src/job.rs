@@ -2,7 +2,8 @@
 //!
 //! Four lanes. The log lane has one job at a time, each one group commit. The segment lane prepares
 //! log segments, for which a group commit may wait; the background lane writes snapshots and checks
-//! whole ones, which may take long; the reading lane reads pieces of snapshots that others wait for.
+//! whole ones, which may take long; the reading lane reads pieces of snapshots that others wait
+//! for.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Who leads, as this node knows it, what follows when that changes, and how a node that leads stops
-//! (thesis, section 3.10).
+//! Who leads, as this node knows it, what follows when that changes, and how a node that leads
+//! stops (thesis, section 3.10).
 //!
 //! What it is not: elections. Those are consensus' (`sampan_raft`).
 
@@ -25,7 +25,8 @@ pub(crate) struct Leadership {
     leads: bool,
     /// The last term this node led in this life.
     pub(crate) led_term: Option<Term>,
-    /// The last term whose leader refused a command: it leads no more, and nobody will in that term.
+    /// The last term whose leader refused a command: it leads no more, and nobody will in that
+    /// term.
     abdicated_term: Option<Term>,
     /// A node that led goes on until then, though asked to stop: what followers sent before they
     /// knew of the next leader must be refused, not lost.

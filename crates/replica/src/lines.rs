@@ -69,8 +69,8 @@ pub(crate) struct Line {
     pub(crate) parked_at: LogIndex,
     /// Commands in this node's open batch or its proposals, reads that ride on them included.
     pub(crate) writes: usize,
-    /// The term in which the last of them began. What a leader of a later term has not heard of again may
-    /// have to be written anew, and before what follows it.
+    /// The term in which the last of them began. What a leader of a later term has not heard of
+    /// again may have to be written anew, and before what follows it.
     pub(crate) write_term: Term,
     /// Commands forwarded to the leader, all in one frame: a lost frame must not let the commands
     /// behind it overtake those in it.
@@ -109,8 +109,8 @@ impl Line {
         }
     }
 
-    /// May the next read be a local one? What its client was told is here soon, and sooner if the leader is
-    /// asked for a read index.
+    /// May the next read be a local one? What its client was told is here soon, and sooner if the
+    /// leader is asked for a read index.
     pub(crate) fn may_read_locally(&self, applied: LogIndex) -> bool {
         let is_here = self.seen <= applied || planted!(StaleBeforeOwnWrite);
         is_here && self.writes == 0 && self.forwards == 0
@@ -131,7 +131,8 @@ impl Line {
 #[derive(Default, Debug)]
 pub(crate) struct Lines {
     by_origin: BTreeMap<Origin, Line>,
-    /// What any client of this node was told is in force at this index. The state here may not be there.
+    /// What any client of this node was told is in force at this index. The state here may not be
+    /// there.
     pub(crate) told: LogIndex,
     waiting: usize,
     waiting_bytes: usize,

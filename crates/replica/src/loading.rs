@@ -1,8 +1,8 @@
-//! The state in a snapshot that arrives, built while the rest of it is still on its way: each chunk is
-//! read back once it is synced, checked, and loaded beside the running state.
+//! The state in a snapshot that arrives, built while the rest of it is still on its way: each chunk
+//! is read back once it is synced, checked, and loaded beside the running state.
 //!
-//! What it is not: the file's arrival and its coming into force, which are `receiving.rs`. Nothing of
-//! the loaded state is used before the whole file was found to be the one announced.
+//! What it is not: the file's arrival and its coming into force, which are `receiving.rs`. Nothing
+//! of the loaded state is used before the whole file was found to be the one announced.
 
 use sampan_base::SnapshotId;
 use sampan_base::codec::DecodeError;
@@ -12,8 +12,8 @@ use sampan_storage::snapshot::{ChunkPlace, ChunkScan, SnapshotReader};
 
 use crate::job::DiskJob;
 
-/// Bytes that are read ahead of the chunk that is loaded: enough to keep the lane busy, and no more than
-/// may be loaded in one turn.
+/// Bytes that are read ahead of the chunk that is loaded: enough to keep the lane busy, and no more
+/// than may be loaded in one turn.
 const READ_AHEAD_BYTES: u64 = 2 << 20;
 
 /// A state that is being loaded.

@@ -1,10 +1,11 @@
-//! The time that a leader stamps into entries (rule R12): that of its wall clock, as long as the log is not
-//! ahead of it.
+//! The time that a leader stamps into entries (rule R12): that of its wall clock, as long as the
+//! log is not ahead of it.
 //!
-//! The log is ahead after a leader whose clock was, or when this node's clock was set back. The log's time
-//! never runs back, and if it stood until the wall clock has caught up, nothing would expire meanwhile: a lock
-//! for 300 ms would be held for as long as two clocks differ. So it goes on by the monotonic clock, and
-//! slower than that: the wall clock catches up in the end, and nothing goes before its time.
+//! The log is ahead after a leader whose clock was, or when this node's clock was set back. The
+//! log's time never runs back, and if it stood until the wall clock has caught up, nothing would
+//! expire meanwhile: a lock for 300 ms would be held for as long as two clocks differ. So it goes
+//! on by the monotonic clock, and slower than that: the wall clock catches up in the end, and
+//! nothing goes before its time.
 
 use std::time::Duration;
 
@@ -65,10 +66,10 @@ const fn us(time: WallTime) -> u64 {
 }
 
 impl Replica {
-    /// When a clock entry is due: a key's TTL or a session has run out by what this leader stamps. If it has
-    /// by the log's time, too, the last entry has not freed all that is over, and the next one comes sooner.
-    /// Entries that are still to be applied bring a time of their own, so that clock entries never add
-    /// to a backlog.
+    /// When a clock entry is due: a key's TTL or a session has run out by what this leader stamps.
+    /// If it has by the log's time, too, the last entry has not freed all that is over, and the
+    /// next one comes sooner. Entries that are still to be applied bring a time of their own, so
+    /// that clock entries never add to a backlog.
     pub(crate) fn clock_entry_at(&self) -> Time {
         if !self.raft.is_leader() || self.raft.applied() < self.raft.last_index() {
             return Time::NEVER;

@@ -1,5 +1,5 @@
-//! How a replica finds its state again: what is loaded, what is done about damage, and how that reads
-//! in one line. What is damaged and what is merely unfinished is decided by `storage`
+//! How a replica finds its state again: what is loaded, what is done about damage, and how that
+//! reads in one line. What is damaged and what is merely unfinished is decided by `storage`
 //! (`docs/format.md`, section 6).
 
 use std::collections::BTreeSet;
@@ -131,8 +131,8 @@ pub(crate) fn open_storage(
     })
 }
 
-/// Do other nodes vote, as far as what is left of the files tells? A node that was started to join a
-/// cluster and knows no configuration yet has others to learn it from.
+/// Do other nodes vote, as far as what is left of the files tells? A node that was started to join
+/// a cluster and knows no configuration yet has others to learn it from.
 fn has_other_voters(salvage: &Salvage<'_>, bootstrap: &Configuration, id: NodeId) -> bool {
     let of_log = salvage.last_entry_of(EntryKind::Configuration);
     let latest = latest(of_log, salvage.snapshot(), bootstrap);

@@ -12,11 +12,11 @@ use sampan_base::NodeId;
 pub enum OnDamage {
     /// Refuse to start.
     Refuse,
-    /// If the cluster has other voters: rejoin it as one that does not vote until a leader has given
-    /// it its log again (`docs/format.md`, "Rejoin").
+    /// If the cluster has other voters: rejoin it as one that does not vote until a leader has
+    /// given it its log again (`docs/format.md`, "Rejoin").
     Rejoin,
-    /// The same, but first ask the other voters for what the log lost, and write it back in its place
-    /// if it proves to be that (`docs/format.md`, "Repair").
+    /// The same, but first ask the other voters for what the log lost, and write it back in its
+    /// place if it proves to be that (`docs/format.md`, "Repair").
     Repair,
 }
 
@@ -41,8 +41,8 @@ impl FromStr for OnDamage {
     }
 }
 
-/// How a replica behaves. All of it may differ between the nodes of a cluster, except the replicated
-/// limits in `kv`.
+/// How a replica behaves. All of it may differ between the nodes of a cluster, except the
+/// replicated limits in `kv`.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Consensus.
@@ -51,38 +51,38 @@ pub struct Options {
     pub storage: sampan_storage::Options,
     /// A damaged log or snapshot.
     pub on_damage: OnDamage,
-    /// A node that repairs its log and hears of a leader after this long rejoins without what it asks
-    /// for; without a leader it goes on asking.
+    /// A node that repairs its log and hears of a leader after this long rejoins without what it
+    /// asks for; without a leader it goes on asking.
     pub repair_wait: Duration,
-    /// The state machine. Its replicated limits decide what applying an entry does, so they must be the
-    /// same on every node, always; its door and local limits need not ([`sampan_kv::Limits`]).
+    /// The state machine. Its replicated limits decide what applying an entry does, so they must be
+    /// the same on every node, always; its door and local limits need not ([`sampan_kv::Limits`]).
     pub kv: sampan_kv::Limits,
     /// How long a command waits for a leader before `-CLUSTERDOWN`.
     pub no_leader_wait: Duration,
     /// How long a client waits for an outcome before `-UNKNOWN`.
     pub client_timeout: Duration,
-    /// A snapshot is taken once the log has grown by more bytes than this since the last one, or its files
-    /// by half of it, so that they are about this long (`maxraftstate`); `None`: never.
+    /// A snapshot is taken once the log has grown by more bytes than this since the last one, or
+    /// its files by half of it, so that they are about this long (`maxraftstate`); `None`: never.
     pub raft_state_bytes_max: Option<u64>,
     /// The limit above grows to this percentage of the last snapshot's size, so that the bytes
     /// written for snapshots stay in proportion to the bytes written for the log. Zero: it stays.
     pub raft_state_snapshot_percent: u64,
-    /// Room kept on the disk for the next snapshot, as a percentage of what it will take about; zero:
-    /// none. With it a full disk never keeps the log from being compacted.
+    /// Room kept on the disk for the next snapshot, as a percentage of what it will take about;
+    /// zero: none. With it a full disk never keeps the log from being compacted.
     pub snapshot_reserve_percent: u64,
     /// A group commit that takes longer than this counts as stalled, and a leader whose disk stalls
     /// while others commit hands over; `None`: never.
     pub disk_stall: Option<Duration>,
     /// Bytes of commands in one log entry, at most (one command may exceed it).
     pub batch_bytes_max: usize,
-    /// Bytes of entries in one group commit, at most (one entry may exceed it): what comes later waits
-    /// for the next one. A sync of many bytes holds up others on the disk, and acknowledges none of
-    /// them before all.
+    /// Bytes of entries in one group commit, at most (one entry may exceed it): what comes later
+    /// waits for the next one. A sync of many bytes holds up others on the disk, and acknowledges
+    /// none of them before all.
     pub group_commit_bytes_max: usize,
     /// Bytes of entries applied in one turn, so that a turn stays short.
     pub apply_bytes_max: usize,
-    /// Bytes of replies to reads made in one turn, about, and as many to commands that are applied: what is
-    /// left is for the next turn, which follows at once. 1 or more.
+    /// Bytes of replies to reads made in one turn, about, and as many to commands that are applied:
+    /// what is left is for the next turn, which follows at once. 1 or more.
     pub reply_bytes_per_turn: usize,
     /// Bytes of state in one snapshot chunk.
     pub snapshot_chunk_bytes: usize,
@@ -92,7 +92,8 @@ pub struct Options {
     /// The same for bytes of commands that wait here or were forwarded. (What is in the log counts
     /// against `raft.uncommitted_bytes_max`.)
     pub requests_held_bytes_max: usize,
-    /// While keys with a TTL are due and nothing is written, the leader appends the time this often.
+    /// While keys with a TTL are due and nothing is written, the leader appends the time this
+    /// often.
     pub clock_entry_interval: Duration,
     /// A read or session command whose forward was not answered is sent again after this, then
     /// after the time it has waited already, so that the intervals double.
@@ -103,7 +104,8 @@ pub struct Options {
     pub restore_parts: usize,
     /// How the host runs them: at once, or one after another.
     pub run_all: RunAll,
-    /// The host's stopwatch, for figures that decide nothing: how long snapshots hold up the replica.
+    /// The host's stopwatch, for figures that decide nothing: how long snapshots hold up the
+    /// replica.
     pub stopwatch: fn() -> Duration,
 }
 

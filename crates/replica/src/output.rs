@@ -76,10 +76,11 @@ pub enum Event {
     SnapshotFailed(String),
     /// An operator's wish was not taken: why.
     Refused(String),
-    /// This node lost part of its log, and neither votes nor counts until its log is durable through
-    /// this index, which its leader named; `None`: it is, the node votes again.
+    /// This node lost part of its log, and neither votes nor counts until its log is durable
+    /// through this index, which its leader named; `None`: it is, the node votes again.
     NonVoting(Option<LogIndex>),
-    /// The disk is not what it was. While it is [`Health::Full`] writes are refused, but for deletions.
+    /// The disk is not what it was. While it is [`Health::Full`] writes are refused, but for
+    /// deletions.
     Disk {
         /// As it was.
         before: Health,
@@ -99,9 +100,9 @@ pub enum Fatal {
 
 /// The wishes of one turn. The host empties it, and acts in the order of the fields.
 ///
-/// Backups come before jobs, for a job may remove the name of the file that a backup is to read. Messages
-/// come before jobs because the disks of the other nodes are farther away than this node's; a message that
-/// depends on a sync is handed out only after that sync was reported.
+/// Backups come before jobs, for a job may remove the name of the file that a backup is to read.
+/// Messages come before jobs because the disks of the other nodes are farther away than this
+/// node's; a message that depends on a sync is handed out only after that sync was reported.
 #[derive(Default, Debug)]
 pub struct Outputs {
     /// Stop now.

@@ -1,12 +1,12 @@
-//! How fast work that can wait may go: snapshots that are written or sent to peers, backups, and the log
-//! that followers far behind lack.
+//! How fast work that can wait may go: snapshots that are written or sent to peers, backups, and
+//! the log that followers far behind lack.
 //!
 //! After LEDBAT (RFC 6817): what goes in the background watches how long the foreground takes, and
-//! gives way as soon as that grows beyond what it is without the background. The rate falls by a quarter
-//! then, and grows steadily while it is fully used and does no harm; where nobody is in the
-//! foreground there is no limit. What a command takes on a leader, from its arrival to its reply, tells
-//! of everything that the two share: this thread, the processors, the network, and the disks of a
-//! quorum. A follower goes by its group commits.
+//! gives way as soon as that grows beyond what it is without the background. The rate falls by a
+//! quarter then, and grows steadily while it is fully used and does no harm; where nobody is in the
+//! foreground there is no limit. What a command takes on a leader, from its arrival to its reply,
+//! tells of everything that the two share: this thread, the processors, the network, and the disks
+//! of a quorum. A follower goes by its group commits.
 //!
 //! Deterministic: time comes in with the samples.
 
@@ -35,12 +35,12 @@ const LATE_MAX: Duration = Duration::from_millis(2);
 /// How fast the smoothed figures follow the samples.
 const RECENT_WITHIN: Duration = Duration::from_millis(50);
 const USUAL_WITHIN: Duration = Duration::from_secs(1);
-/// The same while the background is at work: upwards slowly, else that would become what is usual, and
-/// downwards with what is smoothed, else the quickest commands would.
+/// The same while the background is at work: upwards slowly, else that would become what is usual,
+/// and downwards with what is smoothed, else the quickest commands would.
 const USUAL_RISES_WITHIN: Duration = Duration::from_secs(120);
 const USUAL_FALLS_WITHIN: Duration = Duration::from_secs(10);
-/// How long the background goes as slowly as it can where the first foreground begins: until what the
-/// foreground may have taken because of it is forgotten.
+/// How long the background goes as slowly as it can where the first foreground begins: until what
+/// the foreground may have taken because of it is forgotten.
 const LEARNING: Duration = Duration::from_secs(3);
 
 /// The pace of the background.
@@ -132,8 +132,8 @@ impl Pace {
     pub(crate) fn went(&mut self, now: Time, bytes: u64) {
         self.went_at = Some(now);
         let takes = Duration::from_micros(bytes * 1_000_000 / self.rate);
-        // What the clock was late by is made up for; what went while nobody was in the foreground is
-        // no debt.
+        // What the clock was late by is made up for; what went while nobody was in the foreground
+        // is no debt.
         let late = now - takes.max(LATE_MAX);
         let begins = if self.has_foreground(now) { self.free_at.max(late) } else { now };
         self.free_at = begins + takes;

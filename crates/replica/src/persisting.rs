@@ -1,5 +1,5 @@
-//! What this node promises, on its disk: group commits of the log and the hard state, one at a time, and
-//! whether it votes (`docs/format.md`).
+//! What this node promises, on its disk: group commits of the log and the hard state, one at a
+//! time, and whether it votes (`docs/format.md`).
 //!
 //! What it is not: how the disk fares with that, which is in `disk_health.rs`.
 
@@ -75,8 +75,9 @@ impl Replica {
         self.raft.persisted(self.now.mono, token.synced());
     }
 
-    /// Whether this node votes, if that has changed since the disk was told. After the term that goes with
-    /// it: a node with a past takes its term for all it has promised, one without asks the others again.
+    /// Whether this node votes, if that has changed since the disk was told. After the term that
+    /// goes with it: a node with a past takes its term for all it has promised, one without asks
+    /// the others again.
     fn persist_standing(&mut self) {
         let known = &mut self.persisting;
         let grown_up = known.newborn && !self.raft.is_newborn();

@@ -1,7 +1,7 @@
 //! Linearizable reads that wait for no disk (thesis 6.4): all reads of a turn share one round of
 //! `raft`'s ReadIndex, on the leader and on followers alike, and are served once the state machine
-//! has applied the index that came back: a share of replies in each turn, and none for connections whose
-//! client does not take those that it has.
+//! has applied the index that came back: a share of replies in each turn, and none for connections
+//! whose client does not take those that it has.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -22,7 +22,8 @@ pub(crate) const READ_ROUNDS_MAX: usize = 2;
 #[derive(Debug)]
 pub(crate) struct Reading {
     pub(crate) ticket: Ticket,
-    /// Of the command: one that depends on the time is a read where the clock of the log stands still.
+    /// Of the command: one that depends on the time is a read where the clock of the log stands
+    /// still.
     pub(crate) class: Class,
     pub(crate) command: Bytes,
     /// The state must have applied this much besides: the connection's own writes.
@@ -142,8 +143,8 @@ impl Reads {
         self.left_bytes = self.left_bytes.saturating_sub(reply_bytes);
     }
 
-    /// The same of a command that was applied. These have a share of their own, or reads would never be
-    /// served beside them.
+    /// The same of a command that was applied. These have a share of their own, or reads would
+    /// never be served beside them.
     pub(crate) fn charge_applied(&mut self, reply_bytes: usize) {
         self.left_applied_bytes = self.left_applied_bytes.saturating_sub(reply_bytes);
     }
@@ -194,8 +195,8 @@ impl Reads {
         self.held.get(&connection).map_or(0, Vec::len)
     }
 
-    /// Takes all reads that were not answered in time: those that only wait for their turn are not among
-    /// them.
+    /// Takes all reads that were not answered in time: those that only wait for their turn are not
+    /// among them.
     pub(crate) fn take_expired(&mut self, since_before: Time) -> Vec<Reading> {
         let mut expired: Vec<Reading> = Vec::new();
         expired.extend(self.next.extract_if(.., |reading| reading.since <= since_before));
@@ -286,8 +287,8 @@ impl Replica {
         self.serve_reads();
     }
 
-    /// Answers reads from the applied state, as far as this turn's share goes: long values must not keep
-    /// a leader from its heartbeats.
+    /// Answers reads from the applied state, as far as this turn's share goes: long values must not
+    /// keep a leader from its heartbeats.
     pub(crate) fn serve_reads(&mut self) {
         while self.reads.may_serve() {
             let group = self.reads.ready.len().min(sampan_kv::GROUP_COMMANDS);
@@ -316,8 +317,8 @@ impl Replica {
         }
     }
 
-    /// All reads that have no answer begin anew: not the late ones alone, or what came after them would get
-    /// its index before.
+    /// All reads that have no answer begin anew: not the late ones alone, or what came after them
+    /// would get its index before.
     pub(crate) fn ask_anew(&mut self) {
         let unanswered = self.reads.take_unanswered();
         self.void_reads_and_pump(unanswered);

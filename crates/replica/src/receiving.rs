@@ -1,11 +1,12 @@
 //! A snapshot from the leader: arriving, checked, loaded, in force (paper, Figure 13; the course's
 //! `InstallSnapshot` and `CondInstallSnapshot`).
 //!
-//! The file arrives in pieces by offset and may resume after a lost connection or a restart. What is
-//! synced is read back and verified chunk by chunk, and loaded beside the running state, while more
-//! arrives (`loading.rs`). After the last byte: sync, compare the footer with what was loaded, rename.
-//! Only then does consensus move, and only if the snapshot is still ahead of what is committed here; the
-//! new state replaces the old in the same step. Nothing here blocks the replica's other inputs.
+//! The file arrives in pieces by offset and may resume after a lost connection or a restart. What
+//! is synced is read back and verified chunk by chunk, and loaded beside the running state, while
+//! more arrives (`loading.rs`). After the last byte: sync, compare the footer with what was loaded,
+//! rename. Only then does consensus move, and only if the snapshot is still ahead of what is
+//! committed here; the new state replaces the old in the same step. Nothing here blocks the
+//! replica's other inputs.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -35,8 +36,8 @@ pub(crate) struct Receiving {
     accepted: u64,
     /// Parts by offset that overtook others, at most as much as a leader may have on its way.
     early: BTreeMap<u64, Bytes>,
-    /// How far the file is there, and synced, after each piece that the disk has not confirmed, oldest
-    /// first.
+    /// How far the file is there, and synced, after each piece that the disk has not confirmed,
+    /// oldest first.
     writing: VecDeque<Extent>,
     /// What the disk has confirmed.
     on_disk: Extent,
@@ -52,8 +53,9 @@ pub(crate) struct Receiving {
     state: State,
 }
 
-/// A snapshot that was of no use when it had come: the same again is wanted later only, ever more rarely
-/// up to [`REFUSALS_DOUBLED_MAX`], for it may be of no use for good (a later version wrote its state).
+/// A snapshot that was of no use when it had come: the same again is wanted later only, ever more
+/// rarely up to [`REFUSALS_DOUBLED_MAX`], for it may be of no use for good (a later version wrote
+/// its state).
 #[derive(Clone, Copy)]
 pub(crate) struct Refused {
     id: SnapshotId,
@@ -77,8 +79,8 @@ enum Step {
     Writing(SnapshotReceiver),
     Sealing,
     Opening,
-    /// It is whole and what was announced. Waits until its state is loaded, and while a snapshot of the
-    /// own state gets its name.
+    /// It is whole and what was announced. Waits until its state is loaded, and while a snapshot of
+    /// the own state gets its name.
     Whole,
     Committing,
 }
@@ -156,15 +158,16 @@ impl Replica {
         }
         match &self.snapshots.receiving {
             Some(receiving) if receiving.meta.id == id => {}
-            // What the disk has of the other one would be in the way. The leader offers this one again.
+            // What the disk has of the other one would be in the way. The leader offers this one
+            // again.
             Some(receiving) if !receiving.writing.is_empty() => return,
             _ => self.begin_receiving(chunk.from, chunk.meta),
         }
         self.on_snapshot_part(id, chunk.offset, chunk.data);
     }
 
-    /// The leader offers a snapshot while part of another one is here, of use and made by another node,
-    /// which led before.
+    /// The leader offers a snapshot while part of another one is here, of use and made by another
+    /// node, which led before.
     fn held_of_another(&self, chunk: &SnapshotChunk) -> Option<(NodeId, SnapshotMeta)> {
         let held = self.snapshots.receiving.as_ref()?;
         let is_offer = chunk.data.is_empty() && chunk.meta.id != held.meta.id;
@@ -183,8 +186,8 @@ impl Replica {
             // All of it is here and on its way; the leader may be told again.
             return self.raft.snapshot_stored(id, receiving.on_disk.stored);
         }
-        // As much as the leader may have on its way: while the disk has that, nothing more is taken, and
-        // said when it is done. Nor is the answer to a question a promise to take more.
+        // As much as the leader may have on its way: while the disk has that, nothing more is
+        // taken, and said when it is done. Nor is the answer to a question a promise to take more.
         let bytes_max = self.options.raft.snapshot_inflight_bytes_max;
         let is_full = receiving.accepted - receiving.on_disk.stored >= bytes_max as u64;
         if (is_full || data.is_empty()) && !receiving.writing.is_empty() {
@@ -201,8 +204,9 @@ impl Replica {
         self.extend_loan();
     }
 
-    /// A piece met a full disk. What is here stays; the leader sends again what it was not told to be
-    /// here, on and on, and the room may come from the reserve: installing lets go of the whole log.
+    /// A piece met a full disk. What is here stays; the leader sends again what it was not told to
+    /// be here, on and on, and the room may come from the reserve: installing lets go of the whole
+    /// log.
     pub(crate) fn starve_receiving(&mut self, attempt: u64) {
         let is_current = |receiving: &&mut Receiving| receiving.attempt == attempt;
         let Some(receiving) = self.snapshots.receiving.as_mut().filter(is_current) else { return };
@@ -226,7 +230,8 @@ impl Replica {
         self.lend_reserve();
     }
 
-    /// The room of a snapshot that is more than are kept is for the next one, wherever that comes from.
+    /// The room of a snapshot that is more than are kept is for the next one, wherever that comes
+    /// from.
     fn make_room_for_receiving(&mut self) {
         let in_use = self.snapshots_being_sent();
         if let Some(StoredSnapshot { file, .. }) = self.storage.take_surplus_snapshot(&in_use) {
@@ -433,8 +438,8 @@ impl Replica {
         self.out.events.push(Event::SnapshotInstalled { index: position.index, size_bytes });
     }
 
-    /// What arrived is of no use: the leader begins again, but not at once, and whoever has the file
-    /// looks at it.
+    /// What arrived is of no use: the leader begins again, but not at once, and whoever has the
+    /// file looks at it.
     fn give_up_receiving(&mut self, receiving: Receiving, why: String) {
         let id = receiving.meta.id;
         let times = self.snapshots.refused.filter(|no| no.id == id).map_or(0, |no| no.times + 1);
@@ -448,7 +453,8 @@ impl Replica {
         self.discard_receiving(receiving);
     }
 
-    /// The log has brought what a snapshot that still arrives, or did before the last start, would bring.
+    /// The log has brought what a snapshot that still arrives, or did before the last start, would
+    /// bring.
     pub(crate) fn drop_overtaken(&mut self, applied_before: LogIndex) {
         let applied = self.applied.index;
         if let Some(partial) = self.snapshots.partial.take_if(|p| p.position.index <= applied) {

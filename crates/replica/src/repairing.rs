@@ -1,22 +1,22 @@
-//! A node whose log is damaged asks its peers for the entries that it lost, and takes no part before
-//! the log is whole again or is given up.
+//! A node whose log is damaged asks its peers for the entries that it lost, and takes no part
+//! before the log is whole again or is given up.
 //!
-//! One batch after another (`sampan_storage::Repair`): every other voter is asked for the entries of
-//! it; whatever they answer is tried, and what proves to be the batch is written in its place. While
-//! it asks, the node says nothing else: no vote, no acknowledgement, not even a refusal. It answers
-//! others that do the same from what it can read of its log, so that damage heals that is spread over
-//! all nodes at different entries.
+//! One batch after another (`sampan_storage::Repair`): every other voter is asked for the entries
+//! of it; whatever they answer is tried, and what proves to be the batch is written in its place.
+//! While it asks, the node says nothing else: no vote, no acknowledgement, not even a refusal. It
+//! answers others that do the same from what it can read of its log, so that damage heals that is
+//! spread over all nodes at different entries.
 //!
 //! It gives up, and rejoins without a vote, when every other voter has answered and nothing proves;
-//! or when a leader speaks to it after [`Options::repair_wait`]: then the cluster goes on without it,
-//! and what it waits for is a node that may never come back. While there is no leader giving up would
-//! help nobody: a node that rejoins does not vote either, and its log may be the one that another
-//! needs.
+//! or when a leader speaks to it after [`Options::repair_wait`]: then the cluster goes on without
+//! it, and what it waits for is a node that may never come back. While there is no leader giving up
+//! would help nobody: a node that rejoins does not vote either, and its log may be the one that
+//! another needs.
 //!
-//! A log that is sound and goes on from no snapshot, because those are all damaged, is kept in the same
-//! way: nobody is asked for anything, and it is given up when a leader is there, which then sends a
-//! snapshot and what follows it. A leader counts when it has been heard for two election timeouts of one
-//! term: then it has a quorum without this node.
+//! A log that is sound and goes on from no snapshot, because those are all damaged, is kept in the
+//! same way: nobody is asked for anything, and it is given up when a leader is there, which then
+//! sends a snapshot and what follows it. A leader counts when it has been heard for two election
+//! timeouts of one term: then it has a quorum without this node.
 //!
 //! What it is not: a [`Replica`]. That is opened when this is over ([`Repairing::settle`]).
 
@@ -36,8 +36,8 @@ use crate::output::{Envelope, Outputs, Stream};
 use crate::replica::Replica;
 use crate::wire::{Held, PeerMessage, Wanted};
 
-/// A peer that does not answer is asked again after a heartbeat's time, then ever more rarely, up to
-/// so many times that.
+/// A peer that does not answer is asked again after a heartbeat's time, then ever more rarely, up
+/// to so many times that.
 const ASK_INTERVAL_TIMES_MAX: u32 = 16;
 
 /// How a node starts.
@@ -68,7 +68,8 @@ impl fmt::Display for Repaired {
     }
 }
 
-/// The first and the last entry that peers are asked for: none where it is a snapshot that is wanted.
+/// The first and the last entry that peers are asked for: none where it is a snapshot that is
+/// wanted.
 fn asked_for(repair: &Repair) -> (LogIndex, LogIndex) {
     repair.wanted().unwrap_or((LogIndex(1), LogIndex::ZERO))
 }
@@ -84,7 +85,8 @@ struct Setup {
 
 /// What a peer has answered.
 struct Source {
-    /// What is to be asked for next; beyond the last entry that is wanted: it has told all it holds.
+    /// What is to be asked for next; beyond the last entry that is wanted: it has told all it
+    /// holds.
     next: LogIndex,
     held: BTreeMap<LogIndex, Entry>,
     ask_at: Time,
@@ -233,8 +235,8 @@ impl Repairing {
         }
     }
 
-    /// A leader of this term was heard. Has it led for so long that it has a quorum without this node, which
-    /// has been silent? One that is about to lose its quorum sends heartbeats, too.
+    /// A leader of this term was heard. Has it led for so long that it has a quorum without this
+    /// node, which has been silent? One that is about to lose its quorum sends heartbeats, too.
     fn leads_without_this(&mut self, term: Term) -> bool {
         let raft = &self.setup.options.raft;
         let proven_after = raft.election_timeout_max * 2;
@@ -294,8 +296,8 @@ impl Repairing {
         &self.repaired
     }
 
-    /// Writes what is proven and goes on with the next damage, or starts the node. A disk that fails
-    /// on the way is not to be trusted any more: the process ends (rule R10).
+    /// Writes what is proven and goes on with the next damage, or starts the node. A disk that
+    /// fails on the way is not to be trusted any more: the process ends (rule R10).
     ///
     /// Panics if it is not [settled](Repairing::is_settled).
     pub fn settle(self, disk: &mut dyn Disk, now: Now) -> Result<Start, OpenError> {

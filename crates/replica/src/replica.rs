@@ -1,8 +1,8 @@
 //! The replica: where consensus, storage, state machine and requests meet.
 //!
 //! Top-down: what it is, how it starts, what comes in ([`Replica::step`]), what goes out
-//! ([`Replica::flush`]). Requests are in `requests.rs`, group commits in `persisting.rs`, applying in
-//! `apply.rs`, snapshots in `snapshots.rs`, who leads in `leadership.rs`.
+//! ([`Replica::flush`]). Requests are in `requests.rs`, group commits in `persisting.rs`, applying
+//! in `apply.rs`, snapshots in `snapshots.rs`, who leads in `leadership.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -91,7 +91,8 @@ pub struct Replica {
     /// Requests are held until consensus takes proposals and has less than this uncommitted; zero
     /// if none are.
     pub(crate) held_for_log: usize,
-    /// Lines whose next command copies a long value, while enough of these are under way (`copying.rs`).
+    /// Lines whose next command copies a long value, while enough of these are under way
+    /// (`copying.rs`).
     pub(crate) held_to_copy: VecDeque<Origin>,
     pub(crate) sweep_at: Time,
     pub(crate) log_clock: LogClock,
@@ -274,7 +275,8 @@ impl Replica {
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn next_deadline(&self) -> Time {
-        // The rest of a long backlog, of long replies, or of what did not fit a frame: in the next turn.
+        // The rest of a long backlog, of long replies, or of what did not fit a frame: in the next
+        // turn.
         let has_more = !self.reads.ready.is_empty() || self.has_copies_to_start();
         if self.raft.applied() < self.raft.commit() || !self.to_pump.is_empty() || has_more {
             return self.now.mono;
@@ -292,8 +294,8 @@ impl Replica {
             .min(self.snapshots_deadline())
     }
 
-    /// Is so much under way that the host should stop reading from clients? What waits behind replies that
-    /// a client does not take is its own matter: the host does not read from that one.
+    /// Is so much under way that the host should stop reading from clients? What waits behind
+    /// replies that a client does not take is its own matter: the host does not read from that one.
     pub fn is_congested(&self) -> bool {
         let (parked, parked_bytes) = self.lines.waiting_of(self.reads.held());
         let waiting_bytes = self.lines.waiting_bytes() - parked_bytes;
@@ -302,9 +304,9 @@ impl Replica {
             || held_bytes >= self.options.requests_held_bytes_max
     }
 
-    /// Does nobody need this node before its disk is done? Then a host may let it wait for that. So it
-    /// is with a follower of which nobody of its own waits for an answer, and with a leader that has
-    /// long had one client alone, which has sent one command and waits.
+    /// Does nobody need this node before its disk is done? Then a host may let it wait for that. So
+    /// it is with a follower of which nobody of its own waits for an answer, and with a leader that
+    /// has long had one client alone, which has sent one command and waits.
     pub fn may_wait_for_disk(&self) -> bool {
         match self.requests_under_way() {
             0 => !self.raft.is_leader() && self.raft.leader().is_some(),
@@ -313,8 +315,8 @@ impl Replica {
         }
     }
 
-    /// How many reads of a connection are ready but for a client that takes its replies, for oracles and
-    /// tests.
+    /// How many reads of a connection are ready but for a client that takes its replies, for
+    /// oracles and tests.
     pub fn reads_held(&self, connection: ConnectionId) -> usize {
         self.reads.held_of(connection)
     }

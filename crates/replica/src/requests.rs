@@ -11,10 +11,10 @@
 //!              └────────► forwarded ──► outcome ────────────────┘
 //! ```
 //!
-//! Each ends in one answer: done; certainly not applied; or unknown (`-UNKNOWN`), for what may be in a
-//! log. `-CLUSTERDOWN` ends a request that waits, a read in a round or parked, and a read that was
-//! forwarded; `-NOSPACE` a write that the log has no room for. If an earlier attempt may have been
-//! appended, the answer is `-UNKNOWN` instead. Rule R8.
+//! Each ends in one answer: done; certainly not applied; or unknown (`-UNKNOWN`), for what may be
+//! in a log. `-CLUSTERDOWN` ends a request that waits, a read in a round or parked, and a read that
+//! was forwarded; `-NOSPACE` a write that the log has no room for. If an earlier attempt may have
+//! been appended, the answer is `-UNKNOWN` instead. Rule R8.
 //!
 //! What it is not: the steps themselves. Those are in `writes.rs`, `reads.rs` and `forwards.rs`.
 
@@ -28,11 +28,12 @@ use crate::replica::Replica;
 use crate::wire::Outcome;
 use crate::writes::Closed;
 
-/// A line whose writes will return so many bytes of values begins no more of them before they are answered.
+/// A line whose writes will return so many bytes of values begins no more of them before they are
+/// answered.
 const VALUE_BYTES_PER_LINE: usize = 1 << 20;
 
-/// Codes of replies that tell nothing of earlier attempts. Of these one may have been executed in a session that
-/// is gone by now, or may still come to one that has room again.
+/// Codes of replies that tell nothing of earlier attempts. Of these one may have been executed in a
+/// session that is gone by now, or may still come to one that has room again.
 const OF_ONE_ATTEMPT: [&str; 4] = ["CLUSTERDOWN", "NOSPACE", "SESSIONEXPIRED", "SESSIONFULL"];
 
 /// Where the first waiting request of a line may go now.
@@ -62,8 +63,8 @@ pub(crate) fn unknown() -> Reply {
     Reply::error("UNKNOWN outcome not known, command may still be applied")
 }
 
-/// What a client may be told who sent a command once, while its node may have tried it before: a reply that says
-/// only that the last attempt was not executed would be taken for more.
+/// What a client may be told who sent a command once, while its node may have tried it before: a
+/// reply that says only that the last attempt was not executed would be taken for more.
 pub(crate) fn known_of_all(maybe_appended: bool, reply: Reply) -> Reply {
     let is_of_one = matches!(&reply, Reply::Error(text) if OF_ONE_ATTEMPT
         .iter()
@@ -316,7 +317,8 @@ impl Replica {
         }
     }
 
-    /// The end of a request that is certainly in no log, in the words that are true of this node now.
+    /// The end of a request that is certainly in no log, in the words that are true of this node
+    /// now.
     pub(crate) fn not_served(&self) -> Reply {
         Reply::error(match (self.leader(), self.raft.leader()) {
             (Some(_), _) => "CLUSTERDOWN Not served in time",

@@ -1,11 +1,13 @@
-//! The state in a snapshot, at a start: built while the file is checked, which so is read once, and in
-//! as many parts at once as the host has processors for. Records stand in the order of the tables that
-//! they go to (`sampan_kv`, snapshots), so parts hardly meet and to join them costs little.
+//! The state in a snapshot, at a start: built while the file is checked, which so is read once, and
+//! in as many parts at once as the host has processors for. Records stand in the order of the
+//! tables that they go to (`sampan_kv`, snapshots), so parts hardly meet and to join them costs
+//! little.
 //!
-//! Where sessions, which stand behind all records, take much of the file, parts are less at home and more
-//! is left for the end.
+//! Where sessions, which stand behind all records, take much of the file, parts are less at home
+//! and more is left for the end.
 //!
-//! What it is not: a thread. Who runs the parts is the host's choice, and what comes out is the same.
+//! What it is not: a thread. Who runs the parts is the host's choice, and what comes out is the
+//! same.
 
 use std::ops::Range;
 

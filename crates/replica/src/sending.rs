@@ -1,4 +1,5 @@
-//! Snapshots on their way to peers: parts of their files, read and sent at the pace of the background.
+//! Snapshots on their way to peers: parts of their files, read and sent at the pace of the
+//! background.
 //!
 //! What it is not: which part is next, and how many are on their way. That is consensus'
 //! (`sampan_raft`'s `InstallSnapshot`).
@@ -23,7 +24,8 @@ const LENT_BYTES_MAX: u64 = 8 << 20;
 pub(crate) struct Sending {
     /// Parts that they wait for, to be read when the pace allows it.
     parts: VecDeque<SnapshotRead>,
-    /// A chunk of the own snapshot was the last that went: a part that waits goes before the next one.
+    /// A chunk of the own snapshot was the last that went: a part that waits goes before the next
+    /// one.
     pub(crate) is_next: bool,
     /// The snapshot of which a part was last sent for another leader, and when.
     lent: Option<(SnapshotId, Time)>,
@@ -37,14 +39,16 @@ impl Sending {
 }
 
 impl Replica {
-    /// A peer needs a part of a snapshot. What is wanted again was wanted too slowly: once is enough.
+    /// A peer needs a part of a snapshot. What is wanted again was wanted too slowly: once is
+    /// enough.
     pub(crate) fn on_snapshot_wanted(&mut self, wanted: SnapshotRead) {
         if !self.snapshots.sending.parts.contains(&wanted) {
             self.snapshots.sending.parts.push_back(wanted);
         }
     }
 
-    /// Reads the parts that peers wait for, as fast as may be: at once if clients wait for them, too.
+    /// Reads the parts that peers wait for, as fast as may be: at once if clients wait for them,
+    /// too.
     pub(crate) fn send_parts(&mut self) {
         if !self.raft.is_leader() {
             return self.snapshots.sending.parts.clear();

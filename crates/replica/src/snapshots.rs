@@ -1,6 +1,6 @@
-//! What a replica does with snapshots, and whose each job for them is: its own (`taking.rs`), those that
-//! go to peers (`sending.rs`), the one that arrives (`receiving.rs`), and one that may be damaged
-//! (`doubts.rs`). When an own one is due is told in `compaction.rs`.
+//! What a replica does with snapshots, and whose each job for them is: its own (`taking.rs`), those
+//! that go to peers (`sending.rs`), the one that arrives (`receiving.rs`), and one that may be
+//! damaged (`doubts.rs`). When an own one is due is told in `compaction.rs`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -163,7 +163,8 @@ impl Replica {
             }
             DiskDone::SnapshotVerify(Err(error)) => Some(error.to_string()),
             DiskDone::SnapshotOpen(Err(why)) => Some(why.clone()),
-            // A full disk may have kept the file from being made at all: what comes behind finds none.
+            // A full disk may have kept the file from being made at all: what comes behind finds
+            // none.
             DiskDone::SnapshotWrite(Err(DiskError::NotFound(_))) if self.is_given_up(owner) => None,
             // Any other error of a write or a rename: the disk cannot be trusted (rule R10).
             DiskDone::SnapshotWrite(Err(error)) | DiskDone::SnapshotCommit(Err(error)) => {

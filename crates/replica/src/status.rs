@@ -38,7 +38,8 @@ pub struct Status {
     pub forwarded: u64,
     /// Commands of other nodes that were certainly not appended, and said to be.
     pub forwards_refused: u64,
-    /// Frames of other nodes' commands that came too late or twice, and commands that made no sense.
+    /// Frames of other nodes' commands that came too late or twice, and commands that made no
+    /// sense.
     pub forwards_dropped: u64,
     /// Commands of sessions that were answered without the log, for they were executed before.
     pub duplicates: u64,

@@ -1,9 +1,9 @@
 //! Snapshots of the own state (paper, section 7; thesis 5; the course's `Snapshot`).
 //!
 //! Taking one never stops the replica: the state machine keeps what it must of the past
-//! (`sampan_kv::Kv::snapshot_begin`), and a chunk a turn goes to the background lane, or a few if the log
-//! grows fast. The order on disk is: chunks, footer, sync, read back and verify, rename; only then is the
-//! log trimmed. When one is due is told in `compaction.rs`.
+//! (`sampan_kv::Kv::snapshot_begin`), and a chunk a turn goes to the background lane, or a few if
+//! the log grows fast. The order on disk is: chunks, footer, sync, read back and verify, rename;
+//! only then is the log trimmed. When one is due is told in `compaction.rs`.
 
 use std::time::Duration;
 
@@ -108,9 +108,9 @@ impl Replica {
         self.is_urgent(log_bytes_before) || self.pace.is_free(self.now.mono) && !is_peers_turn
     }
 
-    /// Nothing waits long for a snapshot that a full disk waits for, or that falls behind the log: it is
-    /// to be written when the log has taken a third of the room that it had when this was begun, for the
-    /// sync and reading it back take their time, too.
+    /// Nothing waits long for a snapshot that a full disk waits for, or that falls behind the log:
+    /// it is to be written when the log has taken a third of the room that it had when this was
+    /// begun, for the sync and reading it back take their time, too.
     fn is_urgent(&self, log_bytes_before: u64) -> bool {
         let is_behind = self.log_bytes_bound().is_some_and(|bound| {
             let room = u128::from(bound.saturating_sub(log_bytes_before) / 3);
@@ -167,7 +167,8 @@ impl Replica {
         self.snapshot_job(owner, job);
     }
 
-    /// The next chunk, and more behind it where the log is ahead of them. True if the state has more.
+    /// The next chunk, and more behind it where the log is ahead of them. True if the state has
+    /// more.
     fn write_chunks(&mut self, writer: &mut SnapshotWriter, log_bytes: u64) -> (bool, Vec<DiskOp>) {
         let began = (self.options.stopwatch)();
         let chunk_bytes = self.options.snapshot_chunk_bytes;
@@ -224,8 +225,8 @@ impl Replica {
         }
     }
 
-    /// Ends the own snapshot, if one is under way. That is no failure by itself: where a newer one came from
-    /// the leader, the next one is due as if this had not been begun.
+    /// Ends the own snapshot, if one is under way. That is no failure by itself: where a newer one
+    /// came from the leader, the next one is due as if this had not been begun.
     pub(crate) fn drop_taking(&mut self) -> bool {
         let Some(taking) = self.snapshots.taking.take() else { return false };
         self.remove_taken(match taking.step {
@@ -259,8 +260,8 @@ impl Replica {
         }
     }
 
-    /// Not even the reserve was enough: the older snapshots, there in case the newest one is damaged,
-    /// give their room. True if there was one.
+    /// Not even the reserve was enough: the older snapshots, there in case the newest one is
+    /// damaged, give their room. True if there was one.
     fn replace_older_snapshots(&mut self) -> bool {
         let Some(taking) = &self.snapshots.taking else { return false };
         let (owner, again) = (Owner::Taking(taking.id), taking.written.clone());

@@ -16,8 +16,9 @@ use crate::input::ConnectionId;
 pub const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"SPN1");
 /// Magic, length, checksum, cluster, from, to.
 pub const FRAME_HEADER_BYTES: usize = 4 + 4 + 4 + 8 + 8 + 8;
-/// The largest payload a frame may announce. The largest one there is holds the reply to a forwarded
-/// read (`sampan_kv::Limits::reply_bytes_max`); the server's configuration checks that all fit.
+/// The largest payload a frame may announce. The largest one there is holds the reply to a
+/// forwarded read (`sampan_kv::Limits::reply_bytes_max`); the server's configuration checks that
+/// all fit.
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 96 << 20;
 /// Requests in one forward, at most.
 pub const FORWARD_REQUESTS_MAX: usize = 16_384;
@@ -158,8 +159,8 @@ impl Wanted {
 /// Commands of the sender's clients for the leader of `term`.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Forward {
-    /// Tells the sender's lives apart, and rises from one to the next: how often it had started, and in
-    /// the low half a number by chance, for one that lost its disk counts from one again.
+    /// Tells the sender's lives apart, and rises from one to the next: how often it had started,
+    /// and in the low half a number by chance, for one that lost its disk counts from one again.
     pub incarnation: u64,
     /// Whom the sender takes for the leader is the leader of this term, and only of this one.
     pub term: Term,

@@ -19,16 +19,17 @@ use crate::requests::unknown;
 /// A command from this length on is kept as a part of its batch, so that it is in memory once.
 const LONG_COMMAND_BYTES: usize = 16 << 10;
 
-/// How many bytes of a stored value that is copied cost as much as one byte of a command: about 0.3 ns
-/// where a part is changed, copied and hashed twice, while commands of a hundred bytes take some 5 ns for
-/// each of theirs. Without it a pipeline of SETRANGE on one long value would make entries that take
-/// seconds to apply.
+/// How many bytes of a stored value that is copied cost as much as one byte of a command: about 0.3
+/// ns where a part is changed, copied and hashed twice, while commands of a hundred bytes take some
+/// 5 ns for each of theirs. Without it a pipeline of SETRANGE on one long value would make entries
+/// that take seconds to apply.
 pub(crate) const WORK_BYTES_EACH: usize = 16;
-/// Commands of that kind in one batch: the values they meet may be in commands that are not applied yet,
-/// each as long as a value may be. What is left of a turn is seen between entries.
+/// Commands of that kind in one batch: the values they meet may be in commands that are not applied
+/// yet, each as long as a value may be. What is left of a turn is seen between entries.
 const PARTS_MAX: usize = 64;
-/// Of the bytes of stored values that may be copied by commands under way, a value that is no more than
-/// this part costs hardly more than the command itself: such commands are neither counted nor held.
+/// Of the bytes of stored values that may be copied by commands under way, a value that is no more
+/// than this part costs hardly more than the command itself: such commands are neither counted nor
+/// held.
 const SHORT_VALUES: usize = 4_096;
 
 /// Somebody who waits for a command of a batch, or whose read rides on it.
@@ -149,8 +150,8 @@ pub(crate) struct Closed {
 }
 
 impl Writes {
-    /// No more long values are to be copied by commands under way than one turn may apply: whoever writes
-    /// next waits for them.
+    /// No more long values are to be copied by commands under way than one turn may apply: whoever
+    /// writes next waits for them.
     pub(crate) fn new(apply_bytes_max: usize) -> Self {
         let copied_bytes_max = apply_bytes_max.saturating_mul(WORK_BYTES_EACH);
         let open = OpenBatch {
@@ -409,7 +410,8 @@ impl Replica {
             self.to_pump.push(ticket.origin);
         }
         if !tickets.is_empty() {
-            // Reads behind them begin anew, and wait for no more than those that come now and are behind them.
+            // Reads behind them begin anew, and wait for no more than those that come now and are
+            // behind them.
             let floored = self.reads.take_floored(self.raft.applied());
             self.void_reads_and_pump(floored);
         }

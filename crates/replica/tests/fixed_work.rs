@@ -1,6 +1,6 @@
 //! Allocations of a whole command through three nodes, propose to reply: a number that is the same
-//! on every machine and every day, where seconds are not. A bound here is what the code takes, and a
-//! little; who raises one says why, and who has made something cheaper lowers it.
+//! on every machine and every day, where seconds are not. A bound here is what the code takes, and
+//! a little; who raises one says why, and who has made something cheaper lowers it.
 //!
 //! Counted is what `Replica::step` and `Replica::flush` allocate on all nodes. Not counted are this
 //! harness, disks, sockets, and what `crates/server/tests/fixed_work.rs` holds.
@@ -82,8 +82,8 @@ fn a_pipeline_of_increments() {
     assert_work(work(100, true, &["INCR n"; 64]), 0.48, 620.0);
 }
 
-/// How often a value is copied shows in bytes: once into its entry, and once into the pages of each node's
-/// log. Its place in the state is there already.
+/// How often a value is copied shows in bytes: once into its entry, and once into the pages of each
+/// node's log. Its place in the state is there already.
 #[test]
 fn a_pipeline_of_writes_of_long_values() {
     let set = format!("SET k {}", "v".repeat(16 << 10));

@@ -2,7 +2,8 @@
 //!
 //! Nothing is copied but inline commands: an argument is a range of the buffer. A request that
 //! arrives in pieces is taken up where the last piece ended, so that the work is linear in its
-//! bytes however it is cut. Replies and nested types in requests are refused, as Redis refuses them.
+//! bytes however it is cut. Replies and nested types in requests are refused, as Redis refuses
+//! them.
 
 use std::ops::Range;
 
@@ -145,8 +146,8 @@ impl RequestParser {
         &self.limits
     }
 
-    /// A request that was complete is done with. One with very many arguments leaves no memory behind: there
-    /// may be many connections, each with a parser of its own.
+    /// A request that was complete is done with. One with very many arguments leaves no memory
+    /// behind: there may be many connections, each with a parser of its own.
     pub fn forget(&mut self) {
         if self.position > 0 {
             return;
@@ -176,13 +177,15 @@ impl RequestParser {
         parsed
     }
 
-    /// How long a request that [`RequestParser::parse`] found incomplete is at least, in bytes: through
-    /// the end of the argument that is on its way. 0 if no length is known. Within the limits.
+    /// How long a request that [`RequestParser::parse`] found incomplete is at least, in bytes:
+    /// through the end of the argument that is on its way. 0 if no length is known. Within the
+    /// limits.
     pub const fn announced_bytes(&self) -> usize {
         self.announced
     }
 
-    /// Bytes that the parser itself keeps of a request that it found incomplete: where its arguments are.
+    /// Bytes that the parser itself keeps of a request that it found incomplete: where its
+    /// arguments are.
     pub const fn places_bytes(&self) -> usize {
         if self.position > 0 { self.ranges.capacity() * size_of::<Range<usize>>() } else { 0 }
     }

@@ -2,7 +2,8 @@
 //!
 //! Three Clerks, each connected to a node of its own first, write without a pause, one write at a
 //! time. The leader gets `kill -9`; the outage of a client is the time from there to its next
-//! acknowledged write. Twenty rounds, or as many as the argument says. Measured, not asserted: a machine's load decides.
+//! acknowledged write. Twenty rounds, or as many as the argument says. Measured, not asserted: a
+//! machine's load decides.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 #[allow(dead_code, unused_imports)]
@@ -48,7 +49,8 @@ fn main() {
         let mut first = vec![None; clients.len()];
         while first.contains(&None) {
             let (client, begun, ended): (usize, Instant, Instant) = seen.recv().unwrap();
-            // One that the old leader may have answered, and whose reply was on its way, says nothing.
+            // One that the old leader may have answered, and whose reply was on its way, says
+            // nothing.
             if begun >= dead || ended >= dead + Duration::from_millis(2) {
                 first[client].get_or_insert(ended.duration_since(killed).as_secs_f64() * 1e3);
             }

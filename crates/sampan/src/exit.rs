@@ -1,4 +1,5 @@
-//! The exit codes of every sub-command, in one place. `docs/operations.md` and `--help` repeat them.
+//! The exit codes of every sub-command, in one place. `docs/operations.md` and `--help` repeat
+//! them.
 //!
 //! 2 is a fault in what was asked for, everywhere; the other codes belong to a group of commands.
 

@@ -73,8 +73,9 @@ fn command() -> clap::Command {
 }
 
 fn main() -> ExitCode {
-    // The allocator asks for none, but some systems give them to all: they are cleared 2 MiB at a time, and of a
-    // state that changes they take more memory. Where the system does not know of them there are none.
+    // The allocator asks for none, but some systems give them to all: they are cleared 2 MiB at a
+    // time, and of a state that changes they take more memory. Where the system does not know of
+    // them there are none.
     _ = rustix::thread::disable_transparent_huge_pages(true);
     let argv: Vec<OsString> = std::env::args_os().collect();
     let root = command();

@@ -1,13 +1,12 @@
 //! `sampan restore`: the data directories of a new cluster from a backup.
 //!
 //! What it is: what each node of a cluster does that installs a snapshot from its leader, done for
-//! all of them at once: a node is created, the snapshot written, read back and committed, and the log
-//! begun anew after it. The snapshot is written anew as well, for it names its cluster and members.
-//! The whole is built beside the directory asked for and gets its name at the end; or within that
-//! directory, if it is there already.
-//! What it is not: a way to bring back one node of a cluster that lives; it would have forgotten what
-//! it promised. That is why the cluster gets a name of its own, and why no node of the old one
-//! talks to it.
+//! all of them at once: a node is created, the snapshot written, read back and committed, and the
+//! log begun anew after it. The snapshot is written anew as well, for it names its cluster and
+//! members. The whole is built beside the directory asked for and gets its name at the end; or
+//! within that directory, if it is there already. What it is not: a way to bring back one node of a
+//! cluster that lives; it would have forgotten what it promised. That is why the cluster gets a
+//! name of its own, and why no node of the old one talks to it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -209,8 +208,8 @@ impl Node {
     }
 }
 
-/// A directory in the making; removed if it is dropped unfinished. It is beside the one asked for, or
-/// within it if that is there: nothing can take the name of a mount point, a link or `.`.
+/// A directory in the making; removed if it is dropped unfinished. It is beside the one asked for,
+/// or within it if that is there: nothing can take the name of a mount point, a link or `.`.
 struct Staging {
     path: PathBuf,
     dir: PathBuf,
@@ -249,8 +248,8 @@ impl Staging {
         sync_directory(changed)
     }
 
-    /// Moves the nodes to where they belong, the first one first; the layout comes last. Nodes without
-    /// one are no cluster that anybody would start.
+    /// Moves the nodes to where they belong, the first one first; the layout comes last. Nodes
+    /// without one are no cluster that anybody would start.
     fn move_up(&self, layout: &Layout) -> Result<(), Failure> {
         sync_directories(&self.path)?;
         check_empty(&self.dir)?;

@@ -19,8 +19,8 @@ use crate::exit::{Ended, Failure};
 use crate::settings::{Identity, Settings, with_flags};
 use crate::{supervision, terminal};
 
-/// Nodes of one machine hear of one another at once, so they need not wait as long as nodes anywhere
-/// before an election. Measured as the shortest without false ones, with a margin
+/// Nodes of one machine hear of one another at once, so they need not wait as long as nodes
+/// anywhere before an election. Measured as the shortest without false ones, with a margin
 /// (`docs/operations.md`).
 const LOCAL_ELECTION_TIMEOUT: Duration = Duration::from_millis(150);
 
@@ -174,9 +174,10 @@ fn nearest<'a>(name: &str, server: &'a Command) -> Vec<&'a str> {
     names
 }
 
-/// A warning for each variable of the environment that looks like a setting and is none: a mistyped one
-/// would otherwise leave a node with a default that nobody meant. A node starts all the same, for such
-/// names come from elsewhere, too; those that Kubernetes makes of services are passed over.
+/// A warning for each variable of the environment that looks like a setting and is none: a mistyped
+/// one would otherwise leave a node with a default that nobody meant. A node starts all the same,
+/// for such names come from elsewhere, too; those that Kubernetes makes of services are passed
+/// over.
 fn unknown_variables(root: &Command, names: impl Iterator<Item = OsString>) -> Vec<String> {
     let server = root.find_subcommand("server").expect("this very command");
     let known: Vec<_> = std::iter::once(root)

@@ -1,8 +1,8 @@
 //! Every setting of a node: one table of flags, from which come the environment variables
 //! (`SAMPAN_` and the name), the keys of the configuration file, and the help with its defaults.
 //!
-//! What a setting means and which values make sense is the server's matter ([`Config::check`]); here
-//! they are only named, read and put where they belong.
+//! What a setting means and which values make sense is the server's matter ([`Config::check`]);
+//! here they are only named, read and put where they belong.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -227,7 +227,9 @@ settings! {
     snapshot_retry_ms "SAMPAN_SNAPSHOT_RETRY_MS" Millis => replica.raft.snapshot_retry_interval;
 
     "Log and snapshots":
-    /// About how long the log gets (the course's maxraftstate), and twice that at most: a snapshot is taken each time its files have grown by half of this; less than four segments count as four there; -1: never
+    /// About how long the log gets (the course's maxraftstate), and twice that at most: a snapshot
+    /// is taken each time its files have grown by half of this; less than four segments count as
+    /// four there; -1: never
     raft_state_max_bytes "SAMPAN_RAFT_STATE_MAX_BYTES" i64 => replica.raft_state_bytes_max;
     /// The limit above grows to this percentage of the last snapshot's size; 0: it stays
     raft_state_snapshot_percent "SAMPAN_RAFT_STATE_SNAPSHOT_PERCENT" u64 => replica.raft_state_snapshot_percent;
@@ -241,7 +243,10 @@ settings! {
     apply_bytes_max "SAMPAN_APPLY_BYTES_MAX" usize => replica.apply_bytes_max;
     /// Bytes of state in one chunk of a snapshot file
     snapshot_chunk_bytes "SAMPAN_SNAPSHOT_CHUNK_BYTES" usize => replica.snapshot_chunk_bytes;
-    /// A log that is damaged where it may hold acknowledged entries: "repair" has it written again in its place from the logs of the peers, and what cannot be is given up as by "rejoin"; "rejoin" gives up what follows, and the node does not vote until a leader has given it back; "refuse" exits with 5
+    /// A log that is damaged where it may hold acknowledged entries: "repair" has it written again
+    /// in its place from the logs of the peers, and what cannot be is given up as by "rejoin";
+    /// "rejoin" gives up what follows, and the node does not vote until a leader has given it back;
+    /// "refuse" exits with 5
     on_damage "SAMPAN_ON_DAMAGE" OnDamage => replica.on_damage;
     /// Snapshots kept, 1 or more
     snapshots_kept "SAMPAN_SNAPSHOTS_KEPT" usize => replica.storage.snapshots_kept;
@@ -279,7 +284,8 @@ settings! {
     read_bytes "SAMPAN_READ_BYTES" usize => limits.read_bytes;
     /// Longest command
     request_bytes_max "SAMPAN_REQUEST_BYTES_MAX" usize => limits.request.request_bytes_max;
-    /// Bytes of commands that have not arrived whole, of all connections together; beyond it the one that holds most is closed
+    /// Bytes of commands that have not arrived whole, of all connections together; beyond it the
+    /// one that holds most is closed
     requests_partial_bytes_max "SAMPAN_REQUESTS_PARTIAL_BYTES_MAX" usize => limits.requests_partial_bytes_max;
     /// Longest argument that is read at all
     request_bulk_bytes_max "SAMPAN_REQUEST_BULK_BYTES_MAX" usize => limits.request.bulk_bytes_max;
@@ -287,15 +293,18 @@ settings! {
     request_arguments_max "SAMPAN_REQUEST_ARGUMENTS_MAX" usize => limits.request.arguments_max;
     /// Longest inline command
     inline_bytes_max "SAMPAN_INLINE_BYTES_MAX" usize => limits.request.inline_bytes_max;
-    /// A connection with this many reply bytes unsent, or to come as far as its replies so far tell, is not read from
+    /// A connection with this many reply bytes unsent, or to come as far as its replies so far
+    /// tell, is not read from
     output_pause_bytes "SAMPAN_OUTPUT_PAUSE_BYTES" usize => limits.output_pause_bytes;
-    /// One with this many unsent, or with --output-pause-bytes and more replies to come, of which its client takes none for --output-soft-ms, is closed
+    /// One with this many unsent, or with --output-pause-bytes and more replies to come, of which
+    /// its client takes none for --output-soft-ms, is closed
     output_soft_bytes "SAMPAN_OUTPUT_SOFT_BYTES" usize => limits.output_soft_bytes;
     /// See --output-soft-bytes
     output_soft_ms "SAMPAN_OUTPUT_SOFT_MS" Millis => limits.output_soft_time;
     /// One with this many unsent is closed at once
     output_bytes_max "SAMPAN_OUTPUT_BYTES_MAX" usize => limits.output_bytes_max;
-    /// Bytes that all connections together hold of replies their clients do not take; beyond it the one that holds most is closed
+    /// Bytes that all connections together hold of replies their clients do not take; beyond it the
+    /// one that holds most is closed
     output_total_bytes_max "SAMPAN_OUTPUT_TOTAL_BYTES_MAX" usize => limits.output_total_bytes_max;
     /// A connection that stops in the middle of a command is closed after this
     request_stall_ms "SAMPAN_REQUEST_STALL_MS" Millis => limits.request_stall_time;
@@ -319,7 +328,8 @@ settings! {
     handshake_ms "SAMPAN_HANDSHAKE_MS" Millis => limits.handshake_time;
     /// Handshakes under way at a time
     handshakes_max "SAMPAN_HANDSHAKES_MAX" usize => limits.handshakes_max;
-    /// Bytes queued for one peer; what does not fit is dropped, but for outcomes of forwarded commands
+    /// Bytes queued for one peer; what does not fit is dropped, but for outcomes of forwarded
+    /// commands
     peer_queue_bytes_max "SAMPAN_PEER_QUEUE_BYTES_MAX" usize => limits.peer_queue_bytes_max;
     /// A connection whose data a peer's machine does not acknowledge for this long is closed
     peer_ack_ms "SAMPAN_PEER_ACK_MS" Millis => limits.peer_ack_time;

@@ -1,5 +1,5 @@
-//! Both ends of the tie between a supervisor and a node: a pipe that the supervisor never writes to.
-//! When it ends, however it ends, the kernel closes the pipe, and the node stops.
+//! Both ends of the tie between a supervisor and a node: a pipe that the supervisor never writes
+//! to. When it ends, however it ends, the kernel closes the pipe, and the node stops.
 
 use std::io::Read as _;
 use std::thread;

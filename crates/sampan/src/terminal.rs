@@ -38,8 +38,8 @@ pub(crate) fn complain(text: impl Display) {
 /// Of a terminal that does not say how wide it is.
 const COLUMNS: usize = 80;
 
-/// One line on the terminal that standard error is, written over and over. Nothing where it is none,
-/// or one that does not take escapes.
+/// One line on the terminal that standard error is, written over and over. Nothing where it is
+/// none, or one that does not take escapes.
 pub(crate) struct LiveLine {
     has_terminal: bool,
     is_there: bool,

@@ -1,6 +1,6 @@
-//! Holds `docs/invariants.md` against the code: every property has its statement, source, assertion,
-//! checker and transcript, and what is named there exists. The same for `docs/rules.md`, and for all
-//! that cites a rule.
+//! Holds `docs/invariants.md` against the code: every property has its statement, source,
+//! assertion, checker and transcript, and what is named there exists. The same for `docs/rules.md`,
+//! and for all that cites a rule.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -145,7 +145,8 @@ fn is_rule(word: &str) -> bool {
     (1..=2).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whatever is said of rules by a number alone; of the paper's figures it may be, for they are known.
+/// Whatever is said of rules by a number alone; of the paper's figures it may be, for they are
+/// known.
 fn unnamed_rules(text: &str) -> Vec<String> {
     let is_mark = |word: &&str| !["//", "///", "//!", "#"].contains(word);
     let words: Vec<&str> = text.split_whitespace().filter(is_mark).collect();

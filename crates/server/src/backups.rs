@@ -1,12 +1,12 @@
 //! Backups that clients are reading: an open file each, read a piece at a time.
 //!
 //! What it is: the side of `BACKUP` that has to do with files. An open file keeps its bytes on the
-//! disk though a later snapshot removes its name (`release.rs`); so it is held for as long as pieces are asked for,
-//! and a while longer. Pieces are read one after another, on a thread that may wait for the disk: at
-//! most one is in memory besides what connections have not sent, and a connection whose piece is
-//! being read is not read from.
-//! What it is not: the choice of the snapshot, which is the replica's; and a check of its bytes,
-//! which carry their own checksums to whoever keeps them, and says so if they do not hold.
+//! disk though a later snapshot removes its name (`release.rs`); so it is held for as long as
+//! pieces are asked for, and a while longer. Pieces are read one after another, on a thread that
+//! may wait for the disk: at most one is in memory besides what connections have not sent, and a
+//! connection whose piece is being read is not read from. What it is not: the choice of the
+//! snapshot, which is the replica's; and a check of its bytes, which carry their own checksums to
+//! whoever keeps them, and says so if they do not hold.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -42,8 +42,8 @@ struct Open {
 }
 
 impl Open {
-    /// Nobody asks for more of it: its room is given back if its name is gone. A piece that is still to
-    /// be read keeps it until then. Its index.
+    /// Nobody asks for more of it: its room is given back if its name is gone. A piece that is
+    /// still to be read keeps it until then. Its index.
     fn finish(self) -> LogIndex {
         if let Ok(file) = Arc::try_unwrap(self.file) {
             // A thread that nobody waits for, also not the end of the process.
@@ -72,8 +72,8 @@ pub(crate) struct Backups {
 pub(crate) struct Pieces(UnboundedReceiver<Piece>);
 
 impl Backups {
-    /// None, and what [`serve`] takes. Ids count up from `first_id`, which should differ from run to
-    /// run, so that no id of an earlier run is taken for one of this.
+    /// None, and what [`serve`] takes. Ids count up from `first_id`, which should differ from run
+    /// to run, so that no id of an earlier run is taken for one of this.
     pub(crate) fn new(first_id: u64) -> (Self, Pieces) {
         let (pieces, queue) = unbounded_channel();
         let (open, next_id) = (RefCell::default(), Cell::new(first_id));

@@ -20,8 +20,8 @@ pub const PEER_PORT_OFFSET: u16 = 10_000;
 /// The longest host name, in bytes (DNS allows 253).
 pub(crate) const HOST_BYTES_MAX: usize = 255;
 
-/// One setting that makes no sense: its text says which, what it is, and what it may be. Settings are
-/// called as the fields here are.
+/// One setting that makes no sense: its text says which, what it is, and what it may be. Settings
+/// are called as the fields here are.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum ConfigError {
     /// A setting has a value that it may not have.
@@ -54,8 +54,8 @@ impl ConfigError {
         Self::Part(text.into())
     }
 
-    /// The same with other names of the settings: those by which the reader knows them. The value, a path
-    /// perhaps, may be called anything, and stays what it is.
+    /// The same with other names of the settings: those by which the reader knows them. The value,
+    /// a path perhaps, may be called anything, and stays what it is.
     #[must_use]
     pub fn renamed(self, names: impl Fn(&str) -> String) -> Self {
         match self {
@@ -159,15 +159,15 @@ pub struct Limits {
     pub accept_backlog: u16,
     /// What one request may hold.
     pub request: RequestLimits,
-    /// Bytes of commands that have not arrived whole, of all connections together: beyond it the one that
-    /// holds most is closed, for such a command may never end.
+    /// Bytes of commands that have not arrived whole, of all connections together: beyond it the
+    /// one that holds most is closed, for such a command may never end.
     pub requests_partial_bytes_max: usize,
     /// Bytes taken from a connection by one system call.
     pub read_bytes: usize,
     /// Commands of one connection that are read and not answered; beyond it nothing is read.
     pub pipeline_max: usize,
-    /// A connection with this many reply bytes unsent or to come is not read from. What is to come is
-    /// guessed by the replies so far.
+    /// A connection with this many reply bytes unsent or to come is not read from. What is to come
+    /// is guessed by the replies so far.
     pub output_pause_bytes: usize,
     /// A connection with this many reply bytes unsent, of which its client takes none for
     /// `output_soft_time`, is closed.
@@ -177,8 +177,8 @@ pub struct Limits {
     /// A connection with this many reply bytes unsent is closed; a single reply of this size is an
     /// error instead.
     pub output_bytes_max: usize,
-    /// Bytes that all connections together hold of replies their clients do not take, and of commands that
-    /// wait for that: beyond it the one that holds most is closed.
+    /// Bytes that all connections together hold of replies their clients do not take, and of
+    /// commands that wait for that: beyond it the one that holds most is closed.
     pub output_total_bytes_max: usize,
     /// A connection that has sent part of a request and no more for this long is closed.
     pub request_stall_time: Duration,
@@ -197,8 +197,8 @@ pub struct Limits {
     /// Bytes of a backup in one reply, at most half of `output_bytes_max` in any case: so much is
     /// copied and sent between two turns, so it should be a moment's work.
     pub backup_read_bytes: usize,
-    /// Bytes a second of all backups together: what the node's one thread spends on them is not there
-    /// for its other clients.
+    /// Bytes a second of all backups together: what the node's one thread spends on them is not
+    /// there for its other clients.
     pub backup_bytes_per_second: u64,
     /// A stop waits at most this long for replies to leave.
     pub stop_flush_time: Duration,
@@ -210,8 +210,8 @@ pub struct Limits {
     pub peer_queue_bytes_max: usize,
     /// Data that a peer's machine has not acknowledged for this long end the connection.
     pub peer_ack_time: Duration,
-    /// A peer's frame that takes longer to arrive ends the connection: its length may be damaged, and
-    /// what follows would be taken for the rest of it.
+    /// A peer's frame that takes longer to arrive ends the connection: its length may be damaged,
+    /// and what follows would be taken for the rest of it.
     pub peer_frame_time: Duration,
     /// The first wait before a peer is dialled again.
     pub redial_time_min: Duration,
@@ -410,8 +410,9 @@ const REPLY_ITEM_HEAD_BYTES_MAX: usize = 9;
 /// More client connections than any limit may allow: their slots take 20 bits of a connection id.
 pub(crate) const CLIENTS_MAX: usize = 1 << 20;
 
-/// One command alone must fit what all connections may hold of theirs: for each argument of 6 bytes or more,
-/// `$0\r\n\r\n`, its place takes 16, and both lists have up to twice the memory that they need.
+/// One command alone must fit what all connections may hold of theirs: for each argument of 6 bytes
+/// or more, `$0\r\n\r\n`, its place takes 16, and both lists have up to twice the memory that they
+/// need.
 const PARTIAL_FACTOR: usize = 8;
 
 /// A buffer to read into is no longer than this: each connection that reads has one.

@@ -1,10 +1,10 @@
 //! The event loop: the task that owns the replica's turns.
 //!
 //! A turn takes all that has arrived, steps the replica through it, flushes once, and acts on what
-//! comes out in the order of [`Outputs`]: backups, messages, jobs, replies, events. (Backups come before
-//! jobs, for a job may remove the file's name.) All sockets that are ready are read before a turn begins,
-//! for their tasks stand before this one in the run queue; so everything that arrived together shares one
-//! log entry, one message per peer and one write per connection.
+//! comes out in the order of [`Outputs`]: backups, messages, jobs, replies, events. (Backups come
+//! before jobs, for a job may remove the file's name.) All sockets that are ready are read before a
+//! turn begins, for their tasks stand before this one in the run queue; so everything that arrived
+//! together shares one log entry, one message per peer and one write per connection.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -30,8 +30,8 @@ use crate::stats::count_up;
 /// Connections that have been silent for too long are looked for this often.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// If the loop itself has waited for the disk for so long, it looks at its sockets before it looks at
-/// the time.
+/// If the loop itself has waited for the disk for so long, it looks at its sockets before it looks
+/// at the time.
 const HELD_UP: Duration = Duration::from_millis(10);
 
 /// The state of the loop.
@@ -243,15 +243,16 @@ fn note(node: &Node, event: &Event, now: WallTime) {
 /// serve it from memory that is in use in part.
 const NUDGE_BYTES: usize = 1 << 20;
 
-/// Lets the allocator return what was freed. It keeps that for a second, in case it is wanted again,
-/// and then looks for it only on the way of another large request: on a node that fell silent after a
-/// load, never. Without this a node kept half as much again as its data, for as long as it was idle.
+/// Lets the allocator return what was freed. It keeps that for a second, in case it is wanted
+/// again, and then looks for it only on the way of another large request: on a node that fell
+/// silent after a load, never. Without this a node kept half as much again as its data, for as long
+/// as it was idle.
 fn give_memory_back() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(NUDGE_BYTES)));
 }
 
-/// Looks for connections that are silent for too long or do not read their replies, and for peers that are
-/// missing, for ever.
+/// Looks for connections that are silent for too long or do not read their replies, and for peers
+/// that are missing, for ever.
 pub(crate) async fn sweep(node: Rc<Node>) {
     let limits = &node.config.limits;
     let mut missing = MissingPeers::new(node.clock.mono());

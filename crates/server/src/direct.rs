@@ -1,7 +1,7 @@
-//! Bulk past the page cache: snapshots that come from peers and go to them are not wanted again soon,
-//! and to have them in the kernel's memory first costs a copy, fresh pages, and a burst of writing
-//! later. Chunks of some length that are read back like this come from the disk, and not from what was to
-//! be written there.
+//! Bulk past the page cache: snapshots that come from peers and go to them are not wanted again
+//! soon, and to have them in the kernel's memory first costs a copy, fresh pages, and a burst of
+//! writing later. Chunks of some length that are read back like this come from the disk, and not
+//! from what was to be written there.
 //!
 //! What it is not: durable. As for any write, only a sync of the file makes it so. Where the file
 //! system has no direct I/O, everything goes the usual way.
@@ -20,8 +20,8 @@ use crate::spare::Spare;
 
 /// Offsets, lengths and memory of direct I/O are multiples of this: of no disk is more asked.
 const ALIGN: u64 = 4096;
-/// What is copied into aligned memory, and written with one call: the kernel has the disk do its parts at
-/// once, where that can.
+/// What is copied into aligned memory, and written with one call: the kernel has the disk do its
+/// parts at once, where that can.
 const BUFFER_BYTES: usize = 1 << 20;
 /// Shorter reads and writes gain nothing.
 const DIRECT_BYTES_MIN: u64 = 64 << 10;
@@ -36,8 +36,8 @@ thread_local! {
 pub(crate) struct Direct(OnceLock<Option<File>>);
 
 impl Direct {
-    /// Writes it all: whole blocks directly, if they are enough of them, and the rest as usual. Nobody
-    /// else may write to these blocks meanwhile.
+    /// Writes it all: whole blocks directly, if they are enough of them, and the rest as usual.
+    /// Nobody else may write to these blocks meanwhile.
     pub(crate) fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let end = offset + bytes.len() as u64;
         let (from, to) = (offset.next_multiple_of(ALIGN), end - end % ALIGN);

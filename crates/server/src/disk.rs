@@ -2,10 +2,10 @@
 //!
 //! What it is: [`DiskOp`]s as system calls, with the rules of durability that only the caller of a
 //! system call can keep: zeros are really written, `fdatasync` only where size and extents are
-//! already durable and `fsync` where they are not (an extent that was reserved is made one of data by the
-//! first write, which `fdatasync` makes durable with it), an error of a sync is final (Linux marks the
-//! pages clean and reports once, so a second sync that succeeds proves nothing).
-//! What it is not: a policy. Which file, when and in what order is `sampan-storage`'s.
+//! already durable and `fsync` where they are not (an extent that was reserved is made one of data
+//! by the first write, which `fdatasync` makes durable with it), an error of a sync is final (Linux
+//! marks the pages clean and reports once, so a second sync that succeeds proves nothing). What it
+//! is not: a policy. Which file, when and in what order is `sampan-storage`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -27,7 +27,8 @@ use crate::direct::Direct;
 use crate::release;
 use crate::spare::Spare;
 
-/// Open files kept, at most, besides those with unsynced writes; each may be open twice (`direct.rs`).
+/// Open files kept, at most, besides those with unsynced writes; each may be open twice
+/// (`direct.rs`).
 const HANDLES_MAX: usize = 64;
 /// Zeros are written in pieces of this many bytes.
 const ZEROS_BYTES: usize = 256 << 10;
@@ -49,14 +50,14 @@ struct Shared {
     table: Mutex<Table>,
     /// What bulk is read into.
     spare: Spare,
-    /// The first sync that failed: what is on the disk is unknown, and nothing may be done to it any more.
-    /// Whichever lane is heard first tells of it.
+    /// The first sync that failed: what is on the disk is unknown, and nothing may be done to it
+    /// any more. Whichever lane is heard first tells of it.
     failed: OnceLock<DiskError>,
 }
 
-/// The open files by their names. Lanes share files, and one that went on with a file that has lost its name
-/// would lose what it writes: so a file is not kept that was opened while names changed. Nobody holds the
-/// lock over a system call, for the log lane needs it for each write.
+/// The open files by their names. Lanes share files, and one that went on with a file that has lost
+/// its name would lose what it writes: so a file is not kept that was opened while names changed.
+/// Nobody holds the lock over a system call, for the log lane needs it for each write.
 #[derive(Default, Debug)]
 struct Table {
     open: BTreeMap<FileName, Arc<Handle>>,
@@ -135,9 +136,9 @@ impl RealDisk {
         Self { past_cache: true, ..self }
     }
 
-    /// Does this file go past the page cache? A snapshot that arrives, or a complete one, which is read
-    /// for a peer. Not the own one while it is written and verified: the log waits for that, and one
-    /// piece after another to the disk takes longer.
+    /// Does this file go past the page cache? A snapshot that arrives, or a complete one, which is
+    /// read for a peer. Not the own one while it is written and verified: the log waits for that,
+    /// and one piece after another to the disk takes longer.
     fn is_past_cache(&self, file: &str) -> bool {
         self.past_cache && (file.ends_with(ARRIVING) || file.ends_with(COMPLETE))
     }
@@ -216,7 +217,8 @@ impl RealDisk {
             .open(self.path(file))
             .map_err(failed)?;
         let held_bytes = opened.metadata().map_err(failed)?.len();
-        // Only what takes the room makes it longer: if that is cut short, the length says how much it has.
+        // Only what takes the room makes it longer: if that is cut short, the length says how much
+        // it has.
         if len_bytes < held_bytes {
             release::cut(&opened, len_bytes).map_err(failed)?;
         }
@@ -248,11 +250,11 @@ impl RealDisk {
         };
         written.map_err(|error| disk_error(file, &error))?;
         if grows || file.ends_with(UNFINISHED) {
-            // Such a file is written in bulk, and others on the disk sync meanwhile: each
-            // piece is to go out now, and not all of them with one sync, which would hold the others up.
-            // To say that the pages are not needed begins to write those that went to the cache; they
-            // stay until they are clean, and do no harm after that. A kernel that does not do this is
-            // only less even.
+            // Such a file is written in bulk, and others on the disk sync meanwhile: each piece is
+            // to go out now, and not all of them with one sync, which would hold the others up. To
+            // say that the pages are not needed begins to write those that went to the cache; they
+            // stay until they are clean, and do no harm after that. A kernel that does not do this
+            // is only less even.
             let len_bytes = NonZeroU64::new(bytes.len() as u64);
             _ = rustix::fs::fadvise(&handle.file, offset, len_bytes, Advice::DontNeed);
         }

@@ -18,12 +18,12 @@ use crate::lock::DirectoryLock;
 use crate::quick_disk::QuickDisk;
 use crate::segments_lane::{self, LogPace, written_bytes};
 
-/// How nice the threads of the background and reading lanes are to other threads: each gets a third of
-/// the time that they get where there is not enough for all.
+/// How nice the threads of the background and reading lanes are to other threads: each gets a third
+/// of the time that they get where there is not enough for all.
 const BACKGROUND_NICE: i32 = 5;
 
-/// All lanes. Dropping it ends the threads after the jobs they have; that of the segment lane ends in
-/// the midst of one.
+/// All lanes. Dropping it ends the threads after the jobs they have; that of the segment lane ends
+/// in the midst of one.
 pub(crate) struct DiskThreads {
     log: Sender<DiskJob>,
     segments: Sender<DiskJob>,

@@ -42,8 +42,8 @@ pub enum ServerError {
 }
 
 impl ServerError {
-    /// The end of a node that its disk has refused something, in these words. One that has too many open
-    /// files has a disk that is sound.
+    /// The end of a node that its disk has refused something, in these words. One that has too many
+    /// open files has a disk that is sound.
     pub(crate) fn of_disk(error: &DiskError, text: String) -> Self {
         match error {
             DiskError::TooManyOpen(..) => Self::Resources(format!(

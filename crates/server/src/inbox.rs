@@ -7,7 +7,8 @@ use std::task::Waker;
 use sampan_replica::Input;
 
 /// Inputs in the order in which they arrived. Bounded by what its writers may read before the next
-/// turn, for they share one thread with it; clients are not read from while too many of their commands wait.
+/// turn, for they share one thread with it; clients are not read from while too many of their
+/// commands wait.
 #[derive(Default)]
 pub(crate) struct Inbox {
     inputs: RefCell<Vec<Input>>,

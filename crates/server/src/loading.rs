@@ -1,5 +1,5 @@
-//! The time in which a node loads its data and takes no turns yet: clients that come then are told so,
-//! and go to another node, instead of waiting for as long as it takes.
+//! The time in which a node loads its data and takes no turns yet: clients that come then are told
+//! so, and go to another node, instead of waiting for as long as it takes.
 //!
 //! What it is not: the time in which a log is repaired, which is `repair.rs`.
 
@@ -49,8 +49,8 @@ impl Drop for Loading {
     }
 }
 
-/// Those who wait, but none any more when it is over: who is turned away may come again at once, and
-/// the node would wait for as long as they do.
+/// Those who wait, but none any more when it is over: who is turned away may come again at once,
+/// and the node would wait for as long as they do.
 fn turn_away(clients: &TcpListener, ends: &Receiver<()>) {
     while let Err(TryRecvError::Empty) = ends.try_recv()
         && let Ok((mut client, _)) = clients.accept()

@@ -1,7 +1,7 @@
 //! The lock on a data directory: one process at a time.
 //!
-//! An advisory `flock` on the file `lock`, which the kernel drops with the process, however it ends.
-//! Whoever writes to the directory shares it.
+//! An advisory `flock` on the file `lock`, which the kernel drops with the process, however it
+//! ends. Whoever writes to the directory shares it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Seek as _, Write as _};
@@ -73,16 +73,17 @@ impl DirectoryLock {
     }
 }
 
-/// Makes a directory, and those above it, if they are not there; and their names durable. Its own is
-/// synced always, for the start that made it may have been cut short. Whoever makes a directory above
-/// data makes it with this: what is below is no safer than its name.
+/// Makes a directory, and those above it, if they are not there; and their names durable. Its own
+/// is synced always, for the start that made it may have been cut short. Whoever makes a directory
+/// above data makes it with this: what is below is no safer than its name.
 pub fn make_directory(directory: &Path) -> io::Result<()> {
     let with_new_names = with_new_names(directory);
     fs::create_dir_all(directory)?;
     with_new_names.into_iter().try_for_each(sync_names)
 }
 
-/// The directories that get a name if this one is made, and if it is there, the one that has its name.
+/// The directories that get a name if this one is made, and if it is there, the one that has its
+/// name.
 fn with_new_names(directory: &Path) -> Vec<&Path> {
     let missing = directory.ancestors().take_while(|part| !part.exists()).count();
     directory.ancestors().skip(1).take(missing.max(1)).collect()

@@ -1,5 +1,5 @@
-//! The system's limit of open files, of which each client takes one. A node that came to it could not
-//! open its log any more, and would have to end: so clients are refused before.
+//! The system's limit of open files, of which each client takes one. A node that came to it could
+//! not open its log any more, and would have to end: so clients are refused before.
 //!
 //! What it is not: a limit of its own. `--clients-max` says how many clients are wanted.
 
@@ -8,8 +8,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::config::Limits;
 use crate::error::ServerError;
 
-/// Files that are not clients, at most, with the default limits: the disk's, peers, handshakes, backups,
-/// what the process has besides.
+/// Files that are not clients, at most, with the default limits: the disk's, peers, handshakes,
+/// backups, what the process has besides.
 const OTHER_FILES_MAX: u64 = 512;
 
 /// Raises this process's limit so that so many clients may come, as far as it may. How many may.

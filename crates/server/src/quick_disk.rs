@@ -1,14 +1,15 @@
 //! Whether the event loop may wait for the disk of the log itself.
 //!
 //! To have the thread of the log lane run a group commit takes two wake-ups, which with four busy
-//! processes on two cores is a quarter of all processor time for a single SET. A follower that nobody
-//! of its own waits for has nothing else to do meanwhile: it runs a short group commit on the spot. So
-//! does a leader with one client alone, which waits: nothing else comes before it is answered. With more
-//! of them a leader's disk works beside those of its followers, and must not hold it up when it is the
-//! slowest. Which of them a node is, the replica knows
-//! ([`sampan_replica::Replica::may_wait_for_disk`]). And no node waits whose disk has been slow lately,
-//! for a disk that stalls would keep it from sending or answering heartbeats: a disk that was slow once
-//! must be quick many times first, and after each time that this proved too few, twice as many.
+//! processes on two cores is a quarter of all processor time for a single SET. A follower that
+//! nobody of its own waits for has nothing else to do meanwhile: it runs a short group commit on
+//! the spot. So does a leader with one client alone, which waits: nothing else comes before it is
+//! answered. With more of them a leader's disk works beside those of its followers, and must not
+//! hold it up when it is the slowest. Which of them a node is, the replica knows
+//! ([`sampan_replica::Replica::may_wait_for_disk`]). And no node waits whose disk has been slow
+//! lately, for a disk that stalls would keep it from sending or answering heartbeats: a disk that
+//! was slow once must be quick many times first, and after each time that this proved too few,
+//! twice as many.
 
 use std::time::Duration;
 

@@ -1,13 +1,13 @@
 //! Giving the room of a file back, a piece at a time.
 //!
 //! What it is: the end of a long file. To free a gigabyte at once holds up every sync on the disk,
-//! for a tenth of a second and more where the file system tells the device of freed room (mount option
-//! `discard`). So a file loses its name first, and then its bytes from the end on, with pauses.
-//! What it is not: a choice of what is removed. And it takes no bytes from anyone who reads them: a
-//! reader that keeps a file open beyond its name holds a shared lock on it ([`open_to_read`]), and is
-//! the one who gives the room back when it has finished. A file that is to be written over loses its
-//! name, too, and only then is asked for locks: a reader that locks too late finds the name gone, and one that
-//! locked in time is noticed.
+//! for a tenth of a second and more where the file system tells the device of freed room (mount
+//! option `discard`). So a file loses its name first, and then its bytes from the end on, with
+//! pauses. What it is not: a choice of what is removed. And it takes no bytes from anyone who reads
+//! them: a reader that keeps a file open beyond its name holds a shared lock on it
+//! ([`open_to_read`]), and is the one who gives the room back when it has finished. A file that is
+//! to be written over loses its name, too, and only then is asked for locks: a reader that locks
+//! too late finds the name gone, and one that locked in time is noticed.
 
 use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, ErrorKind};
@@ -40,24 +40,24 @@ pub(crate) fn has_name(file: &File, path: &Path) -> bool {
     matches!((here, there), (Ok(here), Ok(there)) if here == there)
 }
 
-/// May somebody still read a file that has lost the name that readers look for? Also if it has yet another
-/// one, or cannot be locked.
+/// May somebody still read a file that has lost the name that readers look for? Also if it has yet
+/// another one, or cannot be locked.
 pub(crate) fn may_be_read(file: &File) -> bool {
     let has_another_name = file.metadata().map_or(true, |metadata| metadata.nlink() > 1);
     let try_lock = || file.try_lock().and_then(|()| file.unlock().map_err(TryLockError::Error));
     has_another_name || try_lock().is_err()
 }
 
-/// Takes a file its name. Its room is to be given back ([`give_back`]); without a file to do that piece by
-/// piece the kernel does all of it at once.
+/// Takes a file its name. Its room is to be given back ([`give_back`]); without a file to do that
+/// piece by piece the kernel does all of it at once.
 pub(crate) fn remove_name(path: &Path) -> io::Result<Option<File>> {
     let file = File::options().write(true).open(path).ok();
     fs::remove_file(path)?;
     Ok(file)
 }
 
-/// Gives the room of an open file back that has no name any more, unless somebody else reads it. Takes
-/// little longer than at once, a quarter of a second for each gigabyte.
+/// Gives the room of an open file back that has no name any more, unless somebody else reads it.
+/// Takes little longer than at once, a quarter of a second for each gigabyte.
 pub(crate) fn give_back(file: &File) {
     let Ok(metadata) = file.metadata() else { return };
     if metadata.nlink() > 0 || metadata.len() <= PIECE_BYTES || file.try_lock().is_err() {

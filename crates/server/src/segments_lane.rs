@@ -1,9 +1,9 @@
 //! The work of the segment lane, at a pace that leaves the disk to the log.
 //!
-//! A segment of zeros is made while others wait for group commits on the same disk. So each piece of it
-//! is followed by a pause, unless the log is filling the segment it has: what is prepared stays ahead
-//! of what is appended. A group commit counts when it has ended: a long one leaves the log waiting for
-//! the next segment, and is on its way when that is begun.
+//! A segment of zeros is made while others wait for group commits on the same disk. So each piece
+//! of it is followed by a pause, unless the log is filling the segment it has: what is prepared
+//! stays ahead of what is appended. A group commit counts when it has ended: a long one leaves the
+//! log waiting for the next segment, and is on its way when that is begun.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -41,8 +41,8 @@ impl LogPace {
     }
 }
 
-/// Executes the steps in order, up to the first error; `None` if the end came first, in the midst of
-/// it. `pause` waits for so long.
+/// Executes the steps in order, up to the first error; `None` if the end came first, in the midst
+/// of it. `pause` waits for so long.
 pub(crate) fn run(
     disk: &mut dyn Disk,
     ops: &[DiskOp],
@@ -92,7 +92,8 @@ mod tests {
 
     const PIECES: u32 = 32;
 
-    /// Makes a file of pieces of 4 KiB; so many bytes are appended in each pause. How long it paused.
+    /// Makes a file of pieces of 4 KiB; so many bytes are appended in each pause. How long it
+    /// paused.
     fn prepare(appended_bytes: usize) -> Duration {
         let dir = TempDir::new("segments-lane");
         let log = LogPace::default();

@@ -1,5 +1,6 @@
-//! Memory that is read into again and again: a buffer comes back here when the last who holds what was read
-//! lets go of it. Fresh memory would have to be had from the system, and zeroed, for each read.
+//! Memory that is read into again and again: a buffer comes back here when the last who holds what
+//! was read lets go of it. Fresh memory would have to be had from the system, and zeroed, for each
+//! read.
 //!
 //! What it is not: a bound on what is read and still held. Only what nobody holds is counted.
 

@@ -85,7 +85,8 @@ impl Listeners {
     ///
     /// # Errors
     ///
-    /// [`ServerError::PortInUse`], or [`ServerError::Config`] if an address is not one of this machine.
+    /// [`ServerError::PortInUse`], or [`ServerError::Config`] if an address is not one of this
+    /// machine.
     pub fn bind(config: &Config) -> Result<Self, ServerError> {
         Ok(Self {
             client: net::bind("listen", &config.listen)?,
@@ -114,8 +115,9 @@ pub fn exit_on_panic() {
     }));
 }
 
-/// Runs a node until SIGTERM or SIGINT, or until it cannot go on. A second signal stops it at once, and
-/// so does the first one while it loads its data. The process is the node's: see [`exit_on_panic`].
+/// Runs a node until SIGTERM or SIGINT, or until it cannot go on. A second signal stops it at once,
+/// and so does the first one while it loads its data. The process is the node's: see
+/// [`exit_on_panic`].
 ///
 /// # Errors
 ///
@@ -141,11 +143,13 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
 }
 
 /// Runs a node on ports that are taken already until it is asked to stop, or cannot go on. Blocks
-/// the calling thread, also until the last write to the data directory has ended; touches no signals.
+/// the calling thread, also until the last write to the data directory has ended; touches no
+/// signals.
 ///
 /// # Errors
 ///
-/// Why the node does not start, or cannot go on: any [`ServerError`] but [`ServerError::PortInUse`].
+/// Why the node does not start, or cannot go on: any [`ServerError`] but
+/// [`ServerError::PortInUse`].
 pub fn serve(
     config: Config,
     listeners: Listeners,

@@ -1,6 +1,6 @@
-//! The settings that must be the same on all nodes of a cluster and at all of their starts, because they decide
-//! what applying an entry does ([`Limits::of_state`]): as they stand on disk and go over the wire, and how
-//! those of somebody else differ.
+//! The settings that must be the same on all nodes of a cluster and at all of their starts, because
+//! they decide what applying an entry does ([`Limits::of_state`]): as they stand on disk and go
+//! over the wire, and how those of somebody else differ.
 
 use sampan_kv::Limits;
 

@@ -63,7 +63,8 @@ fn a_backup_is_the_snapshot_byte_for_byte_though_its_file_is_removed_meanwhile()
     let mut read = piece(&mut client, &id, 0);
     assert_eq!(read.len(), 1_000);
 
-    // One is kept, and one for the next to be written over: as long as somebody reads that, it is not.
+    // One is kept, and one for the next to be written over: as long as somebody reads that, it is
+    // not.
     for n in 1..=3 {
         assert_eq!(client.call(&format!("SET another {n}")), "+OK\r\n");
         let (other, later, _) = begin(&mut client);
@@ -114,7 +115,8 @@ fn a_snapshot_that_a_client_finds_damaged_is_handed_out_again_only_if_it_is_soun
     assert!(unknown.starts_with("-NOBACKUP "), "{unknown}");
     assert_eq!(snapshot_names(&node), names, "it stays");
 
-    // That was a false alarm, and for a minute there is no other look at this file. But at the next.
+    // That was a false alarm, and for a minute there is no other look at this file. But at the
+    // next.
     assert_eq!(client.call(&format!("SET key {}", "w".repeat(3_000))), "+OK\r\n");
     let (id, later, _) = begin(&mut client);
     assert!(later > index);

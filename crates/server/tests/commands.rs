@@ -1,5 +1,5 @@
-//! What the commands that need no replica let anyone ask for: each runs on the event loop, before all
-//! else that waits there.
+//! What the commands that need no replica let anyone ask for: each runs on the event loop, before
+//! all else that waits there.
 
 #![allow(clippy::unwrap_used)] // a helper fails as a test does
 

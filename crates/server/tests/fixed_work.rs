@@ -1,9 +1,9 @@
-//! Allocations of the stages that every command passes, each alone: decode, append encode and decode,
-//! apply, query, reply. The whole way through three nodes is in `crates/replica/tests/fixed_work.rs`,
-//! the algorithm alone in `crates/raft/tests/fixed_work.rs`.
+//! Allocations of the stages that every command passes, each alone: decode, append encode and
+//! decode, apply, query, reply. The whole way through three nodes is in
+//! `crates/replica/tests/fixed_work.rs`, the algorithm alone in `crates/raft/tests/fixed_work.rs`.
 //!
-//! Allocations are the same on every machine and every day, where seconds are not; and of what a stage
-//! may come to cost by mistake (a copy, a box, a growing buffer), nearly all begins with one.
+//! Allocations are the same on every machine and every day, where seconds are not; and of what a
+//! stage may come to cost by mistake (a copy, a box, a growing buffer), nearly all begins with one.
 #![allow(clippy::unwrap_used)]
 
 use allocation_counter::measure;

@@ -22,8 +22,8 @@ pub(crate) struct FreshSegment<'a> {
 }
 
 impl<'a> FreshSegment<'a> {
-    /// A fresh segment is needed to cut off what is torn, given up or superseded; and to write again
-    /// whatever is not known to have been synced, for the disk may not have it (rule S8).
+    /// A fresh segment is needed to cut off what is torn, given up or superseded; and to write
+    /// again whatever is not known to have been synced, for the disk may not have it (rule S8).
     /// `last` is the last segment read; the log starts anew after `start_anew_after`, if given.
     pub(crate) fn plan(
         log: &'a Replayed,

@@ -1,6 +1,6 @@
 //! The hard state: term and vote, and what else a node must know of itself before it reads its log.
-//! Two copies, A and B, each written and synced before anything acts on them (rule S13): one damaged
-//! copy is harmless, because the other says the same, or the change was not acted on yet.
+//! Two copies, A and B, each written and synced before anything acts on them (rule S13): one
+//! damaged copy is harmless, because the other says the same, or the change was not acted on yet.
 
 use std::sync::Arc;
 

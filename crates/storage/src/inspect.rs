@@ -1,8 +1,8 @@
 //! What is in a file of this crate's, for people and tools: any file, by itself, sound or not.
 //! Reads bytes, changes nothing, and trusts no name.
 //!
-//! Snapshots are read by [`crate::snapshot::SnapshotStream`]; what a whole data directory amounts to
-//! is told by [`crate::Storage::examine`].
+//! Snapshots are read by [`crate::snapshot::SnapshotStream`]; what a whole data directory amounts
+//! to is told by [`crate::Storage::examine`].
 
 use sampan_base::{Entry, HardState, LogIndex, LogPosition};
 
@@ -108,7 +108,8 @@ pub struct SegmentContent {
     pub serves_from: LogIndex,
     /// Length of the file, as the header says.
     pub len_bytes: u64,
-    /// The numbers of the segments that the file was before and may hold something of, newest first.
+    /// The numbers of the segments that the file was before and may hold something of, newest
+    /// first.
     pub earlier: Vec<u64>,
     /// Its batches, up to the first that is not there.
     pub batches: Vec<BatchContent>,
@@ -179,8 +180,8 @@ pub fn segment_len_bytes(page: &[u8]) -> Result<u64, FileFault> {
     Ok(SegmentHeader::decode(page)?.len_bytes)
 }
 
-/// A segment, from the bytes of its file; of one that is longer than its header says, one byte more than
-/// that is enough.
+/// A segment, from the bytes of its file; of one that is longer than its header says, one byte more
+/// than that is enough.
 pub fn segment(bytes: &[u8]) -> Result<SegmentContent, FileFault> {
     let header = SegmentHeader::decode(bytes.get(..PAGE_BYTES as usize).unwrap_or(bytes))?;
     let mut content = SegmentContent {

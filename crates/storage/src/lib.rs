@@ -8,13 +8,14 @@
 //!   [`Storage::refresh_watermark`] return. Lists run one after another in the order in which they
 //!   were made, each to its end; nothing is acknowledged before its list has ended.
 //! - the **background lane**: what the snapshot functions return.
-//! - the **segment lane**: what [`Storage::maintain`] and [`Storage::release_reserve`] return. A log
-//!   that is out of prepared segments waits for it, so it must not wait behind a long snapshot.
+//! - the **segment lane**: what [`Storage::maintain`] and [`Storage::release_reserve`] return. A
+//!   log that is out of prepared segments waits for it, so it must not wait behind a long snapshot.
 //!
 //! Lists of a lane run in order among themselves, and beside the other lanes: no file is touched by
 //! two of them, but for a spare that the segment lane has handed over.
 //!
-//! While starting, [`Storage::open`] reads and repairs through [`sampan_base::disk::Disk`] directly.
+//! While starting, [`Storage::open`] reads and repairs through [`sampan_base::disk::Disk`]
+//! directly.
 //!
 //! ```
 //! use sampan_base::disk::Disk;

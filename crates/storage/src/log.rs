@@ -15,8 +15,8 @@ use crate::segment::{
 };
 use crate::{Identity, Options};
 
-/// How much of a spare is zeroed between two syncs: small, so that a commit of the log lane never waits
-/// behind a long one.
+/// How much of a spare is zeroed between two syncs: small, so that a commit of the log lane never
+/// waits behind a long one.
 const ZERO_CHUNK_BYTES: u64 = 256 << 10;
 
 /// A segment that is part of the log.
@@ -52,8 +52,8 @@ pub(crate) struct Spare {
 pub(crate) struct Released {
     pub(crate) file: FileName,
     pub(crate) len_bytes: u64,
-    /// What may stand in it besides zeros; `None` if this run of the node does not know. A start reads
-    /// of a segment what it needs, and no more, so the rest may be damaged.
+    /// What may stand in it besides zeros; `None` if this run of the node does not know. A start
+    /// reads of a segment what it needs, and no more, so the rest may be damaged.
     pub(crate) earlier: Option<Vec<EarlierLife>>,
 }
 
@@ -274,9 +274,9 @@ impl Log {
         }
     }
 
-    /// The next work for the segment lane that needs no room: a spare made of a released segment; or
-    /// those removed that will not be spares. As many are kept as the log has, which is about what it
-    /// grows by between two snapshots; none if `room_is_short`.
+    /// The next work for the segment lane that needs no room: a spare made of a released segment;
+    /// or those removed that will not be spares. As many are kept as the log has, which is about
+    /// what it grows by between two snapshots; none if `room_is_short`.
     pub(crate) fn recycle(&mut self, room_is_short: bool) -> Option<Vec<DiskOp>> {
         let segment_bytes = self.segment_bytes;
         let fits = |released: &Released| released.len_bytes == segment_bytes;
@@ -485,8 +485,8 @@ impl From<Segment> for Released {
     }
 }
 
-/// What of a file must be zeroed before it can be a spare: all of it, if it is not known what stands
-/// there; what the older lives left, if there are too many of them.
+/// What of a file must be zeroed before it can be a spare: all of it, if it is not known what
+/// stands there; what the older lives left, if there are too many of them.
 fn zeros_wanted(earlier: Option<&[EarlierLife]>, len_bytes: u64) -> Option<Range<u64>> {
     match earlier {
         None => Some(0..len_bytes),

@@ -1,13 +1,13 @@
 //! What a node was told at its first start and no later start may change: the `members` file.
 //!
-//! **The first members of the cluster.** Until an entry or a snapshot says who the members are, what a node is
-//! told at a start does. Were that once a smaller set, the node could elect itself and a log of its own would
-//! win over acknowledged entries later. So the set is durable before the node is, and no start takes another
-//! one.
+//! **The first members of the cluster.** Until an entry or a snapshot says who the members are,
+//! what a node is told at a start does. Were that once a smaller set, the node could elect itself
+//! and a log of its own would win over acknowledged entries later. So the set is durable before the
+//! node is, and no start takes another one.
 //!
-//! **The settings that decide what applying an entry does**, as numbers whose meaning is the host's. A node
-//! that starts with others applies the log after its snapshot by them, which other nodes, or this one, have
-//! applied by the former: from then on they are different stores.
+//! **The settings that decide what applying an entry does**, as numbers whose meaning is the
+//! host's. A node that starts with others applies the log after its snapshot by them, which other
+//! nodes, or this one, have applied by the former: from then on they are different stores.
 
 use std::collections::BTreeSet;
 
@@ -27,9 +27,9 @@ pub(crate) const MEMBERS_MAGIC: Magic = *b"SAMPMEMB";
 
 impl Storage {
     /// Makes what a node is told at its first start durable, or refuses what is not that. Before
-    /// [`Storage::create`], and before every [`Storage::open`]. A directory in which no node was created
-    /// takes anything; one that has a node but no such file, or no settings in it, what it is told now.
-    /// `settings` may be empty: then they are whatever the next start is told.
+    /// [`Storage::create`], and before every [`Storage::open`]. A directory in which no node was
+    /// created takes anything; one that has a node but no such file, or no settings in it, what it
+    /// is told now. `settings` may be empty: then they are whatever the next start is told.
     pub fn agree(
         disk: &mut dyn Disk,
         identity: Identity,

@@ -28,8 +28,8 @@ const REWRITE_BYTES: u64 = 1 << 20;
 pub enum OnDamage<'a> {
     /// Refuse with [`OpenError::DamagedLog`] and change nothing.
     Refuse,
-    /// Rule S12, if this agrees: put what is damaged aside, durably mark the node as non-voting, then
-    /// go on with what stands before the damage. [`Recovered::faulty`] says what was cut off.
+    /// Rule S12, if this agrees: put what is damaged aside, durably mark the node as non-voting,
+    /// then go on with what stands before the damage. [`Recovered::faulty`] says what was cut off.
     Rejoin(&'a dyn Fn(&Salvage<'_>) -> bool),
 }
 
@@ -63,8 +63,8 @@ impl Storage {
         Self::open_with(disk, identity, options, OnDamage::Refuse, &mut ())
     }
 
-    /// Finds the state of a node again. The chunks of the newest sound snapshot go to `sink` as they
-    /// are checked.
+    /// Finds the state of a node again. The chunks of the newest sound snapshot go to `sink` as
+    /// they are checked.
     ///
     /// # Errors
     ///
@@ -239,8 +239,9 @@ impl Opening<'_> {
         })
     }
 
-    /// Copies the segments from the damaged one on, for whoever wants to look at them: what is given
-    /// up is overwritten in time. Where there is no room there is no copy: no start waits for it.
+    /// Copies the segments from the damaged one on, for whoever wants to look at them: what is
+    /// given up is overwritten in time. Where there is no room there is no copy: no start waits for
+    /// it.
     fn keep_damaged(&mut self, damage: &Damage) -> Result<(), OpenError> {
         let lost: Vec<(FileName, u64)> = self
             .files
@@ -313,8 +314,8 @@ impl Opening<'_> {
         Ok(record)
     }
 
-    /// A spare that is really zero, if there is one. Another one was a segment before, or a crash left
-    /// header and batch in it: what exactly stands in it nobody can tell any more.
+    /// A spare that is really zero, if there is one. Another one was a segment before, or a crash
+    /// left header and batch in it: what exactly stands in it nobody can tell any more.
     fn adopt_spare(&mut self) -> Result<Option<Spare>, OpenError> {
         let wanted = self.options.segment_bytes;
         for info in &self.directory.wal {
@@ -354,8 +355,8 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// Writes again what has arrived of a snapshot: after a failed sync the page cache may show what
-    /// the disk does not have, and no later sync would write it (rule S8).
+    /// Writes again what has arrived of a snapshot: after a failed sync the page cache may show
+    /// what the disk does not have, and no later sync would write it (rule S8).
     fn write_again(&mut self, partial: &PartialSnapshot) -> Result<(), OpenError> {
         let file = &partial.file;
         let mut offset = 0;

@@ -16,8 +16,8 @@ pub struct Options {
     pub snapshots_kept: usize,
     /// The longest payload of one snapshot chunk, in bytes.
     pub snapshot_chunk_bytes_max: usize,
-    /// Bytes of an arriving snapshot between two syncs, 1 or more: what a power cut may cost, and what
-    /// becomes readable at once.
+    /// Bytes of an arriving snapshot between two syncs, 1 or more: what a power cut may cost, and
+    /// what becomes readable at once.
     pub snapshot_sync_bytes: u64,
 }
 

@@ -49,8 +49,8 @@ pub struct Recovered {
     pub snapshot: Option<StoredSnapshot>,
     /// The log after the snapshot, or from index 1; contiguous; durable.
     pub entries: Vec<Entry>,
-    /// Durable mark of rule S12: this node must neither vote nor count for a quorum until its log is
-    /// durable through this index. [`LogIndex::MAX`]: no leader has named the index yet.
+    /// Durable mark of rule S12: this node must neither vote nor count for a quorum until its log
+    /// is durable through this index. [`LogIndex::MAX`]: no leader has named the index yet.
     pub non_voting_until: Option<LogIndex>,
     /// Durable mark: this node takes no part before it has heard from every other voter.
     pub newborn: bool,
@@ -96,8 +96,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Did it come upon what no crash leaves? It may have got over it, but whoever looks after the disk is
-    /// to know.
+    /// Did it come upon what no crash leaves? It may have got over it, but whoever looks after the
+    /// disk is to know.
     pub const fn found_damage(&self) -> bool {
         self.hard_state_damaged
             || !self.snapshots_damaged.is_empty()

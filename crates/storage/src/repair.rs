@@ -1,5 +1,6 @@
-//! Repair in place: a batch of the log that is damaged between neighbours that still say what it was; and
-//! a log without damage that goes on from no snapshot, which is to be kept until somebody has one.
+//! Repair in place: a batch of the log that is damaged between neighbours that still say what it
+//! was; and a log without damage that goes on from no snapshot, which is to be kept until somebody
+//! has one.
 //!
 //! [`Repair::find`] looks for the first such batch and says which entries it held;
 //! [`Repair::prove`] tries entries that somebody supplied. They are encoded as that batch in that
@@ -40,7 +41,8 @@ pub struct Repair {
 struct LostBatch {
     place: Place,
     known: KnownOf,
-    /// What is to be done first: marks the node as one that does not vote, if its last batch is lost.
+    /// What is to be done first: marks the node as one that does not vote, if its last batch is
+    /// lost.
     mark: Vec<DiskOp>,
 }
 
@@ -81,13 +83,13 @@ struct Found {
 }
 
 impl Repair {
-    /// The first damage of the log, if it is one that a repair in place may heal; or that the log is sound
-    /// and goes on from no snapshot. Changes nothing.
+    /// The first damage of the log, if it is one that a repair in place may heal; or that the log
+    /// is sound and goes on from no snapshot. Changes nothing.
     ///
     /// For a directory that [`crate::Storage::open`] refused with [`OpenError::DamagedLog`] or
-    /// [`OpenError::DamagedSnapshot`]. `None`: the log is sound as far as it is needed; or a batch is
-    /// damaged of which nothing after it says what it was, such as the last one; or more is damaged than
-    /// batches.
+    /// [`OpenError::DamagedSnapshot`]. `None`: the log is sound as far as it is needed; or a batch
+    /// is damaged of which nothing after it says what it was, such as the last one; or more is
+    /// damaged than batches.
     pub fn find(disk: &mut dyn Disk, identity: Identity) -> Result<Option<Self>, OpenError> {
         let hard_state = hard_state::load(disk, identity)?;
         let record = hard_state.record;
@@ -137,8 +139,8 @@ impl Repair {
         &self.damage
     }
 
-    /// The first and the last entry of the damaged batch. Unset: it is a snapshot that is wanted, and the
-    /// log is as it was.
+    /// The first and the last entry of the damaged batch. Unset: it is a snapshot that is wanted,
+    /// and the log is as it was.
     pub fn wanted(&self) -> Option<(LogIndex, LogIndex)> {
         self.lost.as_ref().map(|lost| (lost.known.first_index, lost.known.last_index))
     }
@@ -290,8 +292,8 @@ impl<'a> Beyond<'a> {
     }
 
     /// Does a batch that belongs after the last one of the log stand where the damage is? Its write
-    /// went to the wrong place: it is that damage, and where the batch should be nothing shows that it
-    /// was synced and acknowledged.
+    /// went to the wrong place: it is that damage, and where the batch should be nothing shows that
+    /// it was synced and acknowledged.
     fn tells_of_a_lost_batch(&self) -> bool {
         let Some(last) = self.last else { return false };
         let found = self.here.iter().chain(&self.later).map(|found| found.header.link.sequence + 1);

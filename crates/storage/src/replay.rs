@@ -423,8 +423,8 @@ pub(crate) struct Tail<'a> {
 /// The end of the log, a batch that a crash cut short (true: such a batch was never acknowledged),
 /// or damage.
 ///
-/// Cut short means: nothing says that this batch was synced, and every sector from here on is either
-/// still what it was when the segment began, or exactly what this batch wrote there.
+/// Cut short means: nothing says that this batch was synced, and every sector from here on is
+/// either still what it was when the segment began, or exactly what this batch wrote there.
 pub(crate) fn judge_tail(
     tail: &Tail<'_>,
     expected: u64,

@@ -10,7 +10,8 @@ use crate::{Damage, DamageReason, Identity, OpenError, Options, PAGE_BYTES, Stor
 
 const IDENTITY: Identity = Identity { cluster: ClusterId(5), node: NodeId::of(1) };
 
-/// Opens a node whose log has these batches: where each starts anew, and the index of its one entry.
+/// Opens a node whose log has these batches: where each starts anew, and the index of its one
+/// entry.
 fn open_with(batches: &[(Option<u64>, u64)]) -> Result<Vec<u64>, OpenError> {
     let mut disk = MemDisk::new();
     Storage::create(&mut disk, IDENTITY, &Options::tiny())?;

@@ -1,10 +1,10 @@
-//! The reserve: room on the disk that is kept for the next snapshot, so that a full disk never keeps
-//! the log from being compacted (rule S10).
+//! The reserve: room on the disk that is kept for the next snapshot, so that a full disk never
+//! keeps the log from being compacted (rule S10).
 //!
-//! A file of no content. It is as long as the host thinks the next snapshot to be, grows with the log,
-//! and is given up, but for what a start needs, when a snapshot meets a full disk. What the next snapshot
-//! takes comes before more log; the rest is a precaution and no duty: where it cannot be had, the log goes
-//! on, and [`crate::Storage::reserve_is_short`] tells.
+//! A file of no content. It is as long as the host thinks the next snapshot to be, grows with the
+//! log, and is given up, but for what a start needs, when a snapshot meets a full disk. What the
+//! next snapshot takes comes before more log; the rest is a precaution and no duty: where it cannot
+//! be had, the log goes on, and [`crate::Storage::reserve_is_short`] tells.
 
 use std::sync::Arc;
 
@@ -38,8 +38,8 @@ impl Reserve {
         Self { held_bytes, wanted_bytes, least_bytes, step_bytes, short: false, asked: false }
     }
 
-    /// How much is to be held from now on: nothing for zero, else whole steps, and what a start takes. So
-    /// much of it is for the next snapshot.
+    /// How much is to be held from now on: nothing for zero, else whole steps, and what a start
+    /// takes. So much of it is for the next snapshot.
     pub(crate) fn want(&mut self, bytes: u64, next_bytes: u64) {
         let start_bytes = if bytes == 0 { 0 } else { self.start_bytes() };
         self.wanted_bytes = bytes.next_multiple_of(self.step_bytes) + start_bytes;
@@ -72,9 +72,10 @@ impl Reserve {
     }
 
     /// The next change to it, and the length it then has. It grows a step at a time, so that a disk
-    /// that is nearly full gives what it has. One that is too long stays so if that is by no more than log and
-    /// snapshots take (`used_bytes`): what is wanted comes and goes with each of them. While the log has no
-    /// room (`log_waits`) it grows only to what the next snapshot takes, and is at most twice too long.
+    /// that is nearly full gives what it has. One that is too long stays so if that is by no more
+    /// than log and snapshots take (`used_bytes`): what is wanted comes and goes with each of them.
+    /// While the log has no room (`log_waits`) it grows only to what the next snapshot takes, and
+    /// is at most twice too long.
     pub(crate) fn change(
         &self,
         log_waits: bool,

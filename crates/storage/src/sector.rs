@@ -1,10 +1,11 @@
 //! The stamped sector: 504 bytes of content and 8 bytes that say which batch it belongs to and
 //! that it is whole, here, and of this segment's present life.
 //!
-//! A disk writes sectors, not batches: a crash leaves any subset of those that were not synced. With
-//! a stamp in each, recovery tells sector by sector "never written" (zeros, or what an earlier life of
-//! the file left there), "as written" and "damaged", also when the sector with the batch's header is
-//! the one that is missing. That is what makes a torn batch provable (`docs/format.md`, decision table).
+//! A disk writes sectors, not batches: a crash leaves any subset of those that were not synced.
+//! With a stamp in each, recovery tells sector by sector "never written" (zeros, or what an earlier
+//! life of the file left there), "as written" and "damaged", also when the sector with the batch's
+//! header is the one that is missing. That is what makes a torn batch provable (`docs/format.md`,
+//! decision table).
 
 use sampan_base::codec::Writer;
 use sampan_base::rng::mix;
@@ -114,9 +115,9 @@ pub(crate) fn classify(salt: u32, earlier: Option<u32>, number: u32, sector: &[u
     }
 }
 
-/// Is this a sector of a batch from number `first` on that belongs to another place of a segment with
-/// this salt and so many sectors? A write that the disk put in the wrong place leaves such. `own` is its
-/// number, if it is in that segment: there it is where it belongs.
+/// Is this a sector of a batch from number `first` on that belongs to another place of a segment
+/// with this salt and so many sectors? A write that the disk put in the wrong place leaves such.
+/// `own` is its number, if it is in that segment: there it is where it belongs.
 pub(crate) fn is_astray(
     salt: u32,
     sectors: u32,

@@ -52,8 +52,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) serves_from: LogIndex,
     /// Length of the file.
     pub(crate) len_bytes: u64,
-    /// What else may stand in the file, the newest life first. Each ends behind those after it, which
-    /// wrote over all of it but for that; so at each place it is one of them, or zeros.
+    /// What else may stand in the file, the newest life first. Each ends behind those after it,
+    /// which wrote over all of it but for that; so at each place it is one of them, or zeros.
     pub(crate) earlier: Vec<EarlierLife>,
 }
 
@@ -115,7 +115,8 @@ impl SegmentHeader {
     }
 
     /// The salt of the segment with this number, begun in the same run of the node. Two of them are
-    /// never the same: CRC-32 tells all words apart that differ within 32 bits, as numbers do below 2^32.
+    /// never the same: CRC-32 tells all words apart that differ within 32 bits, as numbers do below
+    /// 2^32.
     fn salt_of(&self, number: u64) -> u32 {
         let mut life = Vec::with_capacity(Identity::BYTES + 16);
         self.identity.encode(&mut life);
@@ -146,8 +147,8 @@ pub(crate) fn temporary_name(sequence: u64) -> FileName {
     Arc::from(format!("{WAL_DIRECTORY}/{sequence:020}.log.tmp"))
 }
 
-/// The name of a spare: what a segment can be made of, synced. Numbered on its own, and no number is
-/// used twice in a run, so that the background lane never takes a name the log lane is using.
+/// The name of a spare: what a segment can be made of, synced. Numbered on its own, and no number
+/// is used twice in a run, so that the background lane never takes a name the log lane is using.
 pub(crate) fn spare_name(number: u64) -> FileName {
     Arc::from(format!("{WAL_DIRECTORY}/{number:020}.spare"))
 }

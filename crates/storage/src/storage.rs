@@ -45,8 +45,8 @@ impl Storage {
     /// [`Storage::append_synced`] when the list has ended; any error on the way is fatal to the
     /// process (rule R10). Several appends may be outstanding, as the lane runs in order.
     ///
-    /// Panics if the term decreases, the vote of a term changes, or entries leave a gap, reach below
-    /// what was trimmed or are longer than the limit.
+    /// Panics if the term decreases, the vote of a term changes, or entries leave a gap, reach
+    /// below what was trimmed or are longer than the limit.
     #[must_use = "nothing is durable until these steps have run"]
     pub fn append(
         &mut self,
@@ -80,7 +80,8 @@ impl Storage {
     }
 
     /// Sets or clears the durable mark of rule S12: until its log is durable through this index the
-    /// node neither votes nor counts for a quorum. Either way it is newborn no more. **Log lane**; no [`Storage::append_synced`].
+    /// node neither votes nor counts for a quorum. Either way it is newborn no more. **Log lane**;
+    /// no [`Storage::append_synced`].
     #[must_use = "nothing is durable until these steps have run"]
     pub fn set_non_voting(&mut self, until: Option<LogIndex>) -> Vec<DiskOp> {
         let mut ops = Vec::with_capacity(4);
@@ -126,9 +127,10 @@ impl Storage {
         self.log.trim(index);
     }
 
-    /// The next work to keep a spare segment and the reserve ready and to remove what was released and
-    /// is not wanted for spares: at most one list at a time; `None` if there is nothing to do or a list
-    /// is under way. **Segment lane.** What met a full disk is not tried again before [`Storage::ask_again`].
+    /// The next work to keep a spare segment and the reserve ready and to remove what was released
+    /// and is not wanted for spares: at most one list at a time; `None` if there is nothing to do
+    /// or a list is under way. **Segment lane.** What met a full disk is not tried again before
+    /// [`Storage::ask_again`].
     #[must_use = "these steps are to be run, and reported with `maintained`"]
     pub fn maintain(&mut self) -> Option<Vec<DiskOp>> {
         if self.maintaining.is_some() {
@@ -161,8 +163,8 @@ impl Storage {
     }
 
     /// The list of [`Storage::maintain`] or [`Storage::release_reserve`] ended. Any error but
-    /// [`DiskError::NoSpace`] is fatal: the caller stops the process instead of going on. Panics if no
-    /// list is under way.
+    /// [`DiskError::NoSpace`] is fatal: the caller stops the process instead of going on. Panics if
+    /// no list is under way.
     pub fn maintained(&mut self, result: Result<(), DiskError>) {
         match self.maintaining.take().expect("no maintenance is under way") {
             Maintenance::Log => self.log.maintained(result),
@@ -173,16 +175,16 @@ impl Storage {
     }
 
     /// How much room [`Storage::maintain`] is to keep for snapshots: about what the next ones will
-    /// take. Zero, which it is at first: none. What the very next one takes comes before the room that the
-    /// log needs, the rest after it.
+    /// take. Zero, which it is at first: none. What the very next one takes comes before the room
+    /// that the log needs, the rest after it.
     pub fn want_reserve(&mut self, bytes: u64, next_bytes: u64) {
         self.reserve.want(bytes, next_bytes);
     }
 
-    /// Gives up the reserve, and released segments, for a snapshot that met a full disk. Until that has
-    /// ended the caller leaves [`Storage::maintain`] alone, which would take the room back. `None` if
-    /// there is neither, or a list is under way that must end first ([`Storage::is_maintaining`]).
-    /// **Segment lane.**
+    /// Gives up the reserve, and released segments, for a snapshot that met a full disk. Until that
+    /// has ended the caller leaves [`Storage::maintain`] alone, which would take the room back.
+    /// `None` if there is neither, or a list is under way that must end first
+    /// ([`Storage::is_maintaining`]). **Segment lane.**
     #[must_use = "these steps are to be run, and reported with `maintained`"]
     pub fn release_reserve(&mut self) -> Option<Vec<DiskOp>> {
         if self.maintaining.is_some() {
@@ -221,22 +223,22 @@ impl Storage {
         self.reserve.is_short()
     }
 
-    /// The last attempt to prepare a segment met a full disk, or would have taken what the next snapshot
-    /// needs. Appends go on while
-    /// [`Storage::append_needs_space`] says no.
+    /// The last attempt to prepare a segment met a full disk, or would have taken what the next
+    /// snapshot needs. Appends go on while [`Storage::append_needs_space`] says no.
     pub const fn out_of_space(&self) -> bool {
         self.log.out_of_space()
     }
 
     /// How many bytes of entries (sum of [`Entry::size_bytes`]) fit the log for sure without a file
-    /// that is not there yet; `None` if not even a new start of the log does. A host that appends no
-    /// more than this never meets a full disk in the log lane.
+    /// that is not there yet; `None` if not even a new start of the log does. A host that appends
+    /// no more than this never meets a full disk in the log lane.
     pub fn append_room_bytes(&self) -> Option<u64> {
         self.log.append_room_bytes()
     }
 
     /// Could an append of entries of this size (sum of [`Entry::size_bytes`]) need a file that is
-    /// not there yet? Then a full disk would be fatal: refuse writes while [`Storage::out_of_space`].
+    /// not there yet? Then a full disk would be fatal: refuse writes while
+    /// [`Storage::out_of_space`].
     pub fn append_needs_space(&self, entries_bytes: u64) -> bool {
         self.log.append_needs_space(entries_bytes)
     }
@@ -280,12 +282,12 @@ impl Storage {
         self.snapshots.iter().map(|stored| stored.meta.size_bytes).sum()
     }
 
-    /// Gives a written, synced and **verified** ([`snapshot::verify`]) file its final name, durably,
-    /// then removes what is older than the number kept, but for those whose ids are `in_use`, and for one
-    /// whose file the next snapshot is to be written over ([`Storage::take_surplus_snapshot`]): on a
-    /// full disk, and where it is much longer than that will be, its room is wanted more.
-    /// **Background lane.** Call
-    /// [`Storage::snapshot_committed`] when the list has ended; an error on the way is fatal.
+    /// Gives a written, synced and **verified** ([`snapshot::verify`]) file its final name,
+    /// durably, then removes what is older than the number kept, but for those whose ids are
+    /// `in_use`, and for one whose file the next snapshot is to be written over
+    /// ([`Storage::take_surplus_snapshot`]): on a full disk, and where it is much longer than that
+    /// will be, its room is wanted more. **Background lane.** Call [`Storage::snapshot_committed`]
+    /// when the list has ended; an error on the way is fatal.
     ///
     /// Panics if a commit is under way, or if the snapshot is older than the newest committed one.
     #[must_use = "nothing is durable until these steps have run"]
@@ -327,8 +329,8 @@ impl Storage {
         ops
     }
 
-    /// A snapshot that is more than are kept, and not `in_use`: the oldest one. It is none any more, and the
-    /// next one is to be written over its file ([`snapshot::SnapshotWriter::begin`]).
+    /// A snapshot that is more than are kept, and not `in_use`: the oldest one. It is none any
+    /// more, and the next one is to be written over its file ([`snapshot::SnapshotWriter::begin`]).
     pub fn take_surplus_snapshot(&mut self, in_use: &[SnapshotId]) -> Option<StoredSnapshot> {
         let kept = if planted!(KeptSnapshotOverwritten) { 0 } else { self.snapshots_kept };
         let is_free = |stored: &StoredSnapshot| !in_use.contains(&stored.meta.id);
@@ -336,8 +338,8 @@ impl Storage {
         Some(self.snapshots.remove(oldest))
     }
 
-    /// Gives up all snapshots but the newest, for one that a full disk has no other room for. The list
-    /// runs before that one is written on; it is empty if nothing can be given up.
+    /// Gives up all snapshots but the newest, for one that a full disk has no other room for. The
+    /// list runs before that one is written on; it is empty if nothing can be given up.
     pub fn release_older_snapshots(&mut self) -> Vec<DiskOp> {
         if self.committing.is_some() || self.snapshots.is_empty() {
             return Vec::new();
@@ -346,8 +348,8 @@ impl Storage {
         older.into_iter().map(|stored| DiskOp::Remove { file: stored.file }).collect()
     }
 
-    /// Gives up a snapshot that was found damaged, and keeps its file to look at, unless the disk is full.
-    /// The list is empty if it is not there any more. Background lane.
+    /// Gives up a snapshot that was found damaged, and keeps its file to look at, unless the disk
+    /// is full. The list is empty if it is not there any more. Background lane.
     pub fn set_snapshot_aside(&mut self, id: SnapshotId) -> Vec<DiskOp> {
         let is_full = self.out_of_space();
         let damaged = self.snapshots.extract_if(.., |stored| stored.meta.id == id);

@@ -13,13 +13,14 @@ use crate::snapshot::{
 };
 use crate::{Damage, Identity, OpenError, PartialSnapshot, StoredSnapshot};
 
-/// How the names of the files end that opening reads in the directories of the log and of snapshots.
+/// How the names of the files end that opening reads in the directories of the log and of
+/// snapshots.
 const READ_ENDINGS: [&str; 3] = [".log", COMPLETE, ARRIVING];
 
 /// Whoever takes in the newest snapshot while opening checks it: so it is read once.
 pub trait SnapshotSink {
-    /// Reads every chunk of this one: that checks it, and what is not sound is an error. What was taken
-    /// in before was damaged, or is too old.
+    /// Reads every chunk of this one: that checks it, and what is not sound is an error. What was
+    /// taken in before was damaged, or is too old.
     fn take(&mut self, disk: &mut dyn Disk, reader: &SnapshotReader) -> Result<(), SnapshotError>;
 }
 
@@ -76,7 +77,8 @@ impl Directory {
     }
 }
 
-/// Does opening read it? Files of others may lie beside those of the node, whatever they are called.
+/// Does opening read it? Files of others may lie beside those of the node, whatever they are
+/// called.
 fn is_read_in_root(file: &str) -> bool {
     file == IDENTITY_FILE || file == MEMBERS_FILE || hard_state::FILES.contains(&file)
 }

@@ -19,8 +19,8 @@ fn fresh(options: &Options) -> (MemDisk, Storage) {
     (disk, storage)
 }
 
-/// `w` for a write, `s` for a sync, `c` create, `v` reserve, `r` rename, `u` reuse, `t` truncate, `d` directory
-/// sync, `x` remove, `m` make a directory.
+/// `w` for a write, `s` for a sync, `c` create, `v` reserve, `r` rename, `u` reuse, `t` truncate,
+/// `d` directory sync, `x` remove, `m` make a directory.
 fn shape(ops: &[DiskOp]) -> String {
     let letter = |op: &DiskOp| match op {
         DiskOp::Write { .. } => 'w',
@@ -186,8 +186,8 @@ fn what_the_oldest_lives_left_is_zeroed_when_there_are_too_many() {
         storage.maintained(Ok(()));
     }
     assert_eq!(named, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 1, 1, 2, 2]);
-    // Round, first page, pages: first all of what an earlier run began, then only what its eighth life
-    // left of each file.
+    // Round, first page, pages: first all of what an earlier run began, then only what its eighth
+    // life left of each file.
     assert_eq!(zeroed, [(1, 0, 20), (16, 13, 7), (17, 12, 7)]);
 }
 

@@ -1,4 +1,5 @@
-//! Looking at files without opening them: everything is found, no damage is missed, nothing changes.
+//! Looking at files without opening them: everything is found, no damage is missed, nothing
+//! changes.
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,5 +1,5 @@
-//! What the operating system refuses says nothing of what is on the disk: it is no damage, and nothing is
-//! given up for it.
+//! What the operating system refuses says nothing of what is on the disk: it is no damage, and
+//! nothing is given up for it.
 #![allow(clippy::unwrap_used)]
 
 mod common;

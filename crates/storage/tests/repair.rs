@@ -1,5 +1,5 @@
-//! Repair in place: a damaged batch between sound neighbours becomes what it was, byte for byte, from
-//! its entries, and from nothing else.
+//! Repair in place: a damaged batch between sound neighbours becomes what it was, byte for byte,
+//! from its entries, and from nothing else.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -304,7 +304,8 @@ fn a_last_batch_that_was_written_in_another_place_is_missed() {
         let mut disk = reference.clone();
         misdirect(&mut disk, last, place);
         let ops = find(&mut disk).unwrap().prove(&place.entries).unwrap();
-        // Cut short anywhere, the repair is done again; and the mark is there before the evidence goes.
+        // Cut short anywhere, the repair is done again; and the mark is there before the evidence
+        // goes.
         for steps in 0..=ops.len() {
             let mut disk = disk.clone();
             disk.execute_all(&ops[..steps]).unwrap();

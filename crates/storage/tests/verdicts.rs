@@ -1,5 +1,5 @@
-//! The decision table of `docs/format.md`, row by row: what is a torn tail, what is damage, and what
-//! each refusal says.
+//! The decision table of `docs/format.md`, row by row: what is a torn tail, what is damage, and
+//! what each refusal says.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -238,7 +238,8 @@ fn what_an_earlier_life_left_counts_as_zeros_do() {
         revert(&mut disk, &before, &segment, offset, len_bytes);
         disk
     };
-    // The last batch never reached the disk, or all of it but for one sector, or but for its header.
+    // The last batch never reached the disk, or all of it but for one sector, or but for its
+    // header.
     for (lost_from, lost_bytes, torn) in [
         (0, PAGE_BYTES, false),
         (SECTOR_BYTES, PAGE_BYTES - SECTOR_BYTES, true),

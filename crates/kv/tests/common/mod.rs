@@ -90,7 +90,8 @@ pub fn restored(snapshot: &[u8], limits: Limits) -> Kv {
     restore.finish().expect("a whole snapshot")
 }
 
-/// Splits a line into arguments: separated by spaces, or in double quotes with `\n \r \t \" \\ \xHH`.
+/// Splits a line into arguments: separated by spaces, or in double quotes with `\n \r \t \" \\
+/// \xHH`.
 pub fn split(line: &str) -> Vec<Vec<u8>> {
     let mut args = Vec::new();
     let mut rest = line.trim().as_bytes();

@@ -1,4 +1,5 @@
-//! Commands that copy a long stored value: what others write does not stand behind a pipeline of them.
+//! Commands that copy a long stored value: what others write does not stand behind a pipeline of
+//! them.
 
 use sampan_base::NodeId;
 use sampan_kv::Reply;
@@ -41,7 +42,8 @@ fn before(cluster: &mut Cluster, id: u64, connection: u64, (other, seq): (u64, u
     panic!("no answer");
 }
 
-/// A pipeline, and another connection's SET after it: how many of the pipeline are answered before that.
+/// A pipeline, and another connection's SET after it: how many of the pipeline are answered before
+/// that.
 fn before_a_set(cluster: &mut Cluster, id: u64, pipeline: &[&str]) -> (Vec<u64>, usize) {
     cluster.answered.clear();
     let numbers = cluster.send(id, 1, pipeline);

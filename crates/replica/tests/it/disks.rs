@@ -22,8 +22,8 @@ fn compacting(id: sampan_base::NodeId) -> Options {
     Options { raft_state_bytes_max: Some(64 << 10), raft_state_snapshot_percent: 0, ..roomy(id) }
 }
 
-/// Segments of 256 KiB: of the last 64 KiB half is for deletions, and the other half for FLUSHALL and for
-/// the first entries of leaders.
+/// Segments of 256 KiB: of the last 64 KiB half is for deletions, and the other half for FLUSHALL
+/// and for the first entries of leaders.
 fn wide(id: sampan_base::NodeId) -> Options {
     let mut options = roomy(id);
     options.storage.segment_bytes = 256 << 10;
@@ -69,8 +69,8 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers_by_itself() {
     }
 }
 
-/// Fills all disks and writes until nothing more is taken. Each compaction makes a little room, until there
-/// is nothing to compact.
+/// Fills all disks and writes until nothing more is taken. Each compaction makes a little room,
+/// until there is nothing to compact.
 fn fill_to_the_brim(cluster: &mut Cluster, leader: u64) {
     (1..=3).for_each(|id| fill_up(cluster, id));
     let full = (0..50).any(|_| {
@@ -584,7 +584,8 @@ fn a_snapshot_is_there_long_before_the_log_has_no_more_room() {
     let is_taking = |c: &Cluster| c.node(leader).status().snapshot_in_progress;
     let log_bytes = |c: &Cluster| c.node(leader).status().log_bytes_live;
     write_until(&mut cluster, leader, is_taking);
-    // At the pace of the background it would take 100 ms, in which the log grows by more than its limit.
+    // At the pace of the background it would take 100 ms, in which the log grows by more than its
+    // limit.
     let half_way = u64::midpoint(log_bytes(&cluster), 2 << 20);
     write_until(&mut cluster, leader, |c| !is_taking(c));
     assert!(log_bytes(&cluster) < half_way, "{} of {half_way}", log_bytes(&cluster));
@@ -610,8 +611,8 @@ fn a_snapshot_that_did_not_give_way_leaves_no_debt() {
     assert!((80..=120).contains(&took_ms), "{took_ms} ms");
 }
 
-/// By how much the log grows from the end of the first snapshot to the beginning of the next one, if it has
-/// grown by so much while that was taken.
+/// By how much the log grows from the end of the first snapshot to the beginning of the next one,
+/// if it has grown by so much while that was taken.
 fn growth_before_the_next_snapshot(growth_meanwhile: u64) -> u64 {
     let (mut cluster, leader) = Cluster::with_leader(3, roomy);
     let is_taking = |c: &Cluster| c.node(leader).status().snapshot_in_progress;

@@ -6,8 +6,8 @@ use sampan_replica::{Input, Options};
 
 use crate::harness::{Cluster, show};
 
-/// A cluster, its leader, and a follower that has just started and hears the leader, but has no connection
-/// to it yet.
+/// A cluster, its leader, and a follower that has just started and hears the leader, but has no
+/// connection to it yet.
 fn with_a_follower_that_cannot_send() -> (Cluster, u64, u64) {
     let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
     let follower = cluster.follower_of(leader);

@@ -1,4 +1,5 @@
-//! Clients that read long values: they cost themselves, and neither the turns of the node nor its memory.
+//! Clients that read long values: they cost themselves, and neither the turns of the node nor its
+//! memory.
 
 use sampan_replica::{ConnectionId, Input, Options};
 

@@ -114,7 +114,8 @@ fn a_session_that_has_ended_does_not_hide_an_attempt_that_its_client_does_not_kn
         let followers: Vec<u64> = (1..=3).filter(|&id| id != leader).collect();
         let follower = followers[place];
         let session = cluster.ask(follower, 1, "SESSION OPEN");
-        // The first attempt is in all logs when its leader dies; the next one's clock is hours ahead.
+        // The first attempt is in all logs when its leader dies; the next one's clock is hours
+        // ahead.
         cluster.hold = |message| matches!(message, PeerMessage::Raft(raft) if is_reply(raft));
         let sent = cluster.send(follower, 1, &[&format!("ONCE {session} 1 INCR n")]);
         cluster.run_ms(5);

@@ -1,5 +1,5 @@
-//! Nodes whose logs are damaged: their peers give back what they lost before they take part, whatever
-//! the peers are; and what cannot be had is given up without a vote.
+//! Nodes whose logs are damaged: their peers give back what they lost before they take part,
+//! whatever the peers are; and what cannot be had is given up without a vote.
 
 use sampan_base::LogIndex;
 use sampan_replica::wire::PeerMessage;

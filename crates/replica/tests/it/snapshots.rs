@@ -1,5 +1,5 @@
-//! Compaction, restarts, and catch-up from what is kept, seen through the whole replica. Transfers are in
-//! `transfers.rs`.
+//! Compaction, restarts, and catch-up from what is kept, seen through the whole replica. Transfers
+//! are in `transfers.rs`.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The snapshot that is more than are kept: the next one is written over its file, and has its room.
+//! The snapshot that is more than are kept: the next one is written over its file, and has its
+//! room.
 
 use sampan_base::disk::{Disk as _, DiskOp};
 use sampan_replica::{Input, Options};

@@ -255,8 +255,8 @@ fn a_snapshot_that_the_log_overtakes_on_its_way_is_dropped() {
     }
 }
 
-/// Half of the snapshot of a leader has arrived at the follower, and another node is to lead. That one
-/// has the log after that snapshot, and an older one of its own.
+/// Half of the snapshot of a leader has arrived at the follower, and another node is to lead. That
+/// one has the log after that snapshot, and an older one of its own.
 fn half_arrived() -> (Cluster, [u64; 3], u64) {
     let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
     let other = (1..=3).find(|&id| id != leader && id != follower).expect("a third node");

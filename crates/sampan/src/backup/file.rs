@@ -117,8 +117,9 @@ fn beside(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// A new file of this name that nobody else has open, locked; `None` if a backup that is under way has one.
-/// What another has left there is removed: it may be open elsewhere, and belong to anybody.
+/// A new file of this name that nobody else has open, locked; `None` if a backup that is under way
+/// has one. What another has left there is removed: it may be open elsewhere, and belong to
+/// anybody.
 fn lock(path: &Path) -> io::Result<Option<File>> {
     let new = || File::options().write(true).create_new(true).mode(MODE).open(path);
     // No link is followed, and a pipe is not waited for.

@@ -2,9 +2,9 @@
 //!
 //! What it is: a copy of a snapshot's bytes from a node (`node.rs`) to where they are kept
 //! (`place.rs`), every one of them checked on its way (`check.rs`). It has its name only when it is
-//! whole, sound and durable. A node whose bytes are not sound is told so, and asked for others once.
-//! What it is not: the choice of the snapshot; the node sees to it that every write acknowledged before
-//! this command began is in it.
+//! whole, sound and durable. A node whose bytes are not sound is told so, and asked for others
+//! once. What it is not: the choice of the snapshot; the node sees to it that every write
+//! acknowledged before this command began is in it.
 
 mod check;
 mod file;
@@ -95,7 +95,8 @@ pub(crate) fn run(servers: &Servers, args: &BackupArgs) -> Ended {
     })
 }
 
-/// Damage is worth a line, also where a backup comes of it at last. What is to be said if none does.
+/// Damage is worth a line, also where a backup comes of it at last. What is to be said if none
+/// does.
 fn warn_of_damage(address: &str, why: &str, left: &VecDeque<(&String, bool)>) -> String {
     let why = format!("{address}: {why}");
     if let Some((next, _)) = left.front() {
@@ -162,8 +163,8 @@ async fn attempt(
     Ok(format!("{checked}\n{bytes} bytes from {address} to {} ({rate:.0} MB/s)", args.to))
 }
 
-/// Copies and checks all of it. A node whose bytes are not sound is told so: it looks at its file, and one
-/// that is damaged there would else be sent again until something is written.
+/// Copies and checks all of it. A node whose bytes are not sound is told so: it looks at its file,
+/// and one that is damaged there would else be sent again until something is written.
 async fn copy_or_say_damaged(remote: &mut Remote, writer: &mut Writer) -> Result<Checked, Failed> {
     match copy(remote, writer).await {
         Err(Failed::Damaged(why)) => {

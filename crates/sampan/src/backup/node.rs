@@ -55,8 +55,8 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// Waits until the node has a snapshot of everything acknowledged so far. `time` is for anything
-    /// that does not take a disk's time.
+    /// Waits until the node has a snapshot of everything acknowledged so far. `time` is for
+    /// anything that does not take a disk's time.
     pub(super) async fn begin(address: &str, time: Duration) -> Result<Self, Lost> {
         let mut connection = Connection::open(address, time).await.map_err(Lost)?;
         let begun = call_patiently(&mut connection, address, time, &["BACKUP", "BEGIN"]).await?;
@@ -84,8 +84,8 @@ impl Remote {
         }
     }
 
-    /// Says that it is damaged, and waits for the node to look. Over a connection of its own: on the other one
-    /// a piece may be on its way.
+    /// Says that it is damaged, and waits for the node to look. Over a connection of its own: on
+    /// the other one a piece may be on its way.
     pub(super) async fn say_damaged(&self) -> Finding {
         let say = async {
             let mut connection = Connection::open(&self.address, self.time).await.map_err(Lost)?;

@@ -1,9 +1,9 @@
 //! A backup as an object in S3, or in anything that speaks its protocol.
 //!
-//! What it is: a multipart upload, of which nothing is to be seen until it is complete, and reading by
-//! ranges of one version of an object. Both hold a few parts in memory, whatever the backup's size.
-//! Credentials, region and endpoint are the usual `AWS_*` variables. What it is not: HTTP, TLS,
-//! signatures and repetitions, which are `object_store`'s.
+//! What it is: a multipart upload, of which nothing is to be seen until it is complete, and reading
+//! by ranges of one version of an object. Both hold a few parts in memory, whatever the backup's
+//! size. Credentials, region and endpoint are the usual `AWS_*` variables. What it is not: HTTP,
+//! TLS, signatures and repetitions, which are `object_store`'s.
 
 use std::collections::VecDeque;
 use std::fmt;

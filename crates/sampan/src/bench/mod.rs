@@ -18,14 +18,14 @@ use outputs::Outputs;
 /// Measures a cluster, or any server that speaks the Redis protocol
 ///
 /// Connections go to the servers in turn. Without --rate each connection sends the next commands
-/// when those before are answered (closed loop). With it, commands are due at that rate whatever the
-/// server does, and a latency counts from when a command was due (open loop).
+/// when those before are answered (closed loop). With it, commands are due at that rate whatever
+/// the server does, and a latency counts from when a command was due (open loop).
 ///
 /// Ctrl-C, SIGTERM or SIGHUP ends the run with a report; a second one waits for no answer.
 ///
-/// Exit codes: 0 all was answered; 1 something failed or was never sent, nothing was measured, or the
-/// run was interrupted; 2 bad arguments; 3 no connection, or with --clerk to no Sampan node;
-/// 6 measured, but a result could not be written.
+/// Exit codes: 0 all was answered; 1 something failed or was never sent, nothing was measured, or
+/// the run was interrupted; 2 bad arguments; 3 no connection, or with --clerk to no Sampan node; 6
+/// measured, but a result could not be written.
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct BenchArgs {

@@ -285,8 +285,8 @@ fn run_once(spec: &NodeSpec, shared: &Shared, events: &UnboundedSender<Event>) -
     }
 }
 
-/// Copies what a node says into its log file until it says no more; the last line, or the one that says
-/// which argument is wrong: others follow it.
+/// Copies what a node says into its log file until it says no more; the last line, or the one that
+/// says which argument is wrong: others follow it.
 fn copy_lines(
     id: u64,
     from: impl std::io::Read,

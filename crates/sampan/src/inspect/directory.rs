@@ -89,8 +89,8 @@ async fn node(path: &Path, entries: bool) -> Result<Facts, Failure> {
     Ok(facts.with("files", list))
 }
 
-/// What an opening would find. A node that runs removes and renames files meanwhile, which looks like
-/// damage: it is looked at again.
+/// What an opening would find. A node that runs removes and renames files meanwhile, which looks
+/// like damage: it is looked at again.
 fn look<T>(
     in_use: impl Fn() -> bool,
     mut examine: impl FnMut() -> Result<T, OpenError>,

@@ -1,5 +1,5 @@
-//! What is found, as names and values in an order that makes sense: printed for people, one a line, or
-//! as JSON.
+//! What is found, as names and values in an order that makes sense: printed for people, one a line,
+//! or as JSON.
 
 use std::fmt::Write as _;
 

@@ -1,5 +1,5 @@
-//! One file, by its first bytes. The name it has matters only where these do not tell, and for whether what
-//! is in it counts (`names.rs`).
+//! One file, by its first bytes. The name it has matters only where these do not tell, and for
+//! whether what is in it counts (`names.rs`).
 
 use std::fs::File;
 use std::io::Read as _;
@@ -246,8 +246,8 @@ pub(super) async fn snapshot(place: &Place) -> Result<Facts, Failure> {
     })
 }
 
-/// A snapshot or a backup of which more is to come. There may be room for that already, with anything in
-/// it: what stands behind the chunks that are whole is no damage.
+/// A snapshot or a backup of which more is to come. There may be room for that already, with
+/// anything in it: what stands behind the chunks that are whole is no damage.
 async fn unfinished(path: &Path, how: &str) -> Result<Facts, Failure> {
     let read = Read::all_of(&Place::File(path.to_owned())).await?;
     let facts = of("unfinished snapshot", path).with("state", how);

@@ -1,8 +1,8 @@
 //! `sampan inspect`: what is in a file that Sampan wrote, or in a whole directory of them.
 //!
 //! What it is: reading, and words; `--json` says the same to programs. Every checksum there is gets
-//! checked. What it is not: a repair. It opens files for reading only and changes nothing, not even on
-//! a node that runs; what it says of the end of such a node's log may be over already.
+//! checked. What it is not: a repair. It opens files for reading only and changes nothing, not even
+//! on a node that runs; what it says of the end of such a node's log may be over already.
 
 mod directory;
 mod facts;

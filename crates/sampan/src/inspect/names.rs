@@ -1,5 +1,5 @@
-//! What the name of a file says: whether what is in it counts, and what it is where its first bytes do
-//! not tell.
+//! What the name of a file says: whether what is in it counts, and what it is where its first bytes
+//! do not tell.
 
 use std::fs;
 use std::path::Path;

@@ -95,7 +95,8 @@ fn nobody_there_is_exit_code_3() {
     run(&mut sampan(args), b"").assert_one_error(3, &["not applied"]);
 }
 
-/// A server that knows `PING` and `COMMAND`, and closes the connection on anything else; its address.
+/// A server that knows `PING` and `COMMAND`, and closes the connection on anything else; its
+/// address.
 fn without_answers() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

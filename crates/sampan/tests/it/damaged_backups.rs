@@ -1,5 +1,5 @@
-//! `sampan backup` of bytes that do not verify: damaged at rest, or on the way, by a node that looks at its
-//! own file when it is told, and by one of before that.
+//! `sampan backup` of bytes that do not verify: damaged at rest, or on the way, by a node that
+//! looks at its own file when it is told, and by one of before that.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -43,8 +43,8 @@ fn warnings(ended: &Ended) -> Vec<&str> {
     ended.stderr.lines().collect()
 }
 
-/// A proxy that turns a byte over in so many connections' answers. To a node of before `BACKUP DAMAGED`,
-/// if that is so.
+/// A proxy that turns a byte over in so many connections' answers. To a node of before `BACKUP
+/// DAMAGED`, if that is so.
 fn proxy(to: u16, flips: usize, is_old: bool) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -136,7 +136,8 @@ fn damage_on_the_way_is_met_with_another_attempt_and_the_node_keeps_its_snapshot
     assert_eq!(snapshots(&cluster, "").len(), 1);
 }
 
-/// A node whose disk cannot read its snapshots, whichever it takes. Counts the backups that it begins.
+/// A node whose disk cannot read its snapshots, whichever it takes. Counts the backups that it
+/// begins.
 fn unreadable(begun: Arc<AtomicUsize>) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -193,7 +194,8 @@ fn a_node_that_cannot_be_told_of_damage_is_not_asked_again() {
     assert!(first.contains("does not say") && second.contains("given up"), "{both:?}");
 }
 
-/// A node that begins a backup, closes the connection at the first piece, and takes no more clients.
+/// A node that begins a backup, closes the connection at the first piece, and takes no more
+/// clients.
 fn full() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -1,5 +1,5 @@
-//! `sampan inspect` over what real nodes wrote: all of it is told, damage is told clearly, and nothing
-//! is changed.
+//! `sampan inspect` over what real nodes wrote: all of it is told, damage is told clearly, and
+//! nothing is changed.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -522,7 +522,8 @@ fn a_signal_ends_a_node_that_has_not_started_yet() {
     let dir = TempDir::new("starting");
     let data = dir.path().join("data");
     fs::create_dir(&data).unwrap();
-    // Somebody has the directory and never comes to the end of who that is: so the start takes for ever.
+    // Somebody has the directory and never comes to the end of who that is: so the start takes for
+    // ever.
     let lock = data.join("lock");
     mkfifoat(CWD, &lock, Mode::RWXU).unwrap();
     let mut holder = File::options().read(true).write(true).open(&lock).unwrap();

@@ -130,7 +130,8 @@ impl Connection {
             let has_unread = self.client.intake.borrow().has_unread;
             let after = if has_unread { self.take_unread() } else { ready!(self.poll_read(cx)) };
             if let After::GoOn = after {
-                // Whoever wakes itself is polled some sixty times before any other socket is looked at.
+                // Whoever wakes itself is polled some sixty times before any other socket is looked
+                // at.
                 _ = pin!(tokio::task::yield_now()).poll(cx);
                 return Poll::Pending;
             }
@@ -209,8 +210,8 @@ impl Connection {
         intake.mark_taken(taken);
     }
 
-    /// Takes whole requests from the front of the buffer, as many as there is room and time for; how
-    /// many bytes they were.
+    /// Takes whole requests from the front of the buffer, as many as there is room and time for;
+    /// how many bytes they were.
     fn take_requests(&mut self, intake: &mut Intake, buffer: &[u8]) -> usize {
         intake.has_unread = false;
         let node = self.node.clone();
@@ -288,7 +289,8 @@ impl Connection {
         node.inbox.push(Input::Client { connection: self.client.id, requests });
         let (requests, bytes) = node.inbox.waiting();
         let options = &node.config.replica;
-        // The replica sees them when all sockets that are ready have been read: there may be very many.
+        // The replica sees them when all sockets that are ready have been read: there may be very
+        // many.
         if requests >= options.requests_under_way_max || bytes >= options.requests_held_bytes_max {
             node.clients.set_congested(true);
         }
@@ -314,8 +316,8 @@ impl Connection {
     }
 }
 
-/// A line that a web page has a browser send, or a fetched address some server: what follows it, a body
-/// with commands in it, perhaps, is not from a client. Redis closes such a connection, too.
+/// A line that a web page has a browser send, or a fetched address some server: what follows it, a
+/// body with commands in it, perhaps, is not from a client. Redis closes such a connection, too.
 fn is_http(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
 }

@@ -21,8 +21,8 @@ const KEPT_BYTES: usize = 4 << 10;
 const WAITING_KEPT: usize = 64;
 /// What a value in a reply is taken for before there was one.
 const VALUE_BYTES_FIRST: usize = 16 << 10;
-/// What it is taken for at least, and what a reply with values is taken for beside them: the next one
-/// may be larger than all so far.
+/// What it is taken for at least, and what a reply with values is taken for beside them: the next
+/// one may be larger than all so far.
 const VALUE_BYTES_MIN: usize = 512;
 const REPLY_BYTES_MIN: usize = 4 << 10;
 /// The largest value so far counts less by this share with each reply after it.
@@ -76,8 +76,8 @@ impl Flow {
         }
     }
 
-    /// Notes a request that the replica will answer, with so many whole values and bytes of them at most;
-    /// its number.
+    /// Notes a request that the replica will answer, with so many whole values and bytes of them at
+    /// most; its number.
     pub(crate) fn expect(
         &mut self,
         rendering: Rendering,
@@ -127,8 +127,8 @@ impl Flow {
         self.waiting.len()
     }
 
-    /// Bytes to send, those included that come with or behind replies that are waited for. What is not a
-    /// value is a few bytes.
+    /// Bytes to send, those included that come with or behind replies that are waited for. What is
+    /// not a value is a few bytes.
     pub(crate) fn expected_bytes(&self) -> usize {
         self.held_bytes()
             + self.replies_waiting * REPLY_BYTES_MIN

@@ -1,8 +1,8 @@
 //! What all connections together hold of one kind of memory, and who holds most of it.
 //!
-//! No reading that pauses gives back what a client neither completes nor takes. So past a bound for all of
-//! them the connection that holds most is closed: in `intake.rs` for commands that have not arrived whole,
-//! in `output.rs` for replies that are not sent.
+//! No reading that pauses gives back what a client neither completes nor takes. So past a bound for
+//! all of them the connection that holds most is closed: in `intake.rs` for commands that have not
+//! arrived whole, in `output.rs` for replies that are not sent.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -28,8 +28,8 @@ impl Held {
         self.bytes.get()
     }
 
-    /// A connection holds another number of bytes than before. Who is to make room, if that is needed:
-    /// whoever holds most. One is enough: it holds no less than what has just come.
+    /// A connection holds another number of bytes than before. Who is to make room, if that is
+    /// needed: whoever holds most. One is enough: it holds no less than what has just come.
     pub(crate) fn change(
         &self,
         id: ConnectionId,

@@ -1,9 +1,9 @@
 //! What has arrived on a connection and is not taken yet; and what all connections together hold of
 //! commands that have not arrived whole.
 //!
-//! Such a command may never end, so no reading that pauses would make room: past a bound for all
-//! of them the connection that holds most is closed (`held.rs`). Whole commands that wait for room are one read
-//! of a connection at most, and count with the replies that take the room (`output.rs`).
+//! Such a command may never end, so no reading that pauses would make room: past a bound for all of
+//! them the connection that holds most is closed (`held.rs`). Whole commands that wait for room are
+//! one read of a connection at most, and count with the replies that take the room (`output.rs`).
 
 use sampan_resp::{RequestLimits, RequestParser};
 
@@ -60,8 +60,8 @@ impl Intake {
     }
 }
 
-/// Makes room in `buffer` for the next read and returns how many bytes that may take. A buffer sized for one
-/// announced request does not grow for what may follow it.
+/// Makes room in `buffer` for the next read and returns how many bytes that may take. A buffer
+/// sized for one announced request does not grow for what may follow it.
 pub(crate) fn make_room(buffer: &mut Vec<u8>, missing: usize, read_bytes: usize) -> usize {
     let wanted = read_bytes.max(missing);
     if buffer.capacity() - buffer.len() < missing.max(1) {

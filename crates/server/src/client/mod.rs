@@ -263,8 +263,8 @@ impl Client {
         }
     }
 
-    /// The memory that it takes until its client takes replies: these, whole commands that wait for room, and
-    /// those that the replica does not begin.
+    /// The memory that it takes until its client takes replies: these, whole commands that wait for
+    /// room, and those that the replica does not begin.
     pub(crate) fn untaken_bytes(&self) -> usize {
         if self.ending() == Ending::Now {
             return 0;

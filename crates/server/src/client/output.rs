@@ -1,13 +1,16 @@
-//! What connections hold because their clients do not take their replies, and the common bound of it.
+//! What connections hold because their clients do not take their replies, and the common bound of
+//! it.
 //!
-//! A single connection is bounded by not being read from, and by its own limits (`Client::check_output`). But
-//! many that each hold what one may are more than the memory, and no pause brings it back.
+//! A single connection is bounded by not being read from, and by its own limits
+//! (`Client::check_output`). But many that each hold what one may are more than the memory, and no
+//! pause brings it back.
 
 use super::{Client, Ending};
 use crate::node::Node;
 use crate::stats::count_up;
 
-/// Counts what a connection holds after it was read or written, and makes room if that is too much for all.
+/// Counts what a connection holds after it was read or written, and makes room if that is too much
+/// for all.
 pub(crate) fn count(node: &Node, client: &Client) {
     let now = client.untaken_bytes();
     let before = client.counted_bytes.replace(now);

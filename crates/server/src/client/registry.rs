@@ -116,8 +116,8 @@ impl Clients {
         }
     }
 
-    /// Sends what has gathered: one call per connection. Whether a client takes its replies goes to the
-    /// replica, if that has changed.
+    /// Sends what has gathered: one call per connection. Whether a client takes its replies goes to
+    /// the replica, if that has changed.
     pub(crate) fn flush(&self, node: &Node, now: Time) {
         for client in self.unflushed.borrow_mut().drain(..) {
             client.flush(&self.limits, now);

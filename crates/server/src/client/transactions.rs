@@ -1,9 +1,10 @@
-//! Transactions, of which there are none: what stands between `MULTI` and `EXEC` is refused as a whole.
+//! Transactions, of which there are none: what stands between `MULTI` and `EXEC` is refused as a
+//! whole.
 //!
-//! Client libraries send both and all between them at once. To refuse these two alone would execute the
-//! rest one by one, and say that it failed. So this is a transaction of Redis in which every command is
-//! refused when it is queued: client and server agree on when it ends, whether its replies are waited for
-//! or not.
+//! Client libraries send both and all between them at once. To refuse these two alone would execute
+//! the rest one by one, and say that it failed. So this is a transaction of Redis in which every
+//! command is refused when it is queued: client and server agree on when it ends, whether its
+//! replies are waited for or not.
 
 use crate::client::Client;
 use crate::commands::{say_error, say_ok};
@@ -13,7 +14,8 @@ use crate::stats::count_up;
 const REFUSED: &str = "ERR transactions are not supported: nothing before EXEC is executed";
 const ABORTED: &str = "EXECABORT Transaction discarded because of previous errors.";
 
-/// Answers a command of a connection that has said `MULTI`. False if it is one to go on with as ever.
+/// Answers a command of a connection that has said `MULTI`. False if it is one to go on with as
+/// ever.
 pub(crate) fn refuse(node: &Node, client: &Client, args: &[&[u8]]) -> bool {
     match (&*name_of(args), args.len()) {
         (b"reset" | b"quit", _) => return false,

@@ -12,8 +12,8 @@ const NAME_BYTES_MAX: usize = 256;
 /// What errors call a client's name.
 pub(super) const CLIENT_NAMES: &str = "Client names";
 
-/// A name that a client gives itself or its library, printable ASCII without spaces, as Redis has it;
-/// or why it cannot be `what`.
+/// A name that a client gives itself or its library, printable ASCII without spaces, as Redis has
+/// it; or why it cannot be `what`.
 pub(super) fn name_of(what: &str, bytes: &[u8]) -> Result<String, String> {
     if bytes.len() > NAME_BYTES_MAX {
         return Err(format!("ERR {what} cannot be longer than {NAME_BYTES_MAX} bytes."));

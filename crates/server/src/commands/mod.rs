@@ -26,8 +26,8 @@ pub(crate) use table::{Command, find};
 /// The version of Redis that this server is like, for clients that ask before they use something.
 const REDIS_VERSION: &str = "7.2.4";
 
-/// Arguments of one of these commands, name included: they run between two turns of the event loop, for
-/// as long as they take. Clients that ask about all commands by name need a few hundred.
+/// Arguments of one of these commands, name included: they run between two turns of the event loop,
+/// for as long as they take. Clients that ask about all commands by name need a few hundred.
 const ARGUMENTS_MAX: usize = 1_024;
 /// Bytes of a pattern; the names that it is for are shorter.
 const PATTERN_BYTES_MAX: usize = 64;
@@ -148,7 +148,8 @@ pub(crate) fn run(command: &Command, node: &Node, client: &Client, args: &[&[u8]
         call.out.clear();
         call.error(render::TOO_LONG);
     }
-    // What switches replies on or off decides over its own reply as well, by saying something or nothing.
+    // What switches replies on or off decides over its own reply as well, by saying something or
+    // nothing.
     let is_silent = rendering == Rendering::Silent && !connection::is_reply_switch(args);
     if !is_silent {
         client.flow.borrow_mut().say(&out);

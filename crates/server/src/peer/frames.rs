@@ -1,9 +1,9 @@
 //! The bytes of one inbound connection on their way to being frames.
 //!
 //! What a frame carries may live as long as the log's memory does, so a frame owns its bytes and no
-//! others: a short one is copied out of the buffer that the connection reads into, a long one is read
-//! into memory of its own. (A slice of the read buffer would keep all of it: 64 KiB for each entry of
-//! a hundred bytes.) What it is not: a socket, or a judge of what a frame says.
+//! others: a short one is copied out of the buffer that the connection reads into, a long one is
+//! read into memory of its own. (A slice of the read buffer would keep all of it: 64 KiB for each
+//! entry of a hundred bytes.) What it is not: a socket, or a judge of what a frame says.
 
 use std::io;
 

@@ -159,9 +159,9 @@ async fn receive(peers: Rc<Peers>, mut socket: TcpStream, key: (NodeId, Stream))
             Ok(read_bytes) => count_up(&peers.counters.bytes_received, read_bytes as u64),
         }
         let problem = match take_frames(&peers, key.0, &mut frames) {
-            // A length that is damaged makes all that follows a part of its frame, heartbeats too: that
-            // the checksum is wrong would come out when as much has arrived. A look after each read is
-            // enough, for of a connection that says nothing more nothing gets lost.
+            // A length that is damaged makes all that follows a part of its frame, heartbeats too:
+            // that the checksum is wrong would come out when as much has arrived. A look after each
+            // read is enough, for of a connection that says nothing more nothing gets lost.
             Ok(0) if is_continued => {
                 let limit = peers.limits.peer_frame_time;
                 if begun.elapsed() <= limit {

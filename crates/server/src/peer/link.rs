@@ -55,12 +55,12 @@ struct State {
 
 /// The frames in a queue that matter one by one.
 ///
-/// The outcomes of forwarded commands: one is said once, and were it dropped, the peer's client would hear
-/// that it is not known. So they have no limit of their own but that of the commands under way, and take
-/// nothing from that of the others.
+/// The outcomes of forwarded commands: one is said once, and were it dropped, the peer's client
+/// would hear that it is not known. So they have no limit of their own but that of the commands
+/// under way, and take nothing from that of the others.
 ///
-/// And the forwards: of one that no byte has left of when the connection ends, it is known that it does not
-/// arrive.
+/// And the forwards: of one that no byte has left of when the connection ends, it is known that it
+/// does not arrive.
 #[derive(Default)]
 struct Frames {
     outcome_bytes: usize,
@@ -244,7 +244,8 @@ pub(super) async fn run(peers: Rc<Peers>, peer: NodeId, stream: Stream) {
                 wait = peers.limits.redial_time_min;
                 link.connect(socket);
                 lines.say("connected");
-                // On a new bulk stream a snapshot goes on at once, but the main one says who is reached.
+                // On a new bulk stream a snapshot goes on at once, but the main one says who is
+                // reached.
                 if peers.is_connected(peer) {
                     peers.inbox.push(Input::PeerConnected(peer));
                 }

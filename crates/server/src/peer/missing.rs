@@ -1,7 +1,7 @@
 //! Which peers have been missing for long: a warning when one is, and a line when it is back.
 //!
-//! What it is not: what happens to connections, which `link.rs` says line by line; or of any weight for
-//! consensus.
+//! What it is not: what happens to connections, which `link.rs` says line by line; or of any weight
+//! for consensus.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,12 +1,12 @@
 //! The transport between nodes.
 //!
 //! Each node dials every peer at the address it was given for it and sends on the connections it
-//! dialled, two per peer: one for everything and one for snapshot chunks and entries for repairs, so
-//! that bulk never delays a heartbeat. What arrives is read from the connections that the peers
+//! dialled, two per peer: one for everything and one for snapshot chunks and entries for repairs,
+//! so that bulk never delays a heartbeat. What arrives is read from the connections that the peers
 //! dialled. A NAT or a proxy may thus stand on any link.
 //!
-//! What it is not: reliable. A full queue drops, a lost connection drops; Raft sends again. The replica hears
-//! only whom it has a connection to, and of a forward that was given to none.
+//! What it is not: reliable. A full queue drops, a lost connection drops; Raft sends again. The
+//! replica hears only whom it has a connection to, and of a forward that was given to none.
 //!
 //! - `handshake.rs`: who is there
 //! - `link.rs`: the sending side of one stream to one peer
@@ -150,8 +150,8 @@ impl Peers {
         }
     }
 
-    /// No byte of a message was given to a connection. Most are sent again anyway; of commands that were
-    /// forwarded the replica must know that they may be.
+    /// No byte of a message was given to a connection. Most are sent again anyway; of commands that
+    /// were forwarded the replica must know that they may be.
     fn was_not_sent(&self, envelope: &Envelope) {
         if let PeerMessage::Forward(forward) = &envelope.message {
             let (to, frame_seq) = (envelope.to, forward.frame_seq);
@@ -207,8 +207,8 @@ impl Peers {
         })
     }
 
-    /// A peer has dialled this node. One that was down is dialled back at once, for else it would hear
-    /// nothing of its cluster for as long as the longest wait.
+    /// A peer has dialled this node. One that was down is dialled back at once, for else it would
+    /// hear nothing of its cluster for as long as the longest wait.
     fn is_there(&self, id: NodeId) {
         if let Some(peer) = self.by_id.get(&id) {
             peer.main.peer_is_there();

@@ -225,8 +225,8 @@ impl Client {
         }
     }
 
-    /// Stores values, and takes them away in one pipeline of commands that answer with the value they
-    /// change.
+    /// Stores values, and takes them away in one pipeline of commands that answer with the value
+    /// they change.
     pub(crate) fn take_values_away(&mut self, count: usize, value_bytes: usize) {
         let value = vec![b'v'; value_bytes];
         for i in 0..count {

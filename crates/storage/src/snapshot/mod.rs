@@ -2,8 +2,8 @@
 //! offset: a header page; chunks, each with its own checksum; a footer that repeats the header and
 //! lists all chunks. The payload is opaque here.
 //!
-//! The way of a snapshot (rule S15): [`SnapshotWriter`] or [`SnapshotReceiver`] makes a file under a
-//! temporary name and syncs it; [`verify`] reads all of it back; only then
+//! The way of a snapshot (rule S15): [`SnapshotWriter`] or [`SnapshotReceiver`] makes a file under
+//! a temporary name and syncs it; [`verify`] reads all of it back; only then
 //! [`crate::Storage::snapshot_commit`] gives it its name; only then is the log trimmed.
 
 mod format;

@@ -7,10 +7,10 @@ use sampan_base::{SnapshotId, SnapshotMeta};
 use super::{SNAPSHOT_DIRECTORY, partial_name};
 use crate::PartialSnapshot;
 
-/// A snapshot that is arriving. Its lists run in order in the background lane. Chunks that are synced are
-/// read back with [`super::load`]. When it is complete: [`SnapshotReceiver::finish`],
-/// [`super::SnapshotReader::open`], compare what that says with what the leader announced and with the
-/// chunks that were read, and only then [`crate::Storage::snapshot_commit`].
+/// A snapshot that is arriving. Its lists run in order in the background lane. Chunks that are
+/// synced are read back with [`super::load`]. When it is complete: [`SnapshotReceiver::finish`],
+/// [`super::SnapshotReader::open`], compare what that says with what the leader announced and with
+/// the chunks that were read, and only then [`crate::Storage::snapshot_commit`].
 #[derive(Debug)]
 pub struct SnapshotReceiver {
     file: FileName,
@@ -39,8 +39,8 @@ pub enum ReceiveError {
 }
 
 impl SnapshotReceiver {
-    /// Begins a new file for the snapshot that a leader announced, with a sync after so many bytes each
-    /// ([`crate::Options::snapshot_sync_bytes`]).
+    /// Begins a new file for the snapshot that a leader announced, with a sync after so many bytes
+    /// each ([`crate::Options::snapshot_sync_bytes`]).
     pub fn begin(meta: &SnapshotMeta, sync_bytes: u64) -> (Self, Vec<DiskOp>) {
         let receiver = Self {
             file: partial_name(meta.id),
@@ -92,8 +92,8 @@ impl SnapshotReceiver {
         Ok(ops)
     }
 
-    /// Goes back to where bytes are known to be here, and to be synced, after a write beyond it found no
-    /// room. Before the next bytes: makes the file, if nothing is known to be in it.
+    /// Goes back to where bytes are known to be here, and to be synced, after a write beyond it
+    /// found no room. Before the next bytes: makes the file, if nothing is known to be in it.
     pub fn rewind(&mut self, offset: u64, synced_offset: u64) -> Vec<DiskOp> {
         assert!(offset <= self.next_offset, "{offset} is ahead of {}", self.next_offset);
         assert!(synced_offset <= offset, "{synced_offset} is ahead of {offset}");
@@ -104,8 +104,8 @@ impl SnapshotReceiver {
         missing.then(|| self.make()).into_iter().collect()
     }
 
-    /// All the room at once: a lack of it shows before anything is sent, and writes that find their place
-    /// there do not hold up those who read what is before it.
+    /// All the room at once: a lack of it shows before anything is sent, and writes that find their
+    /// place there do not hold up those who read what is before it.
     fn make(&self) -> DiskOp {
         DiskOp::Reserve { file: self.file.clone(), len_bytes: self.size_bytes }
     }

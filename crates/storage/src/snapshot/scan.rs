@@ -1,9 +1,9 @@
-//! Where the chunks of a snapshot file are, found out while its bytes arrive: so that chunks can be read
-//! back, checked and used long before the footer that lists them is here.
+//! Where the chunks of a snapshot file are, found out while its bytes arrive: so that chunks can be
+//! read back, checked and used long before the footer that lists them is here.
 //!
-//! Not trusted: a header says where its chunk is and what is in it, [`load`](super::load) checks that
-//! against the disk, and [`SnapshotReader::lists`](super::SnapshotReader::lists) all of them against the
-//! footer.
+//! Not trusted: a header says where its chunk is and what is in it, [`load`](super::load) checks
+//! that against the disk, and [`SnapshotReader::lists`](super::SnapshotReader::lists) all of them
+//! against the footer.
 
 use super::format::{CHUNK_HEADER_BYTES, ChunkHeader, ChunkInfo, FIRST_CHUNK_OFFSET};
 

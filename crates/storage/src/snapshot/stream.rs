@@ -1,5 +1,6 @@
-//! Reads a snapshot file that comes as a stream of bytes, front to back and once: a backup on its way.
-//! Checks everything that [`super::verify`] checks, and holds one chunk and the list of chunks.
+//! Reads a snapshot file that comes as a stream of bytes, front to back and once: a backup on its
+//! way. Checks everything that [`super::verify`] checks, and holds one chunk and the list of
+//! chunks.
 
 use bytes::Bytes;
 use sampan_base::SnapshotMeta;
@@ -42,9 +43,9 @@ pub struct SnapshotEnd {
     pub chunks: usize,
 }
 
-/// A snapshot file as it comes. [`SnapshotStream::feed`] bytes, take [`SnapshotStream::next_part`] until
-/// there is none, and at the end of the bytes [`SnapshotStream::finish`]: **nothing that came before
-/// is to be relied on until that says yes.**
+/// A snapshot file as it comes. [`SnapshotStream::feed`] bytes, take [`SnapshotStream::next_part`]
+/// until there is none, and at the end of the bytes [`SnapshotStream::finish`]: **nothing that came
+/// before is to be relied on until that says yes.**
 #[derive(Debug)]
 pub struct SnapshotStream {
     /// For errors.
@@ -71,7 +72,8 @@ impl SnapshotStream {
         }
     }
 
-    /// The next bytes. Parts of the file should be taken before more is fed, so that little is held.
+    /// The next bytes. Parts of the file should be taken before more is fed, so that little is
+    /// held.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.taken);
         self.taken = 0;

@@ -13,7 +13,8 @@ use crate::Identity;
 use crate::page::PAGE_BYTES;
 
 /// A snapshot being written. Its lists run in order in the background lane. A lack of space is not
-/// fatal here: [`SnapshotWriter::abandon`] the file and keep the log (rule S10). Any other error is.
+/// fatal here: [`SnapshotWriter::abandon`] the file and keep the log (rule S10). Any other error
+/// is.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     file: FileName,
@@ -21,8 +22,8 @@ pub struct SnapshotWriter {
     chunks: Vec<ChunkInfo>,
     offset: u64,
     synced_offset: u64,
-    /// The end of what there is, shorter than a page: it is written with what comes next. A part of a
-    /// page that was there would have to be read first.
+    /// The end of what there is, shorter than a page: it is written with what comes next. A part of
+    /// a page that was there would have to be read first.
     tail: Vec<u8>,
     /// Whose file it was. It may be longer than what is written.
     surplus: Option<FileName>,
@@ -30,9 +31,10 @@ pub struct SnapshotWriter {
 
 impl SnapshotWriter {
     /// Begins the file of a snapshot of `position`, where `configuration` is in force. `id` names
-    /// this very file and is never used twice in a cluster. It is written over the file of a `surplus`
-    /// snapshot, if there is one ([`crate::Storage::take_surplus_snapshot`]): where a file is made of
-    /// room that was freed before, the file system tells the device of both, and every sync on it waits.
+    /// this very file and is never used twice in a cluster. It is written over the file of a
+    /// `surplus` snapshot, if there is one ([`crate::Storage::take_surplus_snapshot`]): where a
+    /// file is made of room that was freed before, the file system tells the device of both, and
+    /// every sync on it waits.
     pub fn begin(
         maker: Identity,
         id: SnapshotId,

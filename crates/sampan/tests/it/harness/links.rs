@@ -1,5 +1,6 @@
-//! A proxy on every link between nodes, one for each direction, each of which can be cut: bytes then
-//! wait, and no connection ends, as if cables were pulled. What waited arrives when the link heals.
+//! A proxy on every link between nodes, one for each direction, each of which can be cut: bytes
+//! then wait, and no connection ends, as if cables were pulled. What waited arrives when the link
+//! heals.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};

@@ -1,5 +1,5 @@
-//! Clients at work beside a test: Clerk writers, each waiting for its reply, and what they know when
-//! they are stopped.
+//! Clients at work beside a test: Clerk writers, each waiting for its reply, and what they know
+//! when they are stopped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! What every test here stands on: clusters of real processes on a real disk, clients, and histories
-//! that are checked. Nothing outlives a test: processes end by their ids when a cluster is dropped.
+//! What every test here stands on: clusters of real processes on a real disk, clients, and
+//! histories that are checked. Nothing outlives a test: processes end by their ids when a cluster
+//! is dropped.
 
 mod cluster;
 mod history;

@@ -1,5 +1,5 @@
-//! As much of S3 as a backup needs, in this process: multipart uploads, heads and ranges. An object is
-//! there when its upload is complete and not before, as with the real one.
+//! As much of S3 as a backup needs, in this process: multipart uploads, heads and ranges. An object
+//! is there when its upload is complete and not before, as with the real one.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
