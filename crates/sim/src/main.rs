@@ -13,7 +13,9 @@ use sampan_sim::crashes::{CrashSweep, crashes, explain as explain_crash};
 use sampan_sim::damage::{DamageSweep, damage};
 use sampan_sim::labs;
 use sampan_sim::run::RunReport;
-use sampan_sim::runner::{ALL_STRIKE_WITHIN, Sweep, name_seeds_of_panics, run_seed, sweep};
+use sampan_sim::runner::{
+    ALL_STRIKE_WITHIN, Sweep, name_seeds_of_panics, plan_of, run_plan, sweep,
+};
 use sampan_sim::swarm::Plan;
 use sampan_sim::trace::Trace;
 use terminal::say;
@@ -52,6 +54,9 @@ enum Command {
         /// Print one line a seed, as it ends.
         #[arg(long)]
         list: bool,
+        /// Members change all the time.
+        #[arg(long)]
+        members: bool,
     },
     /// Run the course's suites, and the ten difficulties.
     Labs {
@@ -96,6 +101,9 @@ enum Command {
         /// First print what the seed decides in advance.
         #[arg(long)]
         plan: bool,
+        /// Members change all the time.
+        #[arg(long)]
+        members: bool,
     },
     /// Run seeds briefly and print the hash of each trace: the same every time, in every build.
     Hashes {
@@ -192,25 +200,26 @@ fn main() -> ExitCode {
     name_seeds_of_panics();
     labs::name_rows_of_panics();
     match Arguments::parse().command {
-        Command::Run { seeds, from, minutes_simulated, threads, failures_max, list } => {
+        Command::Run { seeds, from, minutes_simulated, threads, failures_max, list, members } => {
             let safety = Duration::from_secs_f64(minutes_simulated * 60.0);
-            run(Sweep { from, seeds, safety, threads }, failures_max, list)
+            run(Sweep { from, seeds, safety, threads, members }, failures_max, list)
         }
         Command::Labs { suites, seeds, from, test, threads, tiny_chunks, json, trace } => {
             let selection =
                 labs::Selection { suites, test, from, seeds, threads, tiny_chunks, trace };
             run_labs(&selection, json)
         }
-        Command::Replay { seed, minutes_simulated, last, html, plan } => {
+        Command::Replay { seed, minutes_simulated, last, html, plan, members } => {
             let safety = Duration::from_secs_f64(minutes_simulated * 60.0);
+            let planned = plan_of(seed, safety, members);
             if plan {
-                say!("{:#?}", Plan::of_seed(seed, safety));
+                say!("{planned:#?}");
             }
-            replay(seed, safety, last, html.as_deref())
+            replay(planned, last, html.as_deref())
         }
         Command::Hashes { seeds, from, seconds_simulated, threads } => {
             let safety = Duration::from_secs_f64(seconds_simulated);
-            hashes(Sweep { from, seeds, safety, threads })
+            hashes(Sweep { from, seeds, safety, threads, members: false })
         }
         Command::Crashes {
             seeds,
@@ -245,7 +254,7 @@ fn run(what: Sweep, failures_max: usize, list: bool) -> ExitCode {
     });
     say!("{summary}");
     for failure in summary.failures.iter().take(3) {
-        explain(failure, what.safety);
+        explain(failure, what);
     }
     let silent = if what.safety < ALL_STRIKE_WITHIN { &[] } else { &*summary.silent_runs };
     for (seed, faults) in silent {
@@ -318,20 +327,22 @@ fn run_damage(sweep: DamageSweep) -> ExitCode {
 }
 
 /// Runs a failed seed again and shows how it ended.
-fn explain(failure: &RunReport, safety: Duration) {
-    let minutes = safety.as_secs_f64() / 60.0;
+fn explain(failure: &RunReport, what: Sweep) {
+    let minutes = what.safety.as_secs_f64() / 60.0;
     let Some(violation) = &failure.violation else { return };
     say!("\nseed {} violates {violation}", failure.seed);
-    let again = run_seed(failure.seed, safety, Trace::keeping(LINES_SHOWN));
+    let plan = plan_of(failure.seed, what.safety, what.members);
+    let again = run_plan(plan, Trace::keeping(LINES_SHOWN), None);
     for line in &again.lines {
         say!("  {line}");
     }
-    say!("  sampan-sim replay {} --minutes-simulated {minutes}", failure.seed);
+    let members = if what.members { " --members" } else { "" };
+    say!("  sampan-sim replay {} --minutes-simulated {minutes}{members}", failure.seed);
 }
 
-fn replay(seed: u64, safety: Duration, last: Option<usize>, html: Option<&Path>) -> ExitCode {
-    let trace = last.map_or_else(Trace::printing, Trace::keeping);
-    let report = run_seed(seed, safety, trace);
+fn replay(plan: Plan, last: Option<usize>, html: Option<&Path>) -> ExitCode {
+    let (seed, trace) = (plan.seed, last.map_or_else(Trace::printing, Trace::keeping));
+    let report = run_plan(plan, trace, None);
     for line in &report.lines {
         say!("{line}");
     }

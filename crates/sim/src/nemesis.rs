@@ -68,6 +68,8 @@ const SCHEDULED: [Fault; 32] = [
 const TRY_AGAIN_US: u64 = 700_000;
 /// So many times.
 pub(crate) const TRIES_MAX: u32 = 60;
+/// The operator makes no more machines voters.
+const VOTERS_MAX: usize = 7;
 
 /// When what strikes: each enabled kind at least once, and then at random.
 pub(crate) fn schedule(
@@ -193,6 +195,16 @@ impl Simulation {
         }
         self.cut(ways, 12_000_000);
         true
+    }
+
+    /// A machine and the others no longer hear each other for a while.
+    pub(crate) fn isolate(&mut self, id: NodeId) {
+        if self.is_healing() {
+            return;
+        }
+        let others = self.machines().into_iter().filter(|other| *other != id);
+        let ways = others.flat_map(|other| [(id, other), (other, id)]).collect();
+        self.cut(ways, 12_000_000);
     }
 
     fn one_way_cut(&mut self) -> bool {
@@ -476,13 +488,17 @@ impl Simulation {
             return Ok(false);
         };
         let voters: Vec<NodeId> = now.voters.iter().copied().collect();
-        let victim = *self.rng.pick(&voters);
+        let leader = self.world.leader().filter(|leader| now.voters.contains(leader));
+        let victim = match leader {
+            Some(leader) if self.rng.one_in(3) => leader,
+            _ => *self.rng.pick(&voters),
+        };
         let mut asked = true;
-        match self.rng.below(4) {
-            0 | 3 if voters.len() == 1 || (voters.len() < 7 && self.rng.one_in(2)) => {
-                let fresh = self.add_machine()?;
-                asked = fresh.is_some();
-                if let Some(id) = fresh {
+        match self.rng.below(5) {
+            0 | 3 if voters.len() == 1 || (voters.len() < VOTERS_MAX && self.rng.one_in(2)) => {
+                let machine = self.find_machine()?;
+                asked = machine.is_some();
+                if let Some(id) = machine {
                     self.operator.wish(Wish::Learn(id));
                     self.operator.wish(Wish::Promote(id));
                 }
@@ -492,6 +508,7 @@ impl Simulation {
                 self.operator.wish(Wish::Demote(victim));
                 self.operator.wish(Wish::Promote(victim));
             }
+            4 => asked = self.change_several(voters)?,
             _ => {
                 let fresh = self.add_machine()?;
                 asked = fresh.is_some();
@@ -503,6 +520,26 @@ impl Simulation {
             }
         }
         Ok(asked)
+    }
+
+    /// Several voters change at once, all of them perhaps.
+    fn change_several(&mut self, mut voters: Vec<NodeId>) -> Result<bool, Violation> {
+        let mut new = Vec::new();
+        for _ in 0..self.rng.between(1, 3) {
+            new.extend(self.find_machine()?);
+        }
+        if new.is_empty() {
+            return Ok(false);
+        }
+        self.rng.shuffle(&mut voters);
+        let most = voters.len().min(VOTERS_MAX - new.len());
+        let least = self.voters_min().saturating_sub(new.len()).min(most);
+        voters.truncate(self.rng.between(least as u64, most as u64) as usize);
+        for &id in &new {
+            self.operator.wish(Wish::Learn(id));
+        }
+        self.operator.wish(Wish::Vote(voters.into_iter().chain(new).collect()));
+        Ok(true)
     }
 
     /// The members are never made fewer than these: what a disk may lose for good must stay within

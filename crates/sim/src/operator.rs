@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use sampan_base::{Configuration, NodeId};
+use sampan_base::{Configuration, NodeId, Term};
 use sampan_replica::Input;
 
 use crate::checkers::Violation;
 use crate::clock::NodeClock;
 use crate::disk::{Mishap, SimDisk};
+use crate::faults::Fault;
 use crate::node::NodeSetup;
 use crate::run::{Simulation, Todo};
 use crate::swarm_network::NODES_MAX;
@@ -19,8 +20,15 @@ const LOOK_EVERY_US: u64 = 200_000;
 const CAUGHT_UP_ENTRIES: u64 = 8;
 /// At each look, a damaged disk is replaced once in so many times.
 const REPLACE_ONE_IN: u64 = 25;
-/// A machine that left the cluster runs on for at most this long, to disturb it.
+/// A machine that left the cluster runs on for at most this long, to disturb it; and for this long where what
+/// keeps such machines from disturbing it is on.
 const GOODBYE_US: u64 = 3_000_000;
+const LONG_GOODBYE_US: u64 = 60_000_000;
+/// A learner is promoted before it has caught up, once in so many looks at it.
+const HASTY_ONE_IN: u64 = 50;
+/// Something happens to the leader that was asked for a change, once in so many times, within this long.
+const UPSET_ONE_IN: u64 = 4;
+const UPSET_WITHIN_US: u64 = 40_000;
 
 /// Something the operator wants.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,6 +43,8 @@ pub(crate) enum Wish {
     Leave(NodeId),
     /// A lost member leaves, and a fresh one listens.
     Replace(NodeId, NodeId),
+    /// These members vote, and the other voters leave, in one change.
+    Vote(BTreeSet<NodeId>),
 }
 
 /// A change that a wish comes to.
@@ -54,6 +64,17 @@ pub(crate) struct Operator {
     pub(crate) last_id: u64,
     /// Machines that are to be taken away once they are no members.
     leaving: Vec<NodeId>,
+    /// Changes that were made.
+    pub(crate) changes: u64,
+    /// Machines that became members again.
+    pub(crate) returns: u64,
+    /// Machines that are no members any more and run on.
+    gone: BTreeSet<NodeId>,
+    /// The latest term that it has seen a leader of. It believes none of an earlier one: such a leader may have
+    /// left, and still not know it.
+    term: Term,
+    /// The wish that comes next is granted whatever its machines have of the log.
+    is_hasty: bool,
 }
 
 impl Operator {
@@ -116,6 +137,29 @@ impl Simulation {
         Ok(())
     }
 
+    /// A machine that is to become a member: a fresh one, or one that left, with what is on its disk.
+    pub(crate) fn find_machine(&mut self) -> Result<Option<NodeId>, Violation> {
+        let is_whole = |id: &NodeId| {
+            let disk = self.world.get(*id).map(crate::node::Node::disk);
+            disk.is_some_and(|disk| !disk.damaged && !disk.is_new)
+        };
+        let whole: Vec<NodeId> = self.operator.gone.iter().copied().filter(is_whole).collect();
+        if whole.is_empty() || self.rng.one_in(2) {
+            return self.add_machine();
+        }
+        let id = *self.rng.pick(&whole);
+        self.operator.gone.remove(&id);
+        self.operator.returns += 1;
+        Ok(Some(id))
+    }
+
+    /// A machine that left is taken away, unless it has come back.
+    pub(crate) fn take_away_for_good(&mut self, id: NodeId) {
+        if self.operator.gone.remove(&id) {
+            self.remove_machine(id);
+        }
+    }
+
     /// A machine is taken away, with its disk.
     pub(crate) fn remove_machine(&mut self, id: NodeId) {
         if let Some(node) = self.world.get(id) {
@@ -132,6 +176,9 @@ impl Simulation {
     /// The configuration that the leader has in force, if it is committed and simple.
     pub(crate) fn settled_configuration(&self) -> Option<Configuration> {
         let raft = self.world.node(self.world.leader()?).replica()?.raft();
+        if raft.term() < self.operator.term {
+            return None;
+        }
         let (latest, committed) = (raft.configuration(), raft.configuration_at(raft.commit()));
         (latest == committed && !latest.is_joint()).then(|| latest.clone())
     }
@@ -172,28 +219,67 @@ impl Simulation {
     /// The operator looks at the cluster and does the next thing.
     pub(crate) fn operator_looks(&mut self) -> Result<(), Violation> {
         self.after(LOOK_EVERY_US, Todo::Operator);
+        let leader = self.world.leader().and_then(|id| self.world.node(id).replica());
+        let term = leader.map(|leader| leader.raft().term());
+        self.operator.term = self.operator.term.max(term.unwrap_or_default());
         if self.operator.is_content() {
             return self.replace_the_damaged();
         }
         let Some(now) = self.settled_configuration() else { return self.ask_too_early() };
-        if let Some(goal) = self.operator.goal.take_if(|goal| goal.from != now)
-            && goal.to != now
-        {
-            // It was made from what a leader that was cut off took for the configuration.
-            self.operator.wishes.push_front(goal.wish);
+        if let Some(goal) = self.operator.goal.take_if(|goal| goal.from != now) {
+            if goal.to == now {
+                self.operator.changes += 1;
+            } else {
+                // It was made from what a leader that was cut off took for the configuration.
+                self.operator.wishes.push_front(goal.wish);
+            }
         }
         self.say_goodbye(&now);
         if self.operator.goal.is_none() {
+            if self.operator.wishes.is_empty() {
+                // They were to leave for machines that are lost, and stay.
+                self.operator.leaving.clear();
+            }
             self.next_goal(&now);
         }
         let (Some(goal), Some(leader)) = (&self.operator.goal, self.world.leader()) else {
             return Ok(());
         };
-        let input = Input::ChangeConfiguration(goal.to.clone());
+        let change = goal.to.clone();
         self.world.trace.line(self.world.now(), || {
             format!("operator asks {leader} for {}", self.operator.describe())
         });
-        self.world.input(leader, input)
+        if self.rng.one_in(UPSET_ONE_IN) {
+            self.upset_change(leader, &change)?;
+        }
+        self.world.input(leader, Input::ChangeConfiguration(change))
+    }
+
+    /// While a change is under way its leader is lost, or its configuration is in snapshots; or another leader,
+    /// which does not know yet that it is none, is asked for the change first.
+    fn upset_change(&mut self, leader: NodeId, change: &Configuration) -> Result<(), Violation> {
+        let wait = self.rng.below(UPSET_WITHIN_US);
+        let life = self.world.node(leader).lives();
+        match self.rng.below(4) {
+            0 if self.plan.faults.has(Fault::Kill) => {
+                self.after(wait, Todo::KillIfUp(leader, life));
+            }
+            1 if self.plan.faults.has(Fault::Partition) => {
+                self.after(wait, Todo::Isolate(leader));
+            }
+            2 => self.after(wait, Todo::Snapshots),
+            _ => {
+                let leads = |node: &crate::node::Node| {
+                    node.replica().is_some_and(|replica| replica.raft().is_leader())
+                };
+                let leaders = self.world.nodes().filter(|node| leads(node));
+                let deposed: Vec<NodeId> = leaders.map(crate::node::Node::id).collect();
+                for id in deposed.into_iter().filter(|id| *id != leader) {
+                    self.world.input(id, Input::ChangeConfiguration(change.clone()))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A hasty operator asks for another change while one is under way: to be refused.
@@ -216,14 +302,19 @@ impl Simulation {
     fn say_goodbye(&mut self, now: &Configuration) {
         let gone: Vec<NodeId> =
             self.operator.leaving.extract_if(.., |id| !now.is_member(*id)).collect();
+        let raft = &self.plan.options.raft;
+        let is_harmless = raft.pre_vote || raft.check_quorum;
         for id in gone {
-            let wait = self.rng.below(GOODBYE_US);
+            let is_long = is_harmless && self.rng.one_in(2);
+            let wait = self.rng.below(if is_long { LONG_GOODBYE_US } else { GOODBYE_US });
+            self.operator.gone.insert(id);
             self.after(wait, Todo::Remove(id));
         }
     }
 
     fn next_goal(&mut self, now: &Configuration) {
         let Some(wish) = self.operator.wishes.front().cloned() else { return };
+        self.operator.is_hasty |= self.rng.one_in(HASTY_ONE_IN);
         let mut goal = now.clone();
         match wish.clone() {
             Wish::Learn(id) => {
@@ -233,7 +324,7 @@ impl Simulation {
             }
             Wish::Promote(id) => {
                 if now.learners.contains(&id) && self.world.get(id).is_some() {
-                    if !self.has_caught_up(id) {
+                    if !self.has_caught_up(id) && !self.operator.is_hasty {
                         return;
                     }
                     goal.learners.remove(&id);
@@ -260,8 +351,21 @@ impl Simulation {
                 goal.learners.insert(fresh);
             }
             Wish::Replace(_, fresh) => self.operator.leaving.push(fresh),
+            Wish::Vote(voters) => {
+                let is_there = |id: &NodeId| now.is_member(*id) && self.world.get(*id).is_some();
+                if voters.iter().all(is_there) {
+                    let mut new = voters.iter().filter(|id| !now.voters.contains(*id));
+                    if !self.operator.is_hasty && !new.all(|id| self.has_caught_up(*id)) {
+                        return;
+                    }
+                    self.operator.leaving.extend(now.voters.difference(&voters));
+                    goal.learners.retain(|id| !voters.contains(id));
+                    goal.voters = voters;
+                }
+            }
         }
         self.operator.wishes.pop_front();
+        self.operator.is_hasty = false;
         // A leader that was cut off may still name learners whose machines are gone.
         goal.learners.retain(|id| self.world.get(*id).is_some());
         if goal != *now && !goal.voters.is_empty() {

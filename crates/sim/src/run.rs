@@ -60,6 +60,8 @@ pub(crate) enum Todo {
     Shutdown(NodeId),
     KillIfUp(NodeId, u64),
     Remove(NodeId),
+    Isolate(NodeId),
+    Snapshots,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,6 +108,10 @@ pub struct RunReport {
     pub left_unread: u64,
     /// Turns whose share of replies did not suffice for all reads.
     pub turns_short: u64,
+    /// Changes of members that were made.
+    pub changes: u64,
+    /// Machines that left, and became members again.
+    pub returns: u64,
     /// Kinds of fault whose turn came late, in a cluster that was sound.
     pub had_their_turn: crate::faults::FaultSet,
     /// The last lines of the trace, if they were kept.
@@ -475,7 +481,9 @@ impl Simulation {
                     self.kill_and_restart(id, 500_000);
                 }
             }
-            Todo::Remove(id) => self.remove_machine(id),
+            Todo::Remove(id) => self.take_away_for_good(id),
+            Todo::Isolate(id) => self.isolate(id),
+            Todo::Snapshots => return self.take_snapshots().map(drop),
         }
         Ok(())
     }
@@ -652,6 +660,8 @@ impl Simulation {
             refusals: self.refusals,
             left_unread: self.left_unread,
             turns_short: self.world.counts.turns_short,
+            changes: self.operator.changes,
+            returns: self.operator.returns,
             had_their_turn: self.had_their_turn,
             lines: self.world.trace.into_lines(),
             record: failed.then(|| Box::new(self.record.history)),

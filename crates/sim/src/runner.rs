@@ -30,6 +30,13 @@ pub struct Sweep {
     pub safety: Duration,
     /// On how many threads.
     pub threads: usize,
+    /// Members change all the time.
+    pub members: bool,
+}
+
+/// What a seed decides in advance, for a run of one kind or the other.
+pub fn plan_of(seed: u64, safety: Duration, members: bool) -> Plan {
+    if members { Plan::of_members(seed, safety) } else { Plan::of_seed(seed, safety) }
 }
 
 /// What came of many seeds.
@@ -59,6 +66,10 @@ pub struct Summary {
     pub left_unread: u64,
     /// Turns whose share of replies did not suffice for all reads.
     pub turns_short: u64,
+    /// Changes of members that were made.
+    pub changes: u64,
+    /// Machines that left, and became members again.
+    pub returns: u64,
     /// How often each kind of fault struck.
     pub faults: FaultCounts,
     /// In how many runs each kind could have struck.
@@ -124,6 +135,8 @@ pub fn run_plan(plan: Plan, trace: Trace, watch: Option<Box<dyn SyncWatch>>) -> 
             refusals: 0,
             left_unread: 0,
             turns_short: 0,
+            changes: 0,
+            returns: 0,
             had_their_turn: crate::faults::FaultSet::default(),
             lines: Vec::new(),
             record: None,
@@ -148,7 +161,8 @@ pub fn sweep(sweep: Sweep, failures_max: usize, mut each: impl FnMut(&RunReport)
                     if seed >= sweep.from + sweep.seeds {
                         break;
                     }
-                    if sender.send(run_seed(seed, sweep.safety, Trace::quiet())).is_err() {
+                    let plan = plan_of(seed, sweep.safety, sweep.members);
+                    if sender.send(run_plan(plan, Trace::quiet(), None)).is_err() {
                         break;
                     }
                 }
@@ -182,6 +196,8 @@ fn summarize(reports: Vec<RunReport>, wall: Duration) -> Summary {
         summary.batches_repaired += report.batches_repaired;
         summary.left_unread += report.left_unread;
         summary.turns_short += report.turns_short;
+        summary.changes += report.changes;
+        summary.returns += report.returns;
         for (sum, count) in summary.operations.iter_mut().zip(report.operations) {
             *sum += count;
         }
@@ -250,6 +266,8 @@ impl fmt::Display for Summary {
         writeln!(f, "logs given up and back {:>8}", self.repairs)?;
         writeln!(f, "left unread          {:>10}", self.left_unread)?;
         writeln!(f, "turns short of replies {:>8}", self.turns_short)?;
+        writeln!(f, "changes of members   {:>10}", self.changes)?;
+        writeln!(f, "machines taken back  {:>10}", self.returns)?;
         writeln!(f, "slowest recovery     {:>10.1} virtual s", self.recovery_max.as_secs_f64())?;
         write!(f, "trace hash     {:016x}", self.hash)
     }

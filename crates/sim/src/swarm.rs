@@ -118,6 +118,42 @@ impl Plan {
         }
     }
 
+    /// The plan of a seed whose members change all the time, while whatever may come in between does.
+    pub fn of_members(seed: u64, safety: Duration) -> Self {
+        let mut plan = Self::of_seed(seed, safety);
+        let (raft, rates) = (&mut plan.options.raft, &mut plan.rates);
+        raft.election_timeout_min = raft.election_timeout_min.min(Duration::from_millis(300));
+        raft.election_timeout_max = raft.election_timeout_min * 2;
+        raft.heartbeat_interval = raft.heartbeat_interval.min(raft.election_timeout_min / 3);
+        // New members catch up in time.
+        raft.snapshot_chunk_bytes_max = raft.snapshot_chunk_bytes_max.max(1_024);
+        plan.options.raft_state_bytes_max =
+            plan.options.raft_state_bytes_max.map(|most| most.min(64 << 10));
+        (rates.drop, rates.delay) = (rates.drop.min(20), 0);
+        let kinds = [Fault::Drop, Fault::Duplicate, Fault::Reorder, Fault::ReadError];
+        let kinds = kinds.into_iter().filter(|fault| plan.faults.has(*fault));
+        let mut faults = FaultSet::of(&kinds.collect::<Vec<_>>());
+        for fault in [
+            Fault::Membership,
+            Fault::Learner,
+            Fault::Transfer,
+            Fault::Partition,
+            Fault::OneWayCut,
+            Fault::Kill,
+            Fault::Pause,
+            Fault::PowerCut,
+            Fault::Snapshot,
+            Fault::DiskLost,
+            Fault::Retry,
+        ] {
+            faults.insert(fault);
+        }
+        let sessions = plan.clients.iter().filter(|client| client.session).count();
+        remove_impossible(&mut faults, plan.nodes, sessions, &plan.options);
+        (plan.faults, plan.fault_every_us) = (faults, 800_000);
+        plan
+    }
+
     /// The options of one node.
     pub fn options_of(&self, id: NodeId) -> Options {
         let mut options = self.options.clone();

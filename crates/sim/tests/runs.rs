@@ -19,13 +19,22 @@ fn expect_well(report: &RunReport) {
 #[test]
 fn a_few_seeds_end_well() {
     let safety = Duration::from_secs(15);
-    let summary = sweep(Sweep { from: 1, seeds: 12, safety, threads: 2 }, 1, |_| {});
+    let summary =
+        sweep(Sweep { from: 1, seeds: 12, safety, threads: 2, members: false }, 1, |_| {});
     summary.failures.iter().for_each(expect_well);
     let [ok, ..] = summary.operations;
     assert!(ok as f64 > 20.0 * summary.virtual_time.as_secs_f64(), "{summary}");
     assert!(summary.rehearsals > 50, "{summary}");
     assert!(summary.faults.of(Fault::Untaken) > 0 && summary.turns_short > 0, "{summary}");
     assert!(summary.left_unread > 0, "{summary}");
+}
+
+#[test]
+fn members_that_come_and_go_leave_a_cluster_that_works() {
+    let safety = Duration::from_secs(30);
+    let summary = sweep(Sweep { from: 1, seeds: 8, safety, threads: 2, members: true }, 1, |_| {});
+    summary.failures.iter().for_each(expect_well);
+    assert!(summary.changes > 80 && summary.returns > 2, "{summary}");
 }
 
 #[test]

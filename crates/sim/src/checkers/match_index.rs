@@ -15,7 +15,10 @@ pub struct MatchIndex {
 impl MatchIndex {
     /// A leader took a turn: what it says anew of its peers is looked at.
     pub fn check(&mut self, turn: &Turn<'_>, nodes: &[Option<Seen>]) -> Result<(), Violation> {
+        let mut next = 0;
         for peer in turn.replica.raft().peers() {
+            self.forget_left(turn.id, next, peer.id.get() as usize);
+            next = peer.id.get() as usize + 1;
             let said = self.said(turn.id, peer.id);
             let before = std::mem::replace(said, (turn.now.term, peer.matched));
             if before != (turn.now.term, peer.matched) {
@@ -23,7 +26,16 @@ impl MatchIndex {
                 check_true(turn, &peer, nodes)?;
             }
         }
+        self.forget_left(turn.id, next, usize::MAX);
         Ok(())
+    }
+
+    /// Of nodes `from..to`, which are no members, a leader knows nothing should they come back.
+    fn forget_left(&mut self, leader: NodeId, from: usize, to: usize) {
+        if let Some(said) = self.said.get_mut(leader.get() as usize) {
+            let to = to.min(said.len());
+            said.get_mut(from..to).into_iter().for_each(|left| left.fill(Default::default()));
+        }
     }
 
     fn said(&mut self, leader: NodeId, peer: NodeId) -> &mut (Term, LogIndex) {
