@@ -90,7 +90,8 @@ pub struct Durable {
 /// does not compile.
 ///
 /// ```compile_fail
-/// fn acknowledge_early(reply: sampan_raft::AfterPersist<sampan_raft::Message>) -> sampan_raft::Message {
+/// use sampan_raft::{AfterPersist, Message};
+/// fn acknowledge_early(reply: AfterPersist<Message>) -> Message {
 ///     reply.value // private
 /// }
 /// ```

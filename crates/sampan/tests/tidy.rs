@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// Files beyond this are more than one subject.
 const FILE_LINES_MAX: usize = 800;
 
+/// Where `rustfmt` ends code. It leaves comments as they are.
+const COMMENT_COLUMNS_MAX: usize = 100;
+
 /// The arrows of `ARCHITECTURE.md`: crate, and what it may use of ours.
 const ARROWS: &[(&str, &[&str])] = &[
     ("base", &[]),
@@ -81,6 +84,25 @@ fn a_file_is_one_subject() {
         if is_module && !is_test {
             assert!(text.starts_with("//!"), "{} does not say what it is", file.display());
         }
+    }
+}
+
+#[test]
+fn comments_end_where_code_does() {
+    let mut files = Vec::new();
+    rust_files(&root().join("crates"), &mut files);
+    for file in files {
+        let text = fs::read_to_string(&file).expect("a readable file");
+        // Rows of tables and examples cannot be broken.
+        let is_long = |line: &&str| {
+            let text = line.trim_start().trim_start_matches(['/', '!']);
+            line.trim_start().starts_with("//")
+                && line.chars().count() > COMMENT_COLUMNS_MAX
+                && !text.starts_with(" |")
+                && !text.starts_with("    ")
+        };
+        let long = text.lines().find(is_long);
+        assert_eq!(long, None, "in {}", file.display());
     }
 }
 

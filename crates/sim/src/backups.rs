@@ -1,7 +1,7 @@
 //! Backups of the running cluster, and what they must hold: a sound snapshot of the state at its
 //! index, with every write in it that was acknowledged before the backup was asked for
-//! (`docs/operations.md`). A node that has given up a snapshot, because its backup was damaged, never hands
-//! that out again.
+//! (`docs/operations.md`). A node that has given up a snapshot, because its backup was damaged,
+//! never hands that out again.
 //!
 //! A copy of the disk is read, at the moment in which the host would open the file: what the backup
 //! meets there is no business of the node's.

@@ -251,7 +251,8 @@ impl Simulation {
         self.client_begins(client, Want::Operation { op, once })
     }
 
-    /// A client asks for so much at once on its connection, whatever it has under way there: mostly reads.
+    /// A client asks for so much at once on its connection, whatever it has under way there: mostly
+    /// reads.
     pub(crate) fn client_pipelines(
         &mut self,
         client: usize,
@@ -366,7 +367,8 @@ impl Simulation {
         self.rng.between(CLIENT_LATENCY_US.0, CLIENT_LATENCY_US.1)
     }
 
-    /// Requests reach their node, if there is one. A node that has enough under way does not read them yet.
+    /// Requests reach their node, if there is one. A node that has enough under way does not read
+    /// them yet.
     pub(crate) fn requests_arrive(
         &mut self,
         client: usize,
@@ -419,7 +421,8 @@ impl Simulation {
         self.world.input(node, Input::Client { connection, requests })
     }
 
-    /// A node answered: the answer is on its way to the client, or kept for one that does not take it.
+    /// A node answered: the answer is on its way to the client, or kept for one that does not take
+    /// it.
     pub(crate) fn reply_leaves(
         &mut self,
         node: NodeId,
@@ -482,8 +485,8 @@ impl Simulation {
             (Verdict::SessionGone, Some((session, _))) => {
                 self.counts.add(Fault::SessionExpiry, 1);
                 self.clients[client].forget_session(session);
-                // That copy was not executed. An earlier one may have been, but not of a command that was
-                // sent once: of what a node has repeated it says no such thing.
+                // That copy was not executed. An earlier one may have been, but not of a command
+                // that was sent once: of what a node has repeated it says no such thing.
                 let end = if sent_once { End::Never } else { End::Unknown };
                 self.client_learns(client, id, end, decided_at);
             }

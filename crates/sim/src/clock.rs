@@ -24,7 +24,8 @@ pub struct NodeClock {
 }
 
 impl NodeClock {
-    /// A clock whose monotonic reading starts at `mono_us` and whose wall clock is off by `skew_ms`.
+    /// A clock whose monotonic reading starts at `mono_us` and whose wall clock is off by
+    /// `skew_ms`.
     pub fn new(mono_us: u64, skew_ms: i64, drift: DriftPpm) -> Self {
         let mut clock =
             Self { base: SimTime::ZERO, base_mono_us: mono_us, drift, wall_offset_ms: 0 };

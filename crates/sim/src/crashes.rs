@@ -3,13 +3,14 @@
 //! Systems Are Not Created Equal", OSDI'14, turned on ourselves).
 //!
 //! A *reference run* is one of the swarm's ([`crate::run`]) with tiny files and much to do: kills,
-//! partitions, transfers, snapshots, of which some arrive in parts of 16 bytes. At each of its syncs
-//! ([`crate::sync_points`]) the unsynced sectors, names and lengths are enumerated: all combinations up
-//! to a limit, above that a sample with the two extremes in it. On each such disk the shipping replica
-//! is started and held against the books ([`crate::checkers::recovery::check_image`]). Of some of these
-//! starts the syncs are looked at again: the power may go while a node recovers from a power loss. And
-//! some points of each kind are lived through: the same run once more, the power going at that point, the
-//! cluster going on with what is left, and everything judged as at any seed.
+//! partitions, transfers, snapshots, of which some arrive in parts of 16 bytes. At each of its
+//! syncs ([`crate::sync_points`]) the unsynced sectors, names and lengths are enumerated: all
+//! combinations up to a limit, above that a sample with the two extremes in it. On each such disk
+//! the shipping replica is started and held against the books
+//! ([`crate::checkers::recovery::check_image`]). Of some of these starts the syncs are looked at
+//! again: the power may go while a node recovers from a power loss. And some points of each kind
+//! are lived through: the same run once more, the power going at that point, the cluster going on
+//! with what is left, and everything judged as at any seed.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -264,8 +265,9 @@ fn live_through(seed: u64, point: u64, safety: Duration, trace: Trace) -> RunRep
 }
 
 /// The run of a seed: three or five nodes with tiny files, through kills, partitions, transfers and
-/// snapshots, over a network that loses nothing. In that of every second seed snapshots are taken of next
-/// to nothing, are written and sent in tiny chunks, and what arrives of them is synced often.
+/// snapshots, over a network that loses nothing. In that of every second seed snapshots are taken
+/// of next to nothing, are written and sent in tiny chunks, and what arrives of them is synced
+/// often.
 pub fn reference_plan(seed: u64, safety: Duration) -> Plan {
     let mut plan = Plan::of_seed(seed, safety);
     plan.nodes = if seed.is_multiple_of(4) { 5 } else { 3 };

@@ -1,19 +1,19 @@
 //! Damage: every byte of one node's files changed, one at a time, and what the node makes of it.
 //!
 //! A reference run ([`crate::crashes::reference_plan`]) is played until all is well and quiet. Then
-//! each byte of a node's log, hard state, snapshots and identity is flipped, zeroed and swapped with
-//! another one; each sector zeroed, swapped, and written over by another one, as a misdirected write
-//! would; each file lost. The shipping replica is started from each such disk. It must
+//! each byte of a node's log, hard state, snapshots and identity is flipped, zeroed and swapped
+//! with another one; each sector zeroed, swapped, and written over by another one, as a misdirected
+//! write would; each file lost. The shipping replica is started from each such disk. It must
 //!
 //! - find the very same state, because nothing there is in use, or
 //! - heal by itself, from a second copy or an older snapshot, with nothing missing, or
 //! - know that something is missing, and not vote until its peers gave it back, or
 //! - refuse, with a reason.
 //!
-//! Anything else is a failure. A log that can be repaired from its peers is, from a node that has all;
-//! and once for each reference run the logs of all nodes are damaged at once. Some of each kind are
-//! lived through by the whole cluster, under load: the others serve on, the node is repaired by its
-//! peers, or replaced if it refuses, and everything is judged as at any seed.
+//! Anything else is a failure. A log that can be repaired from its peers is, from a node that has
+//! all; and once for each reference run the logs of all nodes are damaged at once. Some of each
+//! kind are lived through by the whole cluster, under load: the others serve on, the node is
+//! repaired by its peers, or replaced if it refuses, and everything is judged as at any seed.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -313,8 +313,8 @@ fn start_all(simulation: &mut Simulation, ids: &[NodeId]) -> Result<(), Violatio
     Ok(())
 }
 
-/// The logs of all nodes are damaged, each at another entry, and all start at once: they must repair
-/// one another, and nothing may be lost. What went wrong, if anything.
+/// The logs of all nodes are damaged, each at another entry, and all start at once: they must
+/// repair one another, and nothing may be lost. What went wrong, if anything.
 fn all_at_once(seed: u64, safety: Duration) -> Option<String> {
     let mut plan = reference_plan(seed, safety);
     plan.options.raft_state_bytes_max = None;

@@ -150,8 +150,8 @@ impl Fault {
     pub const CHANGES_OF_VOTERS: [Self; 5] =
         [Self::BitFlip, Self::BadSector, Self::Misdirected, Self::DiskLost, Self::Membership];
 
-    /// Does it wait until the members are settled, and the loss of one disk more can be borne? Other
-    /// kinds make way for it in time (`insistence.rs`).
+    /// Does it wait until the members are settled, and the loss of one disk more can be borne?
+    /// Other kinds make way for it in time (`insistence.rs`).
     pub const fn needs_a_sound_cluster(self) -> bool {
         matches!(
             self,

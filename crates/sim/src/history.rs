@@ -70,8 +70,9 @@ pub enum ToldWhat {
 }
 
 impl ToldWhat {
-    /// What this answer to an operation says, if it was sent so often. Of a command of a session nobody
-    /// knows at which index it took effect: a node may have sent it again, for an answer that was lost.
+    /// What this answer to an operation says, if it was sent so often. Of a command of a session
+    /// nobody knows at which index it took effect: a node may have sent it again, for an answer
+    /// that was lost.
     pub(crate) fn of(op: &Op, reply: &Reply, attempts: u32, is_once: bool) -> Option<Self> {
         Some(match (op, reply) {
             (Op::Append(key, token), Reply::Int(_)) if attempts == 1 => {

@@ -1,9 +1,9 @@
-//! The other half of the nemesis: a kind of fault that could strike in this run, and has not been felt
-//! after a third of it, is brought about until it is.
+//! The other half of the nemesis: a kind of fault that could strike in this run, and has not been
+//! felt after a third of it, is brought about until it is.
 //!
 //! A schedule alone cannot promise that: a write that is to fail may never be issued, a power loss
-//! may find everything synced. A run in which an enabled kind stayed silent has tested less than its
-//! summary says, and counts as failed (`runner.rs`).
+//! may find everything synced. A run in which an enabled kind stayed silent has tested less than
+//! its summary says, and counts as failed (`runner.rs`).
 
 use sampan_base::NodeId;
 use sampan_replica::Input;
@@ -19,8 +19,8 @@ const LOOK_EVERY_US: u64 = 1_500_000;
 /// A node that is to need a snapshot stays away for this long, in microseconds.
 const AWAY_US: u64 = 25_000_000;
 
-/// After so many thousandths of the safety phase kinds that wait for a sound cluster have waited long
-/// enough.
+/// After so many thousandths of the safety phase kinds that wait for a sound cluster have waited
+/// long enough.
 const OWING_FROM_PERMILLE: u64 = 600;
 
 impl Simulation {

@@ -1,13 +1,13 @@
 //! Deterministic simulation of whole Sampan clusters.
 //!
 //! N of the shipping [`sampan_replica::Replica`]s run in virtual time over a simulated network,
-//! simulated disks and simulated clocks ([`world`]); clients talk to them and keep a history of what
-//! they were told; oracles look on after every turn ([`checkers`]). One seed decides everything: the
-//! cluster, its limits, the load, and which faults strike when ([`swarm`]). The same seed gives the
-//! same run, on every machine and in every build.
+//! simulated disks and simulated clocks ([`world`]); clients talk to them and keep a history of
+//! what they were told; oracles look on after every turn ([`checkers`]). One seed decides
+//! everything: the cluster, its limits, the load, and which faults strike when ([`swarm`]). The
+//! same seed gives the same run, on every machine and in every build.
 //!
-//! What is absent: a second implementation of product logic, and anything that is not decided by the
-//! seed. Only the runner looks at a clock, to say how fast it was.
+//! What is absent: a second implementation of product logic, and anything that is not decided by
+//! the seed. Only the runner looks at a clock, to say how fast it was.
 
 // Figures stand as the reference printed them; a violation takes its text; a script of cuts and
 // joins reads best a line each.

@@ -120,7 +120,8 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         threads: usize,
     },
-    /// Let the power go at every sync of reference runs, and start from every disk that may be left.
+    /// Let the power go at every sync of reference runs, and start from every disk that may be
+    /// left.
     Crashes {
         /// How many reference runs.
         #[arg(long, default_value_t = 8)]
@@ -134,8 +135,8 @@ enum Command {
         /// Up to so many disks that a power loss may leave at one sync, try all.
         #[arg(long, default_value_t = 1024)]
         exhaustive_ways: u64,
-        /// How many crashes of each run the whole cluster lives through: of each kind in turn one, or all
-        /// of them, if there are no more.
+        /// How many crashes of each run the whole cluster lives through: of each kind in turn one,
+        /// or all of them, if there are no more.
         #[arg(long, default_value_t = 20)]
         continued: u64,
         /// On how many threads.

@@ -470,8 +470,8 @@ impl Simulation {
         self.after(down, Todo::Restart(id));
     }
 
-    /// A disk is emptied once more while the node is still being brought up: the cluster bears that, for
-    /// it is the same one.
+    /// A disk is emptied once more while the node is still being brought up: the cluster bears
+    /// that, for it is the same one.
     pub(crate) fn wipe_again(&mut self, id: NodeId) {
         let is_unchanged =
             self.settled_configuration().is_some_and(|now| now.voters == self.first_voters());

@@ -63,8 +63,8 @@ pub trait Network {
         true
     }
 
-    /// A connection from `from` to `to` opens or closes: how long until `to` learns of it, or `None`
-    /// if it does not.
+    /// A connection from `from` to `to` opens or closes: how long until `to` learns of it, or
+    /// `None` if it does not.
     fn hint_us(&mut self, now: SimTime, from: NodeId, to: NodeId) -> Option<u64>;
 }
 

@@ -157,8 +157,9 @@ impl Node {
         &mut self.disk
     }
 
-    /// A disk that was emptied, or is new, is whole when it says so itself: that its node votes, as that does.
-    /// A node that votes again and loses its power before it has said so starts as one that does not.
+    /// A disk that was emptied, or is new, is whole when it says so itself: that its node votes, as
+    /// that does. A node that votes again and loses its power before it has said so starts as one
+    /// that does not.
     pub(crate) fn note_that_disk_is_whole(&mut self) {
         if self.disk.emptied || self.disk.is_new {
             let copy = self.disk.read("hard_state.b", 0, PAGE_BYTES).ok();

@@ -20,13 +20,14 @@ const LOOK_EVERY_US: u64 = 200_000;
 const CAUGHT_UP_ENTRIES: u64 = 8;
 /// At each look, a damaged disk is replaced once in so many times.
 const REPLACE_ONE_IN: u64 = 25;
-/// A machine that left the cluster runs on for at most this long, to disturb it; and for this long where what
-/// keeps such machines from disturbing it is on.
+/// A machine that left the cluster runs on for at most this long, to disturb it; and for this long
+/// where what keeps such machines from disturbing it is on.
 const GOODBYE_US: u64 = 3_000_000;
 const LONG_GOODBYE_US: u64 = 60_000_000;
 /// A learner is promoted before it has caught up, once in so many looks at it.
 const HASTY_ONE_IN: u64 = 50;
-/// Something happens to the leader that was asked for a change, once in so many times, within this long.
+/// Something happens to the leader that was asked for a change, once in so many times, within this
+/// long.
 const UPSET_ONE_IN: u64 = 4;
 const UPSET_WITHIN_US: u64 = 40_000;
 
@@ -70,8 +71,8 @@ pub(crate) struct Operator {
     pub(crate) returns: u64,
     /// Machines that are no members any more and run on.
     gone: BTreeSet<NodeId>,
-    /// The latest term that it has seen a leader of. It believes none of an earlier one: such a leader may have
-    /// left, and still not know it.
+    /// The latest term that it has seen a leader of. It believes none of an earlier one: such a
+    /// leader may have left, and still not know it.
     term: Term,
     /// The wish that comes next is granted whatever its machines have of the log.
     is_hasty: bool,
@@ -137,7 +138,8 @@ impl Simulation {
         Ok(())
     }
 
-    /// A machine that is to become a member: a fresh one, or one that left, with what is on its disk.
+    /// A machine that is to become a member: a fresh one, or one that left, with what is on its
+    /// disk.
     pub(crate) fn find_machine(&mut self) -> Result<Option<NodeId>, Violation> {
         let is_whole = |id: &NodeId| {
             let disk = self.world.get(*id).map(crate::node::Node::disk);
@@ -255,8 +257,8 @@ impl Simulation {
         self.world.input(leader, Input::ChangeConfiguration(change))
     }
 
-    /// While a change is under way its leader is lost, or its configuration is in snapshots; or another leader,
-    /// which does not know yet that it is none, is asked for the change first.
+    /// While a change is under way its leader is lost, or its configuration is in snapshots; or
+    /// another leader, which does not know yet that it is none, is asked for the change first.
     fn upset_change(&mut self, leader: NodeId, change: &Configuration) -> Result<(), Violation> {
         let wait = self.rng.below(UPSET_WITHIN_US);
         let life = self.world.node(leader).lives();

@@ -30,7 +30,8 @@ use crate::world::{Notice, World};
 
 /// After everything is healed, all must be well within this, in virtual microseconds.
 const LIVENESS_BOUND_US: u64 = 90_000_000;
-/// Before a strike nothing is asked for this long: every watermark is refreshed, nothing is unsynced.
+/// Before a strike nothing is asked for this long: every watermark is refreshed, nothing is
+/// unsynced.
 const QUIET_US: u64 = 3_000_000;
 /// After a strike clients ask for this long.
 const STRUCK_US: u64 = 2_000_000;
@@ -357,8 +358,8 @@ impl Simulation {
         Ok(())
     }
 
-    /// A cluster begins when all its first members have heard of each other (`raft/newborn.rs`); what
-    /// goes wrong goes wrong after that.
+    /// A cluster begins when all its first members have heard of each other (`raft/newborn.rs`);
+    /// what goes wrong goes wrong after that.
     fn let_members_meet(&mut self) -> Result<(), Violation> {
         let newborn = |node: &crate::node::Node| {
             node.replica().is_some_and(|replica| replica.raft().is_newborn())

@@ -82,7 +82,8 @@ pub struct Summary {
     pub hash: u64,
     /// The runs that failed, in the order of seeds.
     pub failures: Vec<RunReport>,
-    /// Runs that missed kinds ([`RunReport::missed_faults`]), with those kinds, in the order of seeds.
+    /// Runs that missed kinds ([`RunReport::missed_faults`]), with those kinds, in the order of
+    /// seeds.
     pub silent_runs: Vec<(u64, Vec<Fault>)>,
 }
 
@@ -91,8 +92,8 @@ thread_local! {
     static SEED: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// Makes a failed assertion of a replica say which seed it was. In a build that aborts on panic this
-/// is all there is; in others the run ends as a violation.
+/// Makes a failed assertion of a replica say which seed it was. In a build that aborts on panic
+/// this is all there is; in others the run ends as a violation.
 pub fn name_seeds_of_panics() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -144,8 +145,8 @@ pub fn run_plan(plan: Plan, trace: Trace, watch: Option<Box<dyn SyncWatch>>) -> 
     })
 }
 
-/// Runs all seeds; `each` sees every report as it comes, in no order. Stops early once `failures_max`
-/// runs have failed.
+/// Runs all seeds; `each` sees every report as it comes, in no order. Stops early once
+/// `failures_max` runs have failed.
 pub fn sweep(sweep: Sweep, failures_max: usize, mut each: impl FnMut(&RunReport)) -> Summary {
     let started = Instant::now();
     let next = AtomicU64::new(sweep.from);

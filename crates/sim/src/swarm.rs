@@ -69,7 +69,8 @@ pub struct Plan {
     pub hasty_operator: bool,
     /// A client gives up waiting for an answer after this long, in microseconds.
     pub client_patience_us: u64,
-    /// The edge of a node holds replies enough of a client that does not take them if they are so many bytes.
+    /// The edge of a node holds replies enough of a client that does not take them if they are so
+    /// many bytes.
     pub output_pause_bytes: usize,
 }
 
@@ -89,13 +90,13 @@ impl Plan {
         let faults = faults(seed, &mut rng, nodes, sessions, &options);
         let rates = rates(&mut rng, faults, &options);
         if faults.has(Fault::Untaken) {
-            // Reads wait for their client only if a turn does not answer all of them before it is known
-            // that there are replies enough.
+            // Reads wait for their client only if a turn does not answer all of them before it is
+            // known that there are replies enough.
             options.reply_bytes_per_turn = options.reply_bytes_per_turn.min(64);
         }
         if rates.delay > 0 && !rates.reorder {
-            // Where order is kept, a message that takes seconds holds up all after it, and the answers
-            // to heartbeats with them. Of a thousand pieces of a snapshot a few do.
+            // Where order is kept, a message that takes seconds holds up all after it, and the
+            // answers to heartbeats with them. Of a thousand pieces of a snapshot a few do.
             let chunk = &mut options.raft.snapshot_chunk_bytes_max;
             *chunk = 256.max(*chunk);
         }
@@ -118,7 +119,8 @@ impl Plan {
         }
     }
 
-    /// The plan of a seed whose members change all the time, while whatever may come in between does.
+    /// The plan of a seed whose members change all the time, while whatever may come in between
+    /// does.
     pub fn of_members(seed: u64, safety: Duration) -> Self {
         let mut plan = Self::of_seed(seed, safety);
         let (raft, rates) = (&mut plan.options.raft, &mut plan.rates);
@@ -204,7 +206,8 @@ fn options(rng: &mut Rng) -> Options {
     options.forward_retry = Duration::from_millis(rng.between(1_000, 3_000));
     let state_kib = *rng.pick(&[Some(4), Some(16), Some(64), Some(256), Some(1_024), None]);
     options.raft_state_bytes_max = state_kib.map(|kib| kib << 10);
-    // A few entries a round trip and never a snapshot: nobody who is far behind would catch up in time.
+    // A few entries a round trip and never a snapshot: nobody who is far behind would catch up in
+    // time.
     let raft = &options.raft;
     let are_short = raft.append_entries_max <= 3 || raft.append_bytes_max <= 512;
     if are_short && raft.inflight_messages_max <= 2 {
@@ -227,15 +230,15 @@ fn pace(rng: &mut Rng, raft: &mut sampan_raft::Config) {
     raft.repeat_bytes_max = *rng.pick(&[0, 0, 64, 1_024]);
 }
 
-/// How often what arrives of a snapshot is synced, and so how early it is loaded, and how one is loaded at
-/// a start. Chance of its own, too.
+/// How often what arrives of a snapshot is synced, and so how early it is loaded, and how one is
+/// loaded at a start. Chance of its own, too.
 fn arrival(rng: &mut Rng, options: &mut Options) {
     options.storage.snapshot_sync_bytes = *rng.pick(&[64, 1 << 10, 16 << 10, 4 << 20]);
     options.restore_parts = rng.between(1, 4) as usize;
 }
 
-/// How many bytes of replies are made in a turn, and how many are kept for a client that does not take them.
-/// Chance of its own, too.
+/// How many bytes of replies are made in a turn, and how many are kept for a client that does not
+/// take them. Chance of its own, too.
 fn replies(rng: &mut Rng, options: &mut Options) -> usize {
     options.reply_bytes_per_turn = *rng.pick(&[1, 64, 1_024, 2 << 20]);
     *rng.pick(&[1, 32, 128])

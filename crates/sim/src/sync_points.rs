@@ -1,8 +1,8 @@
 //! The points at which a power loss says something: just before each sync, when all that was
 //! written since the last one is still in play. What a crash between two syncs leaves is one of the
 //! subsets that a crash at the second one may leave. The end of a step in taking, sending or
-//! receiving a snapshot is a point too, where that syncs nothing: the disk is as before, but a cluster
-//! that lives through it goes on from there.
+//! receiving a snapshot is a point too, where that syncs nothing: the disk is as before, but a
+//! cluster that lives through it goes on from there.
 //!
 //! A world with a [`SyncWatch`] shows it the disk at each such point ([`crate::World::watch`]): of
 //! every job of every lane, and of every start. `crashes.rs` is who watches.
@@ -39,9 +39,9 @@ pub struct SyncPoint<'a> {
 
 /// Looks at the disk of a node at each point.
 pub trait SyncWatch {
-    /// A sync is about to begin, or a step that syncs nothing has ended. With a disk as the answer the
-    /// power goes right now, and that disk is what the node starts from again: nothing more is shown. A
-    /// node that is starting goes on all the same.
+    /// A sync is about to begin, or a step that syncs nothing has ended. With a disk as the answer
+    /// the power goes right now, and that disk is what the node starts from again: nothing more is
+    /// shown. A node that is starting goes on all the same.
     fn at_point(&mut self, point: SyncPoint<'_>) -> Result<Option<SimDisk>, Violation>;
 }
 

@@ -1,7 +1,8 @@
 //! What happened, as one hash and, if wanted, as one line an event.
 //!
-//! Lines follow the grammar of the golden transcripts (`narrate.rs`). The hash covers what the lines
-//! are made from, whether or not anybody wants lines, so it is cheap and the same in every build.
+//! Lines follow the grammar of the golden transcripts (`narrate.rs`). The hash covers what the
+//! lines are made from, whether or not anybody wants lines, so it is cheap and the same in every
+//! build.
 
 use std::collections::VecDeque;
 use std::io::Write;

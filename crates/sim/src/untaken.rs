@@ -1,7 +1,7 @@
-//! Clients that do not take their replies for a while, and what the edge of their node does then: as
-//! that of the server (`server/client`), it keeps what was answered, tells the replica when that is enough
-//! and when there is room again. And an oracle: what a node has taken it answers in time, once the client
-//! takes replies, whoever else does not.
+//! Clients that do not take their replies for a while, and what the edge of their node does then:
+//! as that of the server (`server/client`), it keeps what was answered, tells the replica when that
+//! is enough and when there is room again. And an oracle: what a node has taken it answers in time,
+//! once the client takes replies, whoever else does not.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::faults::Fault;
 use crate::queue::SimTime;
 use crate::run::{Simulation, Todo};
 
-/// A client that does not take its replies goes on asking: so many commands, in one pipeline or each so many
-/// microseconds after the one before it.
+/// A client that does not take its replies goes on asking: so many commands, in one pipeline or
+/// each so many microseconds after the one before it.
 const ASKS: (u64, u64) = (6, 24);
 const ASKS_EVERY_US_MAX: u64 = 4_000;
 /// It takes nothing for this long at most, in microseconds.
@@ -92,8 +92,8 @@ impl Simulation {
         is_served && !client.output.is_stuck && !client.is_idle(self.world.now())
     }
 
-    /// One or more commands of a client that does not take its replies: mostly reads, which wait for
-    /// nothing but it.
+    /// One or more commands of a client that does not take its replies: mostly reads, which wait
+    /// for nothing but it.
     pub(crate) fn client_asks(
         &mut self,
         client: usize,
@@ -197,8 +197,8 @@ impl Simulation {
         self.counts.add(Fault::Untaken, held as u64);
     }
 
-    /// By when a node must have answered a command that it took; none if it owes nothing. Its clock may
-    /// be slow, it may have been paused, and its client may not have taken what was there.
+    /// By when a node must have answered a command that it took; none if it owes nothing. Its clock
+    /// may be slow, it may have been paused, and its client may not have taken what was there.
     fn owed_by(&self, client: usize, sent_as: (ConnectionId, u64)) -> Option<SimTime> {
         let c = &self.clients[client];
         let (arrived, life) = c.arrival_of(sent_as)?;
@@ -216,8 +216,8 @@ impl Simulation {
         Some(since.plus_us((timeout + ANSWER_SLACK).as_micros() as u64))
     }
 
-    /// A client is out of patience for an answer. One that has not taken its replies waits on for as long
-    /// as its node may take, so that it sees whether the answer comes.
+    /// A client is out of patience for an answer. One that has not taken its replies waits on for
+    /// as long as its node may take, so that it sees whether the answer comes.
     pub(crate) fn waits_on_us(
         &self,
         client: usize,

@@ -1,7 +1,8 @@
 //! What clients ask for: operations, how they read on the wire, and what they mean to the model.
 //!
-//! Keys carry an epoch in their name and are replaced by fresh ones now and then, so that the history
-//! of each stays short enough to be searched. Values are unique: what was read tells who wrote it.
+//! Keys carry an epoch in their name and are replaced by fresh ones now and then, so that the
+//! history of each stays short enough to be searched. Values are unique: what was read tells who
+//! wrote it.
 
 use sampan_base::Rng;
 use sampan_kv::Reply;
@@ -323,9 +324,9 @@ impl Workload {
         if read { Op::Get(key) } else { Op::IncrBy(key, delta) }
     }
 
-    /// Keys that are written together: three of one group, whatever the mix. What is written together
-    /// is judged together: in one group alone, twenty clients of a bad network leave more orders open
-    /// than can be tried.
+    /// Keys that are written together: three of one group, whatever the mix. What is written
+    /// together is judged together: in one group alone, twenty clients of a bad network leave more
+    /// orders open than can be tried.
     fn several(&mut self, client: u64, epoch: u64, read: bool) -> Op {
         let group = self.rng.below(GROUPS);
         let mut keys: Vec<String> =

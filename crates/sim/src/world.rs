@@ -3,8 +3,8 @@
 //!
 //! The world drives replicas exactly as a server does ([`sampan_replica`]): inputs gather, a turn
 //! steps through them and flushes once, jobs go to their lanes, messages to the network as the very
-//! frames a server would send, replies to whoever drives the world. It does no more than it is told:
-//! clients, faults and schedules are its driver's (`run.rs`, or a suite of its own).
+//! frames a server would send, replies to whoever drives the world. It does no more than it is
+//! told: clients, faults and schedules are its driver's (`run.rs`, or a suite of its own).
 //!
 //! A driver calls [`World::run`] with a time; it returns early with each [`Notice`]. After every
 //! turn of every node all of [`crate::checkers`] have looked.
@@ -164,7 +164,8 @@ impl<N: Network> World<N> {
 
     // ------------------------------------------------------------------------------- machines
 
-    /// Makes a machine with a fresh data directory; it does not run yet. Panics if the name is used.
+    /// Makes a machine with a fresh data directory; it does not run yet. Panics if the name is
+    /// used.
     pub fn create(&mut self, id: NodeId, setup: NodeSetup) {
         let slot = id.get() as usize;
         if self.nodes.len() <= slot {
@@ -206,8 +207,8 @@ impl<N: Network> World<N> {
         self.trace.event(self.now, [id.get(), 4, lost], || format!("✗ {id} power lost"));
     }
 
-    /// A machine is gone for good; its name is never used again. The oracles go on believing that it
-    /// held what it had acknowledged: its loss is a fault, not a lie.
+    /// A machine is gone for good; its name is never used again. The oracles go on believing that
+    /// it held what it had acknowledged: its loss is a fault, not a lie.
     pub fn remove(&mut self, id: NodeId) {
         self.stop(id);
         self.trace.event(self.now, [id.get(), 5, 0], || format!("✗ {id} removed with its disk"));

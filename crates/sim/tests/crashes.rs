@@ -1,5 +1,5 @@
-//! A small `sampan-sim crashes`: nothing acknowledged is lost at any sync of a reference run, nor at any
-//! step of a snapshot's way.
+//! A small `sampan-sim crashes`: nothing acknowledged is lost at any sync of a reference run, nor
+//! at any step of a snapshot's way.
 
 use std::time::Duration;
 
@@ -52,7 +52,8 @@ fn a_power_loss_at_any_sync_or_step_of_a_snapshot_loses_nothing_that_was_acknowl
     for what in STEPS {
         assert!(row(what).continued > 0, "{what}: {:?}", row(what));
     }
-    // In parts of 16 bytes a short state has so many points, and a sync so few disks that it may leave.
+    // In parts of 16 bytes a short state has so many points, and a sync so few disks that it may
+    // leave.
     let (parts, synced) = (row("receiving: a part"), row("receiving: parts are synced"));
     assert!(parts.points + synced.points > 500, "{parts:?} {synced:?}");
     assert!(synced.exhausted > synced.points / 5 * 4, "{synced:?}");

@@ -1,5 +1,5 @@
-//! Whole runs, short ones: a few seeds end well, the same seed twice is the same run, and every seed
-//! that ever found a bug is run again.
+//! Whole runs, short ones: a few seeds end well, the same seed twice is the same run, and every
+//! seed that ever found a bug is run again.
 
 #![allow(clippy::unwrap_used)]
 
@@ -49,7 +49,8 @@ fn the_same_seed_twice_is_the_same_run() {
     }
 }
 
-/// The words of the golden transcripts, and how each line begins: with a node, a client, or a fault.
+/// The words of the golden transcripts, and how each line begins: with a node, a client, or a
+/// fault.
 #[test]
 fn a_trace_is_one_line_an_event_in_the_grammar_of_the_transcripts() {
     let report = run_seed(3, Duration::from_secs(6), Trace::keeping(usize::MAX));

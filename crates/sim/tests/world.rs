@@ -1,5 +1,5 @@
-//! The world by itself: a cluster without faults serves clients, survives crashes of every kind, and
-//! does the same thing twice.
+//! The world by itself: a cluster without faults serves clients, survives crashes of every kind,
+//! and does the same thing twice.
 
 #![allow(clippy::unwrap_used)]
 

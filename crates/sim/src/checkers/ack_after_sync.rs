@@ -1,6 +1,6 @@
-//! What a message promises is on its sender's disk when it leaves: its term, a vote, what it says is
-//! durable (paper 5.6, Figure 2 "Updated on stable storage before responding to RPCs"; thesis 3.8).
-//! Without this oracle a promise made too early shows only when a crash breaks it.
+//! What a message promises is on its sender's disk when it leaves: its term, a vote, what it says
+//! is durable (paper 5.6, Figure 2 "Updated on stable storage before responding to RPCs"; thesis
+//! 3.8). Without this oracle a promise made too early shows only when a crash breaks it.
 //!
 //! Durable is what the simulated disk synced, not what the node believes.
 

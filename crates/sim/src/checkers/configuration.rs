@@ -1,6 +1,6 @@
 //! The configuration that a log puts in force (thesis 4.1): voters change through a joint
-//! configuration only, one change after another (thesis 4.3); and nodes that committed the same index
-//! have the same one in force there, wherever they have it from: the log, or a snapshot.
+//! configuration only, one change after another (thesis 4.3); and nodes that committed the same
+//! index have the same one in force there, wherever they have it from: the log, or a snapshot.
 
 use sampan_base::{Configuration, LogIndex, NodeId, rng};
 

@@ -1,9 +1,10 @@
-//! Order on a connection: its commands take effect in the order sent, whichever node they are sent to,
-//! whoever leads meanwhile; and what it reads, stale or not, never goes back behind what it was told.
+//! Order on a connection: its commands take effect in the order sent, whichever node they are sent
+//! to, whoever leads meanwhile; and what it reads, stale or not, never goes back behind what it was
+//! told.
 //!
 //! A list grows only at its end, and so tells in which order its appends took effect, and of every
-//! state of it that was read, when it was. An append that was sent more than once, or whose outcome is
-//! unknown, proves nothing: it may have taken effect at any time.
+//! state of it that was read, when it was. An append that was sent more than once, or whose outcome
+//! is unknown, proves nothing: it may have taken effect at any time.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +47,8 @@ fn check_connection(
         if is_read && told.decided_at < known_at {
             return Err(violation(told, &format!("it was told of index {known_at}")));
         }
-        // Of appends the list itself tells: one that was done before is answered at what is applied by now.
+        // Of appends the list itself tells: one that was done before is answered at what is applied
+        // by now.
         if !matches!(told.what, ToldWhat::Appended(..)) {
             known_at = known_at.max(told.decided_at);
         }

@@ -1,6 +1,6 @@
 //! Every committed entry is on the *durable* logs of a quorum at the moment it is committed (paper
-//! 5.6, thesis 3.8 and 10.2.1): the oracle that sees an acknowledgement before its sync at once, and
-//! not only after a second fault.
+//! 5.6, thesis 3.8 and 10.2.1): the oracle that sees an acknowledgement before its sync at once,
+//! and not only after a second fault.
 //!
 //! Durable is what the simulated disk synced, not what the node believes.
 

@@ -24,8 +24,8 @@ impl ElectionSafety {
         }
     }
 
-    /// A node has forgotten all it knew. A vote for itself is void with it: nobody else could use it, and
-    /// no candidate is left that might.
+    /// A node has forgotten all it knew. A vote for itself is void with it: nobody else could use
+    /// it, and no candidate is left that might.
     pub fn forgot(&mut self, id: NodeId) {
         self.votes.retain(|(_, voter), vote| *voter != id || *vote != id);
     }

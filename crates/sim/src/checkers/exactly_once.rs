@@ -1,5 +1,5 @@
-//! Exactly once: a command that was answered took effect once, one that surely never happened not at
-//! all, one of unknown outcome at most once, however often it was sent (thesis 6.3).
+//! Exactly once: a command that was answered took effect once, one that surely never happened not
+//! at all, one of unknown outcome at most once, however often it was sent (thesis 6.3).
 //!
 //! Every append of a run adds a token that no other one adds, so each list tells how often each of
 //! its appends took effect.

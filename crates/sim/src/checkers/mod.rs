@@ -107,8 +107,8 @@ pub struct Seen {
     pub log: LogShape,
     /// The log that would survive a power loss now, for certain.
     pub durable: LogShape,
-    /// The logs that it held durably each time its disk was damaged or emptied: the loss is a fault, not
-    /// a lie, so what it acknowledged of them was true.
+    /// The logs that it held durably each time its disk was damaged or emptied: the loss is a
+    /// fault, not a lie, so what it acknowledged of them was true.
     pub before_damage: Vec<LogShape>,
     /// The highest term, and the vote in it, that would survive one.
     pub durable_hard_state: (Term, Option<NodeId>),
@@ -126,8 +126,8 @@ impl Seen {
         self.issued - self.in_flight.len() as u64
     }
 
-    /// What it holds durably, and what it did each time before its disk was damaged. Of any of these an
-    /// acknowledgement may still be on its way, and the longest need not be the latest.
+    /// What it holds durably, and what it did each time before its disk was damaged. Of any of
+    /// these an acknowledgement may still be on its way, and the longest need not be the latest.
     fn all_acknowledged(&self) -> Vec<LogShape> {
         let mut logs = self.before_damage.clone();
         if !logs.contains(&self.durable) {
@@ -324,8 +324,8 @@ impl Oracles {
         Ok(())
     }
 
-    /// A node's disk was emptied: what it acknowledged of its log was true, and is gone, and so is its
-    /// hard state.
+    /// A node's disk was emptied: what it acknowledged of its log was true, and is gone, and so is
+    /// its hard state.
     pub fn disk_emptied(&mut self, id: NodeId) {
         if let Some(seen) = self.seen_mut(id) {
             let before_damage = seen.all_acknowledged();

@@ -209,10 +209,10 @@ pub struct Found {
     pub state: u64,
 }
 
-/// This is what a power loss, or damage, left on a node's disk: starts the shipping replica from it,
-/// changing it as a start does, and holds what it found against the books. Nothing that was durable
-/// is missing, unless the node knows that it may be and does not vote; nothing is there that nobody
-/// wrote; and a crash is never taken for damage.
+/// This is what a power loss, or damage, left on a node's disk: starts the shipping replica from
+/// it, changing it as a start does, and holds what it found against the books. Nothing that was
+/// durable is missing, unless the node knows that it may be and does not vote; nothing is there
+/// that nobody wrote; and a crash is never taken for damage.
 pub fn start_from(
     node: &Node,
     identity: Identity,

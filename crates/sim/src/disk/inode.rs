@@ -1,7 +1,8 @@
 //! One file's bytes, twice: as a running process sees them, and as they are on the medium.
 //!
-//! Pages are shared slices without the zero sectors at their end: a page that was never written takes
-//! no memory, and a sync moves references. The unit that a crash keeps or loses is the sector.
+//! Pages are shared slices without the zero sectors at their end: a page that was never written
+//! takes no memory, and a sync moves references. The unit that a crash keeps or loses is the
+//! sector.
 
 use std::borrow::Cow;
 
@@ -90,8 +91,8 @@ fn whole(page: &Bytes) -> Cow<'_, [u8]> {
     page
 }
 
-/// A whole page without the zero sectors at its end, but for the first one. A copy if that saves memory: most batches fill
-/// little of their last page, and a run writes many.
+/// A whole page without the zero sectors at its end, but for the first one. A copy if that saves
+/// memory: most batches fill little of their last page, and a run writes many.
 fn short(page: Bytes) -> Bytes {
     let is_zero = |sector: &&[u8]| **sector == ZERO_PAGE[..sector.len()];
     let sectors = page.rchunks(SECTOR_BYTES as usize).take(SECTORS_PER_PAGE as usize - 1);
@@ -293,8 +294,8 @@ impl Inode {
         (kept, lost)
     }
 
-    /// The power goes; a chooser says what survives, by one question for the length and one for each
-    /// sector, where the answer makes a difference.
+    /// The power goes; a chooser says what survives, by one question for the length and one for
+    /// each sector, where the answer makes a difference.
     pub(crate) fn lose_power_choosing(&mut self, chooser: &mut dyn Chooser) {
         let lengths = self.possible_lengths();
         if lengths.len() > 1 {
@@ -388,8 +389,8 @@ impl Inode {
         }
     }
 
-    /// Puts other bytes in place of what is stored, both on the medium and in memory. Panics if they
-    /// reach beyond the end.
+    /// Puts other bytes in place of what is stored, both on the medium and in memory. Panics if
+    /// they reach beyond the end.
     pub(crate) fn alter(&mut self, offset: u64, bytes: &[u8]) {
         assert!(offset + bytes.len() as u64 <= self.len, "{offset} is beyond the end");
         for (at, &byte) in (offset..).zip(bytes) {

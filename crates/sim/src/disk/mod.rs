@@ -161,7 +161,8 @@ pub struct SimDisk {
     inodes: Vec<Arc<Inode>>,
     free: Vec<usize>,
     mishaps: Vec<(Mishap, FileClass)>,
-    /// Creating and extending files is refused, but for the room that removed files gave back since.
+    /// Creating and extending files is refused, but for the room that removed files gave back
+    /// since.
     pub full: bool,
     /// Somebody else takes that room, too, as soon as it is given back.
     pub crowded: bool,
@@ -170,7 +171,8 @@ pub struct SimDisk {
     pub damaged: bool,
     /// It took the place of another, and its node has not yet got back what was on that.
     pub emptied: bool,
-    /// Its node has not voted yet. If it hears that others hold a log, it cannot know that it is new.
+    /// Its node has not voted yet. If it hears that others hold a log, it cannot know that it is
+    /// new.
     pub is_new: bool,
     /// After this many more steps every step fails: the power goes during a start.
     steps_left: Option<u64>,

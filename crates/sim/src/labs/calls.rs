@@ -1,5 +1,5 @@
-//! Calls of clerks that are at a server: who waits for which reply, and what becomes of a call whose
-//! server is cut off, gone or silent.
+//! Calls of clerks that are at a server: who waits for which reply, and what becomes of a call
+//! whose server is cut off, gone or silent.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -254,8 +254,8 @@ async fn read_own(clerk: &mut Clerk, own: &OwnKey, iteration: usize) -> Outcome 
 }
 
 impl Left {
-    /// The checker reads the client's key; without shared keys each of its texts must be there once,
-    /// in order.
+    /// The checker reads the client's key; without shared keys each of its texts must be there
+    /// once, in order.
     async fn check(&self, checker: &mut Clerk, random_keys: bool) -> Outcome {
         if random_keys {
             return checker.get(&self.number.to_string()).await.map(|_| ());

@@ -37,8 +37,8 @@ const LIMIT_MS: u64 = 120_000;
 
 /// After one group commit in so many a power loss is rehearsed, which reads a whole log.
 const REHEARSE_ONE_IN: u64 = 500;
-/// Twenty clerks without a pause make some 200 000, and twice that of tiny chunks; a busy loop makes
-/// many times more.
+/// Twenty clerks without a pause make some 200 000, and twice that of tiny chunks; a busy loop
+/// makes many times more.
 const HAPPENINGS_A_SECOND_MAX: u64 = 1_000_000;
 /// Snapshots are written and sent so much at a time where chunks are to be tiny.
 const TINY_CHUNK_BYTES: usize = 16;
@@ -205,8 +205,8 @@ pub(crate) fn node_of(server: usize) -> NodeId {
 }
 
 impl Lab {
-    /// Runs a script to its end, or to its time limit, on a fresh cluster of which every server runs
-    /// and is connected.
+    /// Runs a script to its end, or to its time limit, on a fresh cluster of which every server
+    /// runs and is connected.
     pub(crate) fn run<F>(
         seed: u64,
         setup: Setup,

@@ -7,7 +7,8 @@
 //! operating system is decided by the seed.
 //!
 //! - `lab.rs` runs a script in a world, `tasks.rs` several of them side by side.
-//! - `network.rs` is the course's network, `pace.rs` how servers are configured for it, `calls.rs` and `clerk.rs` the calls of clerks.
+//! - `network.rs` is the course's network, `pace.rs` how servers are configured for it, `calls.rs`
+//!   and `clerk.rs` the calls of clerks.
 //! - `tester.rs` and `applied.rs` are the helpers of its Raft tester, `generic.rs` and `record.rs`
 //!   those of its key/value tester.
 //! - `suite_*.rs` are the rows; `reference.rs`, `report.rs` and `runner.rs` print them.

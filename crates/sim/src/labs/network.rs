@@ -4,17 +4,17 @@
 //! made. Here requests and replies are messages of their own, and each is treated as its half of a
 //! call would be:
 //!
-//! - A **request** ([`is_request`]) counts as one RPC and its bytes count, also if it is lost. It is
-//!   lost unless the link is enabled and the receiver runs. On an unreliable network it is delayed
-//!   by 0 to 26 ms and then lost once in ten.
+//! - A **request** ([`is_request`]) counts as one RPC and its bytes count, also if it is lost. It
+//!   is lost unless the link is enabled and the receiver runs. On an unreliable network it is
+//!   delayed by 0 to 26 ms and then lost once in ten.
 //! - A **reply** counts in bytes if it is delivered. It is lost unless the link is enabled. On an
-//!   unreliable network it is lost once in ten; with long reordering two in three are delayed by 200
-//!   to 2 200 ms.
+//!   unreliable network it is lost once in ten; with long reordering two in three are delayed by
+//!   200 to 2 200 ms.
 //! - Every message takes [`HOP_US`] besides. Nothing keeps messages in order.
-//! - `labrpc` tells the caller of a call that it failed. Here a candidate is told of a question, and a
-//!   leader of an append or a part of a snapshot, that an unreliable network lost, or whose answer it
-//!   lost, when the call would have failed: as a connection that opened anew. Nobody is told of other
-//!   losses, nor that a link was cut.
+//! - `labrpc` tells the caller of a call that it failed. Here a candidate is told of a question,
+//!   and a leader of an append or a part of a snapshot, that an unreliable network lost, or whose
+//!   answer it lost, when the call would have failed: as a connection that opened anew. Nobody is
+//!   told of other losses, nor that a link was cut.
 
 use sampan_base::{NodeId, Rng};
 use sampan_raft::Body;

@@ -1,9 +1,9 @@
 //! When the servers of the course's suites speak, and how much at a time: configuration of the
 //! shipping consensus that fits the course's network. All else is as shipped.
 //!
-//! There a call costs the same whatever is in it, calls overtake each other, and answers may take two
-//! seconds. Hence long heartbeats (the course wants at most ten a second), few Appends on their way
-//! that repeat each other, and a leader that is patient with a quorum it does not hear.
+//! There a call costs the same whatever is in it, calls overtake each other, and answers may take
+//! two seconds. Hence long heartbeats (the course wants at most ten a second), few Appends on their
+//! way that repeat each other, and a leader that is patient with a quorum it does not hear.
 
 use std::fmt;
 use std::time::Duration;

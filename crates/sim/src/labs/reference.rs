@@ -1,9 +1,9 @@
 //! The figures of other systems in the same rows, to print beside ours.
 //!
-//! "Here" is the same design in Go (heartbeat 125 ms, election timeout 1 000 to 1 999 ms), one run in
-//! real time on two cores; the key/value rows in a release build, which is the fair baseline. "Race"
-//! is the same with the race detector on. "Report" is what the authors of the design printed; their
-//! key/value rows ran with the race detector on.
+//! "Here" is the same design in Go (heartbeat 125 ms, election timeout 1 000 to 1 999 ms), one run
+//! in real time on two cores; the key/value rows in a release build, which is the fair baseline.
+//! "Race" is the same with the race detector on. "Report" is what the authors of the design
+//! printed; their key/value rows ran with the race detector on.
 
 /// The figures of one row. Absent where none was printed.
 #[derive(Clone, Copy, PartialEq, Debug)]

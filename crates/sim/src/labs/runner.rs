@@ -80,8 +80,8 @@ pub fn name_rows_of_panics() {
     }));
 }
 
-/// Runs rows; `each` sees every report as it comes, in no order. Gives all in the order of rows, then
-/// seeds.
+/// Runs rows; `each` sees every report as it comes, in no order. Gives all in the order of rows,
+/// then seeds.
 pub fn run(selection: &Selection, mut each: impl FnMut(&RowReport)) -> Vec<RowReport> {
     let rows: Vec<Row> = all().into_iter().filter(|row| selection.picks(row)).collect();
     let mut jobs: Vec<(usize, u64)> = (selection.from..selection.from + selection.seeds)

@@ -13,10 +13,11 @@ const INTERVAL: u64 = 10;
 const LOG_BYTES_MAX: u64 = 2_000;
 /// Rounds, each with a victim.
 const ROUNDS: usize = 30;
-/// In one round of so many the victim stays away until nothing is kept for it: the log of a follower that
-/// was heard lately stays, and then no snapshot is needed.
+/// In one round of so many the victim stays away until nothing is kept for it: the log of a
+/// follower that was heard lately stays, and then no snapshot is needed.
 const LONG_ROUNDS_ONE_IN: usize = 6;
-/// Twice the longest election timeout, in which a follower counts as there, and what it takes to look again.
+/// Twice the longest election timeout, in which a follower counts as there, and what it takes to
+/// look again.
 const AWAY_MS: u64 = 2_000;
 /// How often it is looked what servers have applied, in microseconds.
 const LOOK_EVERY_US: u64 = 1_000;

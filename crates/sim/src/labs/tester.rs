@@ -175,8 +175,8 @@ impl Lab {
         }
     }
 
-    /// Has a command agreed on by so many servers, and gives its index. Tries every connected server
-    /// for up to 10 s; with `retry` a command that came to nothing is tried again.
+    /// Has a command agreed on by so many servers, and gives its index. Tries every connected
+    /// server for up to 10 s; with `retry` a command that came to nothing is tried again.
     pub(crate) async fn one(&self, value: &str, servers: usize, retry: bool) -> Outcome<u64> {
         let expected = command(value.as_bytes());
         let began = self.now();

@@ -23,8 +23,8 @@ const WAY_US: u64 = 200;
 /// A way that is cut.
 const CUT: &[u64] = &[];
 
-/// A network of ways. What sets out on one arrives after so long, and again for every further number;
-/// none: the way is cut.
+/// A network of ways. What sets out on one arrives after so long, and again for every further
+/// number; none: the way is cut.
 #[derive(Default)]
 struct Ways {
     us: BTreeMap<(NodeId, NodeId), &'static [u64]>,
@@ -67,7 +67,8 @@ impl Stage {
         Self::of_nodes(seed, true)
     }
 
-    /// Of nodes that were made together, or that have yet to hear from one another, and may lose their disks.
+    /// Of nodes that were made together, or that have yet to hear from one another, and may lose
+    /// their disks.
     fn of_nodes(seed: u64, formed: bool) -> Result<Self, Violation> {
         let mut world = World::new(ClusterId(1), seed, Ways::default(), Trace::quiet());
         let ids = [1, 2, 3].map(NodeId::of);
@@ -138,7 +139,8 @@ impl Stage {
         self.answer(&call, patience_ms)
     }
 
-    /// A client asks a node, later than all that was answered: of equal times nobody knows the order.
+    /// A client asks a node, later than all that was answered: of equal times nobody knows the
+    /// order.
     fn call<'a>(&mut self, node: NodeId, op: &'a Op) -> Result<Call<'a>, Violation> {
         self.pass_ms(1)?;
         self.asked += 1;
@@ -178,8 +180,8 @@ fn set(value: &str) -> Op {
     Op::Set("k".into(), value.into())
 }
 
-/// The heartbeats' answers to a leader take long. It is cut off, another is elected and writes; then
-/// the old one is asked, while answers to heartbeats from before are still coming in.
+/// The heartbeats' answers to a leader take long. It is cut off, another is elected and writes;
+/// then the old one is asked, while answers to heartbeats from before are still coming in.
 pub(super) fn late_heartbeat_answers(seed: u64) -> Result<(), Violation> {
     let mut stage = Stage::new(seed)?;
     let old = stage.leader()?;
@@ -193,8 +195,8 @@ pub(super) fn late_heartbeat_answers(seed: u64) -> Result<(), Violation> {
     linearizability::check(&stage.record.history)
 }
 
-/// A leader that is cut off takes more writes, all in vain, than the next one acknowledges. That one
-/// is cut off in its turn, and the first comes back.
+/// A leader that is cut off takes more writes, all in vain, than the next one acknowledges. That
+/// one is cut off in its turn, and the first comes back.
 pub(super) fn longer_older_log(seed: u64) -> Result<(), Violation> {
     let mut stage = Stage::new(seed)?;
     let old = stage.leader()?;
@@ -273,9 +275,10 @@ pub(super) fn read_index_ahead_of_its_entries(seed: u64) -> Result<(), Violation
     linearizability::check(&stage.record.history)
 }
 
-/// A node forwards to two leaders and loses its disk. The first tells it of the life before, and takes a
-/// write whose answer is long on its way. Then the second leads, the disk is lost again, and it tells the
-/// node of the same life; the next write, which reaches nobody, waits when that answer arrives.
+/// A node forwards to two leaders and loses its disk. The first tells it of the life before, and
+/// takes a write whose answer is long on its way. Then the second leads, the disk is lost again,
+/// and it tells the node of the same life; the next write, which reaches nobody, waits when that
+/// answer arrives.
 pub(super) fn two_lives_told_of_one(seed: u64) -> Result<(), Violation> {
     let mut stage = Stage::of_nodes(seed, false)?;
     let first = stage.leader()?;

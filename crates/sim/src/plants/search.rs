@@ -38,7 +38,8 @@ pub struct Found {
     pub seeds: u64,
     /// What the last of them violated, if anything.
     pub violation: Option<Violation>,
-    /// Seeds that end badly without the bug, and why: they prove nothing, and are bugs of their own.
+    /// Seeds that end badly without the bug, and why: they prove nothing, and are bugs of their
+    /// own.
     pub bad_seeds: Vec<(u64, Violation)>,
 }
 
