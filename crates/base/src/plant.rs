@@ -181,7 +181,8 @@ plants! {
     LaterFrameOvertakes,
     /// What was forwarded and given up counts as under way for ever.
     GivenUpStillCounts,
-    /// A forwarded read without an answer is sent again though what came after it was answered.
+    /// A forwarded read or session command without an answer is sent again though what came after
+    /// it was answered.
     ForwardedReadOvertaken,
     /// A forwarded frame that arrives twice is taken twice.
     ForwardTakenTwice,

@@ -353,22 +353,14 @@ impl Replica {
     /// Forwards that will hear no more: sent again if that is harmless, unknown otherwise.
     pub(crate) fn give_up_forwards(&mut self, which: impl FnMut(&Forwarded) -> bool) {
         for forwarded in self.forwards.take(which) {
-            if forwarded.is_repeatable() && !self.is_overtaken(&forwarded) {
+            // Where what followed it was answered meanwhile, `pump` sees it.
+            if forwarded.is_repeatable() {
                 let maybe_appended = forwarded.request.class == Class::Write;
                 self.forward_failed(forwarded, maybe_appended);
             } else {
                 self.end_forward(&forwarded);
             }
         }
-    }
-
-    /// Was what its connection sent after it answered? Repeated, a read would see more than that
-    /// did, and a session command that was refused, which nobody here knows yet, would take effect
-    /// behind it.
-    fn is_overtaken(&mut self, forwarded: &Forwarded) -> bool {
-        let origin = Origin { home: Home::Here, connection: forwarded.connection };
-        self.lines.line(origin).forward_answered > forwarded.request.seq
-            && !planted!(ForwardedReadOvertaken)
     }
 
     /// A connection to a node is gone. What is harmless to repeat is sent elsewhere at once; the

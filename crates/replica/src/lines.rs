@@ -116,6 +116,13 @@ impl Line {
         is_here && self.writes == 0 && self.forwards == 0
     }
 
+    /// Was something answered that came after this request and was forwarded with it? Repeated, a
+    /// read would see more than that did, and a session command that was refused, which nobody here
+    /// knows, would take effect behind it.
+    pub(crate) fn is_overtaken(&self, seq: u64) -> bool {
+        self.forward_answered > seq && !planted!(ForwardedReadOvertaken)
+    }
+
     /// Does a read of it ask the leader, which may show more than the state here has now?
     pub(crate) fn asks_the_leader(&self) -> bool {
         self.reads > 0 && !self.reads_are_local && !planted!(StaleReadOvertakes)

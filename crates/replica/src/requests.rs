@@ -34,7 +34,8 @@ const VALUE_BYTES_PER_LINE: usize = 1 << 20;
 
 /// Codes of replies that tell nothing of earlier attempts. Of these one may have been executed in a
 /// session that is gone by now, or may still come to one that has room again.
-const OF_ONE_ATTEMPT: [&str; 4] = ["CLUSTERDOWN", "NOSPACE", "SESSIONEXPIRED", "SESSIONFULL"];
+const OF_ONE_ATTEMPT: [&str; 5] =
+    ["CLUSTERDOWN", "NOSPACE", "SESSIONEXPIRED", "SESSIONFULL", "ERR malformed command"];
 
 /// Where the first waiting request of a line may go now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +58,8 @@ enum Route {
     Stale,
     /// To the leader.
     Forward(NodeId),
+    /// Nowhere any more.
+    Overtaken,
 }
 
 pub(crate) fn unknown() -> Reply {
@@ -68,7 +71,7 @@ pub(crate) fn unknown() -> Reply {
 pub(crate) fn known_of_all(maybe_appended: bool, reply: Reply) -> Reply {
     let is_of_one = matches!(&reply, Reply::Error(text) if OF_ONE_ATTEMPT
         .iter()
-        .any(|code| text.split(' ').next() == Some(code)));
+        .any(|code| text.starts_with(code)));
     if maybe_appended && is_of_one { unknown() } else { reply }
 }
 
@@ -130,6 +133,7 @@ impl Replica {
                     self.reads.ready.push_back(reading);
                 }
                 Route::Forward(leader) => self.start_forward(origin, request, leader),
+                Route::Overtaken => self.end(origin, &request, self.not_served(), LogIndex::ZERO),
             }
         }
         self.lines.forget_if_done(origin);
@@ -156,7 +160,9 @@ impl Replica {
         }
         let Some(line) = self.lines.get(origin) else { return Route::Hold };
         let Some(request) = line.waiting.front() else { return Route::Hold };
-        if self.raft.is_leader() {
+        if line.is_overtaken(request.seq) {
+            Route::Overtaken
+        } else if self.raft.is_leader() {
             self.route_on_leader(line, request)
         } else if origin.home == Home::Here {
             self.route_on_follower(line, request)

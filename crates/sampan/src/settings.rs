@@ -221,7 +221,7 @@ settings! {
     reads_max "SAMPAN_READS_MAX" usize => replica.raft.reads_max;
     /// Bytes of a snapshot in one message
     snapshot_message_bytes_max "SAMPAN_SNAPSHOT_MESSAGE_BYTES_MAX" usize => replica.raft.snapshot_chunk_bytes_max;
-    /// Bytes of a snapshot to a peer without an answer; the same on all nodes, or it is slow
+    /// Bytes of a snapshot to a peer without an answer; the same on all nodes, or that is slow
     snapshot_inflight_bytes_max "SAMPAN_SNAPSHOT_INFLIGHT_BYTES_MAX" usize => replica.raft.snapshot_inflight_bytes_max;
     /// A snapshot's message without an answer is sent again after this
     snapshot_retry_ms "SAMPAN_SNAPSHOT_RETRY_MS" Millis => replica.raft.snapshot_retry_interval;

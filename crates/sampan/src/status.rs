@@ -82,8 +82,8 @@ fn divergence(answers: &[Answer]) -> Option<String> {
         if field(first, "applied_digest") != field(fields, "applied_digest") {
             let [one, other] = [first, fields].map(|fields| field(fields, "node_id"));
             return Some(format!(
-                "n{one} and n{other} have both applied {applied} and hold different states: are the settings \
-                 of the group State the same on all nodes?"
+                "n{one} and n{other} have both applied {applied} and hold different states: a bug; keep their \
+                 directories and report it"
             ));
         }
     }

@@ -325,11 +325,13 @@ fn data_error(config: &Config, error: &sampan_storage::OpenError) -> ServerError
              directory away and start with an empty one while all other nodes are up"
         }
         E::OtherSettings { .. } => {
-            ": settings of the group State are those of the first start, for good: a node that never took part \
-             starts again with an empty directory; to change one, restore a backup into a new cluster"
+            ": settings of the group State are those of the first start, for good: start with them; a cluster has \
+             others if it is restored from a backup. If this first start was the wrong one, and the node has not \
+             served since, remove `members`, and it is written again"
         }
         E::DamagedMembers(_) => {
-            ": remove the file if --peer names all other nodes, and it is written again"
+            ": remove the file if --peer names all other nodes, and the settings of the group State are what they \
+             were, and it is written again"
         }
         E::DamagedLog(_) | E::DamagedSnapshot { .. } => {
             ": with --on-damage repair its peers give back what is lost"

@@ -54,7 +54,8 @@ impl Storage {
                 Err(OpenError::OtherMembers { found: noted.members, expected: members.clone() })
             }
             Some(noted) if noted.settings == settings => Ok(()),
-            Some(noted) if !noted.settings.is_empty() => {
+            // Whatever a later version decides besides is noted at its first start.
+            Some(noted) if !settings.starts_with(&noted.settings) => {
                 Err(OpenError::OtherSettings { found: noted.settings })
             }
             _ => disk.execute_all(&note(identity, members, settings)).map_err(OpenError::Disk),

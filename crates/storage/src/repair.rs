@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use sampan_base::disk::{Disk, DiskOp, FileName};
+use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
 use sampan_base::{Entry, EntryKind, LogIndex, LogPosition, SnapshotMeta};
 
 use crate::batch::{self, Batch, Change, ENTRY_HEADER_BYTES, Header, Link};
@@ -114,7 +114,7 @@ impl Repair {
         }
         let Some((damage, place)) = damaged_batch(&log, &files) else { return Ok(None) };
 
-        let mut beyond = Beyond::read(disk, &files, place, &log);
+        let mut beyond = Beyond::read(disk, &files, place, &log)?;
         let Some((place, known)) = beyond.identify(&files[place], &log, damage.offset) else {
             return Ok(None);
         };
@@ -223,7 +223,12 @@ struct Beyond<'a> {
 }
 
 impl<'a> Beyond<'a> {
-    fn read(disk: &mut dyn Disk, files: &'a [SegmentFile], place: usize, log: &Replayed) -> Self {
+    fn read(
+        disk: &mut dyn Disk,
+        files: &'a [SegmentFile],
+        place: usize,
+        log: &Replayed,
+    ) -> Result<Self, DiskError> {
         let live = replay::live_segments(files);
         let later = live.iter().position(|&i| i == place).map_or(live.len(), |i| i + 1);
         let places = std::iter::once(&place).chain(&live[later..]);
@@ -240,7 +245,12 @@ impl<'a> Beyond<'a> {
         for &i in places {
             let seal = headers.next().flatten();
             let Some(header) = &files[i].header else { continue };
-            let Ok((bytes, _)) = replay::read_file(disk, &files[i]) else { continue };
+            let bytes = match replay::read_file(disk, &files[i]) {
+                Ok((bytes, _)) => bytes,
+                Err(DiskError::NotFound(_)) => continue,
+                // It says nothing of what is in the file (rule S9).
+                Err(error) => return Err(error),
+            };
             let end = seal.map_or(u64::MAX, |seal| seal.first.sequence);
             if i == place {
                 let offset = log.used_bytes.last().copied().unwrap_or(FIRST_BATCH_OFFSET);
@@ -254,7 +264,7 @@ impl<'a> Beyond<'a> {
                 beyond.later.extend(scan(header.salt(), &bytes, FIRST_BATCH_OFFSET, end));
             }
         }
-        beyond
+        Ok(beyond)
     }
 
     /// The place of the damaged batch and what it was, if its neighbours say so.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use common::{IDENTITY, append, created, entry, open};
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo};
 use sampan_storage::testing::MemDisk;
-use sampan_storage::{OnDamage, OpenError, Options, PAGE_BYTES, Storage};
+use sampan_storage::{OnDamage, OpenError, Options, PAGE_BYTES, Repair, Storage};
 
 const FIRST_SEGMENT: &str = "wal/00000000000000000001.log";
 
@@ -18,6 +18,8 @@ struct Refusing {
     disk: MemDisk,
     file: &'static str,
     longer_than: u64,
+    /// So many are answered before.
+    first: usize,
     times: usize,
     error: DiskError,
 }
@@ -32,7 +34,10 @@ impl Disk for Refusing {
     }
 
     fn read(&mut self, file: &str, offset: u64, len_bytes: u64) -> Result<Bytes, DiskError> {
-        if file == self.file && len_bytes > self.longer_than && self.times > 0 {
+        let is_meant = file == self.file && len_bytes > self.longer_than;
+        if is_meant && self.first > 0 {
+            self.first -= 1;
+        } else if is_meant && self.times > 0 {
             self.times -= 1;
             return Err(self.error.clone());
         }
@@ -49,7 +54,7 @@ fn refusing(file: &'static str, longer_than: u64, times: usize, error: DiskError
     let mut disk = created(&Options::tiny());
     let (mut storage, _) = open(&mut disk, &Options::tiny());
     append(&mut disk, &mut storage, &[entry(1, 1, "one")]);
-    Refusing { disk, file, longer_than, times, error }
+    Refusing { disk, file, longer_than, first: 0, times, error }
 }
 
 /// Opens it; all damage is given up.
@@ -74,6 +79,25 @@ fn a_log_that_may_not_be_read_is_not_given_up() {
         disk.times = 0;
         assert_eq!(start(&mut disk), Ok(1));
     }
+}
+
+#[test]
+fn a_damaged_log_that_may_not_be_read_again_is_not_beyond_repair() {
+    let mut disk = created(&Options::tiny());
+    let (mut storage, _) = open(&mut disk, &Options::tiny());
+    for index in 1..=3 {
+        append(&mut disk, &mut storage, &[entry(index, 1, vec![b'x'; 1_200])]);
+    }
+    // In the second batch; what it was follows from its neighbours, for which the file is read
+    // again.
+    disk.corrupt(FIRST_SEGMENT, 2 * PAGE_BYTES + 99, |byte| *byte ^= 1);
+    let error = DiskError::TooManyOpen(FIRST_SEGMENT.into(), "Too many open files".into());
+    let (file, longer_than, times) = (FIRST_SEGMENT, PAGE_BYTES, usize::MAX);
+    let mut disk = Refusing { disk, file, longer_than, first: 1, times, error: error.clone() };
+    let refused = Repair::find(&mut disk, IDENTITY);
+    assert!(matches!(&refused, Err(OpenError::Disk(found)) if *found == error), "{refused:?}");
+    disk.times = 0;
+    assert!(Repair::find(&mut disk, IDENTITY).unwrap().is_some());
 }
 
 #[test]

@@ -525,11 +525,14 @@ fn no_start_takes_other_settings_of_the_state_than_the_first_one() {
     Storage::create(&mut disk, IDENTITY, &Options::tiny()).unwrap();
     assert_eq!(agree(&mut disk, &[5, 6]), Ok(()));
     disk = disk.crash(&mut KeepSynced);
-    for others in [&[5, 7][..], &[5], &[5, 6, 7], &[]] {
+    for others in [&[5, 7][..], &[5], &[6, 5, 6], &[]] {
         let found = vec![5, 6];
         assert_eq!(agree(&mut disk, others), Err(OpenError::OtherSettings { found }));
     }
     assert_eq!(agree(&mut disk, &[5, 6]), Ok(()));
+    // A later version has one more; the one before it does not know that.
+    assert_eq!(agree(&mut disk, &[5, 6, 7]), Ok(()));
+    assert_eq!(agree(&mut disk, &[5, 6]), Err(OpenError::OtherSettings { found: vec![5, 6, 7] }));
 }
 
 #[test]

@@ -90,6 +90,13 @@ fn brimful() -> (Cluster, u64) {
 
 #[test]
 fn a_session_command_is_not_sent_again_behind_a_deletion_that_followed_it() {
+    // Before it is given up, or after it was put back behind the frame of the deletion.
+    for held_ms in [100, 1_500] {
+        send_again_behind_a_deletion(held_ms);
+    }
+}
+
+fn send_again_behind_a_deletion(held_ms: u64) {
     let (mut cluster, leader) = Cluster::with_leader(3, wide);
     let follower = cluster.follower_of(leader);
     let session = cluster.ask(follower, 1, "SESSION OPEN");
@@ -104,7 +111,13 @@ fn a_session_command_is_not_sent_again_behind_a_deletion_that_followed_it() {
         matches!(message, PeerMessage::ForwardReply(reply) if reply.outcomes.iter().any(is_refusal))
     };
     let once = format!("ONCE {session} 1 SET k new");
+    let refusals = cluster.hold;
+    if held_ms > 1_000 {
+        cluster.hold = |message| matches!(message, PeerMessage::ForwardReply(_));
+    }
     let sent = cluster.send(follower, 1, &[&once, "DEL k"]);
+    cluster.run_ms(held_ms);
+    cluster.hold = refusals;
     cluster.run_ms(100);
     assert_eq!(cluster.answer(follower, 1, sent[1]), Some(&Reply::Int(1)));
     (1..=3).for_each(|id| cluster.disk(id).capacity_bytes = None);

@@ -104,25 +104,24 @@ fn damage_that_a_start_gets_over_is_a_warning_all_the_same() {
         (cluster.number(1, "raft", "snapshot_index") > 0).then_some(())
     });
     assert!(!cluster.log(1).contains("warning: "), "{}", cluster.log(1));
+    let warns = |cluster: &Cluster, what: &str| {
+        within(Duration::from_secs(10), what, || {
+            let log = cluster.log(1);
+            let mut lines = log.lines().filter(|line| line.contains("warning: loaded"));
+            lines.any(|line| line.contains(what)).then_some(())
+        });
+    };
     cluster.kill(1);
     flip(&cluster.data_dir(1).join("hard_state.b"), 50);
     cluster.restart(1);
-    cluster.wait_for(1);
-    let log = cluster.log(1);
-    let warned =
-        |what: &str| log.lines().any(|l| l.contains("warning: loaded") && l.contains(what));
-    assert!(warned("hard_state.b was damaged, and is written again"), "{log}");
-
+    warns(&cluster, "hard_state.b was damaged, and is written again");
     cluster.kill(1);
     for file in fs::read_dir(cluster.data_dir(1).join("snapshots")).unwrap() {
         flip(&file.unwrap().path(), 4200);
     }
     cluster.restart(1);
+    warns(&cluster, ".snap is damaged and set aside");
     cluster.wait_for(1);
-    let log = cluster.log(1);
-    let warned =
-        |what: &str| log.lines().any(|l| l.contains("warning: loaded") && l.contains(what));
-    assert!(warned(".snap is damaged and set aside"), "{log}");
     assert_eq!(cluster.get("key7"), value(7), "the log alone has it");
 }
 

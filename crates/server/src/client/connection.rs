@@ -366,7 +366,9 @@ fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
             let kv = &node.config.replica.kv;
             let worst_bytes = values.saturating_mul(kv.value_bytes_max).min(kv.reply_bytes_max);
             let rendering = profile.rendering();
-            let seq = client.flow.borrow_mut().expect(rendering, values, worst_bytes);
+            let command_bytes = encoded.len();
+            let mut flow = client.flow.borrow_mut();
+            let seq = flow.expect(rendering, command_bytes, values, worst_bytes);
             batch.requests.push(Encoded { seq, class, stale, end: batch.encoded.len() });
         }
         Err(_) if transactions::begin(node, client, argv) => batch.encoded.truncate(start),

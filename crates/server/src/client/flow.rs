@@ -44,6 +44,8 @@ pub(crate) struct Flow {
     value_bytes: usize,
     /// What all these replies may be at most.
     worst_bytes: usize,
+    /// The commands of all requests that wait.
+    command_bytes: usize,
     /// Bytes of this crate's own replies that stand behind a request that waits.
     after_bytes: usize,
 }
@@ -51,6 +53,7 @@ pub(crate) struct Flow {
 #[derive(Debug)]
 struct Waiting {
     rendering: Rendering,
+    command_bytes: usize,
     values: usize,
     worst_bytes: usize,
     /// The reply, while one before it is missing.
@@ -72,23 +75,27 @@ impl Flow {
             values_waiting: 0,
             value_bytes: VALUE_BYTES_FIRST,
             worst_bytes: 0,
+            command_bytes: 0,
             after_bytes: 0,
         }
     }
 
-    /// Notes a request that the replica will answer, with so many whole values and bytes of them at
-    /// most; its number.
+    /// Notes a request that the replica will answer, with a command of so many bytes, and so many
+    /// whole values and bytes of them in the reply at most; its number.
     pub(crate) fn expect(
         &mut self,
         rendering: Rendering,
+        command_bytes: usize,
         values: usize,
         worst_bytes: usize,
     ) -> u64 {
+        self.command_bytes += command_bytes;
         self.worst_bytes += worst_bytes;
         self.replies_waiting += usize::from(values > 0);
         self.values_waiting += values;
         let (reply, after) = (None, Vec::new());
-        self.waiting.push_back(Waiting { rendering, values, worst_bytes, reply, after });
+        let waiting = Waiting { rendering, command_bytes, values, worst_bytes, reply, after };
+        self.waiting.push_back(waiting);
         self.first_seq + self.waiting.len() as u64 - 1
     }
 
@@ -125,6 +132,11 @@ impl Flow {
     /// Requests that wait.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// The bytes of their commands.
+    pub(crate) fn command_bytes(&self) -> usize {
+        self.command_bytes
     }
 
     /// Bytes to send, those included that come with or behind replies that are waited for. What is
@@ -173,6 +185,7 @@ impl Flow {
     fn write_first(&mut self, reply: &Reply) {
         let Some(first) = self.waiting.pop_front() else { return };
         self.first_seq += 1;
+        self.command_bytes -= first.command_bytes;
         let before = self.output.len();
         render::write(reply, first.rendering, self.reply_bytes_max, &mut self.output);
         if first.values > 0 {
@@ -203,7 +216,7 @@ mod tests {
     #[test]
     fn replies_leave_in_the_order_of_the_requests_whatever_order_they_come_in() {
         let mut flow = flow();
-        let seqs: Vec<u64> = (0..4).map(|_| flow.expect(Rendering::Resp2, 0, 0)).collect();
+        let seqs: Vec<u64> = (0..4).map(|_| flow.expect(Rendering::Resp2, 9, 0, 0)).collect();
         flow.answer(seqs[2], Reply::Int(2));
         flow.answer(seqs[1], Reply::Int(1));
         assert_eq!(text(&flow), "");
@@ -218,10 +231,10 @@ mod tests {
     fn an_own_reply_keeps_its_place_among_those_of_the_replica() {
         let mut flow = flow();
         flow.say(b"+first\r\n");
-        let one = flow.expect(Rendering::Resp2, 0, 0);
+        let one = flow.expect(Rendering::Resp2, 9, 0, 0);
         flow.say(b"+second\r\n");
         flow.say(b"+third\r\n");
-        let two = flow.expect(Rendering::Resp2, 0, 0);
+        let two = flow.expect(Rendering::Resp2, 9, 0, 0);
         flow.say(b"+fourth\r\n");
         flow.answer(two, Reply::Int(2));
         assert_eq!(text(&flow), "+first\r\n");
@@ -233,7 +246,7 @@ mod tests {
     fn each_reply_has_the_protocol_of_its_request() {
         let mut flow = flow();
         let renderings = [Rendering::Resp2, Rendering::Silent, Rendering::Resp3];
-        let seqs = renderings.map(|rendering| flow.expect(rendering, 0, 0));
+        let seqs = renderings.map(|rendering| flow.expect(rendering, 9, 0, 0));
         for seq in seqs {
             flow.answer(seq, Reply::Nil);
         }
@@ -243,19 +256,19 @@ mod tests {
     #[test]
     fn a_reply_to_nobody_is_dropped() {
         let mut flow = flow();
-        let seq = flow.expect(Rendering::Resp2, 0, 0);
+        let seq = flow.expect(Rendering::Resp2, 9, 0, 0);
         flow.answer(seq + 1, Reply::Int(9));
         flow.answer(seq, Reply::Int(1));
         flow.answer(seq, Reply::Int(9));
         assert_eq!(text(&flow), ":1\r\n");
-        assert_eq!(flow.expect(Rendering::Resp2, 0, 0), seq + 1);
+        assert_eq!(flow.expect(Rendering::Resp2, 9, 0, 0), seq + 1);
     }
 
     #[test]
     fn replies_to_come_count_as_large_as_those_that_came() {
         let mut flow = flow();
         let ask = |flow: &mut Flow, bytes: usize| {
-            let seq = flow.expect(Rendering::Resp2, 1, 1 << 20);
+            let seq = flow.expect(Rendering::Resp2, 9, 1, 1 << 20);
             let expected = flow.expected_bytes() - flow.unsent().len();
             flow.answer(seq, Reply::bulk(&vec![b'x'; bytes]));
             expected
@@ -267,7 +280,7 @@ mod tests {
             ask(&mut flow, 1);
         }
         assert_eq!(ask(&mut flow, 1), VALUE_BYTES_MIN + REPLY_BYTES_MIN, "long ago");
-        let seq = flow.expect(Rendering::Resp2, 0, 0);
+        let seq = flow.expect(Rendering::Resp2, 9, 0, 0);
         assert_eq!(flow.expected_bytes(), flow.unsent().len(), "a write");
         flow.say(&[b'y'; 5_000]);
         assert_eq!(flow.expected_bytes(), flow.unsent().len() + 5_000, "what follows it");
@@ -278,11 +291,11 @@ mod tests {
     #[test]
     fn a_reply_counts_for_each_value_in_it() {
         let mut flow = flow();
-        let many = flow.expect(Rendering::Resp2, 50, 5_000);
+        let many = flow.expect(Rendering::Resp2, 9, 50, 5_000);
         assert_eq!(flow.worst_bytes(), 5_000);
         assert_eq!(flow.expected_bytes(), 50 * VALUE_BYTES_FIRST + REPLY_BYTES_MIN);
         flow.answer(many, Reply::bulk(&vec![b'x'; 50 * 20_000]));
-        flow.expect(Rendering::Resp2, 2, 100);
+        flow.expect(Rendering::Resp2, 9, 2, 100);
         let expected = flow.expected_bytes() - flow.unsent().len() - REPLY_BYTES_MIN;
         assert!((40_000..40_100).contains(&expected), "{expected}");
     }
@@ -290,7 +303,7 @@ mod tests {
     #[test]
     fn a_long_pipeline_leaves_no_memory_behind() {
         let mut flow = flow();
-        let seqs: Vec<u64> = (0..10_000).map(|_| flow.expect(Rendering::Resp2, 0, 0)).collect();
+        let seqs: Vec<u64> = (0..10_000).map(|_| flow.expect(Rendering::Resp2, 9, 0, 0)).collect();
         for seq in seqs {
             flow.answer(seq, Reply::Ok);
         }

@@ -247,6 +247,9 @@ impl Client {
 
     /// Ends a connection whose client does not read what it asks for.
     pub(crate) fn check_output(&self, limits: &Limits, now: Time) {
+        if self.ending() == Ending::Now {
+            return;
+        }
         let unsent_bytes = self.flow.borrow().unsent().len();
         let has_taken = self.has_taken.take();
         // Replies that are not made for want of room would be unsent, too.
@@ -264,15 +267,24 @@ impl Client {
     }
 
     /// The memory that it takes until its client takes replies: these, whole commands that wait for
-    /// room, and those that the replica does not begin.
+    /// room, and those that the replica does not begin. Of a client that takes them it is next to
+    /// nothing.
     pub(crate) fn untaken_bytes(&self) -> usize {
         if self.ending() == Ending::Now {
             return 0;
         }
         let flow = self.flow.borrow();
+        if !self.is_full.get() && flow.unsent().is_empty() {
+            // Whatever waits, waits for this node.
+            return flow.memory_bytes();
+        }
         let unread_bytes = if self.incomplete_bytes.get() > 0 { 0 } else { self.kept_bytes.get() };
-        let parked = if self.is_full.get() { flow.waiting() } else { 0 };
-        flow.memory_bytes() + unread_bytes + parked * REQUEST_BYTES
+        let parked_bytes = if self.is_full.get() {
+            flow.waiting() * REQUEST_BYTES + flow.command_bytes()
+        } else {
+            0
+        };
+        flow.memory_bytes() + unread_bytes + parked_bytes
     }
 
     /// Ends a connection that is silent for too long, or does not take its replies.

@@ -57,7 +57,7 @@ impl<'a> Call<'a> {
 
     /// Announces that the reply comes later; the number of the request.
     fn expect(&mut self) -> u64 {
-        self.client.flow.borrow_mut().expect(self.rendering, 0, 0)
+        self.client.flow.borrow_mut().expect(self.rendering, 0, 0, 0)
     }
 
     /// Answers as the state machine would.

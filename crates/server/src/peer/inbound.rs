@@ -167,7 +167,10 @@ async fn receive(peers: Rc<Peers>, mut socket: TcpStream, key: (NodeId, Stream))
                 if begun.elapsed() <= limit {
                     continue;
                 }
-                format!("it has not ended after {} ms", limit.as_millis())
+                format!(
+                    "it has not ended after {} ms: damaged, or a link too slow for --peer-frame-ms",
+                    limit.as_millis()
+                )
             }
             Ok(_) => {
                 begun = Instant::now();
