@@ -353,7 +353,7 @@ impl Replica {
     /// Forwards that will hear no more: sent again if that is harmless, unknown otherwise.
     pub(crate) fn give_up_forwards(&mut self, which: impl FnMut(&Forwarded) -> bool) {
         for forwarded in self.forwards.take(which) {
-            // Where what followed it was answered meanwhile, `pump` sees it.
+            // Whether what followed it was answered meanwhile, `route` asks when it is its turn.
             if forwarded.is_repeatable() {
                 let maybe_appended = forwarded.request.class == Class::Write;
                 self.forward_failed(forwarded, maybe_appended);

@@ -32,8 +32,8 @@ use crate::writes::Closed;
 /// answered.
 const VALUE_BYTES_PER_LINE: usize = 1 << 20;
 
-/// Codes of replies that tell nothing of earlier attempts. Of these one may have been executed in a
-/// session that is gone by now, or may still come to one that has room again.
+/// How replies begin that tell nothing of earlier attempts. Of these one may have been executed in
+/// a session that is gone by now, or may still come to one that has room again.
 const OF_ONE_ATTEMPT: [&str; 5] =
     ["CLUSTERDOWN", "NOSPACE", "SESSIONEXPIRED", "SESSIONFULL", "ERR malformed command"];
 

@@ -12,12 +12,12 @@ pub(crate) fn values(limits: &Limits) -> Vec<u64> {
 /// The first one that is another there, in words that name its flag; `None` if none is.
 pub(crate) fn difference(here: &Limits, there: &[u64]) -> Option<String> {
     let settings = here.of_state();
-    if settings.len() != there.len() {
-        return Some(format!("{} of them there, {} here", there.len(), settings.len()));
-    }
     let mut pairs = settings.iter().zip(there);
-    let ((name, here), there) = pairs.find(|((_, here), there)| here != *there)?;
-    Some(format!("--{} {there} there, {here} here", name.replace('_', "-")))
+    if let Some(((name, here), there)) = pairs.find(|((_, here), there)| here != *there) {
+        return Some(format!("--{} {there} there, {here} here", name.replace('_', "-")));
+    }
+    let counts = (there.len(), settings.len());
+    (counts.0 != counts.1).then(|| format!("{} of them there, {} here", counts.0, counts.1))
 }
 
 #[cfg(test)]
@@ -31,6 +31,11 @@ mod tests {
         let there = Limits { session_ttl_ms: 5_000, reclaim_per_batch_max: 1, ..here };
         let words = difference(&here, &values(&there));
         assert_eq!(words.as_deref(), Some("--session-ttl-ms 5000 there, 3600000 here"));
+        // Of another version, which knows fewer: that one differs says more.
+        assert_eq!(
+            difference(&here, &[7]).as_deref(),
+            Some("--value-bytes-max 7 there, 1048576 here")
+        );
         assert_eq!(difference(&here, &[]).as_deref(), Some("0 of them there, 7 here"));
     }
 }

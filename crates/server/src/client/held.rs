@@ -9,6 +9,24 @@ use std::collections::BTreeSet;
 
 use sampan_replica::ConnectionId;
 
+use super::Client;
+use crate::node::Node;
+use crate::stats::count_up;
+
+/// Counts a connection that is closed because it holds most of `held`, so many bytes in `what`.
+pub(crate) fn note_eviction(node: &Node, client: &Client, held: &Held, bytes: usize, what: &str) {
+    count_up(&node.stats.evicted_clients, 1);
+    let number = node.stats.evicted_clients.get();
+    // Whoever opens, or sends, many does not fill the log.
+    if number.is_power_of_two() {
+        let (remote, all) = (client.remote, held.bytes());
+        node.log.warn(format_args!(
+            "client {remote} closed, number {number} closed for others: {what} held {bytes} of {all} \
+             bytes, the most of any"
+        ));
+    }
+}
+
 /// The bytes of all connections.
 pub(crate) struct Held {
     bytes_max: usize,

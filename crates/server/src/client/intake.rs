@@ -7,9 +7,8 @@
 
 use sampan_resp::{RequestLimits, RequestParser};
 
-use super::{Client, Ending};
+use super::{Client, Ending, held};
 use crate::node::Node;
-use crate::stats::count_up;
 
 /// What a client hears whose connection makes room.
 const WHY: &str =
@@ -92,17 +91,8 @@ pub(crate) fn forget(node: &Node, client: &Client) {
 }
 
 fn close_for_room(node: &Node, client: &Client) {
-    count_up(&node.stats.evicted_clients, 1);
-    let number = node.stats.evicted_clients.get();
-    // Whoever sends many does not fill the log.
-    if number.is_power_of_two() {
-        let (most, all) = (client.incomplete_bytes.get(), node.clients.incomplete.bytes());
-        node.log.warn(format_args!(
-            "client {} closed, number {number} closed for others: its incomplete command held {most} of {all} \
-             bytes, the most of any",
-            client.remote
-        ));
-    }
+    let (held, bytes) = (&node.clients.incomplete, client.incomplete_bytes.get());
+    held::note_eviction(node, client, held, bytes, "its incomplete command");
     node.stats.errors.count(WHY);
     client.flow.borrow_mut().say(format!("-{WHY}\r\n").as_bytes());
     client.end(Ending::AfterReplies);

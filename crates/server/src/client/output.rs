@@ -5,9 +5,8 @@
 //! (`Client::check_output`). But many that each hold what one may are more than the memory, and no
 //! pause brings it back.
 
-use super::{Client, Ending};
+use super::{Client, Ending, held};
 use crate::node::Node;
-use crate::stats::count_up;
 
 /// Counts what a connection holds after it was read or written, and makes room if that is too much
 /// for all.
@@ -21,17 +20,8 @@ pub(crate) fn count(node: &Node, client: &Client) {
 }
 
 fn close_for_room(node: &Node, client: &Client) {
-    count_up(&node.stats.evicted_clients, 1);
-    let number = node.stats.evicted_clients.get();
-    // Whoever opens many does not fill the log.
-    if number.is_power_of_two() {
-        let (most, all) = (client.counted_bytes.get(), node.clients.output.bytes());
-        node.log.warn(format_args!(
-            "client {} closed, number {number} closed for others: the replies that it does not read held {most} \
-             of {all} bytes, the most of any",
-            client.remote
-        ));
-    }
+    let (held, bytes) = (&node.clients.output, client.counted_bytes.get());
+    held::note_eviction(node, client, held, bytes, "the replies that it does not read");
     // No word about it: it would stand behind all that is not taken.
     client.end(Ending::Now);
     count(node, client);
