@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 PATIENCE_SECONDS = 60
@@ -167,6 +168,94 @@ class Sampan(Server):
             yield
         finally:
             self.processes[0].send_signal(signal.SIGCONT)
+
+
+class Wire:
+    """Where one node reaches another: connections to a port are passed on to another one, until the wire
+    is cut. Then nothing passes and nothing closes; what was sent waits, as it does in the kernel of a
+    sender whose segments get lost, and goes on when the wire is mended."""
+
+    def __init__(self, port, to_port):
+        self.to_port = to_port
+        self.whole = threading.Event()
+        self.whole.set()
+        self.listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self):
+        self.whole.clear()
+
+    def mend(self):
+        self.whole.set()
+
+    def close(self):
+        self.listener.close()
+        self.whole.set()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):  # It was closed.
+            while True:
+                self._connect(self.listener.accept()[0])
+
+    def _connect(self, near):
+        self.whole.wait()
+        try:
+            far = socket.create_connection(("127.0.0.1", self.to_port))
+        except OSError:
+            near.close()
+            return
+        for end in [near, far]:
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for ends in [(near, far), (far, near)]:
+            threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                self.whole.wait()
+                sink.sendall(data)
+        self.whole.wait()
+        for end in [source, sink]:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+class Wired(Sampan):
+    """Three nodes that reach each other over wires which can be cut, with default settings but for the
+    election timeout."""
+
+    def __init__(self, binary, folder, port, election_timeout_ms):
+        Server.__init__(self, folder)
+        self.binary = binary
+        self.addresses = [f"127.0.0.1:{port + node}" for node in range(3)]
+        pairs = [(from_, to) for from_ in range(3) for to in range(3) if from_ != to]
+        ports = {pair: port + 10_000 + at for at, pair in enumerate(pairs)}
+        peer_port = port + 10_000 + len(pairs)
+        self.wires = {pair: Wire(ports[pair], peer_port + pair[1]) for pair in pairs}
+        self.processes = [start(
+            [binary, "server", "--node-id", str(node + 1), "--cluster-id", "c07",
+             "--data-dir", f"{folder}/{node + 1}", "--listen", self.addresses[node],
+             "--peer-listen", f"127.0.0.1:{peer_port + node}",
+             "--peer", ",".join(f"{to + 1}=127.0.0.1:{ports[node, to]}" for to in range(3) if to != node),
+             "--election-timeout-ms", str(election_timeout_ms)], f"{folder}/log")
+            for node in range(3)]
+        try:
+            within("a leader of Sampan", self.is_up, self.must_live)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def pids(self):
+        return [process.pid for process in self.processes]
+
+    def wires_of(self, address):
+        node = self.addresses.index(address)
+        return [wire for pair, wire in self.wires.items() if node in pair]
+
+    def __exit__(self, *_):
+        for wire in self.wires.values():
+            wire.close()
+        super().__exit__()
 
 
 class Redis(Server):
