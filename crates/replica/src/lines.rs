@@ -4,11 +4,13 @@
 //! [`Line`] is one connection's queue, whether it ends at this node or at a follower that forwards
 //! to us. It holds facts; `requests.rs` decides what may start.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use sampan_base::{LogIndex, NodeId, Term, Time, planted};
 use sampan_kv::Class;
+use slab::Slab;
 
 use crate::input::ConnectionId;
 
@@ -137,7 +139,11 @@ impl Line {
 /// All lines, and how many requests wait in them.
 #[derive(Default, Debug)]
 pub(crate) struct Lines {
-    by_origin: BTreeMap<Origin, Line>,
+    slots: Slab<Line>,
+    by_origin: BTreeMap<Origin, usize>,
+    /// The line that was looked up last, and where it is: a request on its way asks for its own
+    /// some ten times in a row.
+    last_place: Cell<Option<(Origin, usize)>>,
     /// What any client of this node was told is in force at this index. The state here may not be
     /// there.
     pub(crate) told: LogIndex,
@@ -151,7 +157,23 @@ pub(crate) struct Lines {
 impl Lines {
     /// The line of a connection; made if there is none.
     pub(crate) fn line(&mut self, origin: Origin) -> &mut Line {
-        self.by_origin.entry(origin).or_default()
+        let place = self.place(origin).unwrap_or_else(|| {
+            let place = self.slots.insert(Line::default());
+            self.by_origin.insert(origin, place);
+            place
+        });
+        &mut self.slots[place]
+    }
+
+    fn place(&self, origin: Origin) -> Option<usize> {
+        if let Some((last, place)) = self.last_place.get()
+            && last == origin
+        {
+            return Some(place);
+        }
+        let place = *self.by_origin.get(&origin)?;
+        self.last_place.set(Some((origin, place)));
+        Some(place)
     }
 
     /// How many requests in a row came to one line.
@@ -193,22 +215,22 @@ impl Lines {
 
     /// The line of a connection, if there is one.
     pub(crate) fn get(&self, origin: Origin) -> Option<&Line> {
-        self.by_origin.get(&origin)
+        self.place(origin).map(|place| &self.slots[place])
     }
 
     /// The same, to change it.
     pub(crate) fn get_mut(&mut self, origin: Origin) -> Option<&mut Line> {
-        self.by_origin.get_mut(&origin)
+        self.place(origin).map(|place| &mut self.slots[place])
     }
 
     /// Is a connection gone, or was never there?
     pub(crate) fn is_closed(&self, origin: Origin) -> bool {
-        self.by_origin.get(&origin).is_none_or(|line| line.closed)
+        self.get(origin).is_none_or(|line| line.closed)
     }
 
     /// Takes the first waiting request of a line.
     pub(crate) fn pop(&mut self, origin: Origin) -> Option<Waiting> {
-        let line = self.by_origin.get_mut(&origin)?;
+        let line = self.get_mut(origin)?;
         let waiting = line.waiting.pop_front()?;
         if line.waiting.is_empty() {
             line.waiting.shrink_to(WAITING_KEPT);
@@ -225,7 +247,8 @@ impl Lines {
         mut which: impl FnMut(&Origin, &Waiting) -> bool,
     ) -> Vec<(Origin, Waiting)> {
         let mut taken = Vec::new();
-        for (origin, line) in &mut self.by_origin {
+        for (origin, &place) in &self.by_origin {
+            let line = &mut self.slots[place];
             let mut index = 0;
             while let Some(waiting) = line.waiting.get(index) {
                 if which(origin, waiting) {
@@ -248,7 +271,7 @@ impl Lines {
         connections: impl Iterator<Item = ConnectionId>,
     ) -> (usize, usize) {
         let origins = connections.map(|connection| Origin { home: Home::Here, connection });
-        let lines = origins.filter_map(|origin| self.by_origin.get(&origin));
+        let lines = origins.filter_map(|origin| self.get(origin));
         lines.fold((0, 0), |(count, bytes), line| {
             (count + line.waiting.len(), bytes + line.waiting_bytes)
         })
@@ -256,7 +279,7 @@ impl Lines {
 
     /// What waits in a line waits from now on.
     pub(crate) fn wait_anew(&mut self, origin: Origin, now: Time) {
-        let line = self.by_origin.get_mut(&origin);
+        let line = self.get_mut(origin);
         for waiting in line.into_iter().flat_map(|line| &mut line.waiting) {
             waiting.since = now;
             if planted!(ParkedReadUnconfirmed) {
@@ -270,28 +293,32 @@ impl Lines {
         if self.waiting == 0 {
             return Vec::new();
         }
-        let waiting = self.by_origin.iter().filter(|(_, line)| !line.waiting.is_empty());
+        let has_waiting = |place: &usize| !self.slots[*place].waiting.is_empty();
+        let waiting = self.by_origin.iter().filter(|(_, place)| has_waiting(place));
         waiting.map(|(origin, _)| *origin).collect()
     }
 
     /// Marks a connection as gone: what waits is dropped, what is under way runs on unanswered.
     pub(crate) fn close(&mut self, origin: Origin) {
-        if let Some(line) = self.by_origin.get_mut(&origin) {
-            self.waiting -= line.waiting.len();
-            self.waiting_bytes -= std::mem::take(&mut line.waiting_bytes);
-            line.waiting.clear();
+        if let Some(line) = self.get_mut(origin) {
             line.closed = true;
+            let (count, bytes) = (line.waiting.len(), std::mem::take(&mut line.waiting_bytes));
+            line.waiting.clear();
+            self.waiting -= count;
+            self.waiting_bytes -= bytes;
         }
         self.forget_if_done(origin);
     }
 
     /// Drops a line that nothing can refer to any more.
     pub(crate) fn forget_if_done(&mut self, origin: Origin) {
-        if let Some(line) = self.by_origin.get(&origin)
-            && line.is_idle()
-            && (line.closed || origin.home != Home::Here)
+        if let Some(place) = self.place(origin)
+            && self.slots[place].is_idle()
+            && (self.slots[place].closed || origin.home != Home::Here)
         {
             self.by_origin.remove(&origin);
+            self.slots.remove(place);
+            self.last_place.set(None);
         }
     }
 }
