@@ -104,18 +104,18 @@ class Server:
 
 
 class Sampan(Server):
-    """`sampan cluster`, with its default settings."""
+    """`sampan cluster`, with its default settings unless told otherwise."""
 
     fsync = "every write, on a quorum of {nodes}, before its reply"
 
-    def __init__(self, binary, folder, port, nodes):
+    def __init__(self, binary, folder, port, nodes, flags=()):
         super().__init__(folder)
         self.binary = binary
         self.fsync = self.fsync.format(nodes=nodes)
         self.addresses = [f"127.0.0.1:{port + node}" for node in range(nodes)]
         self.processes = [start(
             [binary, "cluster", "--nodes", str(nodes), "--dir", f"{folder}/data",
-             "--port", str(port)], f"{folder}/log")]
+             "--port", str(port), *(["--", *flags] if flags else [])], f"{folder}/log")]
         try:
             within("a leader of Sampan", self.is_up, self.must_live)
         except BaseException:
@@ -133,13 +133,19 @@ class Sampan(Server):
     def is_whole(self):
         """All are up, and none has anything to catch up with."""
         status = self._status()
-        lines = [line.split() for line in status.stdout.splitlines()[1:]]
         return status.returncode == 0 and all(
-            line[2] in ("leader", "follower") and line[6] == "0" for line in lines)
+            line[2] in ("leader", "follower") and line[6] == "0" for line in self._columns(status))
+
+    @staticmethod
+    def _columns(status):
+        return [line.split() for line in status.stdout.splitlines()[1:]]
+
+    def node_lines(self):
+        """What `sampan status` says of each node, in columns."""
+        return self._columns(self._status())
 
     def _nodes(self, role):
-        lines = [line.split() for line in self._status().stdout.splitlines()[1:]]
-        return [line[1] for line in lines if len(line) > 2 and line[2] == role]
+        return [line[1] for line in self.node_lines() if len(line) > 2 and line[2] == role]
 
     def leader(self):
         return within("a leader of Sampan", lambda: self._nodes("leader"))[0]
@@ -189,6 +195,7 @@ class Wire:
         self.whole.set()
 
     def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)  # To close it would not wake who accepts.
         self.listener.close()
         self.whole.set()
 
@@ -221,10 +228,10 @@ class Wire:
 
 
 class Wired(Sampan):
-    """Three nodes that reach each other over wires which can be cut, with default settings but for the
-    election timeout."""
+    """Three nodes that reach each other over wires which can be cut, with default settings unless told
+    otherwise."""
 
-    def __init__(self, binary, folder, port, election_timeout_ms):
+    def __init__(self, binary, folder, port, flags):
         Server.__init__(self, folder)
         self.binary = binary
         self.addresses = [f"127.0.0.1:{port + node}" for node in range(3)]
@@ -237,7 +244,7 @@ class Wired(Sampan):
              "--data-dir", f"{folder}/{node + 1}", "--listen", self.addresses[node],
              "--peer-listen", f"127.0.0.1:{peer_port + node}",
              "--peer", ",".join(f"{to + 1}=127.0.0.1:{ports[node, to]}" for to in range(3) if to != node),
-             "--election-timeout-ms", str(election_timeout_ms)], f"{folder}/log")
+             *flags], f"{folder}/log")
             for node in range(3)]
         try:
             within("a leader of Sampan", self.is_up, self.must_live)

@@ -408,6 +408,9 @@ impl Transcript {
         };
         for id in (1..=nodes + spares).map(node) {
             let mut config = Config::new(id);
+            // Times that are easy to read in a transcript.
+            config.election_timeout_min = Duration::from_millis(500);
+            config.election_timeout_max = Duration::from_secs(1);
             let set = |field: &mut usize, value: &Option<usize>| {
                 *field = value.unwrap_or(*field);
             };

@@ -71,7 +71,7 @@ fn nodes_of_one_machine_have_a_short_election_timeout_unless_one_is_given() {
     assert_eq!(timeouts_ms("local-file", given, &[]), [600, 1_200]);
     let flag = ["--election-timeout-ms", "400"];
     assert_eq!(timeouts_ms("local-flag", given, &flag), [400, 800]);
-    assert_eq!(timeouts_ms("local-slow", "heartbeat-ms = 100\n", &[]), [500, 1_000]);
+    assert_eq!(timeouts_ms("local-slow", "heartbeat-ms = 100\n", &[]), [300, 600]);
 }
 
 #[test]
