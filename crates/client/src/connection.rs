@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
 use sampan_base::SessionId;
@@ -68,7 +68,11 @@ pub(crate) struct Connection {
     /// All bytes ever put into `output`.
     encoded: u64,
     in_flight: VecDeque<InFlight>,
-    heard_at: Instant,
+    /// The stream took no more when it was last asked to.
+    is_full: bool,
+    /// The last sign of life: bytes came, or a stream that was full took more. What one that was
+    /// not full takes shows nothing, as it may take it for a node that is gone.
+    alive_at: Instant,
     /// Why this node is to be left when what is in flight has been answered.
     pub(crate) leaving: Option<String>,
 }
@@ -83,7 +87,8 @@ impl Connection {
             output_taken: 0,
             encoded: 0,
             in_flight: VecDeque::new(),
-            heard_at: Instant::now(),
+            is_full: false,
+            alive_at: Instant::now(),
             leaving: None,
         }
     }
@@ -91,26 +96,40 @@ impl Connection {
     /// Writes what is to be written, then waits for bytes and reads them: how many, 0 at the end.
     /// May be dropped at any time and called again.
     pub(crate) async fn exchange(&mut self) -> io::Result<usize> {
-        let Self { stream, input, output, output_taken, .. } = self;
         let bytes = poll_fn(|context| {
-            while let Some(rest) = output.get(*output_taken..).filter(|rest| !rest.is_empty()) {
-                match Pin::new(&mut *stream).poll_write(context, rest) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    Poll::Ready(Ok(bytes)) => *output_taken += bytes,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => break,
-                }
-            }
-            if *output_taken == output.len() {
-                output.clear();
-                *output_taken = 0;
-            }
-            input.reserve(READ_BYTES);
-            pin!(stream.read_buf(input)).poll(context)
+            self.write_some(context)?;
+            self.input.reserve(READ_BYTES);
+            pin!(self.stream.read_buf(&mut self.input)).poll(context)
         })
         .await?;
-        self.heard_at = Instant::now();
+        self.alive_at = Instant::now();
         Ok(bytes)
+    }
+
+    /// Writes what the stream takes now.
+    fn write_some(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        while self.unsent_bytes() > 0 {
+            let rest = self.output.get(self.output_taken..).unwrap_or_default();
+            match Pin::new(&mut self.stream).poll_write(context, rest) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(bytes)) => self.took(bytes),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {
+                    self.is_full = true;
+                    return Ok(());
+                }
+            }
+        }
+        self.output.clear();
+        self.output_taken = 0;
+        Ok(())
+    }
+
+    fn took(&mut self, bytes: usize) {
+        self.output_taken += bytes;
+        if std::mem::take(&mut self.is_full) {
+            self.alive_at = Instant::now();
+        }
     }
 
     /// The next reply that has been read whole. Messages that answer nothing are skipped.
@@ -177,9 +196,9 @@ impl Connection {
         self.output.len() - self.output_taken
     }
 
-    /// Since when the node owes an answer and has said nothing.
+    /// Since when the node owes an answer and there was no sign of life.
     pub(crate) fn silent_since(&self) -> Option<Instant> {
-        self.in_flight.front().map(|oldest| oldest.sent_at.max(self.heard_at))
+        self.in_flight.front().map(|oldest| oldest.sent_at.max(self.alive_at))
     }
 
     /// Ends the connection. Each thing in flight, oldest first, and whether it left whole: a

@@ -55,6 +55,8 @@ pub use sampan_resp::Value;
 
 #[cfg(test)]
 mod clerk_tests;
+#[cfg(test)]
+mod upload_tests;
 
 /// Also the test double of `tests/` and of the examples in the documentation.
 #[cfg(test)]
