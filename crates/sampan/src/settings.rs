@@ -248,7 +248,7 @@ settings! {
     /// "rejoin" gives up what follows, and the node does not vote until a leader has given it back;
     /// "refuse" exits with 5
     on_damage "SAMPAN_ON_DAMAGE" OnDamage => replica.on_damage;
-    /// Snapshots kept, 1 or more
+    /// Snapshots kept, 1 to 64
     snapshots_kept "SAMPAN_SNAPSHOTS_KEPT" usize => replica.storage.snapshots_kept;
     /// Length of one file of the log, a multiple of 4096
     segment_bytes "SAMPAN_SEGMENT_BYTES" u64 => replica.storage.segment_bytes;
@@ -318,7 +318,7 @@ settings! {
     backup_idle_ms "SAMPAN_BACKUP_IDLE_MS" Millis => limits.backup_idle_time;
     /// Bytes a second of all backups together, so that other clients hardly notice
     backup_bytes_per_second "SAMPAN_BACKUP_BYTES_PER_SECOND" u64 => limits.backup_bytes_per_second;
-    /// Bytes of a backup in one reply
+    /// Bytes of a backup in one reply, at most 16777216
     backup_read_bytes "SAMPAN_BACKUP_READ_BYTES" usize => limits.backup_read_bytes;
     /// A connection this node closes is read dry for this long
     linger_ms "SAMPAN_LINGER_MS" Millis => limits.linger_time;
@@ -349,7 +349,8 @@ settings! {
     command_bytes_max "SAMPAN_COMMAND_BYTES_MAX" usize => replica.kv.command_bytes_max;
     /// Most bytes of values in one reply
     reply_bytes_max "SAMPAN_REPLY_BYTES_MAX" usize => replica.kv.reply_bytes_max;
-    /// Tables that the keys are spread over, a power of two: more keep each pause for growth short
+    /// Tables that the keys are spread over, a power of two up to 65536: more keep each pause for
+    /// growth short
     shards "SAMPAN_SHARDS" usize => replica.kv.shards;
 
     "State (must be the same on every node of a cluster, always)":
@@ -424,6 +425,7 @@ fn flag_of(name: &str) -> Option<String> {
         "listen_peer" => return Some("--peer-listen".to_owned()),
         "peers" => return Some("--peer".to_owned()),
         "data_dir" => return Some("--data-dir".to_owned()),
+        "advertise" => return Some("--advertise".to_owned()),
         _ => by_name.or_else(by_field)?,
     };
     Some(format!("--{}", setting.replace('_', "-")))

@@ -86,6 +86,11 @@ fn each_fault_is_named_with_what_is_accepted() {
         ("--peer-listen 127.0.0.1:7001", "--peer-listen is 127.0.0.1:7001: the address for"),
         ("--raft-state-max-bytes -2", "--raft-state-max-bytes is -2: want bytes, or -1 for never"),
         ("--clients-max 0", "--clients-max is 0: want at least 1"),
+        ("--advertise 0.0.0.0:7001", "--advertise is 0.0.0.0:7001: want a host and port"),
+        ("--output-soft-ms 0", "--output-soft-ms is 0ms: want at least 1ms"),
+        ("--snapshots-kept 65", "--snapshots-kept is 65: want at most 64"),
+        ("--shards 131072", "--shards is 131072: want at most 65536"),
+        ("--backup-read-bytes 16777217", "--backup-read-bytes is 16777217: want at most 16777216"),
         ("--heartbeat-ms soon", "invalid value 'soon' for '--heartbeat-ms <N>'"),
     ] {
         let error = error_of(flags);

@@ -295,14 +295,11 @@ impl Limits {
             ("peer_queue_bytes_max", self.peer_queue_bytes_max),
         ];
         check_one_or_more(&one_or_more)?;
-        if self.clients_max > CLIENTS_MAX {
-            let expected = format!("want at most {CLIENTS_MAX}");
-            return Err(ConfigError::new("clients_max", self.clients_max, expected));
-        }
-        if self.read_bytes > READ_BYTES_MAX {
-            let expected = format!("want at most {READ_BYTES_MAX}");
-            return Err(ConfigError::new("read_bytes", self.read_bytes, expected));
-        }
+        check_at_most(&[
+            ("clients_max", self.clients_max, CLIENTS_MAX),
+            ("read_bytes", self.read_bytes, READ_BYTES_MAX),
+            ("backup_read_bytes", self.backup_read_bytes, BACKUP_READ_BYTES_MAX),
+        ])?;
         let request = &self.request;
         let enough = [
             ("request_bulk_bytes_max", request.bulk_bytes_max, 64),
@@ -339,6 +336,7 @@ impl Limits {
             return Err(ConfigError::new("output_total_bytes_max", value, expected));
         }
         let times = [
+            ("output_soft_time", self.output_soft_time),
             ("request_stall_time", self.request_stall_time),
             ("keepalive_time", self.keepalive_time),
             ("backup_idle_time", self.backup_idle_time),
@@ -349,7 +347,6 @@ impl Limits {
         ];
         check_times(&times)?;
         check_times_max(&[
-            ("output_soft_time", self.output_soft_time),
             ("idle_time", self.idle_time.unwrap_or_default()),
             ("linger_time", self.linger_time),
             ("stop_flush_time", self.stop_flush_time),
@@ -364,9 +361,24 @@ impl Limits {
     }
 }
 
+fn check_can_be_reached(setting: &str, address: &HostPort) -> Result<(), ConfigError> {
+    if address.port == 0 || address.is_unspecified() {
+        let expected = "want a host and port to connect to";
+        return Err(ConfigError::new(setting, address, expected));
+    }
+    Ok(())
+}
+
 fn check_one_or_more(settings: &[(&str, usize)]) -> Result<(), ConfigError> {
     let zero = settings.iter().find(|(_, value)| *value == 0);
     zero.map_or(Ok(()), |(setting, value)| Err(ConfigError::new(setting, value, "want at least 1")))
+}
+
+fn check_at_most(settings: &[(&str, usize, usize)]) -> Result<(), ConfigError> {
+    let large = settings.iter().find(|(_, value, most)| value > most);
+    large.map_or(Ok(()), |(setting, value, most)| {
+        Err(ConfigError::new(setting, value, format!("want at most {most}")))
+    })
 }
 
 fn check_times(settings: &[(&str, Duration)]) -> Result<(), ConfigError> {
@@ -418,6 +430,13 @@ const PARTIAL_FACTOR: usize = 8;
 /// A buffer to read into is no longer than this: each connection that reads has one.
 const READ_BYTES_MAX: usize = 64 << 20;
 
+/// A piece of a backup is no longer than what `sampan backup` takes for one string of a reply.
+const BACKUP_READ_BYTES_MAX: usize = 16 << 20;
+/// Each snapshot has the size of the state, and so many of them are for no disk.
+const SNAPSHOTS_KEPT_MAX: usize = 64;
+/// Each table takes memory though it is empty, and all of them are made again by each `FLUSHALL`.
+const SHARDS_MAX: usize = 1 << 16;
+
 impl Config {
     /// A node with default limits that listens for peers at the client port plus
     /// [`PEER_PORT_OFFSET`]; alone until it is told of peers.
@@ -467,14 +486,14 @@ impl Config {
         let mut addresses = BTreeSet::new();
         for (id, address) in &self.peers {
             let setting = format!("peers {id}");
-            if address.port == 0 || address.is_unspecified() {
-                let expected = "want a host and port to connect to";
-                return Err(ConfigError::new(&setting, address, expected));
-            }
+            check_can_be_reached(&setting, address)?;
             if !addresses.insert(address) {
                 let expected = "the address of another peer as well: want one for each";
                 return Err(ConfigError::new(&setting, address, expected));
             }
+        }
+        if let Some(address) = &self.advertise {
+            check_can_be_reached("advertise", address)?;
         }
         if self.listen.port != 0 && self.listen == self.listen_peer {
             let expected = "the address for clients as well: want another port";
@@ -496,6 +515,10 @@ impl Config {
         options.raft.check().map_err(ConfigError::of_part)?;
         options.storage.check().map_err(ConfigError::of_part)?;
         options.kv.check().map_err(ConfigError::of_part)?;
+        check_at_most(&[
+            ("snapshots_kept", options.storage.snapshots_kept, SNAPSHOTS_KEPT_MAX),
+            ("shards", options.kv.shards, SHARDS_MAX),
+        ])?;
         let times = [
             ("no_leader_wait", options.no_leader_wait),
             ("client_timeout", options.client_timeout),

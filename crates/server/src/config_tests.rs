@@ -47,6 +47,32 @@ fn a_port_too_high_for_the_offset_is_refused() {
 }
 
 #[test]
+fn what_no_machine_could_do_is_refused() {
+    let kept = error_of(|c| c.replica.storage.snapshots_kept = usize::MAX);
+    assert_eq!(kept, format!("snapshots_kept is {}: want at most 64", usize::MAX));
+    let shards = error_of(|c| c.replica.kv.shards = 1 << 40);
+    assert_eq!(shards, "shards is 1099511627776: want at most 65536");
+    let soft = error_of(|c| c.limits.output_soft_time = Duration::ZERO);
+    assert_eq!(soft, "output_soft_time is 0ms: want at least 1ms");
+}
+
+#[test]
+fn a_piece_of_a_backup_fits_a_reply_as_sampan_backup_takes_it() {
+    let piece = error_of(|c| c.limits.backup_read_bytes = BACKUP_READ_BYTES_MAX + 1);
+    assert_eq!(piece, "backup_read_bytes is 16777217: want at most 16777216");
+    assert!(BACKUP_READ_BYTES_MAX <= sampan_resp::ReplyLimits::default().bulk_bytes_max);
+}
+
+#[test]
+fn what_is_advertised_can_be_connected_to() {
+    for address in ["0.0.0.0:7001", "[::]:7001", "h:0"] {
+        let error = error_of(|c| c.advertise = Some(address.parse().unwrap()));
+        let expected = format!("advertise is {address}: want a host and port to connect to");
+        assert_eq!(error, expected);
+    }
+}
+
+#[test]
 fn each_fault_is_named_with_what_is_accepted() {
     let n2 = NodeId::of(2);
     let itself = error_of(|c| drop(c.peers.insert(c.node, HostPort::new("h", 1))));
