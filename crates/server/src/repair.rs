@@ -20,7 +20,7 @@ use crate::time::Clock;
 
 /// What the repair of a log needs of its node.
 pub(crate) struct Host<'a> {
-    pub(crate) clock: Clock,
+    pub(crate) clock: &'a mut Clock,
     pub(crate) log: &'a Log,
     pub(crate) disk: RealDisk,
     pub(crate) inbox: &'a Inbox,
@@ -52,7 +52,7 @@ impl Host<'_> {
             if !repairing.is_settled() {
                 continue;
             }
-            match repairing.settle(&mut self.disk, self.clock.now())? {
+            match self.clock.hold(|now| repairing.settle(&mut self.disk, now))? {
                 Start::Repairing(next) => {
                     repairing = next;
                     self.log.warn(&repairing);

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use sampan_replica::{OpenError, Replica, Start, Task};
+use sampan_replica::{Now, OpenError, Replica, Start, Task};
 use sampan_storage::{Identity, Storage};
 use tokio::net::TcpListener as AsyncListener;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
@@ -210,11 +210,12 @@ impl Loaded {
         let lock = Arc::new(DirectoryLock::take(&config.data_dir)?);
         let log = begin_log(&config);
         let disk = RealDisk::new(&config.data_dir);
-        let clock = Clock::start();
+        let mut clock = Clock::start();
         let began = Instant::now();
         let loading = Loading::begin(&listeners.client, loading::PATIENCE);
         let loading = loading.map_err(|error| no_resources(&error))?;
-        let start = open(&config, &mut disk.clone(), &clock, &log).inspect_err(|_| log.settle())?;
+        let start = clock.hold(|now| open(&config, &mut disk.clone(), now, &log));
+        let start = start.inspect_err(|_| log.settle())?;
         drop(loading);
         Ok(Self { config, listeners, lock, log, disk, clock, began, start })
     }
@@ -230,13 +231,14 @@ impl Loaded {
     }
 
     async fn take_part(self, mut requests: StopRequests) -> Result<(), ServerError> {
-        let Self { config, listeners, lock, log, disk, clock, began, start } = self;
+        let Self { config, listeners, lock, log, disk, mut clock, began, start } = self;
         let ports = Ports::take(listeners, &config, &log).map_err(|error| no_resources(&error))?;
         let (replica, report) = match start {
             Start::Ready(replica, report) => (replica, report),
             Start::Repairing(repairing) => {
                 let Ports { clients, peers, inbox, .. } = &ports;
-                let host = repair::Host { clock, log: &log, disk: disk.clone(), inbox, peers };
+                let (clock, disk) = (&mut clock, disk.clone());
+                let host = repair::Host { clock, log: &log, disk, inbox, peers };
                 let repaired = host.run(repairing, clients, &mut requests).await;
                 match repaired.map_err(|error| open_error(&config, &error))? {
                     Some(started) => started,
@@ -258,12 +260,7 @@ impl Loaded {
 }
 
 /// Loads the node's state, or creates it.
-fn open(
-    config: &Config,
-    disk: &mut RealDisk,
-    clock: &Clock,
-    log: &Log,
-) -> Result<Start, ServerError> {
+fn open(config: &Config, disk: &mut RealDisk, now: Now, log: &Log) -> Result<Start, ServerError> {
     let identity = Identity { cluster: config.cluster, node: config.node };
     let bootstrap = config.bootstrap();
     let settings = state_settings::values(&config.replica.kv);
@@ -279,7 +276,7 @@ fn open(
     let processors = thread::available_parallelism().map_or(1, usize::from);
     options.restore_parts = (RESTORE_PARTS_EACH * processors).min(RESTORE_PARTS_MAX);
     options.run_all = run_all;
-    Replica::start(disk, identity, options, bootstrap, random(), clock.now())
+    Replica::start(disk, identity, options, bootstrap, random(), now)
         .map_err(|error| open_error(config, &error))
 }
 

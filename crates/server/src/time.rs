@@ -7,16 +7,33 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use sampan_base::{Time, WallTime};
 use sampan_replica::Now;
 
-/// The clocks of one node. Its monotonic time starts with it.
+/// The clocks of one node. Its monotonic time starts with it, and stands still while it loads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
+    /// When it would have started had it never stood still.
     start: Instant,
+    started: Instant,
 }
 
 impl Clock {
     /// A clock at [`Time::ZERO`].
     pub(crate) fn start() -> Self {
-        Self { start: Instant::now() }
+        let now = Instant::now();
+        Self { start: now, started: now }
+    }
+
+    /// Stands still during this work, which is told the time. Whoever loads for longer than an
+    /// election timeout would else find its own over before it can have heard a leader.
+    pub(crate) fn hold<T>(&mut self, work: impl FnOnce(Now) -> T) -> T {
+        let (began, now) = (Instant::now(), self.now());
+        let done = work(now);
+        self.start += began.elapsed();
+        done
+    }
+
+    /// Since it was started, in any case.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Both clocks.
@@ -77,6 +94,23 @@ const fn civil_from_days(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_stands_still_while_it_is_held_and_never_goes_back() {
+        const LOAD_TIME: Duration = Duration::from_millis(50);
+        let mut clock = Clock::start();
+        let before = clock.mono();
+        let told = clock.hold(|now| {
+            let began = Instant::now();
+            while began.elapsed() < LOAD_TIME {
+                std::thread::yield_now();
+            }
+            now.mono
+        });
+        let after = clock.mono();
+        assert!(before <= told && told <= after, "{before:?} {told:?} {after:?}");
+        assert!(clock.uptime() >= LOAD_TIME + after.since(Time::ZERO), "{after:?}");
+    }
 
     #[test]
     fn utc_shows_known_moments() {

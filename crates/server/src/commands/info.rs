@@ -89,7 +89,7 @@ fn write_section(section: &str, call: &Call<'_>, status: &Status, text: &mut Str
 
 fn server(call: &Call<'_>, lines: &mut Lines<'_>) {
     let node = call.node;
-    let uptime = node.clock.mono().0 / 1_000_000;
+    let uptime = node.clock.uptime().as_secs();
     lines.title("Server");
     lines.put("redis_version", REDIS_VERSION);
     lines.put("server_name", "sampan");
