@@ -15,7 +15,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use sampan_base::{ClusterId, NodeId};
 use sampan_server::{Config, HostPort, ServerError};
 
-use crate::exit::{Ended, Failure};
+use crate::exit::{self, Ended, Failure};
 use crate::settings::{Identity, Settings, with_flags};
 use crate::{supervision, terminal};
 
@@ -77,7 +77,7 @@ pub(crate) fn run(matches: &ArgMatches, root: &Command, argv: &[OsString]) -> En
     }
     let (config, stop_on_stdin_eof) = configure(matches, root, argv)?;
     if stop_on_stdin_eof {
-        supervision::stop_when_stdin_ends();
+        supervision::stop_when_stdin_ends().map_err(|error| exit::cannot_start(&error))?;
     }
     match sampan_server::run(config) {
         Ok(()) => Ok(ExitCode::SUCCESS),

@@ -1,7 +1,7 @@
 //! Both ends of the tie between a supervisor and a node: a pipe that the supervisor never writes
 //! to. When it ends, however it ends, the kernel closes the pipe, and the node stops.
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::thread;
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use rustix::process::{Pid, Signal, getpid, kill_process};
 pub(crate) const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// From now on, the end of standard input is SIGTERM to this process.
-pub(crate) fn stop_when_stdin_ends() {
-    thread::spawn(|| {
-        let mut stdin = std::io::stdin().lock();
+pub(crate) fn stop_when_stdin_ends() -> io::Result<()> {
+    let watch = || {
+        let mut stdin = io::stdin().lock();
         let mut ignored = [0; 64];
         // An error ends it as well: nobody is there.
         while stdin.read(&mut ignored).is_ok_and(|bytes| bytes > 0) {}
@@ -21,7 +21,8 @@ pub(crate) fn stop_when_stdin_ends() {
             thread::sleep(STOP_TIME_MAX);
         }
         std::process::exit(1);
-    });
+    };
+    thread::Builder::new().name("supervision".into()).spawn(watch).map(drop)
 }
 
 /// Asks a child to stop. The caller has not waited for it yet, so that its id is still its own.

@@ -46,8 +46,10 @@ impl Open {
     /// still to be read keeps it until then. Its index.
     fn finish(self) -> LogIndex {
         if let Ok(file) = Arc::try_unwrap(self.file) {
-            // A thread that nobody waits for, also not the end of the process.
-            thread::spawn(move || release::give_back(&file));
+            // A thread that nobody waits for, also not the end of the process. Without one the
+            // kernel gives all of it back at once.
+            let give_back = move || release::give_back(&file);
+            _ = thread::Builder::new().name("give-back".into()).spawn(give_back);
         }
         self.index
     }

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use sampan_replica::{Now, OpenError, Replica, Start, Task};
 use sampan_storage::{Identity, Storage};
@@ -41,6 +42,9 @@ use crate::time::{Clock, stopwatch, wall};
 const RESTORE_PARTS_EACH: usize = 4;
 /// More than this wait for memory.
 const RESTORE_PARTS_MAX: usize = 32;
+
+/// A thread that may block, and looks up addresses or reads backups, is kept for so long: always.
+const BLOCKING_IDLE_TIME: Duration = Duration::from_hours(366 * 24);
 
 /// How a node is asked to stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -177,11 +181,21 @@ fn stop_at_signals(runtime: &LocalRuntime, stopper: Stopper) -> Result<(), Serve
     Ok(())
 }
 
+/// The runtime of a node. Its pool of threads that may block panics if it cannot have its first
+/// thread, and makes do with those it has later on: so it gets one at the start, for good.
 fn runtime() -> Result<LocalRuntime, ServerError> {
-    Builder::new_current_thread()
+    let runtime = Builder::new_current_thread()
         .enable_all()
+        .thread_keep_alive(BLOCKING_IDLE_TIME)
         .build_local(LocalOptions::default())
-        .map_err(|error| no_resources(&error))
+        .map_err(|error| no_resources(&error))?;
+    // To ask the pool for one that cannot be had is what panics.
+    let no_thread =
+        |error| ServerError::Resources(format!("no thread for looking up names: {error}"));
+    let trial = thread::Builder::new().spawn(|| {}).map_err(no_thread)?;
+    trial.join().expect("it does nothing");
+    runtime.spawn_blocking(|| {});
+    Ok(runtime)
 }
 
 fn no_resources(error: &io::Error) -> ServerError {
@@ -445,7 +459,7 @@ async fn live(
 
 /// Lets the last replies leave.
 async fn say_farewell(node: &Node) {
-    const POLL_INTERVAL: std::time::Duration = std::time::Duration::from_millis(5);
+    const POLL_INTERVAL: Duration = Duration::from_millis(5);
     let deadline = Instant::now() + node.config.limits.stop_flush_time;
     node.clients.end_all();
     while node.clients.len() > 0 && Instant::now() < deadline {
@@ -465,7 +479,6 @@ fn random() -> u64 {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::channel;
-    use std::time::Duration;
 
     use sampan_base::{ClusterId, NodeId};
 
