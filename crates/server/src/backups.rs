@@ -9,7 +9,7 @@
 //! whoever keeps them, and says so if they do not hold.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -23,7 +23,7 @@ use bytes::Bytes;
 use sampan_base::{LogIndex, SnapshotId, SnapshotMeta, Time};
 use sampan_kv::Reply;
 use sampan_replica::{BackupReady, ClientReply, ConnectionId};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::node::Node;
@@ -67,19 +67,21 @@ pub(crate) struct Piece {
 pub(crate) struct Backups {
     open: RefCell<BTreeMap<u64, Open>>,
     next_id: Cell<u64>,
-    pieces: UnboundedSender<Piece>,
+    /// What waits to be read: no more than there are connections.
+    pieces: RefCell<VecDeque<Piece>>,
+    has_pieces: Notify,
 }
 
-/// Where pieces wait to be read: no more than there are connections.
-pub(crate) struct Pieces(UnboundedReceiver<Piece>);
-
 impl Backups {
-    /// None, and what [`serve`] takes. Ids count up from `first_id`, which should differ from run
-    /// to run, so that no id of an earlier run is taken for one of this.
-    pub(crate) fn new(first_id: u64) -> (Self, Pieces) {
-        let (pieces, queue) = unbounded_channel();
-        let (open, next_id) = (RefCell::default(), Cell::new(first_id));
-        (Self { open, next_id, pieces }, Pieces(queue))
+    /// None. Ids count up from `first_id`, which should differ from run to run, so that no id of an
+    /// earlier run is taken for one of this.
+    pub(crate) fn new(first_id: u64) -> Self {
+        Self {
+            open: RefCell::default(),
+            next_id: Cell::new(first_id),
+            pieces: RefCell::default(),
+            has_pieces: Notify::new(),
+        }
     }
 
     /// How many are open.
@@ -109,8 +111,24 @@ impl Backups {
         let Some(backup) = open.get_mut(&id) else { return false };
         backup.used_at = now;
         let file = backup.file.clone();
-        // The other end lives as long as the node.
-        self.pieces.send(Piece { connection, seq, file, offset }).is_ok()
+        self.pieces.borrow_mut().push_back(Piece { connection, seq, file, offset });
+        self.has_pieces.notify_one();
+        true
+    }
+
+    /// The piece that waits longest.
+    async fn next_piece(&self) -> Piece {
+        loop {
+            if let Some(piece) = self.pieces.borrow_mut().pop_front() {
+                return piece;
+            }
+            self.has_pieces.notified().await;
+        }
+    }
+
+    /// A connection is gone: its piece is not read for nobody, nor its file held for it.
+    pub(crate) fn forget(&self, connection: ConnectionId) {
+        self.pieces.borrow_mut().retain(|piece| piece.connection != connection);
     }
 
     /// Is there such a backup?
@@ -169,15 +187,16 @@ pub(crate) fn too_many(node: &Node) -> Reply {
 }
 
 /// Reads pieces and answers with them, no faster than may be, for ever.
-pub(crate) async fn serve(node: Rc<Node>, mut pieces: Pieces) {
+pub(crate) async fn serve(node: Rc<Node>) {
     let limits = &node.config.limits;
     let bytes_max = limits.backup_read_bytes.min(limits.output_bytes_max / 2);
     let mut free_at = Instant::now();
-    while let Some(Piece { connection, seq, file, offset }) = pieces.0.recv().await {
+    loop {
         // Timers are no finer than this; what is not waited for now is later.
         if free_at > Instant::now() + Duration::from_millis(1) {
             tokio::time::sleep_until(free_at).await;
         }
+        let Piece { connection, seq, file, offset } = node.backups.next_piece().await;
         let read = tokio::task::spawn_blocking(move || read_at(&file, offset, bytes_max)).await;
         let reply = match read.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
             Ok(bytes) => {

@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
-use crate::backups::{self, Backups, Pieces};
+use crate::backups::{self, Backups};
 use crate::client::connection::{self, Batch};
 use crate::client::registry::Clients;
 use crate::config::Config;
@@ -267,8 +267,8 @@ impl Loaded {
             log.line(line);
         }
         let disks = DiskThreads::start(&disk, &lock)?;
-        let (node, clients, pieces) = assemble(config, ports, clock, log, *replica);
-        tokio::task::spawn_local(backups::serve(node.clone(), pieces));
+        let (node, clients) = assemble(config, ports, clock, log, *replica);
+        tokio::task::spawn_local(backups::serve(node.clone()));
         live(node, clients, disks, requests).await
     }
 }
@@ -403,8 +403,7 @@ fn assemble(
     clock: Clock,
     log: Log,
     replica: Replica,
-) -> (Rc<Node>, AsyncListener, Pieces) {
-    let (backups, pieces) = Backups::new(random());
+) -> (Rc<Node>, AsyncListener) {
     let Ports { clients, client_port, peer_port, peers, inbox } = ports;
     let node = Node {
         client_port,
@@ -415,7 +414,7 @@ fn assemble(
         replica: RefCell::new(replica),
         inbox,
         clients: Clients::new(config.limits.clone()),
-        backups,
+        backups: Backups::new(random()),
         peers,
         stats: Stats::default(),
         coarse_time: Cell::new(clock.mono()),
@@ -426,7 +425,7 @@ fn assemble(
         batch: RefCell::new(Batch::default()),
         config,
     };
-    (Rc::new(node), clients, pieces)
+    (Rc::new(node), clients)
 }
 
 /// All tasks of a node, from the first turn to the last reply.

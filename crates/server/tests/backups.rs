@@ -174,6 +174,29 @@ fn a_backup_is_read_no_faster_than_may_be() {
 }
 
 #[test]
+fn nobody_waits_for_pieces_of_connections_that_are_gone() {
+    const GONE: usize = 10;
+    let dir = TempDir::new();
+    let node = single(dir.path(), |config| {
+        small(config);
+        // A piece takes half a second.
+        config.limits.backup_bytes_per_second = 2_000;
+    });
+    let mut client = node.connect();
+    let (id, ..) = begin(&mut client);
+    let mut crowd: Vec<_> = (0..GONE).map(|_| node.connect()).collect();
+    for one in &mut crowd {
+        one.send(format!("BACKUP READ {id} 0\r\n"));
+    }
+    until("all have asked", || client.call("CLIENT LIST").matches(" cmd=backup ").count() == GONE);
+    client.call("CLIENT KILL TYPE normal SKIPME yes");
+    until("all are gone", || client.call("CLIENT LIST").matches(" cmd=").count() == 1);
+    let begun = Instant::now();
+    piece(&mut client, &id, 0);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn a_backup_that_makes_no_sense_is_told_what_does() {
     let dir = TempDir::new();
     let node = single(dir.path(), small);

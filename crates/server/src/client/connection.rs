@@ -103,6 +103,9 @@ impl Connection {
             _ = tokio::time::timeout(linger, net::read_dry(&mut self.reader)).await;
         }
         self.node.clients.remove(&self.client);
+        if self.client.awaits_piece.get() {
+            self.node.backups.forget(self.client.id);
+        }
         self.node.inbox.push(Input::ConnectionClosed(self.client.id));
     }
 
