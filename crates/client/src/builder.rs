@@ -16,7 +16,7 @@ const WINDOW_MAX: usize = 1_024;
 /// No time of a Clerk is set to less: it would try again without a pause.
 const TIME_MIN: Duration = Duration::from_millis(1);
 /// Nor to more: beyond some time a clock cannot count.
-const TIME_MAX: Duration = Duration::from_hours(24);
+pub(crate) const TIME_MAX: Duration = Duration::from_hours(24);
 
 /// Every time and limit of a Clerk.
 #[derive(Clone, Copy, Debug)]

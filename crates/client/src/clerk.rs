@@ -7,7 +7,7 @@ use sampan_resp::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::builder::{Builder, Config};
+use crate::builder::{Builder, Config, TIME_MAX};
 use crate::error::{Error, OnceId};
 use crate::options::{Outcome, SetOptions, Ttl, millis};
 use crate::request::{Call, Command, Kind, Request};
@@ -40,6 +40,13 @@ impl Clerk {
     pub(crate) const fn new(requests: mpsc::Sender<Request>, config: &Config) -> Self {
         let Config { deadline, command_bytes_max, .. } = *config;
         Self { requests, deadline, command_bytes_max }
+    }
+
+    /// The same client with another deadline for its calls, at most 1 day: one after the other may
+    /// have what is left of a time for all of them.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { deadline: deadline.min(TIME_MAX), ..self.clone() }
     }
 
     /// Ends the session and the connection, of all clones, once the calls under way have ended.

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal as _, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use sampan_client::{Clerk, Error, SetOptions, Ttl, Value};
@@ -123,19 +123,55 @@ pub(crate) enum DataCommand {
     },
 }
 
+/// At least so much time is for the end of a session, which spares the cluster an hour of keeping
+/// it.
+const CLOSE_TIME_MIN: Duration = Duration::from_millis(100);
+
 /// Makes the call, prints what came, and says how it ended.
 pub(crate) fn run(servers: &Servers, command: &DataCommand) -> Ended {
+    // Whoever types it takes the time that they need.
+    let value = value_of(command)?;
     exit::block_on(async {
+        let until = Instant::now() + Duration::from_millis(servers.timeout_ms);
         let clerk = Clerk::builder()
             .addresses(servers.addresses()?)
             .deadline(Duration::from_millis(servers.timeout_ms))
             .connect()
             .await
             .map_err(|error| failure(&error))?;
-        let answer = call(&clerk, command).await;
-        clerk.close().await;
+        let timed = Timed { clerk, until };
+        let answer = call(&timed, command, value).await;
+        let close_time = timed.left().max(CLOSE_TIME_MIN);
+        _ = tokio::time::timeout(close_time, timed.clerk.close()).await;
         print(&answer?.map_err(|error| failure(&error))?)
     })
+}
+
+/// A Clerk, and the time that there is for all of its calls together.
+struct Timed {
+    clerk: Clerk,
+    until: Instant,
+}
+
+impl Timed {
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    /// For the next call.
+    fn clerk(&self) -> Clerk {
+        self.clerk.with_deadline(self.left())
+    }
+}
+
+/// The value that a command is given, perhaps by standard input.
+fn value_of(command: &DataCommand) -> Result<Vec<u8>, Failure> {
+    match command {
+        DataCommand::Set { value, .. } | DataCommand::Append { value, .. } => {
+            given_or_stdin(value.as_deref())
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// What a command prints, and whether it found what it asked for.
@@ -161,20 +197,23 @@ impl Answer {
     }
 }
 
-async fn call(clerk: &Clerk, command: &DataCommand) -> Result<Result<Answer, Error>, Failure> {
+async fn call(
+    timed: &Timed,
+    command: &DataCommand,
+    value: Vec<u8>,
+) -> Result<Result<Answer, Error>, Failure> {
+    let clerk = timed.clerk();
     Ok(match command {
         DataCommand::Get { key } => clerk
             .get(bytes(key))
             .await
             .map(|value| Answer::of(value.map_or(Value::Nil, Value::Bulk))),
-        DataCommand::Set { key, value, nx, xx, ex, px, keep_ttl } => {
+        DataCommand::Set { key, nx, xx, ex, px, keep_ttl, .. } => {
             let options =
                 set_options(*nx, *xx, ex.map(|s| s.saturating_mul(1_000)).or(*px), *keep_ttl);
-            let value = given_or_stdin(value.as_deref())?;
             clerk.set_with(bytes(key), value, options).await.map(Answer::condition)
         }
-        DataCommand::Append { key, value } => {
-            let value = given_or_stdin(value.as_deref())?;
+        DataCommand::Append { key, .. } => {
             let length = clerk.append(bytes(key), value).await;
             length.map(|length| Answer { met: true, ..Answer::count(length) })
         }
@@ -194,18 +233,19 @@ async fn call(clerk: &Clerk, command: &DataCommand) -> Result<Result<Answer, Err
             let after = Duration::from_secs(*seconds);
             clerk.expire(bytes(key), after).await.map(Answer::condition)
         }
-        DataCommand::Command { args } => Ok(any(clerk, args).await?),
+        DataCommand::Command { args } => Ok(any(timed, args).await?),
     })
 }
 
 /// Sends any command: one that writes in the session, others as they are. The node knows which.
 /// Those about sessions are as they are, too: to repeat them is harmless. But they write, which the
 /// Clerk does not know: one that nobody has answered may be applied.
-async fn any(clerk: &Clerk, args: &[OsString]) -> Result<Answer, Failure> {
+async fn any(timed: &Timed, args: &[OsString]) -> Result<Answer, Failure> {
     let name = args.first().map(bytes).unwrap_or_default();
-    let about = clerk.command([b"COMMAND", &b"INFO"[..], name]).await;
+    let about = timed.clerk().command([b"COMMAND", &b"INFO"[..], name]).await;
     let about = about.map_err(|error| failure(&error))?;
     let of_sessions = [&b"SESSION"[..], b"ONCE"].iter().any(|of| of.eq_ignore_ascii_case(name));
+    let clerk = timed.clerk();
     let answer = if writes(&about) && !of_sessions {
         clerk.once(args.iter().map(bytes)).await
     } else {

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use redis::Commands as _;
 
@@ -130,6 +131,37 @@ fn a_command_about_sessions_that_nobody_has_answered_may_be_applied() {
         let mut command = sampan([&["command"][..], args].concat());
         command.env("SAMPAN_SERVERS", &address).env("SAMPAN_TIMEOUT_MS", "300");
         run(&mut command, b"").assert_one_error(code, &[word]);
+    }
+}
+
+/// A server that takes this long to answer its first `PING`, and answers nothing else.
+fn slow_to_greet(greeting_time: Duration) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut bytes = [0; 4_096];
+        assert!(stream.read(&mut bytes).unwrap() > 0, "no PING");
+        std::thread::sleep(greeting_time);
+        stream.write_all(b"+PONG\r\n").unwrap();
+        while stream.read(&mut bytes).is_ok_and(|count| count > 0) {}
+        drop(listener);
+    });
+    address
+}
+
+#[test]
+fn a_timeout_is_for_connecting_and_all_calls_together() {
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    for args in [&["get", "k"][..], &["command", "GET", "k"]] {
+        let address = slow_to_greet(TIMEOUT * 2 / 5);
+        let mut command = sampan(args);
+        command.env("SAMPAN_SERVERS", &address);
+        command.env("SAMPAN_TIMEOUT_MS", TIMEOUT.as_millis().to_string());
+        let begun = Instant::now();
+        run(&mut command, b"").assert_one_error(3, &["not applied"]);
+        let took = begun.elapsed();
+        assert!(took >= TIMEOUT && took < TIMEOUT * 5 / 4, "{took:?}");
     }
 }
 
