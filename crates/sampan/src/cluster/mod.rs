@@ -29,7 +29,7 @@ const LEADER_POLL_TIME: Duration = Duration::from_millis(20);
 const PROBE_TIME: Duration = Duration::from_millis(500);
 /// How long no leader goes unremarked.
 const LEADER_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the table waits for a node that has not answered yet, once there is a leader.
+/// So long after the start the table waits no more for a node that has not answered.
 const STARTING_PATIENCE: Duration = Duration::from_secs(5);
 /// How often stopping nodes are looked at.
 const STOP_POLL_TIME: Duration = Duration::from_millis(10);
@@ -72,7 +72,8 @@ pub(crate) fn run(args: &ClusterArgs) -> Ended {
         drop(events);
         let pids = BTreeMap::new();
         let view = View { args, layout, started, pids, leader: None, shown: false };
-        Cluster { nodes, seen, stop, view, leaderless_since: Some(started) }.run().await
+        let leaderless = Some(Leaderless::since(started));
+        Cluster { nodes, seen, stop, view, leaderless }.run().await
     })
 }
 
@@ -98,7 +99,7 @@ struct Cluster<'a> {
     seen: UnboundedReceiver<Event>,
     stop: StopSignals,
     view: View<'a>,
-    leaderless_since: Option<Instant>,
+    leaderless: Option<Leaderless>,
 }
 
 impl Cluster<'_> {
@@ -117,7 +118,7 @@ impl Cluster<'_> {
                         return Err(failure);
                     }
                 }
-                () = tokio::time::sleep(LEADER_POLL_TIME), if self.leaderless_since.is_some() => {
+                () = tokio::time::sleep(LEADER_POLL_TIME), if self.leaderless.is_some() => {
                     self.look_for_leader().await;
                 }
             }
@@ -135,7 +136,7 @@ impl Cluster<'_> {
                     again_in.as_millis()
                 ));
                 self.view.pids.remove(&id);
-                self.leaderless_since.get_or_insert_with(Instant::now);
+                self.may_lack_leader();
             }
             Event::Ended { id, end } => {
                 self.nodes.remove(&id);
@@ -152,10 +153,15 @@ impl Cluster<'_> {
                     "{failure}; it is not started again, {} go on",
                     self.nodes.len()
                 ));
-                self.leaderless_since.get_or_insert_with(Instant::now);
+                self.may_lack_leader();
             }
         }
         None
+    }
+
+    /// Something has happened that may have cost the leader.
+    fn may_lack_leader(&mut self) -> &mut Leaderless {
+        self.leaderless.get_or_insert_with(|| Leaderless::since(Instant::now()))
     }
 
     /// Asks the nodes for their roles, and shows them once one of them leads and all have answered.
@@ -167,23 +173,19 @@ impl Cluster<'_> {
                 roles.insert(id, Role::of(&fields));
             }
         }
-        let since = self.leaderless_since.get_or_insert_with(Instant::now);
+        let is_awaited = !self.view.shown && roles.len() < self.nodes.len();
+        let leaderless = self.may_lack_leader();
+        let (now, time) = (Instant::now(), leaderless.since.elapsed());
         // A leader that was deposed and does not know it yet is of an older term.
         let leaders = roles.iter().filter(|(_, role)| role.name == "leader");
         let leader = leaders.max_by_key(|(_, role)| role.term).map(|(&id, role)| (id, role.term));
         match leader {
-            Some(leader)
-                if self.view.shown
-                    || roles.len() == self.nodes.len()
-                    || since.elapsed() > STARTING_PATIENCE =>
-            {
-                self.view.leads(leader, &roles, since.elapsed());
-                self.leaderless_since = None;
+            Some(leader) if !is_awaited || time > STARTING_PATIENCE => {
+                self.leaderless = None;
+                self.view.leads(leader, &roles, time);
             }
-            None if since.elapsed() > LEADER_PATIENCE => {
-                let seconds = since.elapsed().as_secs();
-                complain(format_args!("no leader for {seconds} s: see the nodes' logs"));
-                *since = Instant::now();
+            None if leaderless.is_to_be_said(now) => {
+                complain(format_args!("no leader for {} s: see the nodes' logs", time.as_secs()));
             }
             _ => {}
         }
@@ -203,6 +205,28 @@ impl Cluster<'_> {
                 self.nodes.values().for_each(Node::kill);
             }
         }
+    }
+}
+
+/// A time without a leader, as far as is known.
+struct Leaderless {
+    since: Instant,
+    /// When the user hears of it, again.
+    said_at: Instant,
+}
+
+impl Leaderless {
+    fn since(since: Instant) -> Self {
+        Self { since, said_at: since + LEADER_PATIENCE }
+    }
+
+    /// Once in each [`LEADER_PATIENCE`].
+    fn is_to_be_said(&mut self, now: Instant) -> bool {
+        let is_due = now > self.said_at;
+        if is_due {
+            self.said_at = now + LEADER_PATIENCE;
+        }
+        is_due
     }
 }
 
@@ -286,5 +310,20 @@ impl View<'_> {
             args.dir.display()
         );
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_without_a_leader_is_told_again_and_again_and_counts_from_its_begin() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut leaderless = Leaderless::since(begin);
+        let said: Vec<u64> = (0..20).filter(|&s| leaderless.is_to_be_said(at(s))).collect();
+        assert_eq!(said, [6, 12, 18]);
+        assert_eq!(leaderless.since, begin);
     }
 }
