@@ -48,8 +48,8 @@ struct State {
     is_marked: bool,
     /// The kernel takes no more for now: the task goes on when it does.
     is_blocked: bool,
-    /// A write failed: the task ends the connection.
-    is_broken: bool,
+    /// Why a write failed: the task ends the connection.
+    failure: Option<String>,
     task: Option<Waker>,
 }
 
@@ -177,7 +177,7 @@ impl Link {
         if !state.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             state.task = Some(cx.waker().clone());
         }
-        while state.is_blocked && !state.is_broken {
+        while state.is_blocked && state.failure.is_none() {
             let Some(socket) = &state.socket else { break };
             match socket.as_ref().poll_write_ready(cx) {
                 Poll::Pending => break,
@@ -188,7 +188,7 @@ impl Link {
                 }
             }
         }
-        if state.is_broken { Poll::Ready("a write failed".into()) } else { Poll::Pending }
+        state.failure.take().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -205,13 +205,13 @@ impl State {
                     self.is_blocked = true;
                     break;
                 }
-                Err(_) => {
-                    self.is_broken = true;
+                Err(error) => {
+                    self.failure = Some(format!("a write failed: {error}"));
                     break;
                 }
             }
         }
-        if self.is_blocked || self.is_broken {
+        if self.is_blocked || self.failure.is_some() {
             self.task.as_ref().inspect(|task| task.wake_by_ref());
         }
     }
@@ -347,5 +347,34 @@ impl<'a> Lines<'a> {
         let address = &self.peers.by_id[&self.peer].address;
         self.peers.log.line(format_args!("peer {} at {address}: {text}", self.peer));
         self.last = text.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sampan_base::{ClusterId, LogIndex};
+    use sampan_replica::wire::Held;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::testing::on_loop;
+
+    #[test]
+    fn a_write_that_fails_ends_the_connection_and_says_why() {
+        on_loop(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            net::end_sending(&ours);
+            let link = Link::default();
+            let (_reader, writer) = ours.into_split();
+            link.connect(writer);
+            let (first, through) = (LogIndex(1), LogIndex(1));
+            let message = PeerMessage::Held(Held { first, through, entries: Vec::new() });
+            let way = (ClusterId(1), NodeId::of(1), NodeId::of(2));
+            link.state.borrow_mut().queue.push(way, &message, usize::MAX).unwrap();
+            link.flush();
+            let why = poll_fn(|cx| link.poll_connected(cx)).await;
+            assert!(why.starts_with("a write failed: Broken pipe"), "{why}");
+        });
     }
 }
