@@ -303,8 +303,8 @@ settings! {
     output_soft_ms "SAMPAN_OUTPUT_SOFT_MS" Millis => limits.output_soft_time;
     /// One with this many unsent is closed at once
     output_bytes_max "SAMPAN_OUTPUT_BYTES_MAX" usize => limits.output_bytes_max;
-    /// Bytes that all connections together hold of replies their clients do not take; beyond it the
-    /// one that holds most is closed
+    /// Bytes that all connections together hold of replies their clients do not take, and of
+    /// commands that wait; beyond it the one that holds most is closed
     output_total_bytes_max "SAMPAN_OUTPUT_TOTAL_BYTES_MAX" usize => limits.output_total_bytes_max;
     /// A connection that stops in the middle of a command is closed after this
     request_stall_ms "SAMPAN_REQUEST_STALL_MS" Millis => limits.request_stall_time;

@@ -177,8 +177,8 @@ pub struct Limits {
     /// A connection with this many reply bytes unsent is closed; a single reply of this size is an
     /// error instead.
     pub output_bytes_max: usize,
-    /// Bytes that all connections together hold of replies their clients do not take, and of
-    /// commands that wait for that: beyond it the one that holds most is closed.
+    /// Bytes that all connections together hold of replies their clients do not take, and of whole
+    /// commands that wait: beyond it the one that holds most is closed.
     pub output_total_bytes_max: usize,
     /// A connection that has sent part of a request and no more for this long is closed.
     pub request_stall_time: Duration,

@@ -197,6 +197,28 @@ fn nobody_waits_for_pieces_of_connections_that_are_gone() {
 }
 
 #[test]
+fn commands_that_wait_for_a_piece_count_with_what_connections_hold() {
+    const PINGS: usize = 1_000;
+    let dir = TempDir::new();
+    let node = single(dir.path(), |config| {
+        small(config);
+        config.limits.backup_bytes_per_second = 2_000;
+    });
+    let (mut client, mut observer) = (node.connect(), node.connect());
+    let (id, ..) = begin(&mut client);
+    piece(&mut client, &id, 0);
+    // Half a second until the next one.
+    client.send(format!("BACKUP READ {id} 0\r\n{}", "PING\r\n".repeat(PINGS)));
+    let held = |observer: &mut Client| -> usize {
+        observer.info("clients")["output_total_bytes"].parse().unwrap()
+    };
+    until("they are counted", || held(&mut observer) >= PINGS * "PING\r\n".len());
+    assert_eq!(bulk(&client.reply_bytes()).len(), 1_000);
+    (0..PINGS).for_each(|_| assert_eq!(client.reply(), "+PONG\r\n"));
+    until("all is given back", || held(&mut observer) == 0);
+}
+
+#[test]
 fn a_backup_that_makes_no_sense_is_told_what_does() {
     let dir = TempDir::new();
     let node = single(dir.path(), small);

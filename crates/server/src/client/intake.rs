@@ -3,7 +3,8 @@
 //!
 //! Such a command may never end, so no reading that pauses would make room: past a bound for all of
 //! them the connection that holds most is closed (`held.rs`). Whole commands that wait for room are
-//! one read of a connection at most, and count with the replies that take the room (`output.rs`).
+//! one read of a connection at most, or one long command and a read behind it; they count with the
+//! replies that are not taken (`output.rs`).
 
 use sampan_resp::{RequestLimits, RequestParser};
 

@@ -266,18 +266,15 @@ impl Client {
         }
     }
 
-    /// The memory that it takes until its client takes replies: these, whole commands that wait for
-    /// room, and those that the replica does not begin. Of a client that takes them it is next to
-    /// nothing.
+    /// The memory that it takes until its client takes replies: these, and those that the replica
+    /// does not begin; and whole commands that wait for room. Of a client that takes its replies,
+    /// and does not send far ahead, it is next to nothing.
     pub(crate) fn untaken_bytes(&self) -> usize {
         if self.ending() == Ending::Now {
             return 0;
         }
         let flow = self.flow.borrow();
-        if !self.is_full.get() && flow.unsent().is_empty() {
-            // Whatever waits, waits for this node.
-            return flow.memory_bytes();
-        }
+        // Also while it waits for this node alone: that is as much memory.
         let unread_bytes = if self.incomplete_bytes.get() > 0 { 0 } else { self.kept_bytes.get() };
         let parked_bytes = if self.is_full.get() {
             flow.waiting() * REQUEST_BYTES + flow.command_bytes()

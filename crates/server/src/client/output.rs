@@ -1,5 +1,5 @@
-//! What connections hold because their clients do not take their replies, and the common bound of
-//! it.
+//! What connections hold because their clients do not take their replies, and of whole commands
+//! that wait for room, and the common bound of it.
 //!
 //! A single connection is bounded by not being read from, and by its own limits
 //! (`Client::check_output`). But many that each hold what one may are more than the memory, and no
@@ -21,7 +21,13 @@ pub(crate) fn count(node: &Node, client: &Client) {
 
 fn close_for_room(node: &Node, client: &Client) {
     let (held, bytes) = (&node.clients.output, client.counted_bytes.get());
-    held::note_eviction(node, client, held, bytes, "the replies that it does not read");
+    held::note_eviction(
+        node,
+        client,
+        held,
+        bytes,
+        "replies that it does not read, and commands that wait,",
+    );
     // No word about it: it would stand behind all that is not taken.
     client.end(Ending::Now);
     count(node, client);
