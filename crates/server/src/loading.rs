@@ -3,16 +3,22 @@
 //!
 //! What it is not: the time in which a log is repaired, which is `repair.rs`.
 
-use std::io::{self, Write as _};
-use std::net::{Shutdown, TcpListener};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A load this short is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 /// How often it is looked for clients.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Who is turned away may take so long to go.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+/// So many may do so at a time; one more sends off who has had the longest.
+const LEAVING_MAX: usize = 64;
 
 const LOADING: &[u8] = b"-LOADING this node loads its data, ask another one or try again\r\n";
 
@@ -29,10 +35,11 @@ impl Loading {
         clients.set_nonblocking(true)?;
         let (over, ends) = mpsc::channel();
         let look = move || {
-            let mut wait = patience;
+            let (mut wait, mut leaving) = (patience, VecDeque::new());
             while let Err(RecvTimeoutError::Timeout) = ends.recv_timeout(wait) {
                 wait = LOOK_EVERY;
-                turn_away(&clients, &ends);
+                turn_away(&clients, &ends, &mut leaving);
+                leaving.retain_mut(Leaving::is_there);
             }
         };
         let thread = thread::Builder::new().name("loading".into()).spawn(look)?;
@@ -49,23 +56,71 @@ impl Drop for Loading {
     }
 }
 
+/// A client that was told to go. It is read dry until it does: to close a connection with unread
+/// bytes would take back what it was told (RFC 9293, 3.10.4).
+struct Leaving {
+    client: TcpStream,
+    until: Instant,
+}
+
+impl Leaving {
+    /// Tells it. Whoever does not take that has gone.
+    fn begin(mut client: TcpStream) -> io::Result<Self> {
+        client.set_nonblocking(true)?;
+        client.write_all(LOADING)?;
+        client.shutdown(Shutdown::Write)?;
+        Ok(Self { client, until: Instant::now() + LINGER_TIME })
+    }
+
+    /// Is it still there, and may it be? Takes what it says, but not for as long as it does.
+    fn is_there(&mut self) -> bool {
+        let mut scratch = [0; 16 << 10];
+        let has_gone = match self.client.read(&mut scratch) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        };
+        !has_gone && Instant::now() < self.until
+    }
+}
+
 /// Those who wait, but none any more when it is over: who is turned away may come again at once,
 /// and the node would wait for as long as they do.
-fn turn_away(clients: &TcpListener, ends: &Receiver<()>) {
+fn turn_away(clients: &TcpListener, ends: &Receiver<()>, leaving: &mut VecDeque<Leaving>) {
     while let Err(TryRecvError::Empty) = ends.try_recv()
-        && let Ok((mut client, _)) = clients.accept()
+        && let Ok((client, _)) = clients.accept()
     {
-        // Whoever does not read it has gone.
-        _ = client.write_all(LOADING).and_then(|()| client.shutdown(Shutdown::Write));
+        if leaving.len() >= LEAVING_MAX {
+            leaving.pop_front();
+        }
+        leaving.extend(Leaving::begin(client));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
-    use std::net::TcpStream;
-
     use super::*;
+
+    #[test]
+    fn a_client_that_has_said_something_hears_it_too() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(b"PING\r\n").unwrap();
+        let (_over, ends) = mpsc::channel();
+        listener.set_nonblocking(true).unwrap();
+        let mut leaving = VecDeque::new();
+        turn_away(&listener, &ends, &mut leaving);
+        leaving.retain_mut(Leaving::is_there);
+        assert_eq!(leaving.len(), 1, "it may not have read it yet");
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).unwrap();
+        assert_eq!(said, LOADING);
+        drop(client);
+        let deadline = Instant::now() + 10 * LINGER_TIME;
+        while !leaving.is_empty() {
+            leaving.retain_mut(Leaving::is_there);
+            assert!(Instant::now() < deadline, "it is kept");
+        }
+    }
 
     #[test]
     fn clients_are_turned_away_while_it_lasts_and_then_no_more() {
@@ -90,7 +145,7 @@ mod tests {
         let (over, ends) = mpsc::channel();
         drop(over);
         listener.set_nonblocking(true).unwrap();
-        turn_away(&listener, &ends);
+        turn_away(&listener, &ends, &mut VecDeque::new());
         listener.set_nonblocking(false).unwrap();
         for _ in 0..3 {
             assert!(listener.accept().is_ok(), "they are left to the node");
