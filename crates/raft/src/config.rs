@@ -33,6 +33,9 @@ pub struct Config {
     pub append_bytes_max: usize,
     /// Entries in one Append, 1 or more.
     pub append_entries_max: usize,
+    /// The longest payload that the host's log takes as one entry, the same on all nodes: an Append
+    /// with a longer one is malformed. That proposals are no longer is up to the host.
+    pub entry_bytes_max: usize,
     /// Appends sent to one peer and not acknowledged, 1 or more (thesis 10.2.2).
     pub inflight_messages_max: usize,
     /// Bytes of entries sent to one peer and not acknowledged; one message may exceed it alone.
@@ -77,6 +80,7 @@ impl Config {
             heartbeat_interval: Duration::from_millis(50),
             append_bytes_max: 1 << 20,
             append_entries_max: 4096,
+            entry_bytes_max: usize::MAX,
             inflight_messages_max: 256,
             inflight_bytes_max: 16 << 20,
             append_interval: Duration::ZERO,

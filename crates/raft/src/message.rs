@@ -301,7 +301,7 @@ const NUMBER_MAX: u64 = 1 << 62;
 
 impl Message {
     /// Is it something that an honest node could have sent? Shape only: no state is looked at.
-    pub(crate) fn is_well_formed(&self) -> bool {
+    pub(crate) fn is_well_formed(&self, entry_bytes_max: usize) -> bool {
         let numbers_are_sane = |numbers: &[u64]| numbers.iter().all(|&n| n < NUMBER_MAX);
         numbers_are_sane(&[self.term.0])
             && match &self.body {
@@ -309,6 +309,7 @@ impl Message {
                 Body::Append { previous, commit, entries, .. } => {
                     numbers_are_sane(&[previous.index.0, commit.0])
                         && are_contiguous(*previous, entries, self.term)
+                        && entries.iter().all(|entry| entry.data.len() <= entry_bytes_max)
                 }
                 Body::Heartbeat { commit, matched, .. } => {
                     *commit <= matched.index && matched.term <= self.term

@@ -367,7 +367,7 @@ impl Raft {
         if message.to != self.config.id || message.from == self.config.id {
             return Err(DropReason::Misaddressed);
         }
-        if !message.is_well_formed() {
+        if !message.is_well_formed(self.config.entry_bytes_max) {
             return Err(DropReason::Malformed);
         }
         match message.body {

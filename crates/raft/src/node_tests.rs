@@ -91,6 +91,22 @@ fn messages_that_make_no_sense_are_dropped_by_reason() {
 }
 
 #[test]
+fn an_entry_that_the_log_does_not_take_is_malformed() {
+    let mut node = follower(1);
+    node.config.entry_bytes_max = 2;
+    let append = |length: usize| Body::Append {
+        sequence: 1,
+        previous: LogPosition { index: LogIndex(4), term: Term(2) },
+        commit: LogIndex(0),
+        entries: vec![Entry { data: vec![b'x'; length].into(), ..command(5, 3) }],
+    };
+    assert_eq!(dropped(&mut node, from(1, 3, append(3))), Some(DropReason::Malformed));
+    assert_eq!(node.last_index(), LogIndex(4));
+    assert_eq!(dropped(&mut node, from(1, 3, append(2))), None);
+    assert_eq!(node.last_index(), LogIndex(5));
+}
+
+#[test]
 fn entries_that_contradict_committed_ones_are_dropped() {
     let node = &mut follower(1);
     let append = |term, commit| Body::Append {

@@ -53,7 +53,7 @@ pub use backups::BackupReady;
 pub use input::{ConnectionId, Input, Now, Request};
 pub use job::{DiskDone, DiskJob, Lane};
 pub use opening::{OpenError, OpenReport};
-pub use options::{OnDamage, Options, RunAll, Task};
+pub use options::{OnDamage, Options, RunAll, StateSettings, Task};
 pub use output::{ClientReply, Envelope, Event, Fatal, Outputs, Stream};
 pub use repairing::{Repaired, Repairing, Start};
 pub use replica::Replica;

@@ -41,13 +41,17 @@ impl FromStr for OnDamage {
     }
 }
 
-/// How a replica behaves. All of it may differ between the nodes of a cluster, except the
-/// replicated limits in `kv`.
+/// The settings that must be the same on all nodes of a cluster and at all of their starts, by
+/// name.
+pub type StateSettings = [(&'static str, u64); 8];
+
+/// How a replica behaves. All of it may differ between the nodes of a cluster, except
+/// [`Options::of_state`].
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Consensus.
+    /// Consensus; how long an entry may be is said under `storage`.
     pub raft: sampan_raft::Config,
-    /// Files.
+    /// Files. `entry_bytes_max` must be the same on every node, always.
     pub storage: sampan_storage::Options,
     /// A damaged log or snapshot.
     pub on_damage: OnDamage,
@@ -116,6 +120,16 @@ pub type Task<'a> = Box<dyn FnOnce() + Send + 'a>;
 pub type RunAll = for<'a> fn(Vec<Task<'a>>);
 
 impl Options {
+    /// What no node may have for itself: the limits that decide what applying an entry does, and
+    /// how long an entry is, for what a leader appends every log must take. New ones go to the end:
+    /// directories hold the values in this order.
+    pub fn of_state(&self) -> StateSettings {
+        let mut settings = [("entry_bytes_max", self.storage.entry_bytes_max as u64); 8];
+        let of_kv = self.kv.of_state();
+        settings[..of_kv.len()].copy_from_slice(&of_kv);
+        settings
+    }
+
     /// The defaults.
     pub fn new(id: NodeId) -> Self {
         Self {

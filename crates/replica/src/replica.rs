@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use sampan_base::disk::{Disk, DiskError};
 use sampan_base::{Configuration, NodeId, Rng, Time, planted};
 use sampan_kv::Kv;
-use sampan_raft::{Raft, Refused, Restored};
+use sampan_raft::{Config, Raft, Refused, Restored};
 use sampan_storage::{Identity, Storage};
 
 use crate::backups::Backups;
@@ -139,7 +139,9 @@ impl Replica {
             non_voting_until: recovered.non_voting_until,
             newborn: recovered.newborn,
         };
-        let raft = Raft::new(options.raft.clone(), restored, rng.next_u64(), now.mono);
+        let entry_bytes_max = options.storage.entry_bytes_max;
+        let config = Config { entry_bytes_max, ..options.raft.clone() };
+        let raft = Raft::new(config, restored, rng.next_u64(), now.mono);
         report.unheard_voters = raft.unheard_voters().into_iter().collect();
         let leadership = Leadership::new(raft.term(), now.mono);
         let log_clock = LogClock::new(now.mono, kv.time());

@@ -252,8 +252,6 @@ settings! {
     snapshots_kept "SAMPAN_SNAPSHOTS_KEPT" usize => replica.storage.snapshots_kept;
     /// Length of one file of the log, a multiple of 4096
     segment_bytes "SAMPAN_SEGMENT_BYTES" u64 => replica.storage.segment_bytes;
-    /// Longest log entry
-    entry_bytes_max "SAMPAN_ENTRY_BYTES_MAX" usize => replica.storage.entry_bytes_max;
 
     "Commands under way":
     /// A command waits this long for a leader, then gets -CLUSTERDOWN
@@ -368,6 +366,8 @@ settings! {
     session_ttl_ms "SAMPAN_SESSION_TTL_MS" u64 => replica.kv.session_ttl_ms;
     /// Expired keys removed from memory by one batch
     reclaim_per_batch_max "SAMPAN_RECLAIM_PER_BATCH_MAX" usize => replica.kv.reclaim_per_batch_max;
+    /// Longest log entry
+    entry_bytes_max "SAMPAN_ENTRY_BYTES_MAX" usize => replica.storage.entry_bytes_max;
 }
 
 impl Settings {

@@ -65,4 +65,5 @@ pub use error::ServerError;
 pub use lock::{LOCK_FILE, make_directory};
 pub use sampan_replica::OnDamage;
 pub use start::{Listeners, Stop, StopRequests, Stopper, exit_on_panic, run, serve, stopper};
+pub use state_settings::state_setting_names;
 pub use time::Utc;

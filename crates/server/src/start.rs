@@ -277,7 +277,7 @@ impl Loaded {
 fn open(config: &Config, disk: &mut RealDisk, now: Now, log: &Log) -> Result<Start, ServerError> {
     let identity = Identity { cluster: config.cluster, node: config.node };
     let bootstrap = config.bootstrap();
-    let settings = state_settings::values(&config.replica.kv);
+    let settings = state_settings::values(&config.replica.of_state());
     Storage::agree(disk, identity, &bootstrap.voters, &settings)
         .map_err(|error| data_error(config, &error))?;
     if !Storage::exists(disk).map_err(|error| data_error(config, &error))? {
@@ -351,7 +351,7 @@ fn data_error(config: &Config, error: &sampan_storage::OpenError) -> ServerError
     };
     let mut text = format!("data directory {}: {error}", config.data_dir.display());
     if let E::OtherSettings { found } = error {
-        let difference = state_settings::difference(&config.replica.kv, found);
+        let difference = state_settings::difference(&config.replica.of_state(), found);
         text += &difference.map(|difference| format!(", {difference}")).unwrap_or_default();
     }
     text += advice;

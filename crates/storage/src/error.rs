@@ -40,7 +40,7 @@ pub enum OpenError {
         /// What was asked for.
         expected: BTreeSet<NodeId>,
     },
-    /// What is here was made with other settings of those that decide what applying an entry does.
+    /// What is here was made with other settings of those that must be the same on all nodes.
     #[error("it was made with other settings of its state")]
     OtherSettings {
         /// What the members file says.

@@ -5,9 +5,10 @@
 //! and a log of its own would win over acknowledged entries later. So the set is durable before the
 //! node is, and no start takes another one.
 //!
-//! **The settings that decide what applying an entry does**, as numbers whose meaning is the
-//! host's. A node that starts with others applies the log after its snapshot by them, which other
-//! nodes, or this one, have applied by the former: from then on they are different stores.
+//! **The settings that must be the same on all nodes**, as numbers whose meaning is the host's.
+//! Most decide what applying an entry does: a node that starts with others applies the log after
+//! its snapshot by them, which other nodes, or this one, have applied by the former, and from then
+//! on they are different stores.
 
 use std::collections::BTreeSet;
 

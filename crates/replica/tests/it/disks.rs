@@ -689,3 +689,28 @@ fn a_host_may_wait_for_the_disk_if_nobody_needs_the_node_before() {
     assert!(!may_wait(&cluster, follower), "its client waits for what the leader says");
     assert!(may_wait(&cluster, leader), "it has that one client, too, if through another node");
 }
+
+/// The log of node 1 takes shorter entries than those of the others.
+fn unequal(id: sampan_base::NodeId) -> Options {
+    let mut options = wide(id);
+    if id.get() == 1 {
+        options.storage.entry_bytes_max = 4 << 10;
+    }
+    options
+}
+
+#[test]
+fn an_entry_that_is_too_long_for_a_log_is_refused_and_stops_nobody() {
+    let (mut cluster, leader) = Cluster::with_leader(3, unequal);
+    if leader == 1 {
+        cluster.input(1, Input::TransferLeadership(Some(sampan_base::NodeId::of(2))));
+        cluster.run_ms(500);
+    }
+    let leader = cluster.wait_for_leader();
+    assert_ne!(leader, 1);
+    assert_eq!(cluster.ask(leader, 1, &format!("SET long {}", "x".repeat(8 << 10))), "OK");
+    cluster.run_ms(100);
+    let status = cluster.node(1).status();
+    assert!(status.raft.dropped.of(sampan_raft::DropReason::Malformed) > 0);
+    assert!(status.applied < cluster.node(leader).status().applied);
+}

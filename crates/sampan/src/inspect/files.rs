@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use sampan_base::{Configuration, Entry, EntryKind, LogPosition, codec};
-use sampan_kv::{BatchReader, Limits};
+use sampan_kv::BatchReader;
 use sampan_server::Utc;
 use sampan_storage::inspect::{self, BatchContent, FileKind, SegmentContent, SegmentEnd};
 use sampan_storage::snapshot::{SnapshotHeader, SnapshotPart};
@@ -98,9 +98,7 @@ fn members(path: &Path, bytes: &[u8]) -> Facts {
         Ok(noted) => {
             let members: Vec<String> = noted.members.iter().map(ToString::to_string).collect();
             let facts = with_owner(facts, noted.owner).with("members", members.join(" "));
-            let names = Limits::default().of_state().map(|(name, _)| name);
-            names
-                .iter()
+            sampan_server::state_setting_names()
                 .zip(noted.settings)
                 .fold(facts, |facts, (name, value)| facts.with(name, value))
         }

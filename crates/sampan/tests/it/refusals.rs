@@ -147,6 +147,10 @@ fn a_data_directory_is_used_by_its_own_node_of_its_own_cluster_once_at_a_time() 
     let mut forgetful = cluster.command(1);
     let refused = run(forgetful.args(["--session-ttl-ms", "5000"]), b"");
     refused.assert_one_error(4, &[data, "--session-ttl-ms 3600000 there, 5000 here", "State"]);
+    let mut raised = cluster.command(1);
+    let refused =
+        run(raised.args(["--entry-bytes-max", "8388609", "--segment-bytes", "33554432"]), b"");
+    refused.assert_one_error(4, &[data, "--entry-bytes-max 8388608 there, 8388609 here"]);
     cluster.restart(1);
     cluster.leader();
     assert_eq!(cluster.get("kept"), "value");

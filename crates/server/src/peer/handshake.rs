@@ -40,7 +40,7 @@ pub(crate) struct Hello {
     pub(crate) stream: Stream,
     /// Where clients reach the dialler. An empty host: at the host its peers reach it by.
     pub(crate) client_address: HostPort,
-    /// What decides what applying an entry does (`state_settings.rs`).
+    /// Those that must be the same on all nodes (`state_settings.rs`).
     pub(crate) settings: Vec<u64>,
 }
 
@@ -67,7 +67,7 @@ pub(crate) enum Verdict {
     UnknownNode = 3,
     /// It speaks another version.
     OtherVersion = 4,
-    /// It would apply entries in another way.
+    /// Its settings of the group State are others.
     OtherSettings = 5,
 }
 

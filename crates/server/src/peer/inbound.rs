@@ -85,7 +85,7 @@ async fn greet(
         Verdict::OtherNode
     } else if !peers.by_id.contains_key(&hello.from) {
         Verdict::UnknownNode
-    } else if hello.settings != state_settings::values(&peers.state_limits) {
+    } else if hello.settings != state_settings::values(&peers.state_settings) {
         Verdict::OtherSettings
     } else {
         Verdict::Accepted
@@ -102,7 +102,7 @@ async fn greet(
                     Verdict::OtherNode => format!("it looks for {}, this is {}", hello.to, me.node),
                     Verdict::OtherSettings => format!(
                         "settings of the group State must be the same on all nodes: {}",
-                        state_settings::difference(&peers.state_limits, &hello.settings)
+                        state_settings::difference(&peers.state_settings, &hello.settings)
                             .unwrap_or_default()
                     ),
                     _ => "no --peer names it".to_owned(),

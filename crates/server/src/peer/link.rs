@@ -289,7 +289,7 @@ async fn dial(
             to: peer,
             stream,
             client_address: peers.advertised.clone(),
-            settings: state_settings::values(&peers.state_limits),
+            settings: state_settings::values(&peers.state_settings),
         };
         socket.write_all(&hello.encode()).await?;
         let welcome = Welcome::read(&mut socket, &hello).await?;

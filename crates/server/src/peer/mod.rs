@@ -26,7 +26,7 @@ use std::rc::Rc;
 
 use sampan_base::{NodeId, Rng};
 use sampan_replica::wire::PeerMessage;
-use sampan_replica::{Envelope, Input, Stream};
+use sampan_replica::{Envelope, Input, StateSettings, Stream};
 use sampan_storage::Identity;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
@@ -41,8 +41,8 @@ use link::Link;
 pub(crate) struct Peers {
     identity: Identity,
     limits: Limits,
-    /// Others that apply entries by other ones are not let in.
-    state_limits: sampan_kv::Limits,
+    /// Others that have other ones are not let in.
+    state_settings: StateSettings,
     /// What this node tells others of its client address.
     advertised: HostPort,
     inbox: Rc<Inbox>,
@@ -115,7 +115,7 @@ impl Peers {
         Self {
             identity: Identity { cluster: config.cluster, node: config.node },
             limits: config.limits.clone(),
-            state_limits: config.replica.kv,
+            state_settings: config.replica.of_state(),
             advertised: own,
             inbox,
             log,

@@ -138,7 +138,7 @@ fn forward(frame_seq: u64, size: usize) -> PeerMessage {
 }
 
 fn hello(cluster: ClusterId, from: NodeId, to: NodeId, stream: Stream) -> Hello {
-    let settings = state_settings::values(&sampan_kv::Limits::default());
+    let settings = state_settings::values(&sampan_replica::Options::new(from).of_state());
     Hello { cluster, from, to, stream, client_address: HostPort::new("", 7001), settings }
 }
 
