@@ -106,7 +106,8 @@ impl Replica {
 
     /// What waits is in the foreground, too, though nobody can tell yet how long it takes.
     fn observe_foreground(&mut self) {
-        let oldest = self.writes.proposals.front().and_then(|proposal| proposal.waiters.first());
+        let first = self.writes.proposals.front();
+        let oldest = first.and_then(|first| first.waiters.iter().find(|waiter| !waiter.given_up));
         let waits = oldest.map_or(Duration::ZERO, |oldest| self.now.mono.since(oldest.since));
         if waits >= LONG_WAIT {
             self.pace.foreground_took(self.now.mono, waits);

@@ -284,12 +284,35 @@ impl Writes {
     /// The first proposal has ended: its entry is about to be applied, or another one at its index.
     pub(crate) fn take_first(&mut self) -> Option<Proposal> {
         let first = self.proposals.pop_front()?;
-        self.proposed_copied_bytes -= first.copied_bytes;
-        self.ahead.done(first.batch);
+        self.ended(first.batch, first.copied_bytes);
+        Some(first)
+    }
+
+    /// Forgets proposals of which all waiters have given up since leadership was lost. Whether they
+    /// will be applied is of interest to nobody here, and no entry may ever come to tell. Those of
+    /// earlier batches are never lost later, so these are all batches up to one.
+    fn forget_lost(&mut self, now: Time) {
+        let (mut last, mut copied_bytes) = (None, 0);
+        self.proposals.retain(|proposal| {
+            let is_lost = proposal.lost_by <= now;
+            if is_lost {
+                last = last.max(Some(proposal.batch));
+                copied_bytes += proposal.copied_bytes;
+            }
+            !is_lost
+        });
+        if let Some(last) = last {
+            self.ended(last, copied_bytes);
+        }
+    }
+
+    /// Batches through this one are not under way any more, nor what they copy.
+    fn ended(&mut self, batch: u64, copied_bytes: usize) {
+        self.proposed_copied_bytes -= copied_bytes;
+        self.ahead.done(batch);
         if self.proposals.is_empty() && !self.is_ready() {
             self.ahead.clear();
         }
-        Some(first)
     }
 
     /// The earliest time at which a waiter gives up.
@@ -397,6 +420,7 @@ impl Replica {
             }
             proposal.update_deadline(client_timeout);
         }
+        self.writes.forget_lost(now);
         self.give_up_writes(&expired);
     }
 

@@ -198,3 +198,38 @@ fn short_values_are_neither_counted_nor_held() {
         assert_eq!(answered(&cluster, only, 1, &numbers), 3_000);
     }
 }
+
+/// A leader that was cut off has entries in its log alone that nobody waits for any more, the last
+/// of which copies as much as one turn may apply. It is in touch again, and follows, and the log
+/// does not get so long again.
+fn with_lost_copies() -> (Cluster, u64) {
+    let (mut cluster, first) = with_long_value(3);
+    cluster.isolate(first);
+    for _ in 0..20 {
+        cluster.send(first, 1, &["SET other x"]);
+        cluster.run_ms(1);
+    }
+    cluster.send(first, 1, &["SETRANGE big 5 x"; UNDER_WAY_MAX]);
+    cluster.run_ms(6_000);
+    cluster.heal();
+    cluster.run_ms(1_000);
+    assert!(!cluster.node(first).is_leader());
+    (cluster, first)
+}
+
+#[test]
+fn lost_commands_that_copy_do_not_count_for_the_next_ones() {
+    let (mut cluster, first) = with_lost_copies();
+    let leader = cluster.wait_for_leader();
+    cluster.input(leader, Input::TransferLeadership(Some(NodeId::of(first))));
+    cluster.run_ms(500);
+    assert!(cluster.node(first).is_leader());
+    assert_eq!(cluster.ask(first, 2, "SETRANGE big 5 y"), VALUE_BYTES.to_string());
+}
+
+#[test]
+fn lost_commands_do_not_slow_down_what_is_in_the_background() {
+    let (mut cluster, first) = with_lost_copies();
+    cluster.run_ms(1_000);
+    assert_eq!(cluster.node(first).background_bytes_per_second(), None);
+}
