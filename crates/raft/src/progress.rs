@@ -49,7 +49,8 @@ pub(crate) struct SnapshotSend {
     /// request. Nothing is sent before that: so nothing is sent that is there already.
     question: u64,
     pub(crate) heard: bool,
-    /// Answers that named `acked` as missing, though it was sent.
+    /// Answers that named `acked` as missing, though it was sent, up to [`REPEATS_OF_LOSS`]; more
+    /// than that: it was sent again.
     repeats: u32,
     /// The peer says that it holds less than it said before: true if nothing newer comes.
     fell_back: Option<u64>,
@@ -129,7 +130,8 @@ impl SnapshotSend {
             self.fell_back = Some(next_offset);
             return;
         } else if next_offset == self.acked {
-            self.repeats += u32::from(self.asked > self.acked);
+            let counts = self.asked > self.acked && self.repeats < REPEATS_OF_LOSS;
+            self.repeats += u32::from(counts);
             return;
         }
         self.stalls = if next_offset > self.acked { 0 } else { self.stalls };
@@ -645,9 +647,20 @@ mod tests {
         assert_eq!(parts(&mut send), [], "they may have overtaken it");
         send.acked(6, 10, Time(9));
         assert_eq!(parts(&mut send), [(10, 10)]);
-        send.acked(6, 10, Time(9));
+        (6..=12).for_each(|request| send.acked(request, 10, Time(9)));
         assert_eq!(parts(&mut send), [], "it is on its way");
         send.acked(7, 50, Time(9));
         assert_eq!(parts(&mut send), [(50, 10), (60, 10), (70, 10), (80, 10)]);
+    }
+
+    #[test]
+    fn many_answers_at_once_that_a_part_is_missing_have_it_sent_again_once() {
+        let mut send = sending(100);
+        send.acked(1, 0, Time(9));
+        assert_eq!(parts(&mut send).len(), 4);
+        (2..=6).for_each(|request| send.acked(request, 0, Time(9)));
+        assert_eq!(parts(&mut send), [(0, 10)]);
+        (7..=11).for_each(|request| send.acked(request, 0, Time(9)));
+        assert_eq!(parts(&mut send), []);
     }
 }
