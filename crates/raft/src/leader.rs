@@ -129,6 +129,8 @@ impl Raft {
         if next.voters != current.voters && !planted!(SingleStepChange) {
             next.voters_outgoing.clone_from(&current.voters);
         }
+        // No peer would take an entry with too many members, those that leave among them.
+        next.check().map_err(Refused::Invalid)?;
         let position = self.append_configuration(now, &next);
         crate::invariants::check(self);
         Ok(position)

@@ -151,6 +151,24 @@ fn only_a_leader_takes_proposals() {
 }
 
 #[test]
+fn a_change_that_has_too_many_members_on_its_way_is_refused() {
+    let node = &mut leader(1);
+    node.flush(Time::ZERO, &mut Outputs::default());
+    sync(node);
+    let sequence = 1;
+    let result = crate::AppendResult::Accepted { matched: node.last_index() };
+    let health = crate::Health::Well;
+    let reply = Body::AppendReply { sequence, recovering: false, health, result };
+    assert_eq!(dropped(node, from(1, 3, reply)), None);
+    let last = node.last_index();
+    let new = |count: u64| Configuration::of_voters((0..count).map(|n| NodeId::of(10 + n)));
+    let refused = node.propose_configuration(Time::ZERO, new(62));
+    assert!(matches!(refused, Err(Refused::Invalid(_))), "three that leave with 62: {refused:?}");
+    assert_eq!(node.last_index(), last);
+    node.propose_configuration(Time::ZERO, new(61)).expect("64 in all");
+}
+
+#[test]
 fn a_deadline_that_is_met_is_followed_by_a_later_one() {
     for mut node in [follower(3), leader(3)] {
         let mut now = Time::ZERO;
