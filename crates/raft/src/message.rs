@@ -296,7 +296,8 @@ impl Message {
     }
 }
 
-/// Terms and indices from outside stay below this, so that counting on never overflows.
+/// Terms, indices and lengths of files from outside stay below this, so that counting on never
+/// overflows. No file is half as long: systems count its bytes with a sign.
 const NUMBER_MAX: u64 = 1 << 62;
 
 impl Message {
@@ -325,13 +326,14 @@ impl Message {
                 }
                 Body::InstallSnapshot { meta, offset, data, .. } => {
                     let end = offset.checked_add(data.len() as u64);
-                    numbers_are_sane(&[meta.position.index.0])
+                    numbers_are_sane(&[meta.position.index.0, meta.size_bytes])
                         && meta.position.term <= self.term
                         && end.is_some_and(|end| end <= meta.size_bytes)
                 }
                 Body::InstallSnapshotReply { matched, .. } => numbers_are_sane(&[matched.0]),
                 Body::SnapshotHeld { meta, .. } => {
-                    meta.position.term <= self.term && numbers_are_sane(&[meta.position.index.0])
+                    meta.position.term <= self.term
+                        && numbers_are_sane(&[meta.position.index.0, meta.size_bytes])
                 }
                 Body::ReadIndexReply { index, last, .. } => {
                     index <= last && numbers_are_sane(&[last.0])

@@ -91,6 +91,38 @@ fn messages_that_make_no_sense_are_dropped_by_reason() {
 }
 
 #[test]
+fn a_snapshot_longer_than_any_file_is_malformed() {
+    let meta = |size_bytes| SnapshotMeta {
+        position: LogPosition { index: LogIndex(9), term: Term(3) },
+        configuration: three(),
+        id: SnapshotId(1),
+        size_bytes,
+    };
+    let offer = |size_bytes| Body::InstallSnapshot {
+        sequence: 1,
+        meta: meta(size_bytes),
+        offset: 0,
+        data: Bytes::new(),
+    };
+    let held = |size_bytes| Body::SnapshotHeld {
+        sequence: 0,
+        id: SnapshotId(7),
+        maker: NodeId::of(3),
+        meta: meta(size_bytes),
+    };
+    let mut nodes = (follower(1), leader(1));
+    for size_bytes in [1 << 62, u64::MAX] {
+        let dropped = [
+            dropped(&mut nodes.0, from(1, 3, offer(size_bytes))),
+            dropped(&mut nodes.1, from(1, 3, held(size_bytes))),
+        ];
+        assert_eq!(dropped, [Some(DropReason::Malformed); 2]);
+    }
+    assert_eq!(dropped(&mut nodes.0, from(1, 3, offer(1 << 40))), None);
+    assert_ne!(dropped(&mut nodes.1, from(1, 3, held(1 << 40))), Some(DropReason::Malformed));
+}
+
+#[test]
 fn an_entry_that_the_log_does_not_take_is_malformed() {
     let mut node = follower(1);
     node.config.entry_bytes_max = 2;

@@ -111,7 +111,7 @@ impl SnapshotSend {
             return Some((self.acked, chunk.min(self.asked - self.acked)));
         }
         let offset = self.asked;
-        let end = self.meta.size_bytes.min(self.acked + window);
+        let end = self.meta.size_bytes.min(self.acked.saturating_add(window));
         let length = chunk.min(end.saturating_sub(offset));
         self.asked += length;
         (length > 0).then_some((offset, length))

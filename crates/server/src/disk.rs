@@ -226,6 +226,8 @@ impl RealDisk {
         let filled = match rustix::io::retry_on_intr(allocate) {
             // Not every file system can: then zeros take the room that it does not have yet.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(&opened, held_bytes, len_bytes),
+            // Longer than a file may be here: there is no room for it, and nothing is broken.
+            Err(Errno::FBIG) => Err(ErrorKind::StorageFull.into()),
             allocated => allocated.map_err(Into::into),
         };
         filled.map_err(|error| {

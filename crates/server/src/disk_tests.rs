@@ -48,6 +48,15 @@ fn a_reserve_grows_and_shrinks_and_has_the_room_that_its_length_says() {
 }
 
 #[test]
+fn there_is_no_room_for_a_file_longer_than_the_file_system_has_any() {
+    let dir = TempDir::new("disk");
+    let mut disk = RealDisk::new(dir.path());
+    let reserve = DiskOp::Reserve { file: name("long"), len_bytes: 1 << 61 };
+    assert_eq!(disk.execute(&reserve), Err(DiskError::NoSpace(name("long"))));
+    assert_eq!(disk.len_bytes("long").unwrap(), None);
+}
+
+#[test]
 fn zeros_are_written_to_what_is_new_and_nowhere_else() {
     let dir = TempDir::new("disk-zeros");
     let path = dir.path().join("f");
