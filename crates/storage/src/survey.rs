@@ -11,7 +11,7 @@ use crate::segment::{self, WAL_DIRECTORY};
 use crate::snapshot::{
     self, ARRIVING, COMPLETE, SNAPSHOT_DIRECTORY, SnapshotError, SnapshotReader,
 };
-use crate::{Damage, Identity, OpenError, PartialSnapshot, StoredSnapshot};
+use crate::{Damage, DamageReason, Identity, OpenError, PartialSnapshot, StoredSnapshot};
 
 /// How the names of the files end that opening reads in the directories of the log and of
 /// snapshots.
@@ -124,13 +124,16 @@ impl Snapshots {
         self.sound.first().map_or(LogPosition::ZERO, |newest| newest.meta.position)
     }
 
-    /// The error to refuse with if the log does not go on from the newest sound snapshot.
+    /// The error to refuse with over this damage. A snapshot is to blame only where the log does
+    /// not reach back to what stands in for it: an older one, or none.
     pub(crate) fn refuse(&self, damage: Damage) -> OpenError {
+        let stands_in = self.sound.first().map(|newest| &newest.file);
+        let is_gap = matches!(damage.reason, DamageReason::Gap { .. });
         match self.damaged.first() {
-            Some((file, why)) => {
+            Some((file, why)) if is_gap && stands_in.is_none_or(|older| older < file) => {
                 OpenError::DamagedSnapshot { file: file.clone(), why: why.clone() }
             }
-            None => OpenError::DamagedLog(damage),
+            _ => OpenError::DamagedLog(damage),
         }
     }
 }

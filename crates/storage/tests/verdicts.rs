@@ -414,6 +414,27 @@ fn a_damaged_snapshot_that_the_log_cannot_make_up_for_is_refused_and_left_alone(
 }
 
 #[test]
+fn damage_of_the_log_is_named_although_a_snapshot_is_damaged_too() {
+    let (mut disk, mut storage) = three_batches();
+    let (_, older) = take_snapshot(&mut disk, &mut storage, 7, position(1, 1));
+    let (_, newest) = take_snapshot(&mut disk, &mut storage, 8, position(2, 1));
+    // One that is not needed, or one that the log makes up for as far as it is sound.
+    for (snapshot, at) in [(&older, 20), (&newest, PAGE_BYTES + 30)] {
+        let mut disk = disk.clone();
+        disk.corrupt(FIRST_SEGMENT, offset(3) + 600, |byte| *byte ^= 1);
+        disk.corrupt(snapshot, at, |byte| *byte ^= 1);
+        let damage = damage(&mut disk);
+        assert_eq!((&*damage.segment, damage.reason), (FIRST_SEGMENT, DamageReason::NonZeroSector));
+    }
+    // A log that goes on from no snapshot: an older one would not help.
+    let ops = storage.append(None, Some(position(10, 1)), &[entry(11, 1, "eleven")]);
+    disk.execute_all(&ops).unwrap();
+    disk.corrupt(&older, 20, |byte| *byte ^= 1);
+    let wanted = DamageReason::Gap { log_from: LogIndex(10) };
+    assert_eq!(damage(&mut disk).reason, wanted);
+}
+
+#[test]
 fn a_log_that_started_anew_after_a_snapshot_that_is_damaged_now_is_not_joined_to_an_older_one() {
     let (mut disk, mut storage) = three_batches();
     take_snapshot(&mut disk, &mut storage, 7, position(2, 1));
