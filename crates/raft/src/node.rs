@@ -298,7 +298,7 @@ impl Raft {
         if !self.persistence.is_dirty(last) {
             return None;
         }
-        let (hard_state, log_reset, from, token) = self.persistence.take(self.term, last);
+        let (hard_state, log_reset, from, token) = self.persistence.take(last);
         let to = last.map_or(from, LogIndex::next);
         let entries = self.log.copy(from, to);
         let hard_state = hard_state.then_some(HardState { term: self.term, vote: self.vote });

@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 
-use sampan_base::{Entry, HardState, LogIndex, LogPosition, Term, planted};
+use sampan_base::{Entry, HardState, LogIndex, LogPosition, planted};
 
 use crate::{Body, Message};
 
@@ -40,7 +40,6 @@ pub struct Persist {
 #[derive(PartialEq, Eq, Debug)]
 pub struct PersistToken {
     sequence: u64,
-    accepted: LogPosition,
 }
 
 impl PersistToken {
@@ -53,11 +52,6 @@ impl PersistToken {
     /// The batch's number: 1, 2, 3…
     pub const fn sequence(&self) -> u64 {
         self.sequence
-    }
-
-    /// The term in which the batch was made and the last index of the log then.
-    pub const fn accepted(&self) -> LogPosition {
-        self.accepted
     }
 }
 
@@ -195,7 +189,6 @@ impl Persistence {
     /// the flag is set) and the entries from the index on.
     pub(crate) fn take(
         &mut self,
-        term: Term,
         last: Option<LogIndex>,
     ) -> (bool, Option<LogPosition>, LogIndex, PersistToken) {
         self.taken += 1;
@@ -207,11 +200,9 @@ impl Persistence {
         let log_reset = last.and_then(|_| self.log_reset.take());
         // A batch without the log proves no more of it than the one before.
         let before = self.on_the_way.back().map_or(self.durable.index, |batch| batch.proves);
-        let index = last.unwrap_or(before);
-        self.on_the_way.push_back(Batch { sequence: self.taken, proves: index });
+        self.on_the_way.push_back(Batch { sequence: self.taken, proves: last.unwrap_or(before) });
         self.unstable_from = last.map_or(from, LogIndex::next);
-        let token = PersistToken { sequence: self.taken, accepted: LogPosition { term, index } };
-        (hard_state, log_reset, from, token)
+        (hard_state, log_reset, from, PersistToken { sequence: self.taken })
     }
 
     /// A sync completed. Calls `release` with each message that it opens, oldest first.
@@ -299,7 +290,7 @@ impl Persistence {
 
 #[cfg(test)]
 mod tests {
-    use sampan_base::NodeId;
+    use sampan_base::{NodeId, Term};
 
     use super::*;
 
@@ -313,7 +304,7 @@ mod tests {
             let held = persistence.after(Message { from, to, term: Term(1), body }, None);
             assert_eq!(persistence.open_or_hold(held), None);
         }
-        let (.., token) = persistence.take(Term(1), None);
+        let (.., token) = persistence.take(None);
         let (mut left, done) = (0, token.synced());
         persistence.complete(&done, |_| left += 1);
         assert_eq!(left, WAITING_MAX);
