@@ -31,7 +31,8 @@ pub struct Message {
 /// number of the request that it answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Body {
-    /// "Would you vote for me in the term after mine?" (thesis 9.6). Changes nothing anywhere.
+    /// "Would you vote for me in the term after mine?" (thesis 9.6). Changes no term and no vote; a
+    /// receiver whose log is ahead may stand itself the sooner.
     PreVote {
         /// The last entry of the asker's log.
         last: LogPosition,

@@ -2,15 +2,12 @@
 //! the way to it. Owns its transitions:
 //!
 //! ```text
-//!              reply shows where the logs agree
-//!     Probe ──────────────────────────────────────► Replicate
-//!       ▲ ◄──────────────────────────────────────────   │
-//!       │      rejection, or something got lost         │
-//!       │                                               │
-//!       └──────────── Snapshot ◄────────────────────────┘
-//!         snapshot        the next entry is trimmed
-//!         abandoned       (and to Replicate when an
-//!                         acknowledgement reaches the log)
+//!   Probe     ──► Replicate   a reply shows where the logs agree
+//!   Replicate ──► Probe       a rejection, or something got lost
+//!   Probe     ──► Snapshot    the next entry is trimmed
+//!   Replicate ──► Snapshot    the same
+//!   Snapshot  ──► Replicate   an acknowledgement reaches the log
+//!   Snapshot  ──► Probe       it is installed, but the log has moved on
 //! ```
 
 use std::collections::VecDeque;

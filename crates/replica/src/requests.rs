@@ -1,15 +1,21 @@
 //! The way of a request: what may start now, where, and how each ends.
 //!
-//! A request is in one of six places, and moves only as shown:
+//! A request is in one place at a time, and moves only as shown:
 //!
 //! ```text
-//!              ┌─────────── certainly not appended ────────────┐
-//!              ▼                                                │
-//!   arrives ► waiting ──► open batch ──► proposal ──► applied ──┤► answered
-//!              │  ▲ └───► read round ──► parked ────────────────┤
-//!              │  └─────── round void ──┘                       │
-//!              └────────► forwarded ──► outcome ────────────────┘
+//!              ┌────────────── certainly not appended ──────────────┐
+//!              ▼                                                    │
+//!   arrives ► waiting ──► open batch ──► proposal ──► applied ──────┤► answered
+//!              │││  ▲ └──► read round ──► parked ──► ready ─────────┤
+//!              │││  └────── round void ─────┘        ▲  ▲▼          │
+//!              ││└────────── stale read ─────────────┘ held         │
+//!              │└────────► forwarded ──► outcome ───────────────────┤
+//!              └─────────────────── at once ────────────────────────┘
 //! ```
+//!
+//! *Held* are reads whose client does not take its replies. Answered *at once*, or where it waits,
+//! is a command that was executed before, a write without room in the log, what comes behind an
+//! answer that it must not come behind, and what has waited too long.
 //!
 //! Each ends in one answer: done; certainly not applied; or unknown (`-UNKNOWN`), for what may be
 //! in a log. `-CLUSTERDOWN` ends a request that waits, a read in a round or parked, and a read that

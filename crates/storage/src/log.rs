@@ -159,7 +159,8 @@ impl Log {
         self.current().sequence != newest
     }
 
-    /// Programmer errors only: these entries come from `raft`, which has checked what peers sent.
+    /// Programmer errors only: these entries come from `raft`, which has checked what peers sent,
+    /// and how long each is.
     fn check_change(&self, reset: Option<LogPosition>, entries: &[Entry]) {
         let next = reset.map_or(self.last_index, |position| position.index).next();
         let Some(first) = entries.first() else { return };
