@@ -20,10 +20,9 @@ use crate::spare::Spare;
 
 /// Offsets, lengths and memory of direct I/O are multiples of this: of no disk is more asked.
 const ALIGN: u64 = 4096;
-/// What one call reads, or copies into aligned memory and writes. A disk that does one thing after
-/// another lets a sync of the log wait for whole calls, three times over: for its write, for that
-/// of the inode, for the flush.
-const PIECE_BYTES: usize = 64 << 10;
+/// What is copied into aligned memory, and written with one call: the kernel has the disk do its
+/// parts at once, where that can.
+const BUFFER_BYTES: usize = 1 << 20;
 /// Shorter reads and writes gain nothing.
 const DIRECT_BYTES_MIN: u64 = 64 << 10;
 
@@ -77,8 +76,7 @@ impl Direct {
         let blocks = &mut buffer[start..start + wanted];
         let mut there = 0;
         while there < wanted {
-            let piece = &mut blocks[there..wanted.min(there + PIECE_BYTES)];
-            match direct.read_at(piece, offset - skipped as u64 + there as u64) {
+            match direct.read_at(&mut blocks[there..], offset - skipped as u64 + there as u64) {
                 Ok(0) => break,
                 Ok(count) => there += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -105,7 +103,7 @@ fn open_again(file: &File) -> Option<File> {
 }
 
 fn write_blocks(file: &File, blocks: &[u8], offset: u64) -> io::Result<()> {
-    let written = blocks.chunks(PIECE_BYTES).zip((offset..).step_by(PIECE_BYTES));
+    let written = blocks.chunks(BUFFER_BYTES).zip((offset..).step_by(BUFFER_BYTES));
     BUFFER.with_borrow_mut(|buffer| {
         for (blocks, offset) in written {
             buffer.clear();
@@ -134,7 +132,7 @@ mod tests {
         fs::rename(&path, dir.path().join("g")).unwrap();
         let path = dir.path().join("g");
         let direct = Direct::default();
-        let bytes: Vec<u8> = (0..3 * PIECE_BYTES as u32 / 2).map(|at| (at % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..3 * BUFFER_BYTES as u32 / 2).map(|at| (at % 251) as u8).collect();
         for (offset, len) in
             [(0, 10), (10, bytes.len()), (1, 65_536), (4_095, 65_537), (8_192, 65_536)]
         {
