@@ -298,7 +298,7 @@ impl Message {
 }
 
 /// Terms, indices and lengths of files from outside stay below this, so that counting on never
-/// overflows. No file is half as long: systems count its bytes with a sign.
+/// overflows, also where a system counts the bytes of a file with a sign.
 const NUMBER_MAX: u64 = 1 << 62;
 
 impl Message {

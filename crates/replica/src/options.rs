@@ -124,10 +124,8 @@ impl Options {
     /// how long an entry is, for what a leader appends every log must take. New ones go to the end:
     /// directories hold the values in this order.
     pub fn of_state(&self) -> StateSettings {
-        let mut settings = [("entry_bytes_max", self.storage.entry_bytes_max as u64); 8];
-        let of_kv = self.kv.of_state();
-        settings[..of_kv.len()].copy_from_slice(&of_kv);
-        settings
+        let [a, b, c, d, e, f, g] = self.kv.of_state();
+        [a, b, c, d, e, f, g, ("entry_bytes_max", self.storage.entry_bytes_max as u64)]
     }
 
     /// The defaults.

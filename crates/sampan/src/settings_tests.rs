@@ -75,7 +75,7 @@ fn each_fault_is_named_with_what_is_accepted() {
         ("--listen 7001", "want HOST:PORT"),
         (
             "--heartbeat-ms 400",
-            "--heartbeat-ms (400ms) must be above 0 and at most half of --election-timeout-ms (500ms)",
+            "--heartbeat-ms (400ms) must be above 0 and at most half of --election-timeout-ms (300ms)",
         ),
         ("--snapshot-message-bytes-max 0", "--snapshot-message-bytes-max must be at least 1"),
         ("--redial-min-ms 0", "--redial-min-ms is 0ms: want at least 1ms"),

@@ -45,13 +45,18 @@ impl Open {
     /// Nobody asks for more of it: its room is given back if its name is gone. A piece that is
     /// still to be read keeps it until then. Its index.
     fn finish(self) -> LogIndex {
-        if let Ok(file) = Arc::try_unwrap(self.file) {
-            // A thread that nobody waits for, also not the end of the process. Without one the
-            // kernel gives all of it back at once.
-            let give_back = move || release::give_back(&file);
-            _ = thread::Builder::new().name("give-back".into()).spawn(give_back);
-        }
+        let_go(self.file);
         self.index
+    }
+}
+
+/// Gives back the room of a file that nobody else holds and whose name is gone: on a thread that
+/// nobody waits for, also not the end of the process. Without one the kernel gives all of it back
+/// at once.
+fn let_go(file: Arc<File>) {
+    if let Ok(file) = Arc::try_unwrap(file) {
+        let give_back = move || release::give_back(&file);
+        _ = thread::Builder::new().name("give-back".into()).spawn(give_back);
     }
 }
 
@@ -128,7 +133,10 @@ impl Backups {
 
     /// A connection is gone: its piece is not read for nobody, nor its file held for it.
     pub(crate) fn forget(&self, connection: ConnectionId) {
-        self.pieces.borrow_mut().retain(|piece| piece.connection != connection);
+        let mut pieces = self.pieces.borrow_mut();
+        while let Some(place) = pieces.iter().position(|piece| piece.connection == connection) {
+            pieces.remove(place).into_iter().for_each(|piece| let_go(piece.file));
+        }
     }
 
     /// Is there such a backup?
@@ -197,7 +205,9 @@ pub(crate) async fn serve(node: Rc<Node>) {
             tokio::time::sleep_until(free_at).await;
         }
         let Piece { connection, seq, file, offset } = node.backups.next_piece().await;
-        let read = tokio::task::spawn_blocking(move || read_at(&file, offset, bytes_max)).await;
+        let of = file.clone();
+        let read = tokio::task::spawn_blocking(move || read_at(&of, offset, bytes_max)).await;
+        let_go(file);
         let reply = match read.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
             Ok(bytes) => {
                 let rate = node.replica.borrow().background_bytes_per_second();

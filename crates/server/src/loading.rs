@@ -89,10 +89,15 @@ fn turn_away(clients: &TcpListener, ends: &Receiver<()>, leaving: &mut VecDeque<
     while let Err(TryRecvError::Empty) = ends.try_recv()
         && let Ok((client, _)) = clients.accept()
     {
+        // What it has said already is read now: there may be no place for it in a moment.
+        let begun = Leaving::begin(client).ok();
+        let Some(there) = begun.and_then(|mut client| client.is_there().then_some(client)) else {
+            continue;
+        };
         if leaving.len() >= LEAVING_MAX {
             leaving.pop_front();
         }
-        leaving.extend(Leaving::begin(client));
+        leaving.push_back(there);
     }
 }
 
@@ -119,6 +124,29 @@ mod tests {
         while !leaving.is_empty() {
             leaving.retain_mut(Leaving::is_there);
             assert!(Instant::now() < deadline, "it is kept");
+        }
+    }
+
+    #[test]
+    fn more_than_there_are_places_for_are_not_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients: Vec<TcpStream> = std::iter::repeat_with(|| {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(b"PING\r\n").unwrap();
+            client
+        })
+        .take(2 * LEAVING_MAX)
+        .collect();
+        let (_over, ends) = mpsc::channel();
+        listener.set_nonblocking(true).unwrap();
+        let mut leaving = VecDeque::new();
+        turn_away(&listener, &ends, &mut leaving);
+        assert_eq!(leaving.len(), LEAVING_MAX);
+        for mut client in clients {
+            let mut said = Vec::new();
+            client.read_to_end(&mut said).unwrap();
+            assert_eq!(said, LOADING);
         }
     }
 

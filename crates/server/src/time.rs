@@ -25,7 +25,8 @@ impl Clock {
     /// Stands still during this work, which is told the time. Whoever loads for longer than an
     /// election timeout would else find its own over before it can have heard a leader.
     pub(crate) fn hold<T>(&mut self, work: impl FnOnce(Now) -> T) -> T {
-        let (began, now) = (Instant::now(), self.now());
+        let now = self.now();
+        let began = Instant::now();
         let done = work(now);
         self.start += began.elapsed();
         done

@@ -159,7 +159,7 @@ impl Cluster<'_> {
         None
     }
 
-    /// Something has happened that may have cost the leader.
+    /// Since when there may be no leader: since now, unless it is known to be missing for longer.
     fn may_lack_leader(&mut self) -> &mut Leaderless {
         self.leaderless.get_or_insert_with(|| Leaderless::since(Instant::now()))
     }

@@ -2,7 +2,7 @@
 //!
 //! No reading that pauses gives back what a client neither completes nor takes. So past a bound for
 //! all of them the connection that holds most is closed: in `intake.rs` for commands that have not
-//! arrived whole, in `output.rs` for replies that are not sent.
+//! arrived whole, in `output.rs` for replies that are not sent and commands that wait.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;

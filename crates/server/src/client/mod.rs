@@ -3,7 +3,7 @@
 //! - `flow.rs`: the order of replies
 //! - `connection.rs`: the task that reads requests from a socket
 //! - `intake.rs`: what has arrived and is not taken, and the common bound of what is not complete
-//! - `output.rs`: the common bound of replies that clients do not take
+//! - `output.rs`: the common bound of replies that clients do not take, and of commands that wait
 //! - `held.rs`: what is under such a bound
 //! - `registry.rs`: all connections, and the way of a reply to its own
 //! - `transactions.rs`: the refusal of what stands between `MULTI` and `EXEC`

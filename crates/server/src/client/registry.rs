@@ -23,7 +23,7 @@ pub(crate) struct Clients {
     table: RefCell<Table>,
     /// What all hold of commands that have not arrived whole.
     pub(crate) incomplete: Held,
-    /// What all hold because their clients do not take their replies.
+    /// What all hold of replies that are not taken, and of commands that wait.
     pub(crate) output: Held,
     /// Connections with something to send in this turn.
     unflushed: RefCell<Vec<Rc<Client>>>,
