@@ -43,7 +43,7 @@ impl FromStr for OnDamage {
 
 /// The settings that must be the same on all nodes of a cluster and at all of their starts, by
 /// name.
-pub type StateSettings = [(&'static str, u64); 8];
+pub type StateSettings = Vec<(&'static str, u64)>;
 
 /// How a replica behaves. All of it may differ between the nodes of a cluster, except
 /// [`Options::of_state`].
@@ -124,8 +124,9 @@ impl Options {
     /// how long an entry is, for what a leader appends every log must take. New ones go to the end:
     /// directories hold the values in this order.
     pub fn of_state(&self) -> StateSettings {
-        let [a, b, c, d, e, f, g] = self.kv.of_state();
-        [a, b, c, d, e, f, g, ("entry_bytes_max", self.storage.entry_bytes_max as u64)]
+        let mut settings = self.kv.of_state().to_vec();
+        settings.push(("entry_bytes_max", self.storage.entry_bytes_max as u64));
+        settings
     }
 
     /// The defaults.

@@ -3,7 +3,7 @@
 //! else differ.
 
 use sampan_base::NodeId;
-use sampan_replica::{Options, StateSettings};
+use sampan_replica::Options;
 
 /// Their names, in the order in which the values stand on disk.
 pub fn state_setting_names() -> impl Iterator<Item = &'static str> {
@@ -11,12 +11,12 @@ pub fn state_setting_names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Their values, in the order of [`Options::of_state`].
-pub(crate) fn values(settings: &StateSettings) -> Vec<u64> {
-    settings.map(|(_, value)| value).to_vec()
+pub(crate) fn values(settings: &[(&str, u64)]) -> Vec<u64> {
+    settings.iter().map(|(_, value)| *value).collect()
 }
 
 /// The first one that is another there, in words that name its flag; `None` if none is.
-pub(crate) fn difference(here: &StateSettings, there: &[u64]) -> Option<String> {
+pub(crate) fn difference(here: &[(&str, u64)], there: &[u64]) -> Option<String> {
     let mut pairs = here.iter().zip(there);
     if let Some(((name, here), there)) = pairs.find(|((_, here), there)| here != *there) {
         return Some(format!("--{} {there} there, {here} here", name.replace('_', "-")));
