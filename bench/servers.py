@@ -95,6 +95,14 @@ class Server:
                 with open(f"{self.folder}/log", errors="replace") as log:
                     raise RuntimeError(f"{process.args[0]} has ended: {log.read()[-400:].strip()}")
 
+    def come_up(self, what, poll):
+        """What the poll answers, as the last step of a start; or all ends."""
+        try:
+            return within(what, poll, self.must_live)
+        except BaseException:
+            self.__exit__()
+            raise
+
     def __enter__(self):
         return self
 
@@ -116,11 +124,7 @@ class Sampan(Server):
         self.processes = [start(
             [binary, "cluster", "--nodes", str(nodes), "--dir", f"{folder}/data",
              "--port", str(port), *(["--", *flags] if flags else [])], f"{folder}/log")]
-        try:
-            within("a leader of Sampan", self.is_up, self.must_live)
-        except BaseException:
-            self.__exit__()
-            raise
+        self.come_up("a leader of Sampan", self.is_up)
 
     def _status(self):
         return subprocess.run(
@@ -246,11 +250,7 @@ class Wired(Sampan):
              "--peer", ",".join(f"{to + 1}=127.0.0.1:{ports[node, to]}" for to in range(3) if to != node),
              *flags], f"{folder}/log")
             for node in range(3)]
-        try:
-            within("a leader of Sampan", self.is_up, self.must_live)
-        except BaseException:
-            self.__exit__()
-            raise
+        self.come_up("a leader of Sampan", self.is_up)
 
     def pids(self):
         return [process.pid for process in self.processes]
@@ -276,11 +276,7 @@ class Redis(Server):
             ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", folder,
              "--save", "", "--appendonly", "yes", "--appendfsync", fsync,
              "--maxclients", "10000"], f"{folder}/log")]
-        try:
-            within("an answer of Redis", lambda: b"PONG" in self._say(b"PING\r\n"))
-        except BaseException:
-            self.__exit__()
-            raise
+        self.come_up("an answer of Redis", lambda: b"PONG" in self._say(b"PING\r\n"))
 
     def _say(self, line):
         try:
@@ -320,11 +316,7 @@ class Etcd(Server):
              "--listen-peer-urls", peers[node], "--initial-advertise-peer-urls", peers[node],
              "--initial-cluster", cluster, "--initial-cluster-state", "new"],
             f"{folder}/log") for node in range(3)]
-        try:
-            self._leader = within("a leader of etcd", self._find_leader)
-        except BaseException:
-            self.__exit__()
-            raise
+        self._leader = self.come_up("a leader of etcd", self._find_leader)
 
     def _find_leader(self):
         found = subprocess.run(

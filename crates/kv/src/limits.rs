@@ -5,6 +5,9 @@
 //! every node of a cluster must have the same values, or replicas diverge. *Local* limits change
 //! nothing that is visible. Each field says which it is.
 
+/// Each table takes memory though it is empty, and all of them are made again by each `FLUSHALL`.
+const SHARDS_MAX: usize = 1 << 16;
+
 /// The limits of one state machine. `Limits::default()` for use, [`Limits::tiny`] for tests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
@@ -30,9 +33,10 @@ pub struct Limits {
     pub session_bytes_total_max: usize,
     /// Replicated: a session unused for this long, by log time, is gone.
     pub session_ttl_ms: u64,
-    /// Local: the number of tables that the keys are spread over, a power of two. More tables make
-    /// each of them smaller, and a table that grows stops the state machine for as long as it takes
-    /// to move what is in it: at ten million keys 2 048 tables keep that below a millisecond.
+    /// Local: the number of tables that the keys are spread over, a power of two up to 65536. More
+    /// tables make each of them smaller, and one that grows stops the state machine for as long as
+    /// it takes to move what is in it: at ten million keys 2 048 tables keep that below a
+    /// millisecond.
     pub shards: usize,
     /// Replicated: the most keys, and the most sessions, whose time is over that one batch removes
     /// from memory. Results never depend on the removal.
@@ -121,6 +125,9 @@ impl Limits {
         }
         if !self.shards.is_power_of_two() {
             return Err(format!("shards {} must be a power of two", self.shards));
+        }
+        if self.shards > SHARDS_MAX {
+            return Err(format!("shards is {}: want at most {SHARDS_MAX}", self.shards));
         }
         let one_session = self.session_window_bytes_max.saturating_add(self.value_bytes_max);
         if self.session_bytes_total_max < one_session {

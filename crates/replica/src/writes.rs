@@ -407,12 +407,13 @@ impl Replica {
     pub(crate) fn expire_proposals(&mut self) {
         let now = self.now.mono;
         let client_timeout = self.options.client_timeout;
-        let mut expired = Vec::new();
+        let (mut expired, mut any_lost) = (Vec::new(), false);
         for proposal in &mut self.writes.proposals {
+            let lost = proposal.lost_by <= now;
+            any_lost |= lost;
             if proposal.deadline > now {
                 continue;
             }
-            let lost = proposal.lost_by <= now;
             let late = |w: &&mut Waiter| !w.given_up && (lost || w.since + client_timeout <= now);
             for waiter in proposal.waiters.iter_mut().filter(late) {
                 waiter.given_up = true;
@@ -420,7 +421,9 @@ impl Replica {
             }
             proposal.update_deadline(client_timeout);
         }
-        self.writes.forget_lost(now);
+        if any_lost {
+            self.writes.forget_lost(now);
+        }
         self.give_up_writes(&expired);
     }
 

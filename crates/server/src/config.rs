@@ -432,10 +432,6 @@ const READ_BYTES_MAX: usize = 64 << 20;
 
 /// A piece of a backup is no longer than what `sampan backup` takes for one string of a reply.
 const BACKUP_READ_BYTES_MAX: usize = 16 << 20;
-/// Each snapshot has the size of the state, and so many of them are for no disk.
-const SNAPSHOTS_KEPT_MAX: usize = 64;
-/// Each table takes memory though it is empty, and all of them are made again by each `FLUSHALL`.
-const SHARDS_MAX: usize = 1 << 16;
 
 impl Config {
     /// A node with default limits that listens for peers at the client port plus
@@ -515,10 +511,6 @@ impl Config {
         options.raft.check().map_err(ConfigError::of_part)?;
         options.storage.check().map_err(ConfigError::of_part)?;
         options.kv.check().map_err(ConfigError::of_part)?;
-        check_at_most(&[
-            ("snapshots_kept", options.storage.snapshots_kept, SNAPSHOTS_KEPT_MAX),
-            ("shards", options.kv.shards, SHARDS_MAX),
-        ])?;
         let times = [
             ("no_leader_wait", options.no_leader_wait),
             ("client_timeout", options.client_timeout),

@@ -408,6 +408,7 @@ fn assemble(
     let node = Node {
         client_port,
         peer_port,
+        coarse_time: Cell::new(clock.mono()),
         clock,
         run_id: format!("{:016x}{:016x}{:08x}", random(), random(), random() >> 32),
         log,
@@ -417,7 +418,6 @@ fn assemble(
         backups: Backups::new(random()),
         peers,
         stats: Stats::default(),
-        coarse_time: Cell::new(clock.mono()),
         snapshot_at: Cell::new(wall()),
         snapshot_failed: Cell::new(false),
         read_scratch: RefCell::default(),

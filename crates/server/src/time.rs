@@ -8,7 +8,7 @@ use sampan_base::{Time, WallTime};
 use sampan_replica::Now;
 
 /// The clocks of one node. Its monotonic time starts with it, and stands still while it loads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Clock {
     /// When it would have started had it never stood still.
     start: Instant,

@@ -12,7 +12,7 @@ pub struct Options {
     pub segment_bytes: u64,
     /// The longest payload of one log entry, in bytes. An entry never crosses a segment's border.
     pub entry_bytes_max: usize,
-    /// How many snapshots are kept, 1 or more. The second is what a damaged first falls back to.
+    /// How many snapshots are kept, 1 to 64. The second is what a damaged first falls back to.
     pub snapshots_kept: usize,
     /// The longest payload of one snapshot chunk, in bytes.
     pub snapshot_chunk_bytes_max: usize,
@@ -23,6 +23,8 @@ pub struct Options {
 
 /// The longest segment: keeps every offset and length in a segment within 32 bits.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Each snapshot has the size of the state, and so many of them are for no disk.
+const SNAPSHOTS_KEPT_MAX: usize = 64;
 
 impl Default for Options {
     fn default() -> Self {
@@ -68,6 +70,10 @@ impl Options {
         if self.snapshots_kept == 0 {
             return Err("snapshots_kept is 0: want at least 1".into());
         }
+        if self.snapshots_kept > SNAPSHOTS_KEPT_MAX {
+            let kept = self.snapshots_kept;
+            return Err(format!("snapshots_kept is {kept}: want at most {SNAPSHOTS_KEPT_MAX}"));
+        }
         let chunk_max = self.snapshot_chunk_bytes_max;
         if chunk_max == 0 || chunk_max > crate::snapshot::CHUNK_BYTES_MAX {
             return Err(format!(
@@ -98,6 +104,7 @@ mod tests {
             (Options { segment_bytes: 4 * PAGE_BYTES + 1, ..Options::tiny() }, "segment_bytes"),
             (Options { segment_bytes: 2 * PAGE_BYTES, ..Options::tiny() }, "entry_bytes_max"),
             (Options { snapshots_kept: 0, ..Options::tiny() }, "snapshots_kept"),
+            (Options { snapshots_kept: 65, ..Options::tiny() }, "snapshots_kept"),
             (Options { snapshot_chunk_bytes_max: 0, ..Options::tiny() }, "snapshot_chunk"),
             (Options { snapshot_sync_bytes: 0, ..Options::tiny() }, "snapshot_sync"),
         ] {
