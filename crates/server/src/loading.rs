@@ -16,9 +16,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Who is turned away may take so long to go.
-const LINGER_TIME: Duration = Duration::from_secs(1);
-/// So many may do so at a time; one more sends off who has had the longest.
-const LEAVING_MAX: usize = 64;
+pub(crate) const LINGER_TIME: Duration = Duration::from_secs(1);
+/// So many may do so at a time.
+pub(crate) const LEAVING_MAX: usize = 64;
 
 const LOADING: &[u8] = b"-LOADING this node loads its data, ask another one or try again\r\n";
 
@@ -95,6 +95,7 @@ fn turn_away(clients: &TcpListener, ends: &Receiver<()>, leaving: &mut VecDeque<
             continue;
         };
         if leaving.len() >= LEAVING_MAX {
+            // Who has had the longest goes first.
             leaving.pop_front();
         }
         leaving.push_back(there);

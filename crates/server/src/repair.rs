@@ -1,6 +1,6 @@
 //! The time before a node with a damaged log takes part: the turns of a
-//! [`sampan_replica::Repairing`]. Peers are there already; clients find a port that closes at once,
-//! and go to another node.
+//! [`sampan_replica::Repairing`]. Peers are there already; clients are told so, and go to another
+//! node.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -9,14 +9,18 @@ use std::time::Duration;
 use sampan_base::Time;
 use sampan_replica::{Input, OpenReport, Outputs, Repairing, Replica, Start};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::disk::RealDisk;
 use crate::inbox::Inbox;
+use crate::loading::{LEAVING_MAX, LINGER_TIME};
 use crate::log::Log;
 use crate::net;
 use crate::peer::Peers;
 use crate::start::StopRequests;
 use crate::time::Clock;
+
+const REPAIRING: &[u8] = b"-LOADING this node repairs its log, ask another one or try again\r\n";
 
 /// What the repair of a log needs of its node.
 pub(crate) struct Host<'a> {
@@ -37,10 +41,11 @@ impl Host<'_> {
     ) -> Result<Option<(Box<Replica>, Box<OpenReport>)>, sampan_replica::OpenError> {
         let mut inputs = Vec::new();
         let mut outputs = Outputs::default();
+        let mut leaving = JoinSet::new();
         self.log.warn(&repairing);
         loop {
             let due = repairing.next_deadline();
-            if !self.waits_for_a_turn(due, clients, requests).await {
+            if !self.waits_for_a_turn(due, clients, &mut leaving, requests).await {
                 return Ok(None);
             }
             let now = self.clock.now();
@@ -65,6 +70,7 @@ impl Host<'_> {
                             if is_up { Input::PeerConnected } else { Input::PeerUnreachable };
                         self.inbox.push(news(id));
                     }
+                    leaving.detach_all();
                     return Ok(Some((replica, report)));
                 }
             }
@@ -76,6 +82,7 @@ impl Host<'_> {
         &self,
         due: Time,
         clients: &TcpListener,
+        leaving: &mut JoinSet<()>,
         requests: &mut StopRequests,
     ) -> bool {
         let arrived = poll_fn(|cx| {
@@ -93,16 +100,23 @@ impl Host<'_> {
             Some(_) = requests.0.recv() => false,
             () = arrived => true,
             () = time => true,
-            () = turn_away(clients) => true,
+            () = turn_away(clients, leaving) => true,
         }
     }
 }
 
-/// Accepts clients and closes their connections, for ever.
-async fn turn_away(clients: &TcpListener) {
+/// Tells clients to go, for ever. Where too many are at it, others go without a word.
+async fn turn_away(clients: &TcpListener, leaving: &mut JoinSet<()>) {
     loop {
-        if clients.accept().await.is_err() {
-            tokio::time::sleep(net::ACCEPT_RETRY_TIME).await;
+        tokio::select! {
+            Some(_) = leaving.join_next() => {}
+            accepted = clients.accept() => match accepted {
+                Ok((client, _)) if leaving.len() < LEAVING_MAX => {
+                    leaving.spawn_local(net::say_and_close(client, REPAIRING, LINGER_TIME));
+                }
+                Ok(_) => {}
+                Err(_) => tokio::time::sleep(net::ACCEPT_RETRY_TIME).await,
+            }
         }
     }
 }

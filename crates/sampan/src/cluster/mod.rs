@@ -8,6 +8,7 @@ mod node;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -66,9 +67,11 @@ pub(crate) fn run(args: &ClusterArgs) -> Ended {
             .map(|id| {
                 let flags = &args.server_flags;
                 let spec = NodeSpec::new(&program, &args.dir, &layout, id, flags);
-                (id, Node::start(spec, events.clone()))
+                Ok((id, Node::start(spec, events.clone())?))
             })
-            .collect();
+            // Nodes that run already end with this process.
+            .collect::<io::Result<_>>()
+            .map_err(|error| cannot_start(&error))?;
         drop(events);
         let pids = BTreeMap::new();
         let view = View { args, layout, started, pids, leader: None, shown: false };
@@ -81,7 +84,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Ended {
 struct StopSignals([Signal; 3]);
 
 impl StopSignals {
-    fn listen() -> std::io::Result<Self> {
+    fn listen() -> io::Result<Self> {
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         let [a, b, c] = kinds.map(signal);
         Ok(Self([a?, b?, c?]))

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -133,11 +133,13 @@ impl Shared {
 
 impl Node {
     /// Starts a node and keeps it running.
-    pub(crate) fn start(spec: NodeSpec, events: UnboundedSender<Event>) -> Self {
+    pub(crate) fn start(spec: NodeSpec, events: UnboundedSender<Event>) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let of_thread = Arc::clone(&shared);
-        let thread = thread::spawn(move || keep_running(&spec, &of_thread, &events));
-        Self { shared, thread }
+        let thread = thread::Builder::new()
+            .name(format!("n{}", spec.id))
+            .spawn(move || keep_running(&spec, &of_thread, &events))?;
+        Ok(Self { shared, thread })
     }
 
     /// Asks it to stop, and not to come back.
@@ -204,7 +206,7 @@ impl NodeSpec {
 
     /// Starts the process. Its own process group, so that Ctrl-C reaches it through us alone, which
     /// lets it hand over in order.
-    fn spawn(&self) -> std::io::Result<Child> {
+    fn spawn(&self) -> io::Result<Child> {
         let mut command = Command::new(&self.program);
         command.args(&self.args).process_group(0);
         // What makes one node differ from another comes from flags alone.
@@ -216,7 +218,7 @@ impl NodeSpec {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()
     }
 
-    fn open_log(&self) -> std::io::Result<File> {
+    fn open_log(&self) -> io::Result<File> {
         // The data are below it.
         make_directory(&self.dir)?;
         let path = self.dir.join(LOG_FILE);
@@ -252,7 +254,7 @@ fn keep_running(spec: &NodeSpec, shared: &Shared, events: &UnboundedSender<Event
 
 /// One life of the process.
 fn run_once(spec: &NodeSpec, shared: &Shared, events: &UnboundedSender<Event>) -> End {
-    let not_started = |error: &std::io::Error| End {
+    let not_started = |error: &io::Error| End {
         code: None,
         how: format!("cannot start: {error}"),
         last_line: String::new(),
@@ -289,7 +291,7 @@ fn run_once(spec: &NodeSpec, shared: &Shared, events: &UnboundedSender<Event>) -
 /// says which argument is wrong: others follow it.
 fn copy_lines(
     id: u64,
-    from: impl std::io::Read,
+    from: impl io::Read,
     mut log: File,
     events: &UnboundedSender<Event>,
 ) -> String {
@@ -297,7 +299,7 @@ fn copy_lines(
     let (mut bytes, mut last_line) = (Vec::new(), String::new());
     loop {
         bytes.clear();
-        let mut limited = std::io::Read::take(&mut from, LINE_BYTES_MAX);
+        let mut limited = io::Read::take(&mut from, LINE_BYTES_MAX);
         match limited.read_until(b'\n', &mut bytes) {
             Ok(0) | Err(_) => return last_line,
             Ok(_) => {}
