@@ -13,8 +13,8 @@ use sampan_storage::snapshot::{ChunkPlace, ChunkScan, SnapshotReader};
 use crate::job::DiskJob;
 
 /// Bytes that are read ahead of the chunk that is loaded: enough to keep the lane busy, and no more
-/// than may be loaded in one turn.
-const READ_AHEAD_BYTES: u64 = 2 << 20;
+/// than may be loaded in one turn: three chunks.
+const READ_AHEAD_BYTES: u64 = 768 << 10;
 
 /// A state that is being loaded.
 pub(crate) struct Loading {

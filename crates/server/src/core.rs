@@ -19,6 +19,7 @@ use sampan_replica::{DiskDone, Event, Fatal, Input, Outputs};
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
+use crate::background;
 use crate::backups;
 use crate::disk_thread::DiskThreads;
 use crate::error::ServerError;
@@ -145,6 +146,7 @@ impl Core {
         for input in self.inputs.drain(..) {
             replica.step(now, input);
         }
+        let loads = self.done.iter().any(|done| matches!(done, DiskDone::SnapshotLoad { .. }));
         for done in self.done.drain(..) {
             replica.step(now, Input::Disk(done));
         }
@@ -153,6 +155,9 @@ impl Core {
         drop(replica);
         self.act(now.mono, now.wall)?;
         self.node.clients.set_congested(is_congested);
+        if loads {
+            background::give_way();
+        }
         Ok(())
     }
 

@@ -1,20 +1,23 @@
 //! Bulk past the page cache: snapshots that come from peers and go to them are not wanted again
 //! soon, and to have them in the kernel's memory first costs a copy, fresh pages, and a burst of
 //! writing later. Chunks of some length that are read back like this come from the disk, and not
-//! from what was to be written there.
+//! from what was to be written there. What goes to peers is another matter: what the page cache has
+//! of it already, for this node has just written it, is taken from there and spares the disk.
 //!
 //! What it is not: durable. As for any write, only a sync of the file makes it so. Where the file
 //! system has no direct I/O, everything goes the usual way.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use rustix::fs::OFlags;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::spare::Spare;
 
@@ -87,6 +90,58 @@ impl Direct {
         }
         let first = start + skipped;
         (there >= skipped + len).then(|| Ok(spare.lend(buffer, first..first + len)))
+    }
+}
+
+/// What the page cache has of a file.
+#[derive(Default, Debug)]
+pub(crate) struct Cached {
+    /// Nothing is taken from there any more.
+    is_given_up: AtomicBool,
+}
+
+impl Cached {
+    /// So many bytes at an offset; `None`: they are not all there, or nobody can tell. The rest of
+    /// the file is not asked for then: the kernel begins to read what is asked for and not there.
+    pub(crate) fn read(
+        &self,
+        file: &File,
+        offset: u64,
+        len: usize,
+        spare: &Spare,
+    ) -> Option<Bytes> {
+        if self.is_given_up() {
+            return None;
+        }
+        let mut buffer = spare.take(len);
+        let mut there = 0;
+        while there < len {
+            let rest = &mut [IoSliceMut::new(&mut buffer[there..len])];
+            match rustix::io::preadv2(file, rest, offset + there as u64, ReadWriteFlags::NOWAIT) {
+                Ok(count) if count > 0 => there += count,
+                Err(Errno::INTR) => {}
+                Ok(_) | Err(_) => {
+                    self.give_up();
+                    return None;
+                }
+            }
+        }
+        Some(spare.lend(buffer, 0..len))
+    }
+
+    /// Is nothing taken from there any more?
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Relaxed)
+    }
+
+    /// What is there is not wanted any more.
+    pub(crate) fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Other bytes are in the file now.
+    pub(crate) fn begin_anew(&self) {
+        self.is_given_up.store(false, Ordering::Relaxed);
     }
 }
 
@@ -163,5 +218,37 @@ mod tests {
             assert!(direct.read(&file, offset, 65_536, &spare).is_none(), "not all of it is there");
         }
         assert!(direct.read(&file, 0, DIRECT_BYTES_MIN as usize - 1, &spare).is_none());
+    }
+
+    #[test]
+    fn what_the_cache_has_comes_from_it_until_it_lacks_something() {
+        let dir = TempDir::new("cached");
+        let path = dir.path().join("f");
+        let bytes: Vec<u8> = (0..600_000_u32).map(|at| (at % 251) as u8).collect();
+        fs::write(&path, &bytes).unwrap();
+        let file = File::open(&path).unwrap();
+        let (cached, spare) = (Cached::default(), Spare::default());
+        for (offset, len) in [(0, 10), (1, 70_000), (300_000, 300_000), (0, 600_000)] {
+            let read = cached.read(&file, offset as u64, len, &spare);
+            // Not every file system can tell what is there.
+            let Some(read) = read else { return };
+            assert!(read == bytes[offset..offset + len], "{len} bytes at {offset}");
+        }
+        assert!(cached.read(&file, 599_999, 2, &spare).is_none(), "the file ends there");
+        assert!(cached.read(&file, 0, 10, &spare).is_none(), "nothing more is asked for");
+        cached.begin_anew();
+        assert!(cached.read(&file, 0, 10, &spare).is_some());
+    }
+
+    #[test]
+    fn what_the_cache_lacks_is_not_waited_for() {
+        let dir = TempDir::new("uncached");
+        let path = dir.path().join("f");
+        fs::write(&path, vec![1; 8 << 20]).unwrap();
+        let file = File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let (cached, spare) = (Cached::default(), Spare::default());
+        assert!(cached.read(&file, 0, 8 << 20, &spare).is_none());
     }
 }

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
 use sampan_storage::snapshot::{ARRIVING, COMPLETE, UNFINISHED};
 
-use crate::direct::Direct;
+use crate::direct::{Cached, Direct};
 use crate::release;
 use crate::spare::Spare;
 
@@ -31,7 +31,7 @@ use crate::spare::Spare;
 /// (`direct.rs`).
 const HANDLES_MAX: usize = 64;
 /// Zeros are written in pieces of this many bytes.
-const ZEROS_BYTES: usize = 256 << 10;
+const ZEROS_BYTES: usize = 1 << 20;
 
 /// A directory of real files. Clones share their open files, so that the lanes of a node may take
 /// turns on one file.
@@ -43,6 +43,8 @@ pub struct RealDisk {
     read_only: bool,
     /// Snapshots from and for peers go past the page cache.
     past_cache: bool,
+    /// Except for what it has of those for peers.
+    from_cache: bool,
 }
 
 #[derive(Default, Debug)]
@@ -72,6 +74,7 @@ struct Handle {
     file: File,
     /// For bulk.
     direct: Direct,
+    cached: Cached,
     /// Written to since the last sync.
     dirty: AtomicBool,
     /// Its length has changed and may not be durable: the next sync must be a full one.
@@ -96,6 +99,7 @@ impl Handle {
         Arc::new(Self {
             file,
             direct: Direct::default(),
+            cached: Cached::default(),
             dirty: AtomicBool::new(dirty),
             // Found on the disk or just made: nobody here knows that its length is durable.
             grown: AtomicBool::new(true),
@@ -123,6 +127,7 @@ impl RealDisk {
             shared: Arc::default(),
             read_only: false,
             past_cache: false,
+            from_cache: false,
         }
     }
 
@@ -136,9 +141,14 @@ impl RealDisk {
         Self { past_cache: true, ..self }
     }
 
+    /// The same, for what goes to peers, who check it: it need not be what the disk has.
+    pub(crate) fn past_and_from_cache(self) -> Self {
+        Self { from_cache: true, ..self.past_cache() }
+    }
+
     /// Does this file go past the page cache? A snapshot that arrives, or a complete one, which is
-    /// read for a peer. Not the own one while it is written and verified: the log waits for that,
-    /// and one piece after another to the disk takes longer.
+    /// checked or read for a peer. Not the own one while it is written and verified: the log waits
+    /// for that, and one piece after another to the disk takes longer.
     fn is_past_cache(&self, file: &str) -> bool {
         self.past_cache && (file.ends_with(ARRIVING) || file.ends_with(COMPLETE))
     }
@@ -199,12 +209,15 @@ impl RealDisk {
             .truncate(true)
             .open(self.path(file))
             .map_err(|error| disk_error(file, &error))?;
-        if let Err(error) = write_zeros(&made, 0, zero_bytes) {
+        let handle = Handle::new(made, zero_bytes, true);
+        // Past the cache, and so one piece after another: others on the disk sync meanwhile.
+        let write = |zeros: &[u8], at| handle.direct.write(&handle.file, zeros, at);
+        if let Err(error) = write_zeros(0, zero_bytes, write) {
             // Give the room back; the error is reported whether or not that works.
             _ = self.remove(file);
             return Err(disk_error(file, &error));
         }
-        self.table().keep(file, Handle::new(made, zero_bytes, true));
+        self.table().keep(file, handle);
         Ok(())
     }
 
@@ -225,7 +238,9 @@ impl RealDisk {
         let allocate = || rustix::fs::fallocate(&opened, FallocateFlags::empty(), 0, len_bytes);
         let filled = match rustix::io::retry_on_intr(allocate) {
             // Not every file system can: then zeros take the room that it does not have yet.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(&opened, held_bytes, len_bytes),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                write_zeros(held_bytes, len_bytes, |zeros, at| opened.write_all_at(zeros, at))
+            }
             // Longer than a file may be here: there is no room for it, and nothing is broken.
             Err(Errno::FBIG) => Err(ErrorKind::StorageFull.into()),
             allocated => allocated.map_err(Into::into),
@@ -306,10 +321,14 @@ impl RealDisk {
         fs::rename(self.path(from), self.path(to)).map_err(|error| disk_error(from, &error))?;
         let mut table = self.table();
         table.changes += 1;
-        table.open.remove(to);
+        let replaced = table.open.remove(to);
         if let Some(handle) = table.open.remove(from) {
+            handle.cached.begin_anew();
             table.open.insert(to.clone(), handle);
         }
+        drop(table);
+        // Its bytes may go with it, which takes time.
+        drop(replaced);
         Ok(())
     }
 
@@ -335,10 +354,19 @@ impl RealDisk {
         let handle = self.handle(file)?;
         let there = handle.file.metadata().map_err(failed)?.len().saturating_sub(offset);
         let wanted = len_bytes.min(there) as usize;
-        if self.is_past_cache(file)
-            && let Some(read) = handle.direct.read(&handle.file, offset, wanted, &self.shared.spare)
-        {
-            return read.map_err(failed);
+        if self.is_past_cache(file) {
+            let spare = &self.shared.spare;
+            if !self.from_cache {
+                // Who looks at the disk doubts something, maybe what comes from the cache.
+                handle.cached.give_up();
+            } else if file.ends_with(COMPLETE)
+                && let Some(read) = handle.cached.read(&handle.file, offset, wanted, spare)
+            {
+                return Ok(read);
+            }
+            if let Some(read) = handle.direct.read(&handle.file, offset, wanted, spare) {
+                return read.map_err(failed);
+            }
         }
         // Not zeroed first: whole snapshots are read through here.
         let mut bytes = Vec::with_capacity(wanted);
@@ -370,7 +398,7 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn another(&self) -> Option<Box<dyn Disk + Send>> {
         // Whole snapshots are read like this, and not again soon.
-        Some(Box::new(self.clone().past_cache()))
+        Some(Box::new(Self { from_cache: false, ..self.clone().past_cache() }))
     }
 
     fn execute(&mut self, op: &DiskOp) -> Result<(), DiskError> {
@@ -440,13 +468,13 @@ impl Disk for RealDisk {
     }
 }
 
-/// Zeros from one offset up to another, if that is beyond it.
-fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
+/// Zeros from one offset up to another, if that is beyond it, in pieces.
+fn write_zeros(from: u64, to: u64, write: impl Fn(&[u8], u64) -> io::Result<()>) -> io::Result<()> {
     let zeros = vec![0; ZEROS_BYTES.min(to.saturating_sub(from) as usize)];
     let mut at = from;
     while at < to {
         let count = (to - at).min(ZEROS_BYTES as u64) as usize;
-        file.write_all_at(&zeros[..count], at)?;
+        write(&zeros[..count], at)?;
         at += count as u64;
     }
     Ok(())

@@ -63,9 +63,10 @@ fn zeros_are_written_to_what_is_new_and_nowhere_else() {
     fs::write(&path, b"abc").unwrap();
     let file = OpenOptions::new().write(true).open(&path).unwrap();
     let end = ZEROS_BYTES as u64 + 5;
-    write_zeros(&file, 3, end).unwrap();
-    write_zeros(&file, end, 2).unwrap();
-    write_zeros(&file, end, end).unwrap();
+    let write = |zeros: &[u8], at| file.write_all_at(zeros, at);
+    write_zeros(3, end, write).unwrap();
+    write_zeros(end, 2, write).unwrap();
+    write_zeros(end, end, write).unwrap();
     let there = fs::read(&path).unwrap();
     assert_eq!((there.len() as u64, &there[..3]), (end, &b"abc"[..]));
     assert!(there[3..].iter().all(|&byte| byte == 0));
@@ -162,6 +163,30 @@ fn a_snapshot_that_has_lost_its_name_is_not_read() {
     fs::rename(dir.path().join("a.snap"), dir.path().join("b.snap.tmp")).unwrap();
     assert_eq!(disk.read("a.snap", 0, 1), Err(DiskError::NotFound(name("a.snap"))));
     assert_eq!(&locked.read("a.snap", 0, 1).unwrap()[..], b"a", "its bytes stay");
+}
+
+#[test]
+fn a_snapshot_goes_to_peers_from_the_cache_until_somebody_doubts_it() {
+    let dir = TempDir::new("disk-from-cache");
+    let mut disk = RealDisk::new(dir.path());
+    let rename = |from, to| DiskOp::Rename { from: name(from), to: name(to) };
+    let bytes: &'static [u8] = vec![7; 200_000].leak();
+    for op in [create("a.snap.tmp", 0), write("a.snap.tmp", 0, bytes), sync("a.snap.tmp")] {
+        disk.execute(&op).unwrap();
+    }
+    disk.execute(&rename("a.snap.tmp", "a.snap")).unwrap();
+    let is_given_up = || disk.handle(&name("a.snap")).unwrap().cached.is_given_up();
+    assert!(!is_given_up());
+    let mut for_peers = disk.clone().past_and_from_cache();
+    let mut doubting = disk.clone().past_cache();
+    assert_eq!(for_peers.read("a.snap", 0, 200_000).unwrap(), bytes);
+    assert_eq!(doubting.read("a.snap", 0, 200_000).unwrap(), bytes);
+    assert!(is_given_up());
+    assert_eq!(for_peers.read("a.snap", 1, 199_999).unwrap(), bytes[1..]);
+    // Another snapshot in the same file.
+    for_peers.execute(&rename("a.snap", "b.snap.tmp")).unwrap();
+    for_peers.execute(&rename("b.snap.tmp", "a.snap")).unwrap();
+    assert!(!is_given_up());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The disk threads: one per lane, each with a queue of jobs.
+//! The disk threads: one per lane, or two, each with a queue of jobs.
 //!
 //! A job goes over by a channel and the result comes back by a shared list and one wake-up of the
 //! event loop. What a job does is [`sampan_replica::job::run`]'s. A group commit may also be run by
@@ -12,23 +12,21 @@ use std::time::{Duration, Instant};
 
 use sampan_replica::{DiskDone, DiskJob, Lane, job};
 
+use crate::background;
 use crate::disk::RealDisk;
 use crate::error::ServerError;
 use crate::lock::DirectoryLock;
+use crate::polite_lane::PoliteLane;
 use crate::quick_disk::QuickDisk;
 use crate::segments_lane::{self, LogPace, written_bytes};
 
-/// How nice the threads of the background and reading lanes are to other threads: each gets a third
-/// of the time that they get where there is not enough for all.
-const BACKGROUND_NICE: i32 = 5;
-
-/// All lanes. Dropping it ends the threads after the jobs they have; that of the segment lane ends
-/// in the midst of one.
+/// All lanes. Dropping it ends the thread of the log after the jobs it has, those of snapshots
+/// after the one that they are at, and that of the segment lane in the midst of one.
 pub(crate) struct DiskThreads {
     log: Sender<DiskJob>,
     segments: Sender<DiskJob>,
-    background: Sender<DiskJob>,
-    reading: Sender<DiskJob>,
+    background: PoliteLane,
+    reading: PoliteLane,
     done: Arc<Done>,
     /// For what the event loop runs itself.
     disk: RealDisk,
@@ -69,11 +67,20 @@ impl DiskThreads {
     pub(crate) fn start(disk: &RealDisk, lock: &Arc<DirectoryLock>) -> Result<Self, ServerError> {
         let done = Arc::new(Done::default());
         let pace = Arc::new(LogPace::default());
-        let log = spawn("disk-log", disk.clone(), lock, &done, &pace, false)?;
-        let segments = spawn("disk-segments", disk.clone(), lock, &done, &pace, false)?;
+        let spawn = |name: &str, disk, manners: Option<fn()>| {
+            spawn(name, disk, lock, &done, &pace, manners)
+        };
+        let log = spawn("disk-log", disk.clone(), None)?;
+        let segments = spawn("disk-segments", disk.clone(), None)?;
         let bulk = disk.clone().past_cache();
-        let reading = spawn("disk-reading", bulk.clone(), lock, &done, &pace, true)?;
-        let background = spawn("disk-background", bulk, lock, &done, &pace, true)?;
+        let for_peers = disk.clone().past_and_from_cache();
+        let polite = |name, deputy, disk: RealDisk| {
+            let idle = spawn(name, disk.clone(), Some(background::be_idle))?;
+            let nice = spawn(deputy, disk, Some(background::be_nice))?;
+            Ok::<_, ServerError>(PoliteLane::new(idle, nice))
+        };
+        let reading = polite("disk-reading", "disk-reading-2", for_peers)?;
+        let background = polite("disk-background", "disk-backgrnd-2", bulk)?;
         Ok(Self {
             log,
             segments,
@@ -119,8 +126,8 @@ impl DiskThreads {
         let lane = match job.lane() {
             Lane::Log => &self.log,
             Lane::Segments => &self.segments,
-            Lane::Background => &self.background,
-            Lane::Reading => &self.reading,
+            Lane::Background => return self.background.submit(job, Instant::now()),
+            Lane::Reading => return self.reading.submit(job, Instant::now()),
         };
         // A lane that is gone has reported itself as lost.
         _ = lane.send(job);
@@ -139,17 +146,22 @@ impl DiskThreads {
     /// Moves the results there are into `results`.
     pub(crate) fn take_results(&mut self, results: &mut Vec<DiskDone>) -> Result<(), ServerError> {
         let mut state = self.done.lock();
-        for result in &state.results {
-            if let DiskDone::Append(_) | DiskDone::LogControl(_) = result {
-                self.in_log_lane -= 1;
+        let (done, lost) = (std::mem::take(&mut state.results), state.lost);
+        drop(state);
+        for result in &done {
+            match result.lane() {
+                Lane::Log => self.in_log_lane -= 1,
+                Lane::Segments => {}
+                Lane::Background => self.background.done(Instant::now()),
+                Lane::Reading => self.reading.done(Instant::now()),
             }
             if let DiskDone::Append(_) = result {
                 self.quick.took(self.append_since.elapsed(), false);
             }
         }
-        results.append(&mut state.results);
+        results.extend(done);
         results.append(&mut self.done_here);
-        if state.lost {
+        if lost {
             return Err(ServerError::Invariant("a disk thread panicked".into()));
         }
         Ok(())
@@ -189,17 +201,15 @@ fn spawn(
     lock: &Arc<DirectoryLock>,
     done: &Arc<Done>,
     pace: &Arc<LogPace>,
-    is_background: bool,
+    manners: Option<fn()>,
 ) -> Result<Sender<DiskJob>, ServerError> {
     let (jobs, queue) = channel();
     let (lock, watch, pace) = (lock.clone(), Watch(done.clone()), pace.clone());
     thread::Builder::new()
         .name(name.into())
         .spawn(move || {
-            if is_background {
-                yield_processor();
-            }
-            work(disk, &queue, &watch, &pace);
+            manners.inspect(|manners| manners());
+            work(disk, &queue, &watch, &pace, manners.is_some());
             // Not before: it runs out its queue when the node has ended.
             drop(lock);
         })
@@ -207,17 +217,18 @@ fn spawn(
     Ok(jobs)
 }
 
-/// The processor is for others first: what goes in the background waits for it, and they do not.
-fn yield_processor() {
-    // A kernel that refuses makes it only less polite.
-    _ = rustix::process::setpriority_process(None, BACKGROUND_NICE);
-}
-
-fn work(mut disk: RealDisk, queue: &Receiver<DiskJob>, watch: &Watch, pace: &LogPace) {
+fn work(
+    mut disk: RealDisk,
+    queue: &Receiver<DiskJob>,
+    watch: &Watch,
+    pace: &LogPace,
+    is_polite: bool,
+) {
     let mut log_failed = false;
     for job in queue {
         // What comes after a failed group commit would say that it is there: the node ends.
-        if log_failed {
+        // And nobody waits for a snapshot of a node that has ended.
+        if log_failed || (is_polite && pace.has_ended()) {
             continue;
         }
         let done = match job {

@@ -13,7 +13,8 @@
 //! | `backups` | snapshot files that clients read as backups |
 //! | `peer` | the transport between nodes |
 //! | [`disk`], `direct`, `release` | real files; bulk past the page cache; room given back in pieces |
-//! | `disk_thread`, `segments_lane` | the four threads that wait for disks, a lane each; one's pace |
+//! | `disk_thread`, `segments_lane` | the threads that wait for disks, four lanes; one's pace |
+//! | `background`, `polite_lane` | how work that can wait leaves the processor to others |
 //! | `quick_disk` | when the event loop waits for the disk itself |
 //! | `loading`, `repair` | the time before a node takes part |
 //! | `lock`, `log`, `net`, `open_files`, `signals`, `stats`, `time` | the rest of the world |
@@ -26,6 +27,7 @@
 //! 0 after a stop that was asked for. A process that ends by a [`ServerError`] exits with
 //! [`ServerError::exit_code`]; `docs/operations.md`, "Exit codes", says what to do about each.
 
+mod background;
 mod backups;
 mod client;
 mod commands;
@@ -43,6 +45,7 @@ mod net;
 mod node;
 mod open_files;
 mod peer;
+mod polite_lane;
 mod quick_disk;
 mod release;
 mod render;

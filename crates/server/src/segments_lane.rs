@@ -39,6 +39,11 @@ impl LogPace {
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }
+
+    /// Is that so?
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
 }
 
 /// Executes the steps in order, up to the first error; `None` if the end came first, in the midst
@@ -52,7 +57,7 @@ pub(crate) fn run(
     let appended_before = log.appended_bytes();
     let mut prepared_bytes = 0;
     for op in ops {
-        if log.ended.load(Ordering::Relaxed) {
+        if log.has_ended() {
             return None;
         }
         if let Err(error) = disk.execute(op) {
@@ -62,7 +67,7 @@ pub(crate) fn run(
         let mut paused = Duration::ZERO;
         let is_ahead = || {
             let appended_bytes = log.appended_bytes() - appended_before;
-            prepared_bytes > AHEAD * appended_bytes && !log.ended.load(Ordering::Relaxed)
+            prepared_bytes > AHEAD * appended_bytes && !log.has_ended()
         };
         while matches!(op, DiskOp::Sync { .. }) && paused < PAUSE && is_ahead() {
             pause(LOOK_INTERVAL);

@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use super::Peers;
 use super::frames::Frames;
 use super::handshake::{HandshakeError, Hello, Verdict, Welcome};
+use crate::background;
 use crate::net;
 use crate::state_settings;
 use crate::stats::count_up;
@@ -157,6 +158,10 @@ async fn receive(peers: Rc<Peers>, mut socket: TcpStream, key: (NodeId, Stream))
         match frames.read(&mut socket).await {
             Ok(0) | Err(_) => break,
             Ok(read_bytes) => count_up(&peers.counters.bytes_received, read_bytes as u64),
+        }
+        if key.1 == Stream::Bulk {
+            // A snapshot comes as fast as this node can take it.
+            background::give_way();
         }
         let problem = match take_frames(&peers, key.0, &mut frames) {
             // A length that is damaged makes all that follows a part of its frame, heartbeats too:
