@@ -124,21 +124,6 @@ pub enum DiskDone {
     },
 }
 
-impl DiskDone {
-    /// The lane of the job, see [`DiskJob::lane`].
-    pub const fn lane(&self) -> Lane {
-        match self {
-            Self::Append(_) | Self::LogControl(_) => Lane::Log,
-            Self::Maintain(_) => Lane::Segments,
-            Self::SnapshotLoad { .. } | Self::SnapshotSend { .. } => Lane::Reading,
-            Self::SnapshotWrite(_)
-            | Self::SnapshotVerify(_)
-            | Self::SnapshotCommit(_)
-            | Self::SnapshotOpen(_) => Lane::Background,
-        }
-    }
-}
-
 /// Runs a job to its end on a disk.
 pub fn run(disk: &mut dyn Disk, job: DiskJob) -> DiskDone {
     match job {

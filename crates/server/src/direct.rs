@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use rustix::fs::OFlags;
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::{ReadWriteFlags, preadv2, retry_on_intr};
 
 use crate::spare::Spare;
 
@@ -116,10 +116,12 @@ impl Cached {
         let mut buffer = spare.take(len);
         let mut there = 0;
         while there < len {
-            let rest = &mut [IoSliceMut::new(&mut buffer[there..len])];
-            match rustix::io::preadv2(file, rest, offset + there as u64, ReadWriteFlags::NOWAIT) {
+            let (rest, at) = (&mut buffer[there..len], offset + there as u64);
+            let read = retry_on_intr(|| {
+                preadv2(file, &mut [IoSliceMut::new(rest)], at, ReadWriteFlags::NOWAIT)
+            });
+            match read {
                 Ok(count) if count > 0 => there += count,
-                Err(Errno::INTR) => {}
                 Ok(_) | Err(_) => {
                     self.give_up();
                     return None;

@@ -41,10 +41,18 @@ pub struct RealDisk {
     shared: Arc<Shared>,
     /// Files are opened for reading, and every change is refused.
     read_only: bool,
-    /// Snapshots from and for peers go past the page cache.
-    past_cache: bool,
-    /// Except for what it has of those for peers.
-    from_cache: bool,
+    bulk: Bulk,
+}
+
+/// How snapshots from and for peers go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Bulk {
+    /// Like everything else.
+    Usual,
+    /// Past the page cache.
+    PastCache,
+    /// The same, except for what it has of a complete one.
+    FromCache,
 }
 
 #[derive(Default, Debug)]
@@ -126,8 +134,7 @@ impl RealDisk {
             root: root.into().into(),
             shared: Arc::default(),
             read_only: false,
-            past_cache: false,
-            from_cache: false,
+            bulk: Bulk::Usual,
         }
     }
 
@@ -138,19 +145,19 @@ impl RealDisk {
 
     /// The same, for the background, which reads and writes snapshots that nobody reads again soon.
     pub(crate) fn past_cache(self) -> Self {
-        Self { past_cache: true, ..self }
+        Self { bulk: Bulk::PastCache, ..self }
     }
 
     /// The same, for what goes to peers, who check it: it need not be what the disk has.
-    pub(crate) fn past_and_from_cache(self) -> Self {
-        Self { from_cache: true, ..self.past_cache() }
+    pub(crate) fn for_peers(self) -> Self {
+        Self { bulk: Bulk::FromCache, ..self }
     }
 
     /// Does this file go past the page cache? A snapshot that arrives, or a complete one, which is
     /// checked or read for a peer. Not the own one while it is written and verified: the log waits
     /// for that, and one piece after another to the disk takes longer.
     fn is_past_cache(&self, file: &str) -> bool {
-        self.past_cache && (file.ends_with(ARRIVING) || file.ends_with(COMPLETE))
+        self.bulk != Bulk::Usual && (file.ends_with(ARRIVING) || file.ends_with(COMPLETE))
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -356,8 +363,8 @@ impl RealDisk {
         let wanted = len_bytes.min(there) as usize;
         if self.is_past_cache(file) {
             let spare = &self.shared.spare;
-            if !self.from_cache {
-                // Who looks at the disk doubts something, maybe what comes from the cache.
+            if self.bulk == Bulk::PastCache {
+                // Who looks at the disk may doubt what comes from the cache.
                 handle.cached.give_up();
             } else if file.ends_with(COMPLETE)
                 && let Some(read) = handle.cached.read(&handle.file, offset, wanted, spare)
@@ -398,7 +405,7 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn another(&self) -> Option<Box<dyn Disk + Send>> {
         // Whole snapshots are read like this, and not again soon.
-        Some(Box::new(Self { from_cache: false, ..self.clone().past_cache() }))
+        Some(Box::new(self.clone().past_cache()))
     }
 
     fn execute(&mut self, op: &DiskOp) -> Result<(), DiskError> {

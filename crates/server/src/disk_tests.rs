@@ -177,7 +177,7 @@ fn a_snapshot_goes_to_peers_from_the_cache_until_somebody_doubts_it() {
     disk.execute(&rename("a.snap.tmp", "a.snap")).unwrap();
     let is_given_up = || disk.handle(&name("a.snap")).unwrap().cached.is_given_up();
     assert!(!is_given_up());
-    let mut for_peers = disk.clone().past_and_from_cache();
+    let mut for_peers = disk.clone().for_peers();
     let mut doubting = disk.clone().past_cache();
     assert_eq!(for_peers.read("a.snap", 0, 200_000).unwrap(), bytes);
     assert_eq!(doubting.read("a.snap", 0, 200_000).unwrap(), bytes);

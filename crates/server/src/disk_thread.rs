@@ -56,14 +56,15 @@ struct Done {
 
 #[derive(Default)]
 struct DoneState {
-    results: Vec<DiskDone>,
+    /// Each with the lane that it comes from.
+    results: Vec<(Lane, DiskDone)>,
     /// A thread has ended before its queue did: it panicked.
     lost: bool,
     waker: Option<Waker>,
 }
 
 impl DiskThreads {
-    /// Starts a thread for each lane. The directory stays locked until the last of them has ended.
+    /// Starts all threads. The directory stays locked until the last of them has ended.
     pub(crate) fn start(disk: &RealDisk, lock: &Arc<DirectoryLock>) -> Result<Self, ServerError> {
         let done = Arc::new(Done::default());
         let pace = Arc::new(LogPace::default());
@@ -73,7 +74,7 @@ impl DiskThreads {
         let log = spawn("disk-log", disk.clone(), None)?;
         let segments = spawn("disk-segments", disk.clone(), None)?;
         let bulk = disk.clone().past_cache();
-        let for_peers = disk.clone().past_and_from_cache();
+        let for_peers = disk.clone().for_peers();
         let polite = |name, deputy, disk: RealDisk| {
             let idle = spawn(name, disk.clone(), Some(background::be_idle))?;
             let nice = spawn(deputy, disk, Some(background::be_nice))?;
@@ -147,9 +148,10 @@ impl DiskThreads {
     pub(crate) fn take_results(&mut self, results: &mut Vec<DiskDone>) -> Result<(), ServerError> {
         let mut state = self.done.lock();
         let (done, lost) = (std::mem::take(&mut state.results), state.lost);
+        // Not held while the lanes wake threads that may want it.
         drop(state);
-        for result in &done {
-            match result.lane() {
+        for (lane, result) in done {
+            match lane {
                 Lane::Log => self.in_log_lane -= 1,
                 Lane::Segments => {}
                 Lane::Background => self.background.done(Instant::now()),
@@ -158,8 +160,8 @@ impl DiskThreads {
             if let DiskDone::Append(_) = result {
                 self.quick.took(self.append_since.elapsed(), false);
             }
+            results.push(result);
         }
-        results.extend(done);
         results.append(&mut self.done_here);
         if lost {
             return Err(ServerError::Invariant("a disk thread panicked".into()));
@@ -173,9 +175,9 @@ impl Done {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, result: DiskDone) {
+    fn push(&self, lane: Lane, result: DiskDone) {
         let mut state = self.lock();
-        state.results.push(result);
+        state.results.push((lane, result));
         let waker = state.waker.clone();
         drop(state);
         waker.inspect(Waker::wake_by_ref);
@@ -231,6 +233,7 @@ fn work(
         if log_failed || (is_polite && pace.has_ended()) {
             continue;
         }
+        let lane = job.lane();
         let done = match job {
             DiskJob::Maintain(ops) => {
                 let done = segments_lane::run(&mut disk, &ops, pace, thread::sleep);
@@ -240,7 +243,7 @@ fn work(
             job => run(&mut disk, job, pace),
         };
         log_failed = has_log_failed(&done);
-        watch.0.push(done);
+        watch.0.push(lane, done);
     }
 }
 

@@ -21,13 +21,13 @@ use sampan_replica::DiskJob;
 
 use crate::segments_lane::written_bytes;
 
-/// A job that takes longer tells that there is no time to spare. One that waits for a slow disk
-/// does, too; then it makes no difference who runs it.
+/// A job that is not done so long after it was sent, behind others maybe, tells that there is no
+/// time to spare. A slow disk looks the same; then it makes no difference who waits for it.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A piece that is written is small up to this: more than one chunk, and no two.
-const SMALL_BYTES: u64 = 400 << 10;
 /// How long the other thread has the lane then.
 const HURRY_TIME: Duration = Duration::from_secs(5);
+/// A piece that is written is small up to this: more than one chunk, and no two.
+const SMALL_BYTES: u64 = 400 << 10;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Shift {
