@@ -43,6 +43,10 @@ pub enum RunError {
     Fill(u64, Kinds),
 }
 
+/// How often keys are written if some were not, or may not have been, for a leader was lost in the
+/// midst of it: what is written twice is as if it was written once.
+const FILLS_MAX: u32 = 3;
+
 /// Carries a plan out. `progress` is told after each interval how it went, and which part of the
 /// run (0 to 1) is done. Ctrl-C, SIGTERM or SIGHUP ends the run early, with a report of what there
 /// is; a second one does not wait for the answers that are due, and leaves threads behind.
@@ -50,14 +54,10 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&Moment, f64)) -> Result<Report
     plan.check()?;
     allow_files(plan.connections as u64 + OTHER_FILES)?;
     let mut lead = Lead::new(progress)?;
-    if plan.fill {
-        let filled = lead.run(&plan.filling())?;
-        if filled.interrupted {
-            return Ok(filled);
-        }
-        if filled.failed > 0 || filled.answered < plan.keys {
-            return Err(RunError::Fill(plan.keys - filled.answered, filled.errors));
-        }
+    if plan.fill
+        && let Some(interrupted) = lead.fill(&plan.filling())?
+    {
+        return Ok(interrupted);
     }
     lead.run(plan)
 }
@@ -95,6 +95,23 @@ impl<'a> Lead<'a> {
         let runtime = event_loop()?;
         let signals = runtime.block_on(async { Signals::listen() })?;
         Ok(Self { runtime, signals, progress })
+    }
+
+    /// Writes every key: the report, if it was interrupted.
+    fn fill(&mut self, plan: &Plan) -> Result<Option<Report>, RunError> {
+        for attempt in 1.. {
+            let filled = self.run(plan)?;
+            if filled.interrupted {
+                return Ok(Some(filled));
+            }
+            if filled.failed == 0 && filled.answered >= plan.keys {
+                break;
+            }
+            if attempt == FILLS_MAX {
+                return Err(RunError::Fill(plan.keys - filled.answered, filled.errors));
+            }
+        }
+        Ok(None)
     }
 
     fn run(&mut self, plan: &Plan) -> Result<Report, RunError> {

@@ -209,7 +209,18 @@ fn one_server_of_two_that_is_not_there_is_said() {
 
 #[test]
 fn a_server_that_cannot_be_filled_is_not_measured() {
-    let server = server(|number| if number == 5 { Answer::Reply(b"-OOM x\r\n") } else { OK });
+    let server = server(|number| if number % 5 == 0 { Answer::Reply(b"-OOM x\r\n") } else { OK });
     let error = run(&Plan { fill: true, ..plan(server) }, &mut |_, _| {}).unwrap_err();
-    assert!(error.to_string().contains("1 of the keys"), "{error}");
+    assert!(error.to_string().contains("2 of the keys"), "{error}");
+}
+
+#[test]
+fn keys_are_written_again_if_a_leader_was_lost_meanwhile() {
+    let server = server(|number| match number {
+        5 => Answer::Reply(b"-CLUSTERDOWN no leader\r\n"),
+        14 => Answer::Close,
+        _ => OK,
+    });
+    let report = measure(&Plan { fill: true, ..plan(server) });
+    assert_eq!((report.answered, report.failed), (100, 0));
 }
