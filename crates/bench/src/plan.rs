@@ -43,7 +43,7 @@ pub struct Plan {
     /// The length of one point of the plots over time.
     #[serde(rename = "interval_seconds", serialize_with = "seconds")]
     pub interval: Duration,
-    /// Write every key once before the run.
+    /// Write every key before the run.
     pub fill: bool,
     /// Decides all that is random.
     pub seed: u64,

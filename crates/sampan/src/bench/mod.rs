@@ -59,7 +59,7 @@ pub(crate) struct BenchArgs {
     /// Send for this long before measuring
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
     warm_up_seconds: f64,
-    /// Write every key once before the run
+    /// Write every key before the run
     #[arg(long)]
     fill: bool,
     /// Through Clerks, with exactly-once writes, in place of bare connections
