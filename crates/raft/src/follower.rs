@@ -45,6 +45,12 @@ impl Following {
 }
 
 impl Raft {
+    /// Is this a follower to which its leader has said that more is committed than this log is
+    /// known to have? Heartbeats do not say so, only Appends.
+    pub fn lacks_committed(&self) -> bool {
+        self.following.commit_hint > self.commit
+    }
+
     /// A message that only the leader of this term sends.
     pub(crate) fn hear_leader(&mut self, now: Time, from: NodeId) -> Result<(), DropReason> {
         if self.is_leader() || self.leader.is_some_and(|leader| leader != from) {

@@ -13,7 +13,7 @@ impl Replica {
     /// Applies what is committed, one turn's share of it, and serves the reads that waited for it.
     pub(crate) fn apply_committed(&mut self) {
         let before = self.applied.index;
-        let mut left_bytes = self.options.apply_bytes_max;
+        let mut left_bytes = self.apply_bytes_max();
         // One at a time: what an entry costs shows when it is applied.
         while left_bytes > 0
             && self.reads.may_apply()

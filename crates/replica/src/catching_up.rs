@@ -1,5 +1,6 @@
 //! How fast followers that only catch up are sent the log: what commits do not wait for is
-//! background work, and goes at its pace (`pace.rs`).
+//! background work, and goes at its pace (`pace.rs`). And how such a follower takes it: in short
+//! turns, for others may share its processors.
 //!
 //! What it is not: which followers those are, and how much an Append holds. That is consensus'
 //! (`sampan_raft::Raft::allow_catch_up`).
@@ -36,13 +37,15 @@ impl CatchingUp {
         (self.due_bytes, self.is_limited, self.is_paced) = (0, false, false);
     }
 
-    /// What may go in this turn: at the pace one piece, and in any case the share that is due.
+    /// What may go in this turn: at the pace one piece, and in any case the share that is due. A
+    /// piece goes whole if any of it may: if all of it might, what entries leave of it would let
+    /// another one go.
     fn allow(&mut self, share_bytes: usize, piece_bytes: usize, is_paced: bool) -> usize {
         let due_bytes = self.due_bytes.saturating_add_unsigned(share_bytes);
         self.due_bytes = due_bytes.min(share_bytes.max(piece_bytes) as isize);
         (self.is_limited, self.is_paced) = (true, is_paced);
         let due_bytes = usize::try_from(self.due_bytes).unwrap_or(0);
-        due_bytes.max(if is_paced { piece_bytes } else { 0 })
+        due_bytes.max(usize::from(is_paced))
     }
 
     /// So much went. Was it at the pace?
@@ -56,6 +59,18 @@ impl CatchingUp {
 }
 
 impl Replica {
+    /// Does this node catch up with what others have committed? Then commits seldom wait for it,
+    /// and whoever runs it had better leave the processor to others after each turn.
+    pub fn catches_up(&self) -> bool {
+        self.raft.lacks_committed() || self.receiving_attempt().is_some()
+    }
+
+    /// Bytes of entries that may be applied in this turn.
+    pub(crate) fn apply_bytes_max(&self) -> usize {
+        let most = self.options.apply_bytes_max;
+        if self.catches_up() { most.min(CATCH_UP_BYTES_MAX) } else { most }
+    }
+
     /// Followers that are far behind may be sent entries as fast as the background goes, and in any
     /// case twice as fast as the log grows, or they would never have them all. Without foreground
     /// there is no limit.
@@ -114,7 +129,7 @@ mod tests {
     #[test]
     fn at_the_pace_one_piece_goes_and_is_no_debt() {
         let mut catching_up = CatchingUp::default();
-        assert_eq!(catching_up.allow(0, PIECE, true), PIECE);
+        assert_eq!(catching_up.allow(0, PIECE, true), 1);
         assert!(catching_up.charge(PIECE));
         assert_eq!(catching_up.allow(0, PIECE, false), 0);
         assert_eq!(catching_up.allow(7, PIECE, false), 7);

@@ -146,16 +146,16 @@ impl Core {
         for input in self.inputs.drain(..) {
             replica.step(now, input);
         }
-        let loads = self.done.iter().any(|done| matches!(done, DiskDone::SnapshotLoad { .. }));
         for done in self.done.drain(..) {
             replica.step(now, Input::Disk(done));
         }
         replica.flush(now, &mut self.outputs);
         let is_congested = replica.is_congested();
+        let catches_up = replica.catches_up();
         drop(replica);
         self.act(now.mono, now.wall)?;
         self.node.clients.set_congested(is_congested);
-        if loads {
+        if catches_up {
             background::give_way();
         }
         Ok(())

@@ -13,10 +13,10 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::Bytes;
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags, fadvise};
 use rustix::io::{ReadWriteFlags, preadv2, retry_on_intr};
 
 use crate::spare::Spare;
@@ -47,7 +47,7 @@ impl Direct {
         if to < from + DIRECT_BYTES_MIN {
             return file.write_all_at(bytes, offset);
         }
-        let Some(direct) = self.0.get_or_init(|| open_again(file)) else {
+        let Some(direct) = self.0.get_or_init(|| open_direct(file)) else {
             return file.write_all_at(bytes, offset);
         };
         let (head, rest) = bytes.split_at((from - offset) as usize);
@@ -71,7 +71,7 @@ impl Direct {
         if (len as u64) < DIRECT_BYTES_MIN {
             return None;
         }
-        let direct = self.0.get_or_init(|| open_again(file)).as_ref()?;
+        let direct = self.0.get_or_init(|| open_direct(file)).as_ref()?;
         let skipped = (offset % ALIGN) as usize;
         let wanted = (skipped + len).next_multiple_of(ALIGN as usize);
         let mut buffer = spare.take(wanted + ALIGN as usize);
@@ -96,13 +96,17 @@ impl Direct {
 /// What the page cache has of a file.
 #[derive(Default, Debug)]
 pub(crate) struct Cached {
+    /// The same file once more: of what is asked for there and missing the kernel reads ahead
+    /// nothing else.
+    file: OnceLock<Option<File>>,
     /// Nothing is taken from there any more.
     is_given_up: AtomicBool,
+    misses: Misses,
 }
 
 impl Cached {
-    /// So many bytes at an offset; `None`: they are not all there, or nobody can tell. The rest of
-    /// the file is not asked for then: the kernel begins to read what is asked for and not there.
+    /// So many bytes at an offset; `None`: they are not all there, or nobody can tell, or nobody
+    /// asked, for it lacked some of what was asked for last.
     pub(crate) fn read(
         &self,
         file: &File,
@@ -110,24 +114,26 @@ impl Cached {
         len: usize,
         spare: &Spare,
     ) -> Option<Bytes> {
-        if self.is_given_up() {
+        if self.is_given_up() || !self.misses.may_ask() {
             return None;
         }
+        let random = self.file.get_or_init(|| open_random(file)).as_ref()?;
         let mut buffer = spare.take(len);
         let mut there = 0;
         while there < len {
             let (rest, at) = (&mut buffer[there..len], offset + there as u64);
             let read = retry_on_intr(|| {
-                preadv2(file, &mut [IoSliceMut::new(rest)], at, ReadWriteFlags::NOWAIT)
+                preadv2(random, &mut [IoSliceMut::new(rest)], at, ReadWriteFlags::NOWAIT)
             });
             match read {
                 Ok(count) if count > 0 => there += count,
                 Ok(_) | Err(_) => {
-                    self.give_up();
+                    self.misses.missed();
                     return None;
                 }
             }
         }
+        self.misses.hit();
         Some(spare.lend(buffer, 0..len))
     }
 
@@ -144,6 +150,39 @@ impl Cached {
     /// Other bytes are in the file now.
     pub(crate) fn begin_anew(&self) {
         self.is_given_up.store(false, Ordering::Relaxed);
+        self.misses.hit();
+    }
+}
+
+/// How often a cache is asked that lacks something. The kernel lets go of a page here and there; but
+/// what is asked for and not there it begins to read, for nobody. So after a second miss in a row
+/// one read goes by it, then three, and so on up to [`Misses::APART_MAX`].
+#[derive(Default, Debug)]
+struct Misses {
+    in_a_row: AtomicU32,
+    /// Reads that still go by it.
+    passing: AtomicU32,
+}
+
+impl Misses {
+    /// The most reads that go by it.
+    const APART_MAX: u32 = 127;
+
+    fn may_ask(&self) -> bool {
+        let passing = self.passing.load(Ordering::Relaxed);
+        self.passing.store(passing.saturating_sub(1), Ordering::Relaxed);
+        passing == 0
+    }
+
+    fn missed(&self) {
+        let before = self.in_a_row.load(Ordering::Relaxed).min(Self::APART_MAX.count_ones());
+        self.in_a_row.store(before + 1, Ordering::Relaxed);
+        self.passing.store((1 << before) - 1, Ordering::Relaxed);
+    }
+
+    fn hit(&self) {
+        self.in_a_row.store(0, Ordering::Relaxed);
+        self.passing.store(0, Ordering::Relaxed);
     }
 }
 
@@ -152,11 +191,20 @@ fn is_refused(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
-/// The very file that is open, whatever name it has now.
-fn open_again(file: &File) -> Option<File> {
+fn open_direct(file: &File) -> Option<File> {
     let flags = OFlags::DIRECT.bits().cast_signed();
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).ok()
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path_of(file)).ok()
+}
+
+fn open_random(file: &File) -> Option<File> {
+    let random = File::open(path_of(file)).ok()?;
+    fadvise(&random, 0, None, Advice::Random).ok()?;
+    Some(random)
+}
+
+/// Of the very file that is open, whatever name it has now.
+fn path_of(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 fn write_blocks(file: &File, blocks: &[u8], offset: u64) -> io::Result<()> {
@@ -176,7 +224,8 @@ fn write_blocks(file: &File, blocks: &[u8], offset: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::time::{Duration, Instant};
+    use std::{fs, thread};
 
     use super::*;
     use crate::testing::TempDir;
@@ -223,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_cache_has_comes_from_it_until_it_lacks_something() {
+    fn what_the_cache_has_comes_from_it_also_behind_what_it_lacks() {
         let dir = TempDir::new("cached");
         let path = dir.path().join("f");
         let bytes: Vec<u8> = (0..600_000_u32).map(|at| (at % 251) as u8).collect();
@@ -236,10 +285,35 @@ mod tests {
             let Some(read) = read else { return };
             assert!(read == bytes[offset..offset + len], "{len} bytes at {offset}");
         }
-        assert!(cached.read(&file, 599_999, 2, &spare).is_none(), "the file ends there");
-        assert!(cached.read(&file, 0, 10, &spare).is_none(), "nothing more is asked for");
+        let first = || cached.read(&file, 0, 10, &spare);
+        let beyond = || assert_eq!(cached.read(&file, 599_999, 2, &spare), None, "it ends there");
+        beyond();
+        assert!(first().is_some(), "a page may be missing");
+        (0..2).for_each(|_| beyond());
+        assert!(first().is_none(), "much may be missing");
+        assert!(first().is_some());
+        cached.give_up();
+        assert!(first().is_none());
         cached.begin_anew();
-        assert!(cached.read(&file, 0, 10, &spare).is_some());
+        assert!(first().is_some());
+    }
+
+    #[test]
+    fn a_cache_that_has_nothing_is_asked_ever_more_rarely() {
+        let misses = Misses::default();
+        let asked: Vec<bool> = (0..600)
+            .map(|_| {
+                let asks = misses.may_ask();
+                asks.then(|| misses.missed());
+                asks
+            })
+            .collect();
+        let asked: Vec<usize> = (0..600).filter(|&read| asked[read]).collect();
+        assert_eq!(asked, [0, 1, 3, 7, 15, 31, 63, 127, 255, 383, 511]);
+        misses.hit();
+        assert!(misses.may_ask());
+        misses.missed();
+        assert!(misses.may_ask(), "it had something meanwhile");
     }
 
     #[test]
@@ -249,8 +323,32 @@ mod tests {
         fs::write(&path, vec![1; 8 << 20]).unwrap();
         let file = File::open(&path).unwrap();
         file.sync_all().unwrap();
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
         let (cached, spare) = (Cached::default(), Spare::default());
         assert!(cached.read(&file, 0, 8 << 20, &spare).is_none());
+    }
+
+    #[test]
+    fn what_the_cache_lacks_makes_the_kernel_read_that_and_no_more() {
+        let dir = TempDir::new("read-ahead");
+        let path = dir.path().join("f");
+        fs::write(&path, vec![1; 8 << 20]).unwrap();
+        let file = File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        // As a file is that is read from its beginning to its end elsewhere.
+        fadvise(&file, 0, None, Advice::Sequential).unwrap();
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        let (cached, spare) = (Cached::default(), Spare::default());
+        let has = |offset| {
+            cached.begin_anew();
+            cached.read(&file, offset, 64 << 10, &spare).is_some()
+        };
+        if !has(0) {
+            let end = Instant::now() + Duration::from_secs(1);
+            while !has(0) && Instant::now() < end {
+                thread::yield_now();
+            }
+            assert!(!has(64 << 10));
+        }
     }
 }

@@ -224,6 +224,8 @@ pub(crate) struct Cluster {
     pub(crate) stopped: BTreeSet<u64>,
     /// Bytes of replies in one turn, at most.
     pub(crate) longest_turn_bytes: usize,
+    /// Entries that a node applied in one turn, or a snapshot brought, at most.
+    pub(crate) most_applied: u64,
     pub(crate) backups: Vec<(u64, BackupReady)>,
     /// Nodes whose wall clock is ahead of the others'.
     pub(crate) clocks_ahead_ms: BTreeMap<u64, u64>,
@@ -264,6 +266,7 @@ impl Cluster {
             events: Vec::new(),
             stopped: BTreeSet::new(),
             longest_turn_bytes: 0,
+            most_applied: 0,
             backups: Vec::new(),
             clocks_ahead_ms: BTreeMap::new(),
             around_step: |step| step(),
@@ -536,11 +539,14 @@ impl Cluster {
         while let Some(mut turn) = turns.pop_front() {
             let Some(node) = self.nodes.get_mut(&id) else { return };
             let mut out = Outputs::default();
+            let applied_before = node.raft().applied();
             (self.around_step)(&mut || {
                 turn.drain(..).for_each(|input| node.step(now, input));
                 node.flush(now, &mut out);
             });
             assert_eq!(out.fatal, None, "node {id}");
+            let applied = node.raft().applied().0 - applied_before.0;
+            self.most_applied = self.most_applied.max(applied);
             for job in out.jobs {
                 // The jobs of a lane are done in their order.
                 let waits = |(of, other): &(u64, DiskJob)| *of == id && other.lane() == job.lane();

@@ -429,6 +429,44 @@ fn a_follower_that_catches_up_gives_way_to_clients_but_does_catch_up() {
     assert!(busy_ms > idle_ms + 30, "{idle_ms} ms, {busy_ms} ms");
 }
 
+/// A turn has room for more than an Append and a group commit have.
+fn applying_much(id: sampan_base::NodeId) -> Options {
+    let mut options = Options {
+        group_commit_bytes_max: 8 << 20,
+        apply_bytes_max: 8 << 20,
+        ..never_compacting(id)
+    };
+    options.raft.append_bytes_max = 1 << 20;
+    options.raft.append_entries_max = 10_000;
+    options
+}
+
+#[test]
+fn a_follower_that_lacks_what_is_committed_applies_little_in_a_turn() {
+    let (mut cluster, leader) = Cluster::with_leader(3, applying_much);
+    let follower = cluster.follower_of(leader);
+    cluster.kill(follower);
+    write_large(&mut cluster, leader, 0..4_000, 100);
+    // Nobody is in the foreground: Appends have all that they may. The first one arrives.
+    cluster.run_ms(500);
+    cluster.hold = |message| {
+        let PeerMessage::Raft(message) = message else { return false };
+        matches!(&message.body, Body::Append { entries, .. }
+            if entries.first().is_some_and(|first| first.index.0 > 1_000))
+    };
+    cluster.start(follower);
+    cluster.most_applied = 0;
+    cluster.run_ms(100);
+    assert!(cluster.node(follower).catches_up());
+    // An entry has a little more than the 600 bytes of its value.
+    let share = sampan_raft::CATCH_UP_BYTES_MAX as u64 / 600;
+    assert!((share / 2..=share).contains(&cluster.most_applied), "{}", cluster.most_applied);
+    cluster.hold = |_| false;
+    cluster.run_ms(1_000);
+    assert_eq!(cluster.node(follower).kv().digest(), cluster.node(leader).kv().digest());
+    assert!(!cluster.node(follower).catches_up());
+}
+
 #[test]
 fn a_transfer_that_clients_wait_for_does_not_give_way_to_them() {
     let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
@@ -463,6 +501,7 @@ fn a_transfer_is_not_overtaken_by_later_snapshots() {
     let mut written = 400;
     while acked_bytes(&cluster, leader, follower).is_some() {
         assert!(written < 1_000, "the transfer never ends");
+        assert!(cluster.node(follower).catches_up() && !cluster.node(leader).catches_up());
         write_large(&mut cluster, leader, written..written + 20, 200);
         written += 20;
     }
