@@ -154,9 +154,9 @@ impl Cached {
     }
 }
 
-/// How often a cache is asked that lacks something. The kernel lets go of a page here and there; but
-/// what is asked for and not there it begins to read, for nobody. So after a second miss in a row
-/// one read goes by it, then three, and so on up to [`Misses::APART_MAX`].
+/// How often a cache is asked that lacks something. The kernel lets go of a page here and there;
+/// but what is asked for and not there it begins to read, for nobody. So after a second miss in a
+/// row one read goes by it, then three, and so on up to [`Misses::APART_MAX`].
 #[derive(Default, Debug)]
 struct Misses {
     in_a_row: AtomicU32,
