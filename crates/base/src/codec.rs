@@ -161,6 +161,22 @@ impl Writer for Vec<u8> {
     }
 }
 
+/// CRC-32 (ISO-HDLC) of bytes that come in slices.
+#[derive(Clone, Default, Debug)]
+pub struct Crc32(crc32fast::Hasher);
+
+impl Crc32 {
+    /// The next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The checksum of all of them.
+    pub fn finish(self) -> u32 {
+        self.0.finalize()
+    }
+}
+
 /// CRC-32 (ISO-HDLC) over several slices as if they were one.
 pub fn crc32(parts: &[&[u8]]) -> u32 {
     crc32_with(parts, std::iter::empty())

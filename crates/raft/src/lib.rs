@@ -108,7 +108,7 @@
 //!   checksums.
 //! - Entries are applied as they are taken: [`Raft::applied`] counts them at once.
 //! - A snapshot is reported ([`Raft::compact`], [`Raft::install_snapshot`]) only when its file is
-//!   durable and was read back.
+//!   durable; an own one, for which the log goes, only when it was read back, too.
 //! - Each start of a node gets a seed of its own, and each attempt to read a [`ReadId`] of its own.
 
 mod catch_up;

@@ -3,7 +3,7 @@
 //! Four lanes. The log lane has one job at a time, each one group commit. The segment lane prepares
 //! log segments, for which a group commit may wait; the background lane writes snapshots and checks
 //! whole ones, which may take long; the reading lane reads pieces of snapshots that others wait
-//! for.
+//! for, and checks single ones.
 
 use std::sync::Arc;
 
@@ -53,6 +53,15 @@ pub enum DiskJob {
         /// Which attempt to receive it this is for; comes back.
         attempt: u64,
     },
+    /// Read one chunk of a snapshot that has arrived, only to check it.
+    SnapshotCheck {
+        /// Its file.
+        file: FileName,
+        /// Which snapshot.
+        id: SnapshotId,
+        /// Which chunk.
+        chunk: ChunkPlace,
+    },
     /// Read raw bytes of a snapshot for a peer.
     SnapshotSend {
         /// For whom.
@@ -76,7 +85,9 @@ impl DiskJob {
         match self {
             Self::Append(_) | Self::LogControl(_) => Lane::Log,
             Self::Maintain(_) => Lane::Segments,
-            Self::SnapshotLoad { .. } | Self::SnapshotSend { .. } => Lane::Reading,
+            Self::SnapshotLoad { .. } | Self::SnapshotCheck { .. } | Self::SnapshotSend { .. } => {
+                Lane::Reading
+            }
             Self::SnapshotWrite(_)
             | Self::SnapshotVerify(_)
             | Self::SnapshotCommit(_)
@@ -108,6 +119,13 @@ pub enum DiskDone {
         attempt: u64,
         /// The bytes.
         payload: Result<Bytes, String>,
+    },
+    /// Of [`DiskJob::SnapshotCheck`].
+    SnapshotCheck {
+        /// Which snapshot.
+        id: SnapshotId,
+        /// It could be read, and is what was written.
+        is_sound: bool,
     },
     /// Of [`DiskJob::SnapshotSend`].
     SnapshotSend {
@@ -143,6 +161,10 @@ pub fn run(disk: &mut dyn Disk, job: DiskJob) -> DiskDone {
         DiskJob::SnapshotLoad { file, id, chunk, attempt } => {
             let payload = snapshot::load(disk, &file, id, chunk).map_err(|error| error.to_string());
             DiskDone::SnapshotLoad { attempt, payload }
+        }
+        DiskJob::SnapshotCheck { file, id, chunk } => {
+            let is_sound = snapshot::load(disk, &file, id, chunk).is_ok();
+            DiskDone::SnapshotCheck { id, is_sound }
         }
         DiskJob::SnapshotSend { to, id, file, offset, len_bytes, wanted_by } => {
             let read = disk.read(&file, offset, len_bytes);

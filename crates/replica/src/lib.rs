@@ -36,6 +36,7 @@ mod options;
 pub mod output;
 mod pace;
 mod persisting;
+mod reading_back;
 mod reads;
 mod receiving;
 mod repairing;

@@ -1,5 +1,6 @@
-//! The state in a snapshot that arrives, built while the rest of it is still on its way: each chunk
-//! is read back once it is synced, checked, and loaded beside the running state.
+//! The state in a snapshot that arrives, built beside the running state while the rest of it is
+//! still on its way. A chunk is checked and loaded as it goes by, if all before it are loaded; one
+//! that is on the disk before that, for the transfer was interrupted, once it is synced.
 //!
 //! What it is not: the file's arrival and its coming into force, which are `receiving.rs`. Nothing
 //! of the loaded state is used before the whole file was found to be the one announced.
@@ -8,7 +9,7 @@ use sampan_base::SnapshotId;
 use sampan_base::codec::DecodeError;
 use sampan_base::disk::FileName;
 use sampan_kv::{Kv, Limits, Restore};
-use sampan_storage::snapshot::{ChunkPlace, ChunkScan, SnapshotReader};
+use sampan_storage::snapshot::{ChunkPlace, ChunkScan, PassingChunk, SnapshotReader};
 
 use crate::job::DiskJob;
 
@@ -22,9 +23,13 @@ pub(crate) struct Loading {
     id: SnapshotId,
     scan: ChunkScan,
     restore: Restore,
-    /// Chunks whose reading was asked for, and that were loaded.
+    /// The chunk that is loaded while it goes by.
+    passing: Option<PassingChunk>,
+    /// Chunks whose reading was asked for, or not needed, and that were loaded.
     asked: usize,
     loaded: usize,
+    /// Those of them that nobody has read back.
+    unread: Vec<ChunkPlace>,
 }
 
 impl Loading {
@@ -37,12 +42,33 @@ impl Loading {
         limits: Limits,
     ) -> Self {
         let restore = Restore::new(limits, size_bytes);
-        Self { file, id, scan, restore, asked: 0, loaded: 0 }
+        let (passing, unread) = (None, Vec::new());
+        Self { file, id, scan, restore, passing, asked: 0, loaded: 0, unread }
     }
 
-    /// Bytes of the file go by; none before them are missing.
-    pub(crate) fn pass(&mut self, offset: u64, bytes: &[u8]) {
-        self.scan.pass(offset, bytes);
+    /// Bytes of the file go by; none before them are missing. After an error it is of no use.
+    pub(crate) fn pass(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DecodeError> {
+        loop {
+            if let Some(passing) = &mut self.passing {
+                self.restore.feed(passing.pass(offset, bytes))?;
+            }
+            if let Some(passed) = self.passing.take_if(|passing| passing.is_whole()) {
+                self.take_passed(passed)?;
+            }
+            let Some(place) = self.scan.find(offset, bytes) else { return Ok(()) };
+            let is_next = self.loaded + 1 == self.scan.places().len();
+            self.passing = is_next.then(|| PassingChunk::new(self.id, place));
+        }
+    }
+
+    fn take_passed(&mut self, passed: PassingChunk) -> Result<(), DecodeError> {
+        self.unread.push(passed.place());
+        if !passed.is_sound() {
+            return Err(DecodeError::Invalid("snapshot chunk, it is not what was written"));
+        }
+        self.asked += 1;
+        self.loaded += 1;
+        Ok(())
     }
 
     /// The next chunk to read, if it is synced and so much may be read ahead.
@@ -81,9 +107,9 @@ impl Loading {
         self.loaded == self.scan.places().len()
     }
 
-    /// The state.
-    pub(crate) fn finish(self) -> Result<Kv, DecodeError> {
-        self.restore.finish()
+    /// The state, and the chunks of it that nobody has read back.
+    pub(crate) fn finish(self) -> Result<(Kv, Vec<ChunkPlace>), DecodeError> {
+        Ok((self.restore.finish()?, self.unread))
     }
 
     /// The state as far as it was loaded: to be freed.

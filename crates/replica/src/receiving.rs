@@ -1,12 +1,12 @@
 //! A snapshot from the leader: arriving, checked, loaded, in force (paper, Figure 13; the course's
 //! `InstallSnapshot` and `CondInstallSnapshot`).
 //!
-//! The file arrives in pieces by offset and may resume after a lost connection or a restart. What
-//! is synced is read back and verified chunk by chunk, and loaded beside the running state, while
-//! more arrives (`loading.rs`). After the last byte: sync, compare the footer with what was loaded,
-//! rename. Only then does consensus move, and only if the snapshot is still ahead of what is
-//! committed here; the new state replaces the old in the same step. Nothing here blocks the
-//! replica's other inputs.
+//! The file arrives in pieces by offset and may resume after a lost connection or a restart. It is
+//! checked chunk by chunk, and loaded beside the running state, while more arrives (`loading.rs`).
+//! After the last byte: sync, compare the footer with what was loaded, rename. Only then does
+//! consensus move, and only if the snapshot is still ahead of what is committed here; the new state
+//! replaces the old in the same step. What was loaded as it arrived is read back after that
+//! (`reading_back.rs`). Nothing here blocks the replica's other inputs.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -17,7 +17,7 @@ use sampan_base::{LogIndex, NodeId, SnapshotId, SnapshotMeta, Time};
 use sampan_kv::Kv;
 use sampan_raft::SnapshotChunk;
 use sampan_storage::StoredSnapshot;
-use sampan_storage::snapshot::{ChunkScan, SnapshotReader, SnapshotReceiver};
+use sampan_storage::snapshot::{ChunkPlace, ChunkScan, SnapshotReader, SnapshotReceiver};
 
 use crate::job::{DiskDone, DiskJob};
 use crate::loading::Loading;
@@ -88,28 +88,34 @@ enum Step {
 /// The state in it.
 enum State {
     Loading(Box<Loading>),
-    Loaded(Box<Kv>),
+    /// With the chunks that nobody has read back.
+    Loaded(Box<Kv>, Vec<ChunkPlace>),
     /// What was loaded is not what it says it is.
     Failed,
 }
 
 impl Receiving {
     /// What the disk has to do about a part: nothing, if it does not continue what is here.
-    fn take(&mut self, offset: u64, data: Bytes, early_bytes_max: usize) -> Vec<DiskOp> {
+    fn take(
+        &mut self,
+        offset: u64,
+        data: Bytes,
+        early_bytes_max: usize,
+    ) -> Result<Vec<DiskOp>, DecodeError> {
         if offset > self.accepted {
             let early_bytes: usize = self.early.values().map(Bytes::len).sum();
             if !data.is_empty() && early_bytes + data.len() <= early_bytes_max {
                 self.early.insert(offset, data);
             }
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let mut ops = self.write(offset, &data);
+        let mut ops = self.write(offset, &data)?;
         while !ops.is_empty()
             && let Some(next) = self.early.first_entry()
             && *next.key() <= self.accepted
         {
             let (offset, data) = next.remove_entry();
-            ops.extend(self.write(offset, &data));
+            ops.extend(self.write(offset, &data)?);
         }
         if !ops.is_empty() {
             let Step::Writing(receiver) = &self.step else { unreachable!("parts are still taken") };
@@ -117,18 +123,18 @@ impl Receiving {
             self.writing.push_back(Extent { stored: self.accepted, synced });
             ops.splice(0..0, std::mem::take(&mut self.begin));
         }
-        ops
+        Ok(ops)
     }
 
-    fn write(&mut self, offset: u64, data: &Bytes) -> Vec<DiskOp> {
+    fn write(&mut self, offset: u64, data: &Bytes) -> Result<Vec<DiskOp>, DecodeError> {
         let Step::Writing(receiver) = &mut self.step else { unreachable!("parts are still taken") };
         // Parts that reach beyond the announced end are those of another file: not taken.
-        let Ok(ops) = receiver.write(offset, data.clone()) else { return Vec::new() };
+        let Ok(ops) = receiver.write(offset, data.clone()) else { return Ok(Vec::new()) };
         self.accepted = receiver.next_offset();
         if let State::Loading(loading) = &mut self.state {
-            loading.pass(offset, data);
+            loading.pass(offset, data)?;
         }
-        ops
+        Ok(ops)
     }
 
     /// Is the file what was announced, and what was loaded?
@@ -194,11 +200,17 @@ impl Replica {
             receiving.asked = true;
             return;
         }
-        let ops = receiving.take(offset, data, bytes_max);
-        if ops.is_empty() {
+        let ops = match receiving.take(offset, data, bytes_max) {
             // A question, or it came too early or again: what is missing, at once.
-            return self.raft.snapshot_stored(id, receiving.accepted);
-        }
+            Ok(ops) if ops.is_empty() => {
+                return self.raft.snapshot_stored(id, receiving.accepted);
+            }
+            Ok(ops) => ops,
+            Err(error) => {
+                let given_up = self.snapshots.receiving.take().expect("just seen");
+                return self.give_up_receiving(given_up, error.to_string());
+            }
+        };
         let owner = Owner::Receiving(receiving.attempt);
         self.snapshot_job(owner, DiskJob::SnapshotWrite(ops));
         self.extend_loan();
@@ -369,8 +381,8 @@ impl Replica {
         let state = std::mem::replace(&mut receiving.state, State::Failed);
         let State::Loading(loading) = state else { unreachable!("just seen") };
         match loading.finish() {
-            Ok(kv) => {
-                receiving.state = State::Loaded(Box::new(kv));
+            Ok((kv, unread)) => {
+                receiving.state = State::Loaded(Box::new(kv), unread);
                 self.commit_received(receiving);
             }
             Err(error) => self.give_up_receiving(receiving, error.to_string()),
@@ -397,7 +409,7 @@ impl Replica {
     /// The own snapshot has its name: one that waited for that goes on.
     pub(crate) fn resume_receiving(&mut self) {
         let waits = |receiving: &mut Receiving| {
-            matches!((&receiving.step, &receiving.state), (Step::Whole, State::Loaded(_)))
+            matches!((&receiving.step, &receiving.state), (Step::Whole, State::Loaded(..)))
         };
         if let Some(receiving) = self.snapshots.receiving.take_if(waits) {
             self.commit_received(receiving);
@@ -417,12 +429,13 @@ impl Replica {
     /// The file is durable and its state is loaded: consensus and state move to it together, if
     /// that is still a step forward.
     fn on_snapshot_received(&mut self, receiving: Receiving) {
-        let State::Loaded(kv) = receiving.state else {
+        let State::Loaded(kv, unread) = receiving.state else {
             unreachable!("only a loaded state is used")
         };
         let meta = receiving.meta;
-        let (position, size_bytes) = (meta.position, meta.size_bytes);
+        let (id, position, size_bytes) = (meta.id, meta.position, meta.size_bytes);
         self.storage.snapshot_committed();
+        self.begin_reading_back(id, unread);
         if !self.raft.install_snapshot(self.now.mono, meta) {
             return self.kv.discard(*kv);
         }
@@ -473,7 +486,7 @@ impl Replica {
     fn discard_receiving(&mut self, receiving: Receiving) {
         match receiving.state {
             State::Loading(loading) => self.kv.discard(loading.abandon()),
-            State::Loaded(kv) => self.kv.discard(*kv),
+            State::Loaded(kv, _) => self.kv.discard(*kv),
             State::Failed => {}
         }
         let ops = vec![DiskOp::Remove { file: receiving.file }];

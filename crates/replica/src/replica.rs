@@ -356,6 +356,7 @@ impl Replica {
             snapshot: self.newest_snapshot(),
             snapshot_in_progress: self.snapshots.is_taking(),
             snapshot_pauses: self.snapshots.pauses,
+            snapshot_unread_bytes: self.unread_bytes(),
             background_bytes_per_second: self.background_bytes_per_second(),
             syncs: self.counters.syncs,
             writes: self.counters.writes,
@@ -437,6 +438,7 @@ impl Replica {
             | DiskDone::SnapshotCommit(_)
             | DiskDone::SnapshotOpen(_)
             | DiskDone::SnapshotLoad { .. }
+            | DiskDone::SnapshotCheck { .. }
             | DiskDone::SnapshotSend { .. } => self.on_snapshot_job(done),
         }
     }

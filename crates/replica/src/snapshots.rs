@@ -1,6 +1,7 @@
 //! What a replica does with snapshots, and whose each job for them is: its own (`taking.rs`), those
-//! that go to peers (`sending.rs`), the one that arrives (`receiving.rs`), and one that may be
-//! damaged (`doubts.rs`). When an own one is due is told in `compaction.rs`.
+//! that go to peers (`sending.rs`), the one that arrives (`receiving.rs`), one that has arrived
+//! (`reading_back.rs`), and one that may be damaged (`doubts.rs`). When an own one is due is told
+//! in `compaction.rs`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::doubts::Doubts;
 use crate::input::Now;
 use crate::job::{DiskDone, DiskJob};
 use crate::output::{Envelope, Fatal, Stream};
+use crate::reading_back::ReadingBack;
 use crate::receiving::{Receiving, Refused};
 use crate::replica::Replica;
 use crate::sending::Sending;
@@ -43,6 +45,7 @@ pub(crate) struct Snapshots {
     pub(crate) wanted_for_backup: bool,
     pub(crate) taking: Option<Taking>,
     pub(crate) receiving: Option<Receiving>,
+    pub(crate) reading_back: Option<ReadingBack>,
     pub(crate) refused: Option<Refused>,
     /// Counts the snapshots that began to arrive, or to arrive again after a full disk.
     pub(crate) attempts: u64,
@@ -61,6 +64,7 @@ impl Snapshots {
             wanted_for_backup: false,
             taking: None,
             receiving: None,
+            reading_back: None,
             refused: None,
             attempts: 0,
             owners: VecDeque::new(),
@@ -102,6 +106,7 @@ impl Replica {
         self.observe_foreground();
         self.resume_taking();
         self.send_parts();
+        self.read_back();
     }
 
     /// What waits is in the foreground, too, though nobody can tell yet how long it takes.
@@ -118,7 +123,7 @@ impl Replica {
     pub(crate) fn snapshots_deadline(&self) -> Time {
         let waits = self.snapshots.wait_for_pace() || self.raft.catch_up_waits();
         let turn = if waits { self.pace.free_at() } else { Time::NEVER };
-        turn.min(self.rest_deadline())
+        turn.min(self.reading_back_at()).min(self.rest_deadline())
     }
 
     /// How fast a host may do what is in the background and can wait, such as to read a backup:
@@ -153,6 +158,9 @@ impl Replica {
         }
         if let DiskDone::SnapshotLoad { attempt, payload } = done {
             return self.on_chunk_read(attempt, payload);
+        }
+        if let DiskDone::SnapshotCheck { id, is_sound } = done {
+            return self.on_chunk_checked(id, is_sound);
         }
         let owner = self.snapshots.owners.pop_front().expect("a job has an owner");
         let failed = match &done {

@@ -26,6 +26,8 @@ pub struct Status {
     pub snapshot_in_progress: bool,
     /// How long the last one held up this node.
     pub snapshot_pauses: SnapshotPauses,
+    /// Bytes of a snapshot from the leader that is in force and is still to be read back.
+    pub snapshot_unread_bytes: u64,
     /// Snapshots and backups are held to so many bytes a second, for the sake of clients.
     pub background_bytes_per_second: Option<u64>,
     /// Group commits done.

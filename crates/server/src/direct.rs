@@ -1,8 +1,10 @@
 //! Bulk past the page cache: snapshots that come from peers and go to them are not wanted again
 //! soon, and to have them in the kernel's memory first costs a copy, fresh pages, and a burst of
 //! writing later. Chunks of some length that are read back like this come from the disk, and not
-//! from what was to be written there. What goes to peers is another matter: what the page cache has
-//! of it already, for this node has just written it, is taken from there and spares the disk.
+//! from what was to be written there. Each piece is a request that others on the disk wait for, so
+//! whoever has the time asks for short ones. What goes to peers is another matter: what the page
+//! cache has of it already, for this node has just written it, is taken from there and spares the
+//! disk.
 //!
 //! What it is not: durable. As for any write, only a sync of the file makes it so. Where the file
 //! system has no direct I/O, everything goes the usual way.
@@ -23,9 +25,9 @@ use crate::spare::Spare;
 
 /// Offsets, lengths and memory of direct I/O are multiples of this: of no disk is more asked.
 const ALIGN: u64 = 4096;
-/// What is copied into aligned memory, and written with one call: the kernel has the disk do its
-/// parts at once, where that can.
-const BUFFER_BYTES: usize = 1 << 20;
+/// What the disk is given with one call where nothing else is said: the kernel has it do the parts
+/// at once, where it can.
+pub(crate) const PIECE_BYTES: usize = 1 << 20;
 /// Shorter reads and writes gain nothing.
 const DIRECT_BYTES_MIN: u64 = 64 << 10;
 
@@ -41,7 +43,13 @@ pub(crate) struct Direct(OnceLock<Option<File>>);
 impl Direct {
     /// Writes it all: whole blocks directly, if they are enough of them, and the rest as usual.
     /// Nobody else may write to these blocks meanwhile.
-    pub(crate) fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    pub(crate) fn write(
+        &self,
+        file: &File,
+        bytes: &[u8],
+        offset: u64,
+        piece_bytes: usize,
+    ) -> io::Result<()> {
         let end = offset + bytes.len() as u64;
         let (from, to) = (offset.next_multiple_of(ALIGN), end - end % ALIGN);
         if to < from + DIRECT_BYTES_MIN {
@@ -53,7 +61,7 @@ impl Direct {
         let (head, rest) = bytes.split_at((from - offset) as usize);
         let (blocks, tail) = rest.split_at((to - from) as usize);
         file.write_all_at(head, offset)?;
-        match write_blocks(direct, blocks, from) {
+        match write_blocks(direct, blocks, from, piece_bytes) {
             Err(error) if is_refused(&error) => file.write_all_at(blocks, from)?,
             written => written?,
         }
@@ -66,6 +74,7 @@ impl Direct {
         file: &File,
         offset: u64,
         len: usize,
+        piece_bytes: usize,
         spare: &Spare,
     ) -> Option<io::Result<Bytes>> {
         if (len as u64) < DIRECT_BYTES_MIN {
@@ -79,7 +88,8 @@ impl Direct {
         let blocks = &mut buffer[start..start + wanted];
         let mut there = 0;
         while there < wanted {
-            match direct.read_at(&mut blocks[there..], offset - skipped as u64 + there as u64) {
+            let (piece, at) = (wanted.min(there + piece_bytes), offset - skipped as u64);
+            match direct.read_at(&mut blocks[there..piece], at + there as u64) {
                 Ok(0) => break,
                 Ok(count) => there += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -207,8 +217,8 @@ fn path_of(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-fn write_blocks(file: &File, blocks: &[u8], offset: u64) -> io::Result<()> {
-    let written = blocks.chunks(BUFFER_BYTES).zip((offset..).step_by(BUFFER_BYTES));
+fn write_blocks(file: &File, blocks: &[u8], offset: u64, piece_bytes: usize) -> io::Result<()> {
+    let written = blocks.chunks(piece_bytes).zip((offset..).step_by(piece_bytes));
     BUFFER.with_borrow_mut(|buffer| {
         for (blocks, offset) in written {
             buffer.clear();
@@ -238,11 +248,11 @@ mod tests {
         fs::rename(&path, dir.path().join("g")).unwrap();
         let path = dir.path().join("g");
         let direct = Direct::default();
-        let bytes: Vec<u8> = (0..3 * BUFFER_BYTES as u32 / 2).map(|at| (at % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..3 * PIECE_BYTES as u32 / 2).map(|at| (at % 251) as u8).collect();
         for (offset, len) in
             [(0, 10), (10, bytes.len()), (1, 65_536), (4_095, 65_537), (8_192, 65_536)]
         {
-            direct.write(&file, &bytes[..len], offset as u64).unwrap();
+            direct.write(&file, &bytes[..len], offset as u64, PIECE_BYTES).unwrap();
             let there = fs::read(&path).unwrap();
             assert!(there[offset..offset + len] == bytes[..len], "{len} bytes at {offset}");
             assert!(there.len() == (offset + len).max(10 + bytes.len()) || len == 10, "{offset}");
@@ -261,14 +271,19 @@ mod tests {
         let (direct, spare) = (Direct::default(), Spare::default());
         for (offset, len) in [(0, 65_536), (1, 70_000), (4_095, 195_906), (0, 200_001)] {
             let wanted = &bytes[offset..offset + len];
-            if let Some(read) = direct.read(&file, offset as u64, len, &spare) {
+            if let Some(read) = direct.read(&file, offset as u64, len, 12_288, &spare) {
                 assert_eq!(read.unwrap(), wanted, "{len} bytes at {offset}");
             }
         }
         for offset in [200_000, 200_001, 300_000] {
-            assert!(direct.read(&file, offset, 65_536, &spare).is_none(), "not all of it is there");
+            assert!(
+                direct.read(&file, offset, 65_536, PIECE_BYTES, &spare).is_none(),
+                "not all of it is there"
+            );
         }
-        assert!(direct.read(&file, 0, DIRECT_BYTES_MIN as usize - 1, &spare).is_none());
+        assert!(
+            direct.read(&file, 0, DIRECT_BYTES_MIN as usize - 1, PIECE_BYTES, &spare).is_none()
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
 use sampan_storage::snapshot::{ARRIVING, COMPLETE, UNFINISHED};
 
-use crate::direct::{Cached, Direct};
+use crate::direct::{Cached, Direct, PIECE_BYTES};
 use crate::release;
 use crate::spare::Spare;
 
@@ -42,6 +42,8 @@ pub struct RealDisk {
     /// Files are opened for reading, and every change is refused.
     read_only: bool,
     bulk: Bulk,
+    /// What goes past the page cache goes in pieces of this length.
+    piece_bytes: usize,
 }
 
 /// How snapshots from and for peers go.
@@ -135,6 +137,7 @@ impl RealDisk {
             shared: Arc::default(),
             read_only: false,
             bulk: Bulk::Usual,
+            piece_bytes: PIECE_BYTES,
         }
     }
 
@@ -151,6 +154,12 @@ impl RealDisk {
     /// The same, for what goes to peers, who check it: it need not be what the disk has.
     pub(crate) fn for_peers(self) -> Self {
         Self { bulk: Bulk::FromCache, ..self }
+    }
+
+    /// What goes past the page cache is to go in pieces of this length, a multiple of 4 KiB: others
+    /// on the disk wait for one of them.
+    pub(crate) fn set_piece_bytes(&mut self, piece_bytes: usize) {
+        self.piece_bytes = piece_bytes;
     }
 
     /// Does this file go past the page cache? A snapshot that arrives, or a complete one, which is
@@ -218,7 +227,8 @@ impl RealDisk {
             .map_err(|error| disk_error(file, &error))?;
         let handle = Handle::new(made, zero_bytes, true);
         // Past the cache, and so one piece after another: others on the disk sync meanwhile.
-        let write = |zeros: &[u8], at| handle.direct.write(&handle.file, zeros, at);
+        let write =
+            |zeros: &[u8], at| handle.direct.write(&handle.file, zeros, at, self.piece_bytes);
         if let Err(error) = write_zeros(0, zero_bytes, write) {
             // Give the room back; the error is reported whether or not that works.
             _ = self.remove(file);
@@ -268,7 +278,7 @@ impl RealDisk {
         handle.dirty.store(true, Ordering::Relaxed);
         let grows = handle.grow_to(offset + bytes.len() as u64);
         let written = if self.is_past_cache(file) {
-            handle.direct.write(&handle.file, bytes, offset)
+            handle.direct.write(&handle.file, bytes, offset, self.piece_bytes)
         } else {
             handle.file.write_all_at(bytes, offset)
         };
@@ -371,7 +381,9 @@ impl RealDisk {
             {
                 return Ok(read);
             }
-            if let Some(read) = handle.direct.read(&handle.file, offset, wanted, spare) {
+            let piece_bytes = self.piece_bytes;
+            let read = handle.direct.read(&handle.file, offset, wanted, piece_bytes, spare);
+            if let Some(read) = read {
                 return read.map_err(failed);
             }
         }

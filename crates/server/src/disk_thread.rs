@@ -4,6 +4,7 @@
 //! event loop. What a job does is [`sampan_replica::job::run`]'s. A group commit may also be run by
 //! the event loop itself, if the log lane is empty; when it is, `quick_disk.rs` decides.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -13,12 +14,19 @@ use std::time::{Duration, Instant};
 use sampan_replica::{DiskDone, DiskJob, Lane, job};
 
 use crate::background;
+use crate::direct::PIECE_BYTES;
 use crate::disk::RealDisk;
 use crate::error::ServerError;
 use crate::lock::DirectoryLock;
 use crate::polite_lane::PoliteLane;
 use crate::quick_disk::QuickDisk;
 use crate::segments_lane::{self, LogPace, written_bytes};
+
+/// A disk has others to serve, whose syncs wait for the piece that it is at: short ones, as long as
+/// it keeps up.
+const SHORT_PIECE_BYTES: usize = 64 << 10;
+/// With so many jobs waiting it does not: it gets more done in long ones.
+const BACKLOG: usize = 4;
 
 /// All lanes. Dropping it ends the thread of the log after the jobs it has, those of snapshots
 /// after the one that they are at, and that of the segment lane in the midst of one.
@@ -227,7 +235,12 @@ fn work(
     is_polite: bool,
 ) {
     let mut log_failed = false;
-    for job in queue {
+    let mut waiting = VecDeque::new();
+    while let Some(job) = waiting.pop_front().or_else(|| queue.recv().ok()) {
+        if is_polite {
+            waiting.extend(queue.try_iter());
+            disk.set_piece_bytes(piece_bytes(&job, waiting.len()));
+        }
         // What comes after a failed group commit would say that it is there: the node ends.
         // And nobody waits for a snapshot of a node that has ended.
         if log_failed || (is_polite && pace.has_ended()) {
@@ -247,6 +260,18 @@ fn work(
     }
 }
 
+/// In what pieces a polite thread goes about a job behind which so many wait. One that is all that
+/// may be under way keeps up, however long it takes.
+const fn piece_bytes(job: &DiskJob, waiting: usize) -> usize {
+    match job {
+        DiskJob::SnapshotWrite(_) | DiskJob::SnapshotSend { .. } if waiting >= BACKLOG => {
+            PIECE_BYTES
+        }
+        DiskJob::SnapshotLoad { .. } | DiskJob::SnapshotVerify(_) => PIECE_BYTES,
+        _ => SHORT_PIECE_BYTES,
+    }
+}
+
 /// Has the lane of the log come to its end?
 const fn has_log_failed(done: &DiskDone) -> bool {
     matches!(done, DiskDone::Append(Err(_)) | DiskDone::LogControl(Err(_)))
@@ -255,7 +280,11 @@ const fn has_log_failed(done: &DiskDone) -> bool {
 /// Runs a job, and tells the segment lane of a group commit.
 fn run(disk: &mut RealDisk, job: DiskJob, pace: &LogPace) -> DiskDone {
     let bytes = if let DiskJob::Append(ops) = &job { written_bytes(ops) } else { 0 };
-    let done = job::run(disk, job);
+    let done = match &job {
+        // Whatever else its lane may take from the page cache: this is to be what the disk has.
+        DiskJob::SnapshotCheck { .. } => job::run(&mut disk.clone().past_cache(), job),
+        _ => job::run(disk, job),
+    };
     pace.appended(bytes);
     done
 }

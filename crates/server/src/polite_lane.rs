@@ -101,7 +101,9 @@ impl PoliteLane {
 fn is_small(job: &DiskJob) -> bool {
     let is_plain = |op: &DiskOp| matches!(op, DiskOp::Write { .. } | DiskOp::Sync { .. });
     match job {
-        DiskJob::SnapshotLoad { .. } | DiskJob::SnapshotSend { .. } => true,
+        DiskJob::SnapshotLoad { .. }
+        | DiskJob::SnapshotCheck { .. }
+        | DiskJob::SnapshotSend { .. } => true,
         DiskJob::SnapshotWrite(ops) => {
             ops.iter().all(is_plain) && written_bytes(ops) <= SMALL_BYTES
         }

@@ -432,6 +432,7 @@ fn what_happens_to_a_snapshot(job: &DiskJob, synced: Option<&str>) -> Option<&'s
         (DiskJob::SnapshotVerify(_), _) => "taking: it is verified",
         (DiskJob::SnapshotSend { .. }, _) => "sending: a part is read",
         (DiskJob::SnapshotLoad { .. }, _) => "receiving: a chunk is loaded",
+        (DiskJob::SnapshotCheck { .. }, _) => "installed: a chunk is read back",
         (DiskJob::SnapshotOpen(_), _) => "receiving: it is opened",
         (DiskJob::SnapshotCommit(ops), _) if are_of_one_that_arrives(ops) => "installing: its name",
         (DiskJob::SnapshotCommit(_), _) => "taking: its name",

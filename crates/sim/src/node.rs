@@ -246,6 +246,7 @@ fn steps(job: &DiskJob) -> Option<&[DiskOp]> {
         DiskJob::SnapshotVerify(_)
         | DiskJob::SnapshotOpen(_)
         | DiskJob::SnapshotLoad { .. }
+        | DiskJob::SnapshotCheck { .. }
         | DiskJob::SnapshotSend { .. } => None,
     }
 }

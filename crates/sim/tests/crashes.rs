@@ -24,8 +24,8 @@ const STEPS: [&str; 6] = [
     "taking: it is verified",
     "sending: a part is read",
     "receiving: a part",
-    "receiving: a chunk is loaded",
     "receiving: it is opened",
+    "installed: a chunk is read back",
 ];
 
 #[test]

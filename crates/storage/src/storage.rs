@@ -282,12 +282,12 @@ impl Storage {
         self.snapshots.iter().map(|stored| stored.meta.size_bytes).sum()
     }
 
-    /// Gives a written, synced and **verified** ([`snapshot::verify`]) file its final name,
-    /// durably, then removes what is older than the number kept, but for those whose ids are
-    /// `in_use`, and for one whose file the next snapshot is to be written over
-    /// ([`Storage::take_surplus_snapshot`]): on a full disk, and where it is much longer than that
-    /// will be, its room is wanted more. **Background lane.** Call [`Storage::snapshot_committed`]
-    /// when the list has ended; an error on the way is fatal.
+    /// Gives a written, synced and **verified** file ([`snapshot::verify`]; of one that arrived,
+    /// its chunks as they came) its final name, durably, then removes what is older than the number
+    /// kept, but for those whose ids are `in_use`, and for one whose file the next snapshot is to be
+    /// written over ([`Storage::take_surplus_snapshot`]): on a full disk, and where it is much
+    /// longer than that will be, its room is wanted more. **Background lane.** Call
+    /// [`Storage::snapshot_committed`] when the list has ended; an error on the way is fatal.
     ///
     /// Panics if a commit is under way, or if the snapshot is older than the newest committed one.
     #[must_use = "nothing is durable until these steps have run"]

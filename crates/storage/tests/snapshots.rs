@@ -11,8 +11,8 @@ use common::{
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileName};
 use sampan_base::{LogIndex, Rng, SnapshotId, SnapshotMeta};
 use sampan_storage::snapshot::{
-    self, ChunkPlace, ChunkScan, FIRST_CHUNK_OFFSET, ReceiveError, SnapshotEnd, SnapshotError,
-    SnapshotPart, SnapshotReader, SnapshotReceiver, SnapshotStream, SnapshotWriter,
+    self, ChunkPlace, ChunkScan, FIRST_CHUNK_OFFSET, PassingChunk, ReceiveError, SnapshotEnd,
+    SnapshotError, SnapshotPart, SnapshotReader, SnapshotReceiver, SnapshotStream, SnapshotWriter,
 };
 use sampan_storage::testing::{KeepAll, KeepSynced, MemDisk};
 use sampan_storage::{OnDamage, Options, PAGE_BYTES, PartialSnapshot, SnapshotSink, Storage};
@@ -352,7 +352,7 @@ fn chunks_are_found_and_read_while_the_rest_is_on_its_way() {
             // Some of it comes again.
             let from = if rng.one_in(4) { rng.below(here as u64 + 1) as usize } else { here };
             let to = bytes.len().min(from + rng.between(1, 900) as usize);
-            scan.pass(from as u64, &bytes[from..to]);
+            while scan.find(from as u64, &bytes[from..to]).is_some() {}
             here = here.max(to);
             for (place, payload) in scan.places().iter().zip(payloads()) {
                 assert!(place.end() - payload.len() as u64 <= here as u64, "only what went by");
@@ -364,12 +364,66 @@ fn chunks_are_found_and_read_while_the_rest_is_on_its_way() {
     }
 }
 
+/// The payloads of the chunks in bytes that go by in slices, and which of them are sound.
+fn passed(id: SnapshotId, bytes: &[u8], seed: u64) -> Vec<(Vec<u8>, bool)> {
+    let mut rng = Rng::seeded(seed);
+    let (mut scan, mut passing, mut here) = (ChunkScan::default(), None::<PassingChunk>, 0);
+    let (mut payload, mut found) = (Vec::new(), Vec::new());
+    while here < bytes.len() {
+        // Some of it comes again.
+        let from = if rng.one_in(4) { rng.below(here as u64 + 1) as usize } else { here };
+        let to = bytes.len().min(from + rng.between(1, 900) as usize);
+        let (offset, slice) = (from as u64, &bytes[from..to]);
+        loop {
+            if let Some(passing) = &mut passing {
+                payload.extend_from_slice(passing.pass(offset, slice));
+            }
+            if let Some(whole) = passing.take_if(|passing| passing.is_whole()) {
+                found.push((std::mem::take(&mut payload), whole.is_sound()));
+            }
+            let Some(place) = scan.find(offset, slice) else { break };
+            passing = Some(PassingChunk::new(id, place));
+        }
+        here = here.max(to);
+    }
+    found
+}
+
+#[test]
+fn chunks_are_checked_as_they_go_by() {
+    let (mut disk, meta, file) = written(&payloads());
+    let bytes = disk.read(&file, 0, meta.size_bytes).unwrap();
+    let sound: Vec<_> = payloads().into_iter().map(|payload| (payload, true)).collect();
+    let are_sound = |id, bytes: &[u8], seed| {
+        passed(id, bytes, seed).into_iter().map(|(_, is_sound)| is_sound).collect::<Vec<_>>()
+    };
+    for seed in 0..40 {
+        assert_eq!(passed(meta.id, &bytes, seed), sound);
+        let (first, _) = &sound[0];
+        let mut damaged = bytes.to_vec();
+        damaged[FIRST_CHUNK_OFFSET as usize + 24 + seed as usize % first.len()] ^= 1;
+        let flags = are_sound(meta.id, &damaged, seed);
+        assert!(!flags[0] && flags[1..].iter().all(|&is_sound| is_sound), "{flags:?}");
+        // Of its header: magic, checksum, snapshot, number, length.
+        for (byte, found) in [(4, 4), (8, 4), (15, 4), (16, 0), (19, 0)] {
+            let mut damaged = bytes.to_vec();
+            damaged[FIRST_CHUNK_OFFSET as usize + byte] ^= 1;
+            let flags = are_sound(meta.id, &damaged, seed);
+            assert_eq!(flags.len(), found, "byte {byte}");
+            assert!(!flags.contains(&true) || !flags[0], "byte {byte}: {flags:?}");
+        }
+        let of_another = are_sound(SnapshotId(meta.id.0 + 1), &bytes, seed);
+        assert!(of_another.iter().all(|is_sound| !is_sound), "{of_another:?}");
+    }
+}
+
 #[test]
 fn a_chunk_that_is_not_the_one_announced_is_not_loaded() {
     let scanned = |chunks: &[Vec<u8>]| {
         let (mut disk, meta, file) = written(chunks);
         let mut scan = ChunkScan::default();
-        scan.pass(0, &disk.read(&file, 0, meta.size_bytes).unwrap());
+        let bytes = disk.read(&file, 0, meta.size_bytes).unwrap();
+        while scan.find(0, &bytes).is_some() {}
         (disk, file, scan)
     };
     let (mut disk, file, scan) = scanned(&payloads());

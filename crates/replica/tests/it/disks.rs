@@ -465,29 +465,40 @@ fn a_snapshot_that_finds_no_room_for_its_file_goes_on_when_there_is() {
 
 #[test]
 fn a_snapshot_that_meets_a_full_disk_on_its_way_is_loaded_all_the_same() {
-    let (mut cluster, leader, follower) = needing_a_snapshot(|id| {
-        let mut options = sending_small_parts(id);
-        options.storage.snapshot_sync_bytes = 1_000;
-        options
-    });
-    cluster.snapshot_parts_per_ms = 1;
-    cluster.start(follower);
-    // Chunks wait to be read back when there is no more room to write.
-    cluster.hanging_lanes.insert((follower, Lane::Reading));
-    while cluster.hanging() < 3 {
-        cluster.run_ms(1);
+    for restarts in [false, true] {
+        let (mut cluster, leader, follower) = needing_a_snapshot(|id| {
+            let mut options = sending_small_parts(id);
+            options.storage.snapshot_sync_bytes = 1_000;
+            options
+        });
+        cluster.snapshot_parts_per_ms = 1;
+        cluster.start(follower);
+        while cluster.disk(follower).count_of(".partial") == 0 {
+            cluster.run_ms(1);
+        }
+        cluster.run_ms(20);
+        if restarts {
+            cluster.kill(follower);
+            cluster.start(follower);
+            // Chunks wait to be read back when there is no more room to write.
+            cluster.hanging_lanes.insert((follower, Lane::Reading));
+            while cluster.hanging() < 3 {
+                cluster.run_ms(1);
+            }
+        }
+        assert!(!installed(&cluster), "it is on its way");
+        let disk = cluster.disk(follower);
+        (disk.copies_on_write, disk.capacity_bytes) = (true, Some(disk.used_bytes()));
+        cluster.run_ms(1_000);
+        let failed = |(_, event): &(u64, Event)| matches!(event, Event::SnapshotFailed(_));
+        assert!(cluster.events.iter().any(failed), "it has met the full disk");
+        cluster.disk(follower).capacity_bytes = None;
+        cluster.hanging_lanes.clear();
+        cluster.run_ms(5_000);
+        let failures = cluster.events.iter().filter(|event| failed(event)).count();
+        assert_eq!(failures, 1, "it goes on where it was: {:?}", cluster.events);
+        assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
     }
-    let disk = cluster.disk(follower);
-    (disk.copies_on_write, disk.capacity_bytes) = (true, Some(disk.used_bytes()));
-    cluster.run_ms(1_000);
-    let failed = |(_, event): &(u64, Event)| matches!(event, Event::SnapshotFailed(_));
-    assert!(cluster.events.iter().any(failed), "it has met the full disk");
-    cluster.disk(follower).capacity_bytes = None;
-    cluster.hanging_lanes.clear();
-    cluster.run_ms(5_000);
-    let failures = cluster.events.iter().filter(|event| failed(event)).count();
-    assert_eq!(failures, 1, "it goes on where it was: {:?}", cluster.events);
-    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
 }
 
 // ------------------------------------------------------------------------------- slow disks

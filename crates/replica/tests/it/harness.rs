@@ -203,6 +203,8 @@ pub(crate) struct Cluster {
     pub(crate) hanging_disks: BTreeSet<u64>,
     /// These lanes of these nodes' disks hang.
     pub(crate) hanging_lanes: BTreeSet<(u64, Lane)>,
+    /// No snapshot of these nodes gets its name, and what comes behind it waits.
+    pub(crate) hanging_commits: BTreeSet<u64>,
     hanging: Vec<(u64, DiskJob)>,
     /// Nodes are stepped when they ask for it or something comes in, not each millisecond.
     pub(crate) wakes_on_demand: bool,
@@ -218,6 +220,8 @@ pub(crate) struct Cluster {
     pub(crate) snapshot_bytes_sent: usize,
     /// Chunks of arriving snapshots that were read back.
     pub(crate) chunks_read: usize,
+    /// The same of one that is in force, to be checked.
+    pub(crate) chunks_checked: usize,
     /// Each forward frame is delivered this often.
     pub(crate) forward_copies: usize,
     pub(crate) events: Vec<(u64, Event)>,
@@ -254,6 +258,7 @@ impl Cluster {
             hold: |_| false,
             hanging_disks: BTreeSet::new(),
             hanging_lanes: BTreeSet::new(),
+            hanging_commits: BTreeSet::new(),
             hanging: Vec::new(),
             wakes_on_demand: false,
             sent_while_repairing: Vec::new(),
@@ -262,6 +267,7 @@ impl Cluster {
             newest_parts_first: false,
             snapshot_bytes_sent: 0,
             chunks_read: 0,
+            chunks_checked: 0,
             forward_copies: 1,
             events: Vec::new(),
             stopped: BTreeSet::new(),
@@ -357,11 +363,19 @@ impl Cluster {
         }
     }
 
-    fn is_hanging(&self, id: u64, lane: Lane) -> bool {
-        match lane {
-            Lane::Log => self.hanging_disks.contains(&id),
-            lane => self.hanging_lanes.contains(&(id, lane)),
+    fn is_hanging(&self, id: u64, job: &DiskJob) -> bool {
+        match job {
+            DiskJob::SnapshotCommit(_) if self.hanging_commits.contains(&id) => true,
+            _ if job.lane() == Lane::Log => self.hanging_disks.contains(&id),
+            _ => self.hanging_lanes.contains(&(id, job.lane())),
         }
+    }
+
+    /// May this job be done, after all those before it in its lane?
+    fn may_go(&self, place: usize) -> bool {
+        let (id, job) = &self.hanging[place];
+        let is_behind = |(of, other): &(u64, DiskJob)| of == id && other.lane() == job.lane();
+        !self.is_hanging(*id, job) && !self.hanging[..place].iter().any(is_behind)
     }
 
     /// Ends a node whose lanes hang, after so many of the jobs that wait there.
@@ -493,9 +507,7 @@ impl Cluster {
                     self.input(id, Input::Tick);
                 }
             }
-            while let Some(place) =
-                self.hanging.iter().position(|(id, job)| !self.is_hanging(*id, job.lane()))
-            {
+            while let Some(place) = (0..self.hanging.len()).find(|&place| self.may_go(place)) {
                 let (id, job) = self.hanging.remove(place);
                 let done = job::run(self.disks.get_mut(&id).expect("a disk per node"), job);
                 self.input(id, Input::Disk(done));
@@ -550,11 +562,13 @@ impl Cluster {
             for job in out.jobs {
                 // The jobs of a lane are done in their order.
                 let waits = |(of, other): &(u64, DiskJob)| *of == id && other.lane() == job.lane();
-                if self.is_hanging(id, job.lane()) || self.hanging.iter().any(waits) {
+                if self.is_hanging(id, &job) || self.hanging.iter().any(waits) {
                     self.hanging.push((id, job));
                 } else {
                     let disk = self.disks.get_mut(&id).expect("a disk per node");
                     self.chunks_read += usize::from(matches!(job, DiskJob::SnapshotLoad { .. }));
+                    let is_check = matches!(job, DiskJob::SnapshotCheck { .. });
+                    self.chunks_checked += usize::from(is_check);
                     turns.push_back(vec![Input::Disk(job::run(disk, job))]);
                 }
             }

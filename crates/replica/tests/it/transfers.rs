@@ -7,6 +7,7 @@ use sampan_base::disk::Disk as _;
 use sampan_raft::{Body, PeerState};
 use sampan_replica::wire::PeerMessage;
 use sampan_replica::{Event, Input, Lane, Options};
+use sampan_storage::snapshot::SnapshotReader;
 
 use crate::harness::{Cluster, MemoryDisk};
 use crate::snapshots::{compacting, never_compacting};
@@ -93,26 +94,97 @@ fn a_transfer_that_is_cut_ten_times_sends_little_twice() {
     }
 }
 
+fn chunk_count(cluster: &mut Cluster, id: u64) -> usize {
+    let newest = cluster.disk(id).list("snapshots").expect("a directory").pop().expect("a file");
+    SnapshotReader::open(cluster.disk(id), &newest.file).expect("it is whole").chunk_count()
+}
+
 #[test]
-fn what_has_arrived_is_loaded_while_the_rest_is_on_its_way() {
-    for restarts in [false, true] {
-        let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
-        let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
-        cluster.start(follower);
-        run_until_acked(&mut cluster, leader, follower, size_bytes / 2);
-        if restarts {
-            // What a restart has loaded is gone: all of it once more, from the file.
-            cluster.kill(follower);
-            cluster.start(follower);
-            cluster.chunks_read = 0;
-        }
-        run_until_acked(&mut cluster, leader, follower, size_bytes / 10 * 9);
-        let read = cluster.chunks_read;
-        cluster.run_ms(5_000);
-        assert_eq!(installs(&cluster), 1);
-        assert!(read > cluster.chunks_read / 10 * 8, "{read} of {}", cluster.chunks_read);
-        assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+fn what_arrives_is_loaded_as_it_comes_and_read_back_when_it_is_in_force() {
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+    cluster.start(follower);
+    while installs(&cluster) == 0 {
+        assert_eq!(cluster.node(follower).status().snapshot_unread_bytes, 0);
+        cluster.run_ms(1);
     }
+    assert_eq!(cluster.chunks_read, 0, "nothing waited for the disk to read it");
+    cluster.run_ms(5_000);
+    let count = chunk_count(&mut cluster, follower);
+    assert_eq!(cluster.chunks_checked, count);
+    assert_eq!(cluster.node(follower).status().snapshot_unread_bytes, 0);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+}
+
+#[test]
+fn what_had_arrived_before_a_restart_is_loaded_while_the_rest_is_on_its_way() {
+    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+    let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
+    cluster.start(follower);
+    run_until_acked(&mut cluster, leader, follower, size_bytes / 2);
+    cluster.kill(follower);
+    cluster.start(follower);
+    run_until_acked(&mut cluster, leader, follower, size_bytes / 10 * 9);
+    let read = cluster.chunks_read;
+    cluster.run_ms(5_000);
+    assert_eq!(installs(&cluster), 1);
+    let count = chunk_count(&mut cluster, follower);
+    assert!(read > count / 10 * 4, "{read} of {count}");
+    assert_eq!(cluster.chunks_read + cluster.chunks_checked, count, "each is read back once");
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+}
+
+#[test]
+fn reading_back_gives_way_to_clients() {
+    let takes_ms = |a_client_wrote: bool| {
+        let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+        cluster.start(follower);
+        cluster.hanging_lanes.insert((follower, Lane::Reading));
+        cluster.run_ms(1_000);
+        assert_eq!((installs(&cluster), cluster.hanging()), (1, 1));
+        if a_client_wrote {
+            assert_eq!(cluster.ask(leader, 1, "SET a 1"), "OK");
+        }
+        cluster.hanging_lanes.clear();
+        let (began, count) = (cluster.now_ms(), chunk_count(&mut cluster, follower));
+        while cluster.chunks_checked < count - 1 {
+            cluster.run_ms(1);
+            assert!(cluster.now_ms() < began + 2_000, "it never ends");
+        }
+        cluster.now_ms() - began
+    };
+    let idle_ms = takes_ms(false);
+    let busy_ms = takes_ms(true);
+    assert!(idle_ms < 50 && busy_ms > idle_ms + 50, "{idle_ms} ms, {busy_ms} ms");
+}
+
+/// The same with few entries in an Append.
+fn sending_slowly_and_appending_little(id: sampan_base::NodeId) -> Options {
+    let mut options = sending_slowly(id);
+    options.raft.append_entries_max = 2;
+    options
+}
+
+#[test]
+fn nothing_is_read_back_while_the_log_after_it_is_missing() {
+    let (mut cluster, leader, follower) = far_behind(sending_slowly_and_appending_little, 300);
+    cluster.hold = |message| {
+        let PeerMessage::Raft(message) = message else { return false };
+        matches!(&message.body, Body::Append { entries, previous, .. }
+            if !entries.is_empty() && previous.index.0 > 395)
+    };
+    cluster.start(follower);
+    while !(installs(&cluster) == 1 && cluster.node(follower).raft().lacks_committed()) {
+        cluster.run_ms(1);
+    }
+    let checked = cluster.chunks_checked;
+    cluster.run_ms(100);
+    assert!(cluster.node(follower).status().snapshot_unread_bytes > 0);
+    assert_eq!(cluster.chunks_checked, checked);
+    cluster.hold = |_| false;
+    cluster.run_ms(1_000);
+    let count = chunk_count(&mut cluster, follower);
+    assert_eq!(cluster.chunks_checked, count);
+    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
 }
 
 /// Sixteen segments for the limit, to be sent slowly.
@@ -205,17 +277,33 @@ fn a_snapshot_that_cannot_be_read_where_it_is_sent_from_is_replaced() {
 }
 
 #[test]
-fn a_snapshot_that_is_damaged_where_it_arrives_is_sent_again() {
-    let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
-    let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
-    cluster.hanging_lanes.insert((follower, Lane::Reading));
-    cluster.start(follower);
-    run_until_acked(&mut cluster, leader, follower, size_bytes / 2);
-    assert!(cluster.disk(follower).flip_in("snapshots/", b"xxxxxxx"));
-    cluster.hanging_lanes.clear();
-    cluster.run_ms(5_000);
-    assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
-    assert_eq!((installs(&cluster), cluster.disk(leader).count_of(".damaged")), (1, 0));
+fn a_snapshot_that_is_damaged_where_it_arrived_is_sent_again_or_replaced() {
+    for restarts in [false, true] {
+        let (mut cluster, leader, follower) = far_behind(sending_slowly, 300);
+        let (index, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
+        cluster.hanging_lanes.insert((follower, Lane::Reading));
+        cluster.start(follower);
+        run_until_acked(&mut cluster, leader, follower, size_bytes / 2);
+        if restarts {
+            // It has nothing of it in memory any more.
+            cluster.kill(follower);
+            cluster.start(follower);
+        }
+        assert!(cluster.disk(follower).flip_in("snapshots/", b"xxxxxxx"));
+        cluster.hanging_lanes.clear();
+        cluster.run_ms(5_000);
+        assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
+        assert_eq!((installs(&cluster), cluster.disk(leader).count_of(".damaged")), (1, 0));
+        // What had been loaded as it came is sound: the follower takes a snapshot of that.
+        let set_aside = usize::from(!restarts);
+        assert_eq!(cluster.disk(follower).count_of(".damaged"), set_aside);
+        let (own, _) = cluster.node(follower).status().snapshot.expect("there is one");
+        assert!(own >= index, "{own} of {index}");
+        let taken = |(id, event): &&(u64, Event)| {
+            *id == follower && matches!(event, Event::SnapshotTaken { .. })
+        };
+        assert_eq!(cluster.events.iter().filter(taken).count(), set_aside);
+    }
 }
 
 /// Node 1 takes snapshots, the others have all of the log.
@@ -517,7 +605,7 @@ static HELD_BEYOND: AtomicU64 = AtomicU64::new(u64::MAX);
 
 #[test]
 fn an_own_snapshot_that_one_from_the_leader_overtakes_has_not_failed() {
-    let (mut cluster, leader) = Cluster::with_leader(3, compacting);
+    let (mut cluster, leader) = Cluster::with_leader(3, sending_slowly);
     let follower = cluster.follower_of(leader);
     write_large(&mut cluster, leader, 0..300, 300);
     cluster.run_ms(500);
@@ -526,16 +614,17 @@ fn an_own_snapshot_that_one_from_the_leader_overtakes_has_not_failed() {
     cluster.isolate(follower);
     cluster.run_ms(3_000);
     write_large(&mut cluster, leader, 302..700, 300);
+    cluster.snapshot_parts_per_ms = 1;
     cluster.heal();
     cluster.reconnect(follower);
-    cluster.hanging_lanes.insert((follower, Lane::Reading));
-    cluster.run_ms(500);
-    assert!(acked_bytes(&cluster, leader, follower).is_some(), "one is on its way");
+    let (_, size_bytes) = cluster.node(leader).status().snapshot.expect("there is one");
+    run_until_acked(&mut cluster, leader, follower, size_bytes - 3_000);
     // Of the own one many steps are left when the last ones of that are taken.
     cluster.hanging_lanes.insert((follower, Lane::Background));
     cluster.input(follower, Input::TakeSnapshot);
-    cluster.hanging_lanes.remove(&(follower, Lane::Reading));
-    cluster.run_ms(200);
+    cluster.run_ms(5);
+    assert_eq!(installs(&cluster), 0, "one is on its way");
+    cluster.snapshot_parts_per_ms = usize::MAX;
     cluster.hanging_lanes.clear();
     cluster.run_ms(500);
     assert_eq!(installs(&cluster), 1);
@@ -584,20 +673,22 @@ fn own_snapshot_beside_a_late_one(begun_before: bool) {
     write_large(&mut cluster, 1, 0..400, 300);
     let (newest, _) = cluster.node(1).status().snapshot.expect("there is one");
     // It arrives at node 3 and is loaded; its name waits for the disk.
-    cluster.hanging_lanes.insert((3, Lane::Reading));
+    cluster.hanging_commits.insert(3);
     if begun_before {
+        cluster.snapshot_parts_per_ms = 1;
         cluster.heal();
         cluster.reconnect(3);
+        let (_, size_bytes) = cluster.node(1).status().snapshot.expect("there is one");
+        run_until_acked(&mut cluster, 1, 3, size_bytes - 1_000);
+        // The own one begins when no more than its last parts are to be written.
+        cluster.hanging_lanes.insert((3, Lane::Background));
+        cluster.run_ms(5);
+        cluster.input(3, Input::TakeSnapshot);
+        cluster.hanging_lanes.clear();
     } else {
         cluster.start(3);
     }
     cluster.run_ms(2_000);
-    cluster.hanging_lanes.insert((3, Lane::Background));
-    if begun_before {
-        cluster.input(3, Input::TakeSnapshot);
-    }
-    cluster.hanging_lanes.remove(&(3, Lane::Reading));
-    cluster.run_ms(200);
     let hanging = 1 + usize::from(begun_before);
     assert_eq!((cluster.hanging(), installs(&cluster)), (hanging, 0), "it is being committed");
     // Another leader has the log. With most of it an own snapshot is wanted, then comes the rest.
@@ -613,7 +704,7 @@ fn own_snapshot_beside_a_late_one(begun_before: bool) {
     cluster.hold = |_| false;
     cluster.run_ms(3_000);
     assert!(cluster.node(3).raft().applied() > newest);
-    cluster.hanging_lanes.clear();
+    cluster.hanging_commits.clear();
     cluster.run_ms(3_000);
     assert_eq!(installs(&cluster), 0, "it came too late");
     assert_eq!(cluster.node(2).kv().digest(), cluster.node(3).kv().digest());

@@ -146,6 +146,7 @@ fn persistence(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     let pauses = status.snapshot_pauses;
     lines.put("snapshot_capture_us", pauses.capture.as_micros());
     lines.put("snapshot_longest_slice_us", pauses.longest_slice.as_micros());
+    lines.put("snapshot_unread_bytes", status.snapshot_unread_bytes);
     let pace = status.background_bytes_per_second.map_or("-1".to_owned(), |rate| rate.to_string());
     lines.put("background_bytes_per_second", pace);
     lines.put("aof_enabled", 1);

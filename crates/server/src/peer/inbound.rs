@@ -179,6 +179,10 @@ async fn receive(peers: Rc<Peers>, mut socket: TcpStream, key: (NodeId, Stream))
             }
             Ok(_) => {
                 begun = Instant::now();
+                if key.1 == Stream::Bulk {
+                    // The turn of the replica loads it, before the next one comes.
+                    tokio::task::yield_now().await;
+                }
                 continue;
             }
             Err(error) => error.to_string(),

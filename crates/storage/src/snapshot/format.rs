@@ -1,6 +1,6 @@
 //! The bytes of a snapshot file's parts.
 
-use sampan_base::codec::{DecodeError, Reader, Writer, crc32};
+use sampan_base::codec::{Crc32, DecodeError, Reader, Writer, crc32};
 use sampan_base::{Configuration, LogIndex, LogPosition, SnapshotId, SnapshotMeta, Term};
 
 use crate::Identity;
@@ -139,8 +139,18 @@ impl ChunkHeader {
 
 /// The checksum of a chunk: of the snapshot's id, the chunk's number, its length, its payload.
 fn chunk_checksum(id: SnapshotId, number: u32, payload: &[u8]) -> u32 {
-    let (id, number) = (id.0.to_le_bytes(), number.to_le_bytes());
-    crc32(&[&id, &number, &(payload.len() as u32).to_le_bytes(), payload])
+    let mut crc = chunk_checksum_before(id, number, payload.len() as u32);
+    crc.update(payload);
+    crc.finish()
+}
+
+/// The same as far as it is of what goes before the payload.
+pub(super) fn chunk_checksum_before(id: SnapshotId, number: u32, len_bytes: u32) -> Crc32 {
+    let mut crc = Crc32::default();
+    crc.update(&id.0.to_le_bytes());
+    crc.update(&number.to_le_bytes());
+    crc.update(&len_bytes.to_le_bytes());
+    crc
 }
 
 /// The manifest at the end of a snapshot file.

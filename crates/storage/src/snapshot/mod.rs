@@ -2,9 +2,10 @@
 //! offset: a header page; chunks, each with its own checksum; a footer that repeats the header and
 //! lists all chunks. The payload is opaque here.
 //!
-//! The way of a snapshot (rule S15): [`SnapshotWriter`] or [`SnapshotReceiver`] makes a file under
-//! a temporary name and syncs it; [`verify`] reads all of it back; only then
-//! [`crate::Storage::snapshot_commit`] gives it its name; only then is the log trimmed.
+//! The way of a snapshot (rule S15): [`SnapshotWriter`] makes a file under a temporary name and
+//! syncs it; [`verify`] reads all of it back; only then [`crate::Storage::snapshot_commit`] gives
+//! it its name; only then is the log trimmed. Of one that [`SnapshotReceiver`] makes the chunks are
+//! checked as they arrive ([`PassingChunk`]), and read back when it has its name.
 
 mod format;
 mod reader;
@@ -23,7 +24,7 @@ pub use format::{CHUNK_BYTES_MAX, DIGEST_BYTES_MAX, FIRST_CHUNK_OFFSET};
 pub(crate) use reader::scan_partial;
 pub use reader::{SnapshotReader, load, read_chunk, verify};
 pub use receiver::{ReceiveError, SnapshotReceiver};
-pub use scan::{ChunkPlace, ChunkScan};
+pub use scan::{ChunkPlace, ChunkScan, PassingChunk};
 pub use stream::{SnapshotEnd, SnapshotHeader, SnapshotPart, SnapshotStream};
 pub use writer::SnapshotWriter;
 

@@ -82,8 +82,8 @@ impl SnapshotReader {
     /// The payload of a chunk, checked. Panics if `number` is not below the count.
     pub fn chunk(&self, disk: &mut dyn Disk, number: usize) -> Result<Bytes, SnapshotError> {
         let (offset, info) = (self.offsets[number], self.footer.chunks[number]);
-        let place = ChunkPlace { number: number as u32, offset, info };
-        load(disk, &self.file, self.meta.id, place)
+        let id = self.meta.id;
+        load(disk, &self.file, id, ChunkPlace { id, number: number as u32, offset, info })
     }
 
     /// Checks every chunk.
@@ -104,7 +104,7 @@ pub fn load(
     id: SnapshotId,
     place: ChunkPlace,
 ) -> Result<Bytes, SnapshotError> {
-    let ChunkPlace { number, offset, info } = place;
+    let ChunkPlace { number, offset, info, .. } = place;
     // With one read: from a disk far away the second one would take as long.
     let chunk = read(disk, file, offset, CHUNK_HEADER_BYTES + u64::from(info.len_bytes))?;
     let (header, payload) = chunk.split_at(CHUNK_HEADER_BYTES as usize);

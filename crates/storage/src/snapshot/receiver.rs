@@ -7,10 +7,11 @@ use sampan_base::{SnapshotId, SnapshotMeta};
 use super::{SNAPSHOT_DIRECTORY, partial_name};
 use crate::PartialSnapshot;
 
-/// A snapshot that is arriving. Its lists run in order in the background lane. Chunks that are
-/// synced are read back with [`super::load`]. When it is complete: [`SnapshotReceiver::finish`],
-/// [`super::SnapshotReader::open`], compare what that says with what the leader announced and with
-/// the chunks that were read, and only then [`crate::Storage::snapshot_commit`].
+/// A snapshot that is arriving. Its lists run in order in the background lane. Chunks are checked
+/// as they go by ([`super::PassingChunk`]), or, once they are synced, read with [`super::load`].
+/// When it is complete: [`SnapshotReceiver::finish`], [`super::SnapshotReader::open`], compare what
+/// that says with what the leader announced and with the chunks that were found, and only then
+/// [`crate::Storage::snapshot_commit`].
 #[derive(Debug)]
 pub struct SnapshotReceiver {
     file: FileName,
