@@ -284,8 +284,8 @@ impl Storage {
 
     /// Gives a written, synced and **verified** file ([`snapshot::verify`]; of one that arrived,
     /// its chunks as they came) its final name, durably, then removes what is older than the number
-    /// kept, but for those whose ids are `in_use`, and for one whose file the next snapshot is to be
-    /// written over ([`Storage::take_surplus_snapshot`]): on a full disk, and where it is much
+    /// kept, but for those whose ids are `in_use`, and for one whose file the next snapshot is to
+    /// be written over ([`Storage::take_surplus_snapshot`]): on a full disk, and where it is much
     /// longer than that will be, its room is wanted more. **Background lane.** Call
     /// [`Storage::snapshot_committed`] when the list has ended; an error on the way is fatal.
     ///
