@@ -184,14 +184,14 @@ pub fn crc32(parts: &[&[u8]]) -> u32 {
 
 /// The same over these and `more`.
 pub fn crc32_with<'a>(parts: &[&[u8]], more: impl Iterator<Item = &'a [u8]>) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
+    let mut crc = Crc32::default();
     for part in parts {
-        hasher.update(part);
+        crc.update(part);
     }
     for part in more {
-        hasher.update(part);
+        crc.update(part);
     }
-    hasher.finalize()
+    crc.finish()
 }
 
 #[cfg(test)]

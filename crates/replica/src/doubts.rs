@@ -26,7 +26,7 @@ use crate::replica::Replica;
 use crate::snapshots::Owner;
 
 /// A file that was read is not read again for so long: the damage is where it arrives.
-const AGAIN_AFTER: Duration = Duration::from_secs(60);
+pub(crate) const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// What is known of a snapshot that was doubted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -53,7 +53,8 @@ pub enum DiskJob {
         /// Which attempt to receive it this is for; comes back.
         attempt: u64,
     },
-    /// Read one chunk of a snapshot that has arrived, only to check it.
+    /// Read one chunk of a snapshot that has arrived, only to check it: from the disk itself, where
+    /// a host can tell. Not in the background lane, where an own snapshot would wait behind it.
     SnapshotCheck {
         /// Its file.
         file: FileName,

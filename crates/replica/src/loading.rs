@@ -62,10 +62,11 @@ impl Loading {
     }
 
     fn take_passed(&mut self, passed: PassingChunk) -> Result<(), DecodeError> {
-        self.unread.push(passed.place());
+        let place = passed.place();
         if !passed.is_sound() {
             return Err(DecodeError::Invalid("snapshot chunk, it is not what was written"));
         }
+        self.unread.push(place);
         self.asked += 1;
         self.loaded += 1;
         Ok(())

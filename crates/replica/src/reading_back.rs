@@ -13,13 +13,12 @@ use std::time::Duration;
 use sampan_base::{SnapshotId, Time};
 use sampan_storage::snapshot::ChunkPlace;
 
+use crate::doubts::AGAIN_AFTER;
 use crate::job::DiskJob;
 use crate::replica::Replica;
 
 /// This goes at one part of so many of the pace.
 const PACE_PARTS: u64 = 4;
-/// A chunk that could not be read, or was not sound while the file is, is read again after this.
-const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// A snapshot that is read back.
 pub(crate) struct ReadingBack {
@@ -48,11 +47,13 @@ impl Replica {
 
     /// When the next chunk may be read, if one waits for its turn.
     pub(crate) fn reading_back_at(&self) -> Time {
-        let reading = self.snapshots.reading_back.as_ref();
-        let waiting = reading.filter(|reading| !reading.is_under_way && !self.catches_up());
+        let Some(reading) = &self.snapshots.reading_back else { return Time::NEVER };
+        if reading.is_under_way || self.catches_up() {
+            return Time::NEVER;
+        }
         let is_free = self.pace.is_free(self.now.mono);
         let free_at = if is_free { self.now.mono } else { self.pace.free_at() };
-        waiting.map_or(Time::NEVER, |waiting| waiting.not_before.max(free_at))
+        reading.not_before.max(free_at)
     }
 
     /// The next chunk, if its turn has come.
@@ -82,6 +83,7 @@ impl Replica {
         if is_sound {
             reading.chunks.pop_front();
         } else {
+            // The whole file is looked at; if that is found sound, or not read, this comes again.
             reading.not_before = self.now.mono + AGAIN_AFTER;
             self.doubt_snapshot(id);
         }

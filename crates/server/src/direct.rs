@@ -252,7 +252,7 @@ mod tests {
         for (offset, len) in
             [(0, 10), (10, bytes.len()), (1, 65_536), (4_095, 65_537), (8_192, 65_536)]
         {
-            direct.write(&file, &bytes[..len], offset as u64, PIECE_BYTES).unwrap();
+            direct.write(&file, &bytes[..len], offset as u64, 12_288).unwrap();
             let there = fs::read(&path).unwrap();
             assert!(there[offset..offset + len] == bytes[..len], "{len} bytes at {offset}");
             assert!(there.len() == (offset + len).max(10 + bytes.len()) || len == 10, "{offset}");

@@ -260,14 +260,12 @@ fn work(
     }
 }
 
-/// In what pieces a polite thread goes about a job behind which so many wait. One that is all that
-/// may be under way keeps up, however long it takes.
+/// In what pieces a polite thread goes about a job behind which so many wait. What is loaded or
+/// verified is waited for, and so few of that are under way at a time that no backlog would show.
 const fn piece_bytes(job: &DiskJob, waiting: usize) -> usize {
     match job {
-        DiskJob::SnapshotWrite(_) | DiskJob::SnapshotSend { .. } if waiting >= BACKLOG => {
-            PIECE_BYTES
-        }
         DiskJob::SnapshotLoad { .. } | DiskJob::SnapshotVerify(_) => PIECE_BYTES,
+        _ if waiting >= BACKLOG => PIECE_BYTES,
         _ => SHORT_PIECE_BYTES,
     }
 }
@@ -311,6 +309,14 @@ mod tests {
             self.0.fetch_add(1, Ordering::SeqCst);
             self.1.lock().unwrap().as_ref().inspect(|thread| thread.unpark());
         }
+    }
+
+    #[test]
+    fn others_on_the_disk_wait_for_short_pieces_unless_it_does_not_keep_up() {
+        let write = DiskJob::SnapshotWrite(Vec::new());
+        let pieces = [0, BACKLOG - 1, BACKLOG].map(|waiting| piece_bytes(&write, waiting));
+        assert_eq!(pieces, [SHORT_PIECE_BYTES, SHORT_PIECE_BYTES, PIECE_BYTES]);
+        assert_eq!(piece_bytes(&DiskJob::SnapshotVerify("f".into()), 0), PIECE_BYTES);
     }
 
     fn start(dir: &TempDir) -> DiskThreads {

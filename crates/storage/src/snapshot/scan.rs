@@ -110,11 +110,16 @@ impl ChunkScan {
         let header = ChunkHeader::decode(&self.head);
         self.head.clear();
         match header {
-            Ok(header) if header.number as usize == self.places.len() => self.push(&header),
+            Ok(header) if header.number as usize == self.places.len() => {
+                self.push(&header);
+                self.places.last().copied()
+            }
             // The footer. Or damage, which shows when the list is compared.
-            Ok(_) | Err(_) => self.ended = true,
+            Ok(_) | Err(_) => {
+                self.ended = true;
+                None
+            }
         }
-        self.places.last().copied().filter(|_| !self.ended)
     }
 
     /// The chunks found, in order; of the last one not all need have gone by.
