@@ -13,7 +13,7 @@ use crate::node::{Raft, RoleState};
 /// Limit of one Append to such a follower, in bytes of entries (a longer entry travels alone),
 /// while it lacks more than one ordinary Append could hold: others wait while an Append is sent,
 /// received and written.
-pub const CATCH_UP_BYTES_MAX: usize = 256 << 10;
+pub const CATCH_UP_BYTES_MAX: usize = 64 << 10;
 
 /// What followers that only catch up may be sent.
 #[derive(Debug)]

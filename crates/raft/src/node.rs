@@ -266,6 +266,11 @@ impl Raft {
 
     // ----------------------------------------------------------------------- persistence
 
+    /// Is there anything that [`Raft::take_persist`] would give?
+    pub fn has_unpersisted(&self) -> bool {
+        self.persistence.is_dirty(Some(self.log.last_index()))
+    }
+
     /// Everything that became unstable since the last call, as one batch, or `None`.
     pub fn take_persist(&mut self) -> Option<Persist> {
         self.take_persist_within(Some(usize::MAX), usize::MAX)

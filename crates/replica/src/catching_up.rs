@@ -10,10 +10,14 @@ use std::time::Duration;
 use sampan_base::{LogIndex, Time};
 use sampan_raft::CATCH_UP_BYTES_MAX;
 
+use crate::pace::Pace;
 use crate::replica::Replica;
 
 /// Without anything sent for so long, a follower that is sent something begins to catch up.
 const APART: Duration = Duration::from_secs(1);
+
+/// Bytes of entries that a follower applies in one turn while it catches up.
+const APPLY_BYTES_MAX: usize = 256 << 10;
 
 /// What followers that catch up have to get in any case.
 #[derive(Debug, Default)]
@@ -35,6 +39,12 @@ impl CatchingUp {
     /// There is no limit, and what goes is no debt.
     fn allow_all(&mut self) {
         (self.due_bytes, self.is_limited, self.is_paced) = (0, false, false);
+    }
+
+    /// Is it the log's turn? Not if the last that went at the pace was of the log, and something
+    /// else waits for it.
+    fn is_turn(&self, pace: &Pace, snapshots_wait: bool) -> bool {
+        !snapshots_wait || pace.went_after(self.paced_at)
     }
 
     /// What may go in this turn: at the pace one piece, and in any case the share that is due. A
@@ -68,12 +78,12 @@ impl Replica {
     /// Bytes of entries that may be applied in this turn.
     pub(crate) fn apply_bytes_max(&self) -> usize {
         let most = self.options.apply_bytes_max;
-        if self.catches_up() { most.min(CATCH_UP_BYTES_MAX) } else { most }
+        if self.catches_up() { most.min(APPLY_BYTES_MAX) } else { most }
     }
 
     /// Followers that are far behind may be sent entries as fast as the background goes, and in any
-    /// case twice as fast as the log grows, or they would never have them all. Without foreground
-    /// there is no limit.
+    /// case twice as fast as the log grows, or they would never have them all. With snapshots that
+    /// wait for the pace, too, they take turns. Without foreground there is no limit.
     pub(crate) fn allow_catch_up(&mut self) {
         let last = self.raft.last_index();
         let grown_from = std::mem::replace(&mut self.catching_up.allowed_through, last);
@@ -83,8 +93,9 @@ impl Replica {
         }
         let piece_bytes = CATCH_UP_BYTES_MAX.min(self.options.raft.append_bytes_max);
         let share_bytes = 2 * self.raft.log_bytes_after(grown_from.min(last));
-        // Snapshots that wait for their turn come first: they have no share of their own.
-        let is_paced = self.pace.is_free(self.now.mono) && !self.snapshots.wait_for_pace();
+        let snapshots_wait = self.snapshots.wait_for_pace();
+        let is_turn = self.catching_up.is_turn(&self.pace, snapshots_wait);
+        let is_paced = is_turn && self.pace.is_free(self.now.mono);
         let allowed_bytes = self.catching_up.allow(share_bytes, piece_bytes, is_paced);
         self.raft.allow_catch_up(allowed_bytes);
     }
@@ -133,6 +144,21 @@ mod tests {
         assert!(catching_up.charge(PIECE));
         assert_eq!(catching_up.allow(0, PIECE, false), 0);
         assert_eq!(catching_up.allow(7, PIECE, false), 7);
+    }
+
+    #[test]
+    fn log_and_snapshots_take_turns() {
+        let mut pace = Pace::new(Time::ZERO);
+        let mut catching_up = CatchingUp::default();
+        let at = |milliseconds| Time::ZERO + Duration::from_millis(milliseconds);
+        pace.went(at(1), 1);
+        assert!(catching_up.is_turn(&pace, true), "a snapshot went");
+        catching_up.paced_at = Some(at(2));
+        pace.went(at(2), 1);
+        assert!(!catching_up.is_turn(&pace, true));
+        assert!(catching_up.is_turn(&pace, false), "nothing else waits");
+        pace.went(at(3), 1);
+        assert!(catching_up.is_turn(&pace, true));
     }
 
     #[test]

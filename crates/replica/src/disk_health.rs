@@ -15,6 +15,7 @@
 
 use std::time::Duration;
 
+use sampan_base::disk::DiskOp;
 use sampan_base::{LogIndex, Time};
 use sampan_kv::{Need, Reply};
 use sampan_raft::Health;
@@ -33,6 +34,8 @@ const ARRIVING_GRACE: Duration = Duration::from_secs(10);
 /// On a full disk a deletion may be as long as this part of the largest entry: it must not be what
 /// takes the last of the room.
 const DELETION_DIVISOR: usize = 8;
+/// Group commits are of whole pages, and what is under way takes a few of them.
+const ROUNDING_BYTES: usize = 4 * sampan_storage::PAGE_BYTES as usize;
 
 const NO_ROOM: &str = "NOSPACE no room for the log on the disks of a quorum, nothing was written";
 const NO_ROOM_BUT_FOR_DELETIONS: &str = "NOSPACE no room for the log on the disks of a quorum, nothing was written; deletions are taken";
@@ -76,7 +79,7 @@ impl Replica {
             self.disk.wants_reserve = false;
             if let Some(ops) = self.storage.release_reserve() {
                 self.disk.reserve_lent_until = Some(self.now.mono + ARRIVING_GRACE);
-                return self.out.jobs.push(DiskJob::Maintain(ops));
+                return self.maintain(ops);
             }
             self.resume_starved_snapshot();
         }
@@ -89,8 +92,13 @@ impl Replica {
         let (reserve_bytes, next_bytes) = self.reserve_bytes_wanted();
         self.storage.want_reserve(reserve_bytes, next_bytes);
         if let Some(ops) = self.storage.maintain() {
-            self.out.jobs.push(DiskJob::Maintain(ops));
+            self.maintain(ops);
         }
+    }
+
+    fn maintain(&mut self, ops: Vec<DiskOp>) {
+        let log_room_bytes = self.storage.log_room_bytes();
+        self.out.jobs.push(DiskJob::Maintain { ops, log_room_bytes });
     }
 
     /// A list of the segment lane has ended: for want of room, if `no_space`.
@@ -224,7 +232,7 @@ impl Replica {
         let divisor = if self.is_starved() { 4 } else { 2 };
         let left_bytes = self.options.storage.entry_bytes_max / divisor;
         under_way_bytes > 0
-            && self.lacks_room_for(left_bytes + under_way_bytes + more_bytes)
+            && self.lacks_room_for(left_bytes + under_way_bytes + more_bytes + ROUNDING_BYTES)
             && self.has_room_for_deletions()
     }
 

@@ -33,7 +33,12 @@ pub enum DiskJob {
     /// Hard state alone: the watermark, or the end of a recovery.
     LogControl(Vec<DiskOp>),
     /// Prepare or remove log segments, or the reserve.
-    Maintain(Vec<DiskOp>),
+    Maintain {
+        /// Run all, in order.
+        ops: Vec<DiskOp>,
+        /// Bytes that the log can take before it may have to wait for this.
+        log_room_bytes: u64,
+    },
     /// A step in writing or receiving a snapshot.
     SnapshotWrite(Vec<DiskOp>),
     /// Read a whole snapshot file back and check it (`docs/format.md`).
@@ -85,7 +90,7 @@ impl DiskJob {
     pub const fn lane(&self) -> Lane {
         match self {
             Self::Append(_) | Self::LogControl(_) => Lane::Log,
-            Self::Maintain(_) => Lane::Segments,
+            Self::Maintain { .. } => Lane::Segments,
             Self::SnapshotLoad { .. } | Self::SnapshotCheck { .. } | Self::SnapshotSend { .. } => {
                 Lane::Reading
             }
@@ -152,7 +157,7 @@ pub fn run(disk: &mut dyn Disk, job: DiskJob) -> DiskDone {
             DiskDone::Append(again.map_or(done, |sync| disk.execute(sync)))
         }
         DiskJob::LogControl(ops) => DiskDone::LogControl(disk.execute_all(&ops)),
-        DiskJob::Maintain(ops) => DiskDone::Maintain(disk.execute_all(&ops)),
+        DiskJob::Maintain { ops, .. } => DiskDone::Maintain(disk.execute_all(&ops)),
         DiskJob::SnapshotWrite(ops) => DiskDone::SnapshotWrite(disk.execute_all(&ops)),
         DiskJob::SnapshotCommit(ops) => DiskDone::SnapshotCommit(disk.execute_all(&ops)),
         DiskJob::SnapshotVerify(file) => DiskDone::SnapshotVerify(snapshot::verify(disk, &file)),

@@ -163,7 +163,10 @@ impl Options {
     pub fn tiny(id: NodeId) -> Self {
         Self {
             raft: sampan_raft::Config::tiny(id),
-            storage: sampan_storage::Options::tiny(),
+            storage: sampan_storage::Options {
+                first_room_bytes: sampan_storage::PAGE_BYTES,
+                ..sampan_storage::Options::tiny()
+            },
             repair_wait: Duration::from_secs(1),
             kv: sampan_kv::Limits::tiny(),
             raft_state_bytes_max: Some(4 << 10),

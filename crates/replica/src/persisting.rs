@@ -66,6 +66,11 @@ impl Replica {
         self.persist_standing();
     }
 
+    /// After a turn: does what is to be written wait until the log has room for it?
+    pub fn log_waits_for_room(&self) -> bool {
+        !self.persisting.is_under_way() && self.raft.has_unpersisted()
+    }
+
     /// The group commit is on the disk.
     pub(crate) fn on_persisted(&mut self) {
         let token = self.persisting.token.take().expect("one group commit at a time");

@@ -185,6 +185,7 @@ impl Core {
             let waited = self.disks.run_or_submit(job, may_wait);
             self.was_held_up |= waited.is_some_and(|waited| waited > HELD_UP);
         }
+        self.disks.log_waits(node.replica.borrow().log_waits_for_room());
         for reply in self.outputs.replies.drain(..) {
             if let Reply::Error(text) = &reply.reply {
                 node.stats.errors.count(text);

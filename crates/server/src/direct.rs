@@ -16,6 +16,8 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::fs::{Advice, OFlags, fadvise};
@@ -28,6 +30,8 @@ const ALIGN: u64 = 4096;
 /// What the disk is given with one call where nothing else is said: the kernel has it do the parts
 /// at once, where it can.
 pub(crate) const PIECE_BYTES: usize = 1 << 20;
+/// A disk that takes longer for a short piece is slow in any case.
+const REST_MAX: Duration = Duration::from_millis(5);
 /// Shorter reads and writes gain nothing.
 const DIRECT_BYTES_MIN: u64 = 64 << 10;
 
@@ -61,7 +65,7 @@ impl Direct {
         let (head, rest) = bytes.split_at((from - offset) as usize);
         let (blocks, tail) = rest.split_at((to - from) as usize);
         file.write_all_at(head, offset)?;
-        match write_blocks(direct, blocks, from, piece_bytes) {
+        match write_blocks(direct, blocks, from, piece_bytes, thread::sleep) {
             Err(error) if is_refused(&error) => file.write_all_at(blocks, from)?,
             written => written?,
         }
@@ -217,7 +221,15 @@ fn path_of(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-fn write_blocks(file: &File, blocks: &[u8], offset: u64, piece_bytes: usize) -> io::Result<()> {
+/// Who writes in short pieces does it for the sake of others on the disk: after each they have that
+/// for themselves for as long as it took.
+fn write_blocks(
+    file: &File,
+    blocks: &[u8],
+    offset: u64,
+    piece_bytes: usize,
+    rest: impl Fn(Duration),
+) -> io::Result<()> {
     let written = blocks.chunks(piece_bytes).zip((offset..).step_by(piece_bytes));
     BUFFER.with_borrow_mut(|buffer| {
         for (blocks, offset) in written {
@@ -226,7 +238,11 @@ fn write_blocks(file: &File, blocks: &[u8], offset: u64, piece_bytes: usize) -> 
             buffer.resize(buffer.as_ptr().align_offset(ALIGN as usize), 0);
             let start = buffer.len();
             buffer.extend_from_slice(blocks);
+            let begun = Instant::now();
             file.write_all_at(&buffer[start..], offset)?;
+            if piece_bytes < PIECE_BYTES {
+                rest(begun.elapsed().min(REST_MAX));
+            }
         }
         Ok(())
     })
@@ -234,8 +250,8 @@ fn write_blocks(file: &File, blocks: &[u8], offset: u64, piece_bytes: usize) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-    use std::{fs, thread};
+    use std::cell::Cell;
+    use std::fs;
 
     use super::*;
     use crate::testing::TempDir;
@@ -258,6 +274,19 @@ mod tests {
             assert!(there.len() == (offset + len).max(10 + bytes.len()) || len == 10, "{offset}");
         }
         assert_eq!(fs::read(&path).unwrap()[0], bytes[0], "what is before is as it was");
+    }
+
+    #[test]
+    fn after_each_short_piece_others_have_the_disk() {
+        let dir = TempDir::new("direct-rests");
+        let file = File::create(dir.path().join("f")).unwrap();
+        let rests = |piece_bytes| {
+            let count = Cell::new(0);
+            let rest = |_| count.set(count.get() + 1);
+            write_blocks(&file, &vec![7; 256 << 10], 0, piece_bytes, rest).unwrap();
+            count.get()
+        };
+        assert_eq!([64 << 10, PIECE_BYTES].map(rests), [4, 0]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::error::ServerError;
 use crate::lock::DirectoryLock;
 use crate::polite_lane::PoliteLane;
 use crate::quick_disk::QuickDisk;
-use crate::segments_lane::{self, LogPace, written_bytes};
+use crate::segments_lane::{self, LogPace, Work, written_bytes};
 
 /// A disk has others to serve, whose syncs wait for the piece that it is at: short ones, as long as
 /// it keeps up.
@@ -142,6 +142,11 @@ impl DiskThreads {
         _ = lane.send(job);
     }
 
+    /// The log waits for the segment lane, or does not.
+    pub(crate) fn log_waits(&self, waits: bool) {
+        self.pace.log_waits(waits);
+    }
+
     /// Is there a result? If not, `waker` is woken when there is.
     pub(crate) fn poll_results(&self, waker: &Waker) -> bool {
         let mut state = self.done.lock();
@@ -248,8 +253,9 @@ fn work(
         }
         let lane = job.lane();
         let done = match job {
-            DiskJob::Maintain(ops) => {
-                let done = segments_lane::run(&mut disk, &ops, pace, thread::sleep);
+            DiskJob::Maintain { ops, log_room_bytes } => {
+                let work = Work { ops: &ops, log_room_bytes };
+                let done = segments_lane::run(&mut disk, work, pace, thread::sleep);
                 let Some(done) = done else { return };
                 DiskDone::Maintain(done)
             }
@@ -431,7 +437,7 @@ mod tests {
         let mut threads = start(&dir);
         let wakes = Arc::new(Count::default());
         assert!(!threads.poll_results(&Waker::from(wakes.clone())));
-        threads.submit(DiskJob::Maintain(Vec::new()));
+        threads.submit(DiskJob::Maintain { ops: Vec::new(), log_room_bytes: 0 });
         let deadline = Instant::now() + Duration::from_secs(10);
         while wakes.0.load(Ordering::SeqCst) == 0 {
             assert!(Instant::now() < deadline, "nobody is woken");

@@ -240,7 +240,7 @@ fn steps(job: &DiskJob) -> Option<&[DiskOp]> {
     match job {
         DiskJob::Append(ops)
         | DiskJob::LogControl(ops)
-        | DiskJob::Maintain(ops)
+        | DiskJob::Maintain { ops, .. }
         | DiskJob::SnapshotWrite(ops)
         | DiskJob::SnapshotCommit(ops) => Some(ops),
         DiskJob::SnapshotVerify(_)

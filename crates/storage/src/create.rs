@@ -109,14 +109,14 @@ fn create_ops(identity: Identity, options: &Options, newborn: bool) -> Vec<DiskO
         sequence: 1,
         first: Link { sequence: 1, chain: 0 },
         serves_from: LogIndex::ZERO,
-        len_bytes: options.segment_bytes,
+        len_bytes: options.first_segment_bytes(0),
         earlier: Vec::new(),
     };
     let staged = segment::temporary_name(1);
     let mut ops = vec![
         DiskOp::CreateDirectory { directory: WAL_DIRECTORY.into() },
         DiskOp::CreateDirectory { directory: SNAPSHOT_DIRECTORY.into() },
-        DiskOp::Create { file: staged.clone(), zero_bytes: options.segment_bytes },
+        DiskOp::Create { file: staged.clone(), zero_bytes: header.len_bytes },
         DiskOp::Write { file: staged.clone(), offset: 0, bytes: header.encode().into() },
         DiskOp::Sync { file: staged.clone() },
         DiskOp::Rename { from: staged, to: header.file() },

@@ -78,6 +78,8 @@ pub(crate) struct Log {
     /// Not yet recycled or removed.
     released: VecDeque<Released>,
     spare: Option<Spare>,
+    /// What takes its place, where that had to be zeroed.
+    later_spare: Option<Spare>,
     background: Background,
     /// Names the next spare.
     spare_number: u64,
@@ -119,6 +121,7 @@ impl Log {
             segments: found.segments,
             released: found.released,
             spare: found.spare,
+            later_spare: None,
             background: Background::Idle,
             spare_number: found.spare_number,
             next: found.next,
@@ -147,7 +150,10 @@ impl Log {
             };
             let count = self.fitting(rest);
             if count == 0 && !(rest.is_empty() && self.room_bytes() >= PAGE_BYTES) {
-                let serves_from = reset.map_or(first_index, |position| position.index);
+                let serves_from = match reset {
+                    Some(position) => position.index,
+                    None => self.voided_serves_from().min(first_index),
+                };
                 self.begin_segment(serves_from, ops);
                 continue;
             }
@@ -197,11 +203,19 @@ impl Log {
         count as usize
     }
 
+    /// Whom the current segment serves, if the next one voids it, for there is no batch in it: one
+    /// that a start made too short for the first batch.
+    fn voided_serves_from(&self) -> LogIndex {
+        let is_voided = self.current().used_bytes == FIRST_BATCH_OFFSET;
+        if is_voided { self.current().serves_from } else { LogIndex::MAX }
+    }
+
     /// Starts a new current segment, from the spare if there is one. Its file gets its name in
     /// [`Log::write_batch`], when header and first batch are synced.
     fn begin_segment(&mut self, serves_from: LogIndex, ops: &mut Vec<DiskOp>) {
         let sequence = self.current().sequence + 1;
-        let spare = self.spare.take().unwrap_or_else(|| {
+        let next = std::mem::replace(&mut self.spare, self.later_spare.take());
+        let spare = next.unwrap_or_else(|| {
             let file = segment::temporary_name(sequence);
             ops.push(DiskOp::Create { file: file.clone(), zero_bytes: self.segment_bytes });
             Spare { file, len_bytes: self.segment_bytes, earlier: Vec::new() }
@@ -275,7 +289,7 @@ impl Log {
         }
     }
 
-    /// The next work for the segment lane that needs no room: a spare made of a released segment;
+    /// The next work for the segment lane that needs no room: spares made of released segments;
     /// or those removed that will not be spares. As many are kept as the log has, which is about
     /// what it grows by between two snapshots; none if `room_is_short`.
     pub(crate) fn recycle(&mut self, room_is_short: bool) -> Option<Vec<DiskOp>> {
@@ -284,13 +298,20 @@ impl Log {
         if self.spare.is_none() && self.released.iter().any(fits) {
             return Some(self.prepare_spare());
         }
+        if room_is_short {
+            self.released.extend(self.later_spare.take().map(Released::from));
+        } else if self.later_spare.is_none() && self.all_need_zeros() {
+            // So that the log need not wait for that later.
+            return Some(self.prepare_spare());
+        }
         let kept = if room_is_short { 0 } else { self.segments.len() };
-        let mut surplus = self.released.len().saturating_sub(kept);
+        let fitting = self.released.iter().filter(|&released| fits(released)).count();
+        let mut surplus = fitting.saturating_sub(kept);
         let mut ops = Vec::new();
         self.released.retain(|released| {
             let keeps = fits(released) && surplus == 0;
             if !keeps {
-                surplus = surplus.saturating_sub(1);
+                surplus -= usize::from(fits(released));
                 ops.push(DiskOp::Remove { file: released.file.clone() });
             }
             keeps
@@ -302,14 +323,23 @@ impl Log {
         Some(ops)
     }
 
+    /// Would each file that a spare can be made of, if there is one, have to be zeroed first? It is
+    /// not known of those that a start found or made what is in them.
+    fn all_need_zeros(&self) -> bool {
+        let mut fitting = self.released.iter().filter(|one| one.len_bytes == self.segment_bytes);
+        fitting.clone().all(|one| one.earlier.is_none()) && fitting.next().is_some()
+    }
+
     /// Removes all that was released.
     pub(crate) fn remove_released(&mut self) -> Vec<DiskOp> {
-        self.released.drain(..).map(|Released { file, .. }| DiskOp::Remove { file }).collect()
+        let released = self.released.drain(..).map(|released| released.file);
+        let files = released.chain(self.later_spare.take().map(|spare| spare.file));
+        files.map(|file| DiskOp::Remove { file }).collect()
     }
 
     /// Is anything released?
     pub(crate) fn has_released(&self) -> bool {
-        !self.released.is_empty()
+        !self.released.is_empty() || self.later_spare.is_some()
     }
 
     /// A new spare, if there is none, and the disk was not found full just now.
@@ -332,7 +362,10 @@ impl Log {
         let file = segment::spare_name(self.spare_number);
         let len_bytes = self.segment_bytes;
         let fits = |released: &Released| released.len_bytes == len_bytes;
-        let released = self.released.iter().position(fits).and_then(|i| self.released.remove(i));
+        let is_known = |released: &Released| fits(released) && released.earlier.is_some();
+        let known = self.released.iter().position(is_known);
+        let place = known.or_else(|| self.released.iter().position(fits));
+        let released = place.and_then(|i| self.released.remove(i));
         let earlier = released.as_ref().and_then(|released| released.earlier.clone());
         let zeros = zeros_wanted(earlier.as_deref(), len_bytes);
         let mut earlier = earlier.unwrap_or_default();
@@ -367,12 +400,14 @@ impl Log {
             (_, Background::Idle) => panic!("no maintenance is under way"),
             (Ok(()), Background::Preparing(spare)) => {
                 self.asked = false;
-                self.spare = Some(spare);
+                let place =
+                    if self.spare.is_none() { &mut self.spare } else { &mut self.later_spare };
+                *place = Some(spare);
                 self.spare_number += 1;
                 self.out_of_space = false;
             }
             (Err(DiskError::NoSpace(_)), Background::Preparing(_)) => {
-                self.out_of_space = true;
+                self.out_of_space = self.spare.is_none();
                 self.asked = true;
             }
             (_, Background::Removing) | (Err(_), Background::Preparing(_)) => {}
@@ -386,9 +421,7 @@ impl Log {
 
     /// Bytes of entries that fit for sure.
     pub(crate) fn append_room_bytes(&self) -> Option<u64> {
-        let spare_room =
-            self.spare.as_ref().map_or(0, |spare| spare.len_bytes - FIRST_BATCH_OFFSET);
-        let room = self.room_bytes().max(spare_room);
+        let room = self.room_bytes().max(self.spare_room_bytes());
         // `Entry::OVERHEAD_BYTES` per entry, counted by the caller, is more than an entry's header.
         (room >= PAGE_BYTES).then(|| batch::content_bytes(room))
     }
@@ -397,9 +430,21 @@ impl Log {
     pub(crate) fn append_needs_space(&self, entries_bytes: u64) -> bool {
         // `Entry::OVERHEAD_BYTES` per entry, counted by the caller, is more than an entry's header.
         let batch_bytes = batch_bytes(0, entries_bytes);
-        let spare_room =
-            self.spare.as_ref().map_or(0, |spare| spare.len_bytes - FIRST_BATCH_OFFSET);
-        batch_bytes > self.room_bytes() && batch_bytes > spare_room
+        batch_bytes > self.room_bytes() && batch_bytes > self.spare_room_bytes()
+    }
+
+    fn spare_room_bytes(&self) -> u64 {
+        self.spare.as_ref().map_or(0, |spare| spare.len_bytes - FIRST_BATCH_OFFSET)
+    }
+
+    fn spares(&self) -> impl Iterator<Item = &Spare> {
+        self.spare.iter().chain(&self.later_spare)
+    }
+
+    /// Bytes left in the current segment and in what comes after it.
+    pub(crate) fn all_room_bytes(&self) -> u64 {
+        let spares: u64 = self.spares().map(|spare| spare.len_bytes - FIRST_BATCH_OFFSET).sum();
+        self.room_bytes() + spares
     }
 
     /// Bytes left in the current segment.
@@ -420,8 +465,8 @@ impl Log {
         };
         let segments: u64 = self.segments.iter().map(|segment| segment.len_bytes).sum();
         let released: u64 = self.released.iter().map(|released| released.len_bytes).sum();
-        let spare = self.spare.as_ref().map_or(0, |spare| spare.len_bytes);
-        segments + preparing + released + spare
+        let spares: u64 = self.spares().map(|spare| spare.len_bytes).sum();
+        segments + preparing + released + spares
     }
 
     /// The number of the current segment.
@@ -483,6 +528,12 @@ impl From<Segment> for Released {
             earlier
         });
         Self { file, len_bytes, earlier }
+    }
+}
+
+impl From<Spare> for Released {
+    fn from(Spare { file, len_bytes, earlier }: Spare) -> Self {
+        Self { file, len_bytes, earlier: Some(earlier) }
     }
 }
 

@@ -22,6 +22,8 @@ use crate::{Damage, Identity, OpenError, Options, PartialSnapshot, Recovered, Re
 
 /// Bytes of an arriving snapshot that are read and written again at once.
 const REWRITE_BYTES: u64 = 1 << 20;
+/// Whole segments that the log has room for, when a node begins to serve with a short one.
+const WHOLE_SEGMENTS_MIN: usize = 2;
 
 /// What to do about a log that is damaged where it may hold acknowledged entries.
 #[derive(Clone, Copy)]
@@ -226,7 +228,8 @@ impl Opening<'_> {
         partial.iter().try_for_each(|partial| self.write_again(partial))?;
         self.set_damaged_aside(snapshots)?;
         let start_anew_after = verdict.discard.map(|_| position);
-        let log = self.settle_log(log, start_anew_after, faulty, &mut record, spare)?;
+        let mut log = self.settle_log(log, start_anew_after, faulty, &mut record, spare)?;
+        self.reserve_segments(&mut log)?;
         let held_bytes = self.disk.len_bytes(&reserve::file_name())?.unwrap_or(0);
         Ok(Storage {
             log: Log::new(self.identity, record.incarnation, self.options, log),
@@ -415,7 +418,15 @@ impl Opening<'_> {
     ) -> Result<log::Found, OpenError> {
         let newest = self.files.last().map_or(0, |file| file.sequence).max(record.segment);
         let sequence = newest + 1;
-        let len_bytes = self.options.segment_bytes.max(FIRST_BATCH_OFFSET + fresh.bytes_on_disk());
+        let batches_bytes = fresh.bytes_on_disk();
+        let fits = |spare: &Spare| FIRST_BATCH_OFFSET + batches_bytes <= spare.len_bytes;
+        let (usable, kept) = match spare {
+            Some(spare) if fits(&spare) => (Some(spare), None),
+            other => (None, other),
+        };
+        // Others that share the disk wait while it is made, and so do those who wait for the node.
+        let short_bytes = self.options.first_segment_bytes(batches_bytes);
+        let len_bytes = usable.as_ref().map_or(short_bytes, |spare| spare.len_bytes);
         let header = SegmentHeader {
             identity: self.identity,
             generation: record.incarnation,
@@ -426,15 +437,13 @@ impl Opening<'_> {
             earlier: Vec::new(),
         };
         let mut ops = Vec::new();
-        let (usable, kept) = match spare {
-            Some(spare) if spare.len_bytes == len_bytes => (Some(spare.file), None),
-            other => (None, other),
-        };
-        let staged = usable.unwrap_or_else(|| {
+        let staged = if let Some(spare) = usable {
+            spare.file
+        } else {
             let file = segment::temporary_name(sequence);
             ops.push(DiskOp::Create { file: file.clone(), zero_bytes: len_bytes });
             file
-        });
+        };
         let bytes = header.encode().into();
         ops.push(DiskOp::Write { file: staged.clone(), offset: 0, bytes });
         let (next, used_bytes) = fresh.write(&header, &staged, &mut ops);
@@ -447,6 +456,34 @@ impl Opening<'_> {
         let mut found = self.found(log, fresh.first.sequence, next, last_index, kept);
         found.segments.push_back(Segment::standing(&header, used_bytes));
         Ok(found)
+    }
+
+    /// What a short segment lacks to the room that the log is to have before the disk gets full: a
+    /// whole segment for what was taken and for deletions, and another one to go on in when these
+    /// have made room. Only the room: the segment lane makes spares of it.
+    fn reserve_segments(&mut self, log: &mut log::Found) -> Result<(), DiskError> {
+        let len_bytes = self.options.segment_bytes;
+        if log.segments.back().is_some_and(|last| last.len_bytes >= len_bytes) {
+            return Ok(());
+        }
+        let spare = log.spare.iter().map(|spare| spare.len_bytes);
+        let held = spare.chain(log.released.iter().map(|released| released.len_bytes));
+        let whole = held.filter(|&held_bytes| held_bytes == len_bytes).count();
+        for nth in whole..WHOLE_SEGMENTS_MIN {
+            let file = segment::spare_temporary_name(log.spare_number);
+            let ops = [DiskOp::Reserve { file: file.clone(), len_bytes }];
+            let reserved = match nth {
+                0 => self.execute_with_reserve(&ops),
+                _ => self.disk.execute_all(&ops),
+            };
+            match reserved {
+                Err(DiskError::NoSpace(_)) => break,
+                result => result?,
+            }
+            log.spare_number += 1;
+            log.released.push_back(Released { file, len_bytes, earlier: None });
+        }
+        Ok(())
     }
 
     /// A start must not fail for want of room while there is a reserve: it is for this, too.

@@ -8,8 +8,13 @@ use crate::segment::FIRST_BATCH_OFFSET;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
     /// Length of one log segment file, in bytes: a multiple of [`PAGE_BYTES`], at most 1 GiB, at
-    /// least twice `entry_bytes_max`. May change between two runs on the same directory.
+    /// least twice `entry_bytes_max`. May change between two runs on the same directory. What a
+    /// start makes is shorter.
     pub segment_bytes: u64,
+    /// Room for batches in a segment that a creation or a start makes, in bytes, if that is less
+    /// than a whole one: it is written as zeros before the node serves. A multiple of
+    /// [`PAGE_BYTES`].
+    pub first_room_bytes: u64,
     /// The longest payload of one log entry, in bytes. An entry never crosses a segment's border.
     pub entry_bytes_max: usize,
     /// How many snapshots are kept, 1 to 64. The second is what a damaged first falls back to.
@@ -30,6 +35,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             segment_bytes: 16 << 20,
+            // A disk at 250 MB/s has that in 4 ms, and all others on it wait no longer.
+            first_room_bytes: 1 << 20,
             entry_bytes_max: 8 << 20,
             snapshots_kept: 2,
             snapshot_chunk_bytes_max: crate::snapshot::CHUNK_BYTES_MAX,
@@ -44,10 +51,18 @@ impl Options {
     pub fn tiny() -> Self {
         Self {
             segment_bytes: 4 * PAGE_BYTES,
+            first_room_bytes: 4 * PAGE_BYTES,
             entry_bytes_max: 2 * PAGE_BYTES as usize,
             snapshot_sync_bytes: 1 << 10,
             ..Self::default()
         }
+    }
+
+    /// How long a segment is that begins with batches of so many bytes and is made while the node
+    /// does not serve yet.
+    pub(crate) fn first_segment_bytes(&self, batches_bytes: u64) -> u64 {
+        let needed = FIRST_BATCH_OFFSET + batches_bytes;
+        needed.max(self.segment_bytes.min(needed.saturating_add(self.first_room_bytes)))
     }
 
     /// What is wrong with these limits, if anything.
@@ -56,6 +71,12 @@ impl Options {
         if !segment_bytes.is_multiple_of(PAGE_BYTES) || segment_bytes > SEGMENT_BYTES_MAX {
             return Err(format!(
                 "segment_bytes is {segment_bytes}: want a multiple of {PAGE_BYTES}, at most {SEGMENT_BYTES_MAX}"
+            ));
+        }
+        let first_room_bytes = self.first_room_bytes;
+        if !first_room_bytes.is_multiple_of(PAGE_BYTES) {
+            return Err(format!(
+                "first_room_bytes is {first_room_bytes}: want a multiple of {PAGE_BYTES}"
             ));
         }
         if segment_bytes / 2 < self.entry_bytes_max as u64
@@ -102,6 +123,7 @@ mod tests {
     fn limits_that_do_not_fit_are_named() {
         for (bad, word) in [
             (Options { segment_bytes: 4 * PAGE_BYTES + 1, ..Options::tiny() }, "segment_bytes"),
+            (Options { first_room_bytes: PAGE_BYTES - 1, ..Options::tiny() }, "first_room_bytes"),
             (Options { segment_bytes: 2 * PAGE_BYTES, ..Options::tiny() }, "entry_bytes_max"),
             (Options { snapshots_kept: 0, ..Options::tiny() }, "snapshots_kept"),
             (Options { snapshots_kept: 65, ..Options::tiny() }, "snapshots_kept"),

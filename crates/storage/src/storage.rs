@@ -236,6 +236,11 @@ impl Storage {
         self.log.append_room_bytes()
     }
 
+    /// Bytes of batches that fit the log before it has to wait for the segment lane.
+    pub fn log_room_bytes(&self) -> u64 {
+        self.log.all_room_bytes()
+    }
+
     /// Could an append of entries of this size (sum of [`Entry::size_bytes`]) need a file that is
     /// not there yet? Then a full disk would be fatal: refuse writes while
     /// [`Storage::out_of_space`].

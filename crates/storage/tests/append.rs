@@ -153,8 +153,12 @@ fn a_segment_loses_its_name_for_good_before_its_contents_go() {
 
 #[test]
 fn what_the_oldest_lives_left_is_zeroed_when_there_are_too_many() {
-    let options =
-        Options { segment_bytes: 20 * PAGE_BYTES, entry_bytes_max: 40_000, ..Options::tiny() };
+    let options = Options {
+        segment_bytes: 20 * PAGE_BYTES,
+        first_room_bytes: 20 * PAGE_BYTES,
+        entry_bytes_max: 40_000,
+        ..Options::tiny()
+    };
     let (mut disk, mut storage) = fresh(&options);
     let put = |disk: &mut MemDisk, storage: &mut Storage, len: usize| {
         let index = storage.last_index().0 + 1;
@@ -189,6 +193,119 @@ fn what_the_oldest_lives_left_is_zeroed_when_there_are_too_many() {
     // Round, first page, pages: first all of what an earlier run began, then only what its eighth
     // life left of each file.
     assert_eq!(zeroed, [(1, 0, 20), (16, 13, 7), (17, 12, 7)]);
+}
+
+/// The first segment has room for one page of batches.
+fn short() -> Options {
+    Options { first_room_bytes: PAGE_BYTES, ..Options::tiny() }
+}
+
+#[test]
+fn a_first_batch_that_is_too_long_for_a_short_segment_is_found_in_the_next_one() {
+    for spare in [false, true] {
+        let (mut disk, mut storage) = fresh(&short());
+        if spare {
+            maintain(&mut disk, &mut storage);
+        }
+        append(&mut disk, &mut storage, &[entry(1, 0, vec![1; 5000])]);
+        append(&mut disk, &mut storage, &[entry(2, 0, "two")]);
+        let (_, found) = open(&mut disk, &short());
+        assert_eq!(brief(&found.entries), [(1, 0, 5000), (2, 0, 3)], "spare: {spare}");
+    }
+}
+
+#[test]
+fn a_start_makes_a_short_segment_and_has_room_for_two_whole_ones() {
+    let lengths = |disk: &mut MemDisk| -> Vec<u64> {
+        let mut lengths: Vec<u64> =
+            disk.list("wal").unwrap().iter().map(|info| info.len_bytes / PAGE_BYTES).collect();
+        lengths.sort_unstable();
+        lengths
+    };
+    let (mut disk, mut storage) = fresh(&short());
+    assert_eq!(lengths(&mut disk), [2, 4, 4]);
+    append(&mut disk, &mut storage, &[entry(1, 0, "a")]);
+    // What is not known to be synced is written again: a page more.
+    let (mut storage, _) = open(&mut disk, &short());
+    assert_eq!(lengths(&mut disk), [2, 3, 4, 4]);
+    // The disk is full from now on.
+    let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
+    disk.capacity_bytes = Some(used as u64);
+    for index in 2..8 {
+        maintain(&mut disk, &mut storage);
+        assert!(!storage.append_needs_space(3900), "entry {index}");
+        append(&mut disk, &mut storage, &[entry(index, 0, vec![1; 3900])]);
+    }
+    maintain(&mut disk, &mut storage);
+    assert!(storage.out_of_space());
+}
+
+#[test]
+fn what_a_start_leaves_is_zeroed_before_the_log_waits_for_it() {
+    let (mut disk, mut storage) = fresh(&short());
+    maintain(&mut disk, &mut storage);
+    // A page in the short one, and three in each of two whole ones.
+    for index in 1..=7 {
+        let ops = storage.append(None, None, &[entry(index, 0, vec![1; 3900])]);
+        assert!(!shape(&ops).contains('c'), "entry {index}");
+        disk.execute_all(&ops).unwrap();
+        storage.append_synced();
+    }
+    assert!(storage.append_needs_space(3900));
+}
+
+#[test]
+fn what_a_start_leaves_for_the_log_is_given_up_for_the_reserve() {
+    let (mut disk, mut storage) = fresh(&short());
+    let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
+    disk.capacity_bytes = Some(used as u64);
+    storage.want_reserve(1, 1);
+    maintain(&mut disk, &mut storage);
+    assert!(storage.reserve_is_short());
+    assert_eq!(disk.list("wal").unwrap().len(), 3, "the short segment and two spares");
+    maintain(&mut disk, &mut storage);
+    assert_eq!(disk.list("wal").unwrap().len(), 2);
+    assert!(!storage.append_needs_space(8000), "one of them is left");
+}
+
+#[test]
+fn a_spare_is_made_of_what_needs_no_zeros_if_there_is_such_a_file() {
+    let (mut disk, mut storage) = fresh(&short());
+    let put = |disk: &mut MemDisk, storage: &mut Storage, count: u64| {
+        for index in storage.last_index().0 + 1..=storage.last_index().0 + count {
+            append(disk, storage, &[entry(index, 0, vec![1; 3900])]);
+        }
+    };
+    put(&mut disk, &mut storage, 13);
+    // What a start finds of four whole segments: two are zeroed, and one is kept as it is.
+    let (mut storage, _) = open(&mut disk, &short());
+    take_snapshot(&mut disk, &mut storage, 1, position(13, 0));
+    storage.trim(LogIndex(13));
+    put(&mut disk, &mut storage, 1);
+    maintain(&mut disk, &mut storage);
+    put(&mut disk, &mut storage, 12);
+    take_snapshot(&mut disk, &mut storage, 2, position(25, 0));
+    storage.trim(LogIndex(25));
+    let ops = storage.maintain().unwrap();
+    assert_eq!(shape(&ops), "rd", "of one that was released in this run");
+}
+
+#[test]
+fn a_start_on_a_full_disk_does_with_a_short_segment() {
+    let (mut disk, _) = fresh(&short());
+    for info in disk.list("wal").unwrap() {
+        if info.file.ends_with(".spare.tmp") {
+            disk.execute(&DiskOp::Remove { file: info.file }).unwrap();
+        }
+    }
+    let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
+    for more_pages in 0..10 {
+        let mut disk = disk.clone();
+        disk.capacity_bytes = Some(used as u64 + more_pages * PAGE_BYTES);
+        let (mut storage, _) = open(&mut disk, &short());
+        assert!(!storage.append_needs_space(100), "{more_pages} pages");
+        append(&mut disk, &mut storage, &[entry(1, 0, "a")]);
+    }
 }
 
 #[test]

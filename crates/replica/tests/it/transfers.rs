@@ -547,7 +547,7 @@ fn a_follower_that_lacks_what_is_committed_applies_little_in_a_turn() {
     cluster.run_ms(100);
     assert!(cluster.node(follower).catches_up());
     // An entry has a little more than the 600 bytes of its value.
-    let share = sampan_raft::CATCH_UP_BYTES_MAX as u64 / 600;
+    let share = (256 << 10) / 600;
     assert!((share / 2..=share).contains(&cluster.most_applied), "{}", cluster.most_applied);
     cluster.hold = |_| false;
     cluster.run_ms(1_000);
