@@ -250,7 +250,7 @@ settings! {
     on_damage "SAMPAN_ON_DAMAGE" OnDamage => replica.on_damage;
     /// Snapshots kept, 1 to 64
     snapshots_kept "SAMPAN_SNAPSHOTS_KEPT" usize => replica.storage.snapshots_kept;
-    /// Length of one file of the log, a multiple of 4096
+    /// Length of one file of the log, a multiple of 4096; what a start makes is shorter
     segment_bytes "SAMPAN_SEGMENT_BYTES" u64 => replica.storage.segment_bytes;
 
     "Commands under way":

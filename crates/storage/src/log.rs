@@ -300,9 +300,6 @@ impl Log {
         }
         if room_is_short {
             self.released.extend(self.later_spare.take().map(Released::from));
-        } else if self.later_spare.is_none() && self.all_need_zeros() {
-            // So that the log need not wait for that later.
-            return Some(self.prepare_spare());
         }
         let kept = if room_is_short { 0 } else { self.segments.len() };
         let fitting = self.released.iter().filter(|&released| fits(released)).count();
@@ -316,11 +313,13 @@ impl Log {
             }
             keeps
         });
-        if ops.is_empty() {
-            return None;
+        if !ops.is_empty() {
+            self.background = Background::Removing;
+            return Some(ops);
         }
-        self.background = Background::Removing;
-        Some(ops)
+        // So that the log need not wait for that later.
+        let makes_another = !room_is_short && self.later_spare.is_none() && self.all_need_zeros();
+        makes_another.then(|| self.prepare_spare())
     }
 
     /// Would each file that a spare can be made of, if there is one, have to be zeroed first? It is

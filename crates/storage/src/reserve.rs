@@ -46,8 +46,8 @@ impl Reserve {
         self.least_bytes = next_bytes.next_multiple_of(self.step_bytes) + start_bytes;
     }
 
-    /// What is never given up for a snapshot: a start makes a segment, and another one if it comes
-    /// before the first is of use.
+    /// What is never given up for a snapshot: a start makes a short segment and takes room for two
+    /// whole ones.
     const fn start_bytes(&self) -> u64 {
         2 * self.step_bytes
     }
