@@ -80,13 +80,13 @@ pub(crate) fn run(
         }
         prepared_bytes += written_bytes(std::slice::from_ref(op));
         let mut paused = Duration::ZERO;
-        let is_ahead = || {
+        let may_pause = || {
             let appended_bytes = log.appended_bytes() - appended_before;
             let is_ahead = u128::from(prepared_bytes) * u128::from(room_bytes)
                 > AHEAD * u128::from(appended_bytes) * u128::from(all_bytes);
             is_ahead && !log.log_waits.load(Ordering::Relaxed) && !log.has_ended()
         };
-        while matches!(op, DiskOp::Sync { .. }) && paused < PAUSE && is_ahead() {
+        while matches!(op, DiskOp::Sync { .. }) && paused < PAUSE && may_pause() {
             pause(LOOK_INTERVAL);
             paused += LOOK_INTERVAL;
         }

@@ -317,16 +317,11 @@ impl Log {
             self.background = Background::Removing;
             return Some(ops);
         }
-        // So that the log need not wait for that later.
-        let makes_another = !room_is_short && self.later_spare.is_none() && self.all_need_zeros();
+        // All that is left fits, and there is none if room is short. If each would have to be
+        // zeroed first, for a start found or made it, that is done before the log waits for it.
+        let need_zeros = self.released.iter().all(|released| released.earlier.is_none());
+        let makes_another = self.later_spare.is_none() && need_zeros && !self.released.is_empty();
         makes_another.then(|| self.prepare_spare())
-    }
-
-    /// Would each file that a spare can be made of, if there is one, have to be zeroed first? It is
-    /// not known of those that a start found or made what is in them.
-    fn all_need_zeros(&self) -> bool {
-        let mut fitting = self.released.iter().filter(|one| one.len_bytes == self.segment_bytes);
-        fitting.clone().all(|one| one.earlier.is_none()) && fitting.next().is_some()
     }
 
     /// Removes all that was released.
@@ -356,15 +351,14 @@ impl Log {
         self.asked = false;
     }
 
-    /// Makes a spare, of a released segment if one fits.
+    /// Makes a spare, of a released segment if one fits: best of one that needs no zeros.
     fn prepare_spare(&mut self) -> Vec<DiskOp> {
         let file = segment::spare_name(self.spare_number);
         let len_bytes = self.segment_bytes;
-        let fits = |released: &Released| released.len_bytes == len_bytes;
-        let is_known = |released: &Released| fits(released) && released.earlier.is_some();
-        let known = self.released.iter().position(is_known);
-        let place = known.or_else(|| self.released.iter().position(fits));
-        let released = place.and_then(|i| self.released.remove(i));
+        let released = self.released.iter().enumerate();
+        let fitting = released.filter(|(_, released)| released.len_bytes == len_bytes);
+        let best = fitting.min_by_key(|(_, released)| released.earlier.is_none()).map(|(i, _)| i);
+        let released = best.and_then(|i| self.released.remove(i));
         let earlier = released.as_ref().and_then(|released| released.earlier.clone());
         let zeros = zeros_wanted(earlier.as_deref(), len_bytes);
         let mut earlier = earlier.unwrap_or_default();
