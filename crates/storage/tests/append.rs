@@ -281,13 +281,19 @@ fn a_spare_is_made_of_what_needs_no_zeros_if_there_is_such_a_file() {
     let (mut storage, _) = open(&mut disk, &short());
     take_snapshot(&mut disk, &mut storage, 1, position(13, 0));
     storage.trim(LogIndex(13));
-    put(&mut disk, &mut storage, 1);
+    put(&mut disk, &mut storage, 4);
     maintain(&mut disk, &mut storage);
     put(&mut disk, &mut storage, 12);
-    take_snapshot(&mut disk, &mut storage, 2, position(25, 0));
-    storage.trim(LogIndex(25));
+    take_snapshot(&mut disk, &mut storage, 2, position(29, 0));
+    storage.trim(LogIndex(29));
     let ops = storage.maintain().unwrap();
     assert_eq!(shape(&ops), "rd", "of one that was released in this run");
+    disk.execute_all(&ops).unwrap();
+    storage.maintained(Ok(()));
+    maintain(&mut disk, &mut storage);
+    let files = disk.list("wal").unwrap();
+    let spares = files.iter().filter(|info| info.file.ends_with(".spare")).count();
+    assert_eq!(spares, 1, "another one would cost no time later");
 }
 
 #[test]
