@@ -118,6 +118,8 @@ pub enum PeerState {
         id: SnapshotId,
         /// The last index it covers.
         index: LogIndex,
+        /// Its length.
+        size_bytes: u64,
         /// Bytes that the peer is known to hold.
         acked_bytes: u64,
     },
@@ -242,6 +244,7 @@ impl Raft {
                 State::Snapshot(send) => PeerState::Snapshot {
                     id: send.meta.id,
                     index: send.meta.position.index,
+                    size_bytes: send.meta.size_bytes,
                     acked_bytes: send.acked,
                 },
             },

@@ -54,8 +54,15 @@ impl Raft {
         Ok(to)
     }
 
-    /// Of the voters that were heard lately and whose disks are well, if any, the one with the most
-    /// of the log; of several, the one heard last.
+    /// Is there another voter that was not asked to lead in vain yet, by this leader?
+    pub fn has_successor(&self) -> bool {
+        let RoleState::Leader(leader) = &self.role else { return false };
+        let configuration = self.configuration();
+        leader.peers.iter().any(|(id, peer)| configuration.is_voter(*id) && !peer.has_declined)
+    }
+
+    /// Of the voters that were heard lately, have not declined and whose disks are well, if any,
+    /// the one with the most of the log; of several, the one heard last.
     fn best_successor(&self, now: Time) -> Option<NodeId> {
         let RoleState::Leader(leader) = &self.role else { return None };
         let configuration = self.configuration();
@@ -67,7 +74,8 @@ impl Raft {
         voters
             .max_by_key(|(_, peer)| {
                 let is_there = now < peer.heard_at + timeout;
-                (is_there, peer.health == Some(Health::Well), peer.matched, peer.heard_at)
+                let is_well = peer.health == Some(Health::Well);
+                (is_there, !peer.has_declined, is_well, peer.matched, peer.heard_at)
             })
             .map(|(id, _)| *id)
     }
@@ -87,8 +95,11 @@ impl Raft {
 
     pub(crate) fn abort_transfer_if_due(&mut self, now: Time) {
         let RoleState::Leader(leader) = &mut self.role else { return };
-        if leader.transfer.as_ref().is_some_and(|transfer| now >= transfer.deadline) {
-            leader.transfer = None;
+        let Some(given_up) = leader.transfer.take_if(|transfer| now >= transfer.deadline) else {
+            return;
+        };
+        if let Some(peer) = leader.peers.get_mut(&given_up.to) {
+            peer.has_declined = true;
         }
     }
 

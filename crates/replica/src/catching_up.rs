@@ -19,6 +19,18 @@ const APART: Duration = Duration::from_secs(1);
 /// Bytes of entries that a follower applies in one turn while it catches up.
 const APPLY_BYTES_MAX: usize = 256 << 10;
 
+/// What goes in this turn.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+enum Turn {
+    /// Whatever there is.
+    #[default]
+    Unlimited,
+    /// The share that is due.
+    Share,
+    /// A piece at the pace, and what is due.
+    Paced,
+}
+
 /// What followers that catch up have to get in any case.
 #[derive(Debug, Default)]
 pub(crate) struct CatchingUp {
@@ -27,10 +39,7 @@ pub(crate) struct CatchingUp {
     /// Bytes that are to be sent whatever the pace, no more than one Append or the share of one
     /// turn; negative: that much more went.
     due_bytes: isize,
-    /// There is a limit in this turn.
-    is_limited: bool,
-    /// What goes in this turn goes at the pace.
-    is_paced: bool,
+    turn: Turn,
     /// When a follower was last sent something on it.
     paced_at: Option<Time>,
 }
@@ -38,7 +47,7 @@ pub(crate) struct CatchingUp {
 impl CatchingUp {
     /// There is no limit, and what goes is no debt.
     fn allow_all(&mut self) {
-        (self.due_bytes, self.is_limited, self.is_paced) = (0, false, false);
+        (self.due_bytes, self.turn) = (0, Turn::Unlimited);
     }
 
     /// Is it the log's turn? Not if the last that went at the pace was of the log, and something
@@ -53,18 +62,25 @@ impl CatchingUp {
     fn allow(&mut self, share_bytes: usize, piece_bytes: usize, is_paced: bool) -> usize {
         let due_bytes = self.due_bytes.saturating_add_unsigned(share_bytes);
         self.due_bytes = due_bytes.min(share_bytes.max(piece_bytes) as isize);
-        (self.is_limited, self.is_paced) = (true, is_paced);
+        self.turn = if is_paced { Turn::Paced } else { Turn::Share };
         let due_bytes = usize::try_from(self.due_bytes).unwrap_or(0);
         due_bytes.max(usize::from(is_paced))
     }
 
     /// So much went. Was it at the pace?
     fn charge(&mut self, sent_bytes: usize) -> bool {
-        let is_paced = sent_bytes > 0 && std::mem::take(&mut self.is_paced);
-        if self.is_limited && !is_paced {
-            self.due_bytes = self.due_bytes.saturating_sub_unsigned(sent_bytes);
+        match self.turn {
+            Turn::Unlimited => false,
+            Turn::Share => {
+                self.due_bytes = self.due_bytes.saturating_sub_unsigned(sent_bytes);
+                false
+            }
+            Turn::Paced if sent_bytes == 0 => false,
+            Turn::Paced => {
+                self.turn = Turn::Share;
+                true
+            }
         }
-        is_paced
     }
 }
 

@@ -1,6 +1,6 @@
 //! When the log is long enough for a snapshot, how far it is trimmed after one, and where it stops
 //! to wait for one (the course's `maxraftstate`; thesis 5.1.3). Taking the snapshot is
-//! `snapshots.rs`.
+//! `taking.rs`.
 //!
 //! Two snapshots are kept, and the log on disk back to the older one. Let T be the limit: a
 //! snapshot is due each time the files of the log have grown by T/2, so that they are about T long
@@ -187,9 +187,14 @@ impl Replica {
 
     /// With so many bytes of log on the disk there may be no room for another segment.
     pub(crate) fn log_bytes_bound(&self) -> Option<u64> {
-        let segment_bytes = self.options.storage.segment_bytes;
-        let bound = |limit: u64| (2 * limit).max(8 * segment_bytes) - segment_bytes;
-        self.log_bytes_max().map(bound)
+        self.log_bytes_kept_max().map(|bytes| bytes - self.options.storage.segment_bytes)
+    }
+
+    /// Twice the limit (or eight segments, if that is more): so much log there may be, on the disk,
+    /// and in memory for what live followers need next.
+    pub(crate) fn log_bytes_kept_max(&self) -> Option<u64> {
+        let segments_bytes = 8 * self.options.storage.segment_bytes;
+        self.log_bytes_max().map(|limit| limit.saturating_mul(2).max(segments_bytes))
     }
 
     fn log_entries_bytes(&self) -> u64 {
@@ -229,7 +234,7 @@ impl Replica {
     }
 
     /// Drops the log that the newest snapshot covers, except what a live follower still needs, as
-    /// long as that is not more than another limit's worth (rule R11).
+    /// long as that is not too much (rule R11).
     fn trim_log(&mut self) {
         self.compaction.check_at = None;
         // One that came from the leader too late to be installed may be ahead of the state.
@@ -271,8 +276,8 @@ impl Replica {
     /// followers need next stays, as far as it is within the cap. Whoever needs more than that
     /// needs a snapshot anyway.
     fn kept_for_followers(&self, covered: LogIndex) -> LogIndex {
-        let limit = self.log_bytes_max().unwrap_or(u64::MAX);
-        let cap = usize::try_from(limit.saturating_mul(2)).unwrap_or(usize::MAX);
+        let cap = self.log_bytes_kept_max().unwrap_or(u64::MAX);
+        let cap = usize::try_from(cap).unwrap_or(usize::MAX);
         let mut needed: Vec<LogIndex> =
             self.live_peers().map(|peer| needed_from(&peer)).filter(|&at| at < covered).collect();
         needed.sort_unstable();

@@ -188,6 +188,11 @@ impl Replica {
         self.disk.health.is_full()
     }
 
+    /// Does this node's disk do what it is told, as far as is known?
+    pub(crate) fn is_disk_well(&self) -> bool {
+        self.disk.health == Health::Well
+    }
+
     /// May this command of a client be written, or what is it told? Not if it might find no room,
     /// in the log of this leader or of a quorum. But a deletion may be the only way to more of it:
     /// the little that is left on a quorum is for those, if they are short, and some of it for that

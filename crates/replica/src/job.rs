@@ -1,9 +1,9 @@
 //! Work for disks, as values: what the disk threads of a server and the simulator run alike.
 //!
-//! Four lanes. The log lane has one job at a time, each one group commit. The segment lane prepares
-//! log segments, for which a group commit may wait; the background lane writes snapshots and checks
-//! whole ones, which may take long; the reading lane reads pieces of snapshots that others wait
-//! for, and checks single ones.
+//! Four lanes. The log lane has group commits, and what else must be durable before the node
+//! speaks. The segment lane prepares log segments, for which a group commit may wait; the
+//! background lane writes snapshots and checks whole ones, which may take long; the reading lane
+//! reads pieces of snapshots that others wait for, and checks single ones.
 
 use std::sync::Arc;
 

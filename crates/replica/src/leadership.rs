@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use sampan_base::{NodeId, Term, Time};
-use sampan_raft::Refused;
+use sampan_raft::{Body, Message};
 
 use crate::replica::Replica;
 
@@ -115,8 +115,14 @@ impl Replica {
         self.fail_doubts("this node is stopping");
     }
 
-    /// A node that is to stop hands leadership over, again if the first try came to nothing, and is
-    /// done when it does not lead (or nobody else could) and owes no answer.
+    /// Is this what a node that is to stop does not do? Nodes that all stop would hand leadership
+    /// to each other.
+    pub(crate) fn declines(&self, message: &Message) -> bool {
+        self.leadership.shutdown_by.is_some() && matches!(message.body, Body::TimeoutNow)
+    }
+
+    /// A node that is to stop hands leadership over, to the next one if the first declines, and is
+    /// done when it does not lead (or nobody else wants to) and owes no answer.
     pub(crate) fn drive_shutdown(&mut self) -> bool {
         let Some(by) = self.leadership.shutdown_by else { return false };
         let now = self.now.mono;
@@ -124,8 +130,7 @@ impl Replica {
         let led = self.leadership.leads || now < self.leadership.refusing_until;
         let mut leads = self.raft.is_leader() || led;
         if self.raft.accepts_proposals() {
-            let handed_over = self.raft.transfer_leadership(now, None);
-            leads = !matches!(handed_over, Err(Refused::Invalid(_)));
+            leads = self.raft.has_successor() && self.raft.transfer_leadership(now, None).is_ok();
         }
         if now >= by {
             self.end_all_requests();

@@ -58,4 +58,4 @@ pub use options::{OnDamage, Options, RunAll, StateSettings, Task};
 pub use output::{ClientReply, Envelope, Event, Fatal, Outputs, Stream};
 pub use repairing::{Repaired, Repairing, Start};
 pub use replica::Replica;
-pub use status::{SnapshotPauses, Status};
+pub use status::{Arrival, SnapshotPauses, Status};

@@ -51,9 +51,7 @@ impl Replica {
         if reading.is_under_way || self.catches_up() {
             return Time::NEVER;
         }
-        let is_free = self.pace.is_free(self.now.mono);
-        let free_at = if is_free { self.now.mono } else { self.pace.free_at() };
-        reading.not_before.max(free_at)
+        reading.not_before.max(self.background_free_at())
     }
 
     /// The next chunk, if its turn has come.

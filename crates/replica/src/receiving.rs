@@ -24,6 +24,7 @@ use crate::loading::Loading;
 use crate::output::{Event, Stream};
 use crate::replica::Replica;
 use crate::snapshots::Owner;
+use crate::status::Arrival;
 use crate::wire::{PeerMessage, SnapshotDamaged};
 
 /// A snapshot that arrives from the leader.
@@ -45,8 +46,8 @@ pub(crate) struct Receiving {
     begin: Vec<DiskOp>,
     /// Tells the jobs of this attempt from those of an earlier one at the same snapshot.
     attempt: u64,
-    /// It has met a full disk.
-    starved: bool,
+    /// How much of it was on the disk when it last met a full one.
+    starved_at: Option<u64>,
     /// The leader is to be told what is here when the disk has done all that it has.
     asked: bool,
     step: Step,
@@ -135,6 +136,15 @@ impl Receiving {
             loading.pass(offset, data)?;
         }
         Ok(ops)
+    }
+
+    fn arrival(&self) -> Arrival {
+        Arrival {
+            bytes: self.on_disk.stored,
+            size_bytes: self.meta.size_bytes,
+            // No more has come since.
+            waits_for_room: self.starved_at == Some(self.on_disk.stored),
+        }
     }
 
     /// Is the file what was announced, and what was loaded?
@@ -233,8 +243,8 @@ impl Replica {
         if let State::Loading(loading) = &mut receiving.state {
             loading.ask_again();
         }
-        let is_news = !std::mem::replace(&mut receiving.starved, true);
-        if is_news {
+        let starved_before = receiving.starved_at.replace(receiving.on_disk.stored);
+        if starved_before.is_none() {
             let why = format!("{}: no space, waiting for room", receiving.file);
             self.out.events.push(Event::SnapshotFailed(why));
         }
@@ -262,7 +272,9 @@ impl Replica {
         let (id, size_bytes) = (meta.id, meta.size_bytes);
         let sync_bytes = self.options.storage.snapshot_sync_bytes;
         let (receiver, begin, scan) = match self.snapshots.partial.take() {
-            Some(mut partial) if partial.id == id => {
+            // One that is as long as all of it is the file of another one: a snapshot ends with a
+            // footer, which a part of it has not.
+            Some(mut partial) if partial.id == id && partial.next_offset < size_bytes => {
                 let scan = std::mem::take(&mut partial.chunks);
                 (SnapshotReceiver::resume(partial, &meta, sync_bytes), Vec::new(), scan)
             }
@@ -289,7 +301,7 @@ impl Replica {
             on_disk: Extent { stored: here, synced: here },
             begin,
             attempt: self.snapshots.attempts,
-            starved: false,
+            starved_at: None,
             asked: false,
             step: Step::Writing(receiver),
             state: State::Loading(Box::new(loading)),
@@ -414,6 +426,11 @@ impl Replica {
         if let Some(receiving) = self.snapshots.receiving.take_if(waits) {
             self.commit_received(receiving);
         }
+    }
+
+    /// How far the snapshot is that arrives.
+    pub(crate) fn arrival(&self) -> Option<Arrival> {
+        self.snapshots.receiving.as_ref().map(Receiving::arrival)
     }
 
     /// Which attempt to receive a snapshot is under way.

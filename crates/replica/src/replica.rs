@@ -356,8 +356,9 @@ impl Replica {
             snapshot: self.newest_snapshot(),
             snapshot_in_progress: self.snapshots.is_taking(),
             snapshot_pauses: self.snapshots.pauses,
+            snapshot_arrival: self.arrival(),
             snapshot_unread_bytes: self.unread_bytes(),
-            background_bytes_per_second: self.background_bytes_per_second(),
+            background_bytes_per_second: self.pace.bytes_per_second(self.now.mono),
             syncs: self.counters.syncs,
             writes: self.counters.writes,
             reads: self.counters.reads,
@@ -395,6 +396,7 @@ impl Replica {
 
     fn on_peer(&mut self, from: NodeId, message: PeerMessage) {
         match message {
+            PeerMessage::Raft(message) if self.declines(&message) => {}
             PeerMessage::Raft(message) => self.raft.step(self.now.mono, message),
             PeerMessage::Forward(forward) => self.on_forward(from, forward),
             PeerMessage::ForwardReply(reply) => self.on_forward_reply(reply),
@@ -429,9 +431,8 @@ impl Replica {
                 {
                     return self.stop(Fatal::Disk(error.clone()));
                 }
-                let no_space = result.is_err();
-                self.storage.maintained(result);
-                self.maintenance_ended(no_space);
+                self.storage.maintained(result.is_ok());
+                self.maintenance_ended(result.is_err());
             }
             DiskDone::SnapshotWrite(_)
             | DiskDone::SnapshotVerify(_)

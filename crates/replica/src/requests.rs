@@ -221,8 +221,8 @@ impl Replica {
         if line.writes > 0 || is_behind_a_frame && !planted!(LaterFrameOvertakes) {
             return Route::Hold;
         }
-        // A node whose disk is full falls behind: its reads would wait for what it cannot take.
-        let goes_elsewhere = goes_through_log || self.is_full();
+        // A node whose disk is full or stalls falls behind: its reads would wait for what it lacks.
+        let goes_elsewhere = goes_through_log || !self.is_disk_well();
         if line.forwards > 0 || (goes_elsewhere && line.reads == 0) {
             if self.forwards.held_for == Some(leader) {
                 return Route::Hold;

@@ -5,6 +5,7 @@
 //! (`sampan_raft`'s `InstallSnapshot`).
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sampan_base::disk::DiskError;
@@ -15,6 +16,10 @@ use crate::job::DiskJob;
 use crate::output::Stream;
 use crate::replica::Replica;
 use crate::wire::{PeerMessage, SnapshotMissing, SnapshotPart, SnapshotWanted};
+
+/// How long who is getting a snapshot may be silent and still have the rest of it, and the log
+/// after it: a start that loads a long state takes a while.
+const RECEIVER_SILENT_MAX: Duration = Duration::from_secs(30);
 
 /// A part that another node wants sent is no longer than this.
 const LENT_BYTES_MAX: u64 = 8 << 20;
@@ -48,19 +53,53 @@ impl Replica {
     }
 
     /// Reads the parts that peers wait for, as fast as may be: at once if clients wait for them,
-    /// too.
+    /// too, or the log does not.
     pub(crate) fn send_parts(&mut self) {
         if !self.raft.is_leader() {
             return self.snapshots.sending.parts.clear();
         }
-        let is_urgent = !self.raft.commits_without_laggards(self.now.mono);
-        while (is_urgent || self.pace.is_free(self.now.mono))
+        if !self.snapshots.sending.waits() {
+            return;
+        }
+        let commits_wait = !self.raft.commits_without_laggards(self.now.mono);
+        let outrun = if commits_wait { Vec::new() } else { self.outrun_by_the_log() };
+        let is_urgent = |wanted: &SnapshotRead| commits_wait || outrun.contains(&wanted.to);
+        let parts = self.snapshots.sending.parts.drain(..);
+        let (urgent, others): (VecDeque<_>, _) = parts.partition(is_urgent);
+        self.snapshots.sending.parts = others;
+        for wanted in urgent {
+            // What does not go by the pace is no debt of others that do.
+            self.send_part(wanted, 0);
+        }
+        while self.pace.is_free(self.now.mono)
             && let Some(wanted) = self.snapshots.sending.parts.pop_front()
         {
-            self.snapshots.sending.is_next = false;
-            self.pace.went(self.now.mono, wanted.len_max as u64);
-            self.read_part(wanted);
+            let bytes = wanted.len_max as u64;
+            self.send_part(wanted, bytes);
         }
+    }
+
+    /// Who would find the log gone that comes after the snapshot it is getting, and need another
+    /// one, and again: as much of it is kept as may be, and of the second half of that more has
+    /// come than of the snapshot has arrived.
+    fn outrun_by_the_log(&self) -> Vec<NodeId> {
+        let Some(kept_max) = self.log_bytes_kept_max() else { return Vec::new() };
+        let half = u128::from(kept_max / 2);
+        let is_outrun = |peer: &PeerStatus| {
+            let PeerState::Snapshot { index, size_bytes, acked_bytes, .. } = peer.state else {
+                return false;
+            };
+            let log_bytes = self.raft.log_bytes_after(index.max(peer.matched)) as u128;
+            log_bytes.saturating_sub(half) * u128::from(size_bytes) > half * u128::from(acked_bytes)
+        };
+        self.raft.peers().filter(is_outrun).map(|peer| peer.id).collect()
+    }
+
+    /// Reads a part that goes by the pace for so many bytes.
+    fn send_part(&mut self, wanted: SnapshotRead, paced_bytes: u64) {
+        self.snapshots.sending.is_next = false;
+        self.pace.went(self.now.mono, paced_bytes);
+        self.read_part(wanted);
     }
 
     fn read_part(&mut self, wanted: SnapshotRead) {
@@ -140,9 +179,15 @@ impl Replica {
         self.live_peers().any(|peer| matches!(peer.state, PeerState::Snapshot { .. }))
     }
 
-    /// The followers that this leader heard lately.
+    /// The followers that this leader heard lately, or that are getting a snapshot.
     pub(crate) fn live_peers(&self) -> impl Iterator<Item = PeerStatus> {
-        let live_since = self.now.mono - self.options.raft.election_timeout_max * 2;
-        self.raft.peers().filter(move |peer| peer.heard_at >= live_since)
+        let silent_max = self.options.raft.election_timeout_max * 2;
+        self.raft.peers().filter(move |peer| {
+            let silent_max = match peer.state {
+                PeerState::Snapshot { .. } => silent_max.max(RECEIVER_SILENT_MAX),
+                PeerState::Probe | PeerState::Replicate => silent_max,
+            };
+            peer.heard_at >= self.now.mono - silent_max
+        })
     }
 }

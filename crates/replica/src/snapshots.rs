@@ -111,7 +111,8 @@ impl Replica {
 
     /// What waits is in the foreground, too, though nobody can tell yet how long it takes.
     fn observe_foreground(&mut self) {
-        let first = self.writes.proposals.front();
+        // Of those before it all who waited have been told that the outcome is unknown.
+        let first = self.writes.proposals.iter().find(|first| first.deadline < Time::NEVER);
         let oldest = first.and_then(|first| first.waiters.iter().find(|waiter| !waiter.given_up));
         let waits = oldest.map_or(Duration::ZERO, |oldest| self.now.mono.since(oldest.since));
         if waits >= LONG_WAIT {
@@ -126,10 +127,10 @@ impl Replica {
         turn.min(self.reading_back_at()).min(self.rest_deadline())
     }
 
-    /// How fast a host may do what is in the background and can wait, such as to read a backup:
-    /// bytes a second; unset: as fast as it can.
-    pub fn background_bytes_per_second(&self) -> Option<u64> {
-        self.pace.bytes_per_second(self.now.mono)
+    /// When a host may do the next piece of what is in the background and can wait, such as to read
+    /// a backup: it takes turns with the rest of that.
+    pub fn background_free_at(&self) -> Time {
+        if self.pace.is_free(self.now.mono) { self.now.mono } else { self.pace.free_at() }
     }
 
     /// A host has done so much of that.

@@ -2,6 +2,7 @@
 
 use sampan_base::{ClusterId, LogIndex};
 use sampan_kv::Digest;
+use sampan_raft::Health;
 
 /// A picture of a replica at one moment.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Status {
     pub snapshot_in_progress: bool,
     /// How long the last one held up this node.
     pub snapshot_pauses: SnapshotPauses,
+    /// A snapshot that arrives from the leader.
+    pub snapshot_arrival: Option<Arrival>,
     /// Bytes of a snapshot from the leader that is in force and is still to be read back.
     pub snapshot_unread_bytes: u64,
     /// Snapshots and backups are held to so many bytes a second, for the sake of clients.
@@ -55,6 +58,29 @@ pub struct Status {
     pub log_bytes_max: Option<u64>,
     /// Damaged batches of the log that were repaired from other nodes' logs before this start.
     pub batches_repaired: usize,
+}
+
+/// How far a snapshot from the leader is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arrival {
+    /// Bytes that are on the disk.
+    pub bytes: u64,
+    /// Its length.
+    pub size_bytes: u64,
+    /// There is no room for more of it.
+    pub waits_for_room: bool,
+}
+
+impl Status {
+    /// How this node's disk is to whoever looks after it. To its peers one on which only a snapshot
+    /// finds no room is not full: it still takes entries.
+    pub fn disk_health(&self) -> Health {
+        let waits_for_room = self.snapshot_arrival.is_some_and(|arrival| arrival.waits_for_room);
+        match self.raft.health {
+            Health::Well | Health::Slow if waits_for_room => Health::Full,
+            health => health,
+        }
+    }
 }
 
 /// How long the snapshot taken last held up the replica, by the host's stopwatch.

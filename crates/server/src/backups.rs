@@ -194,6 +194,17 @@ pub(crate) fn too_many(node: &Node) -> Reply {
     Reply::Error(format!("ERR {most} backups are being read already, the most there may be").into())
 }
 
+/// Until a piece of the background may go, which others want to, too.
+async fn background_is_free(node: &Node) {
+    loop {
+        let free_at = node.replica.borrow().background_free_at();
+        match node.clock.instant_of(free_at) {
+            Some(at) if free_at > node.clock.mono() => tokio::time::sleep_until(at.into()).await,
+            _ => return,
+        }
+    }
+}
+
 /// Reads pieces and answers with them, no faster than may be, for ever.
 pub(crate) async fn serve(node: Rc<Node>) {
     let limits = &node.config.limits;
@@ -204,16 +215,15 @@ pub(crate) async fn serve(node: Rc<Node>) {
         if free_at > Instant::now() + Duration::from_millis(1) {
             tokio::time::sleep_until(free_at).await;
         }
+        background_is_free(&node).await;
         let Piece { connection, seq, file, offset } = node.backups.next_piece().await;
         let of = file.clone();
         let read = tokio::task::spawn_blocking(move || read_at(&of, offset, bytes_max)).await;
         let_go(file);
         let reply = match read.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
             Ok(bytes) => {
-                let rate = node.replica.borrow().background_bytes_per_second();
-                let rate = rate.unwrap_or(u64::MAX).min(limits.backup_bytes_per_second);
                 node.replica.borrow_mut().background_went(bytes.len() as u64);
-                let time = bytes.len() as f64 / rate as f64;
+                let time = bytes.len() as f64 / limits.backup_bytes_per_second as f64;
                 free_at = free_at.max(Instant::now()) + Duration::from_secs_f64(time);
                 Reply::Bulk(bytes)
             }

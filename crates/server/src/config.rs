@@ -414,6 +414,9 @@ const TIME_MAX: Duration = Duration::from_hours(366 * 24);
 /// No share of a size is set to more: it is multiplied with sizes of files.
 const PERCENT_MAX: u64 = 10_000;
 
+/// Of shorter messages so many would be on their way to a peer that nothing else gets done.
+const SNAPSHOT_MESSAGE_BYTES_MIN: usize = 4 << 10;
+
 /// What surrounds commands in an entry, entries in a frame and records in a chunk takes less.
 const ROOM_BYTES: usize = 64 << 10;
 /// What stands before each value of a reply takes no more.
@@ -509,6 +512,12 @@ impl Config {
             return Err(ConfigError::new("replica.raft.id", options.raft.id, expected));
         }
         options.raft.check().map_err(ConfigError::of_part)?;
+        let message_bytes = options.raft.snapshot_chunk_bytes_max;
+        if message_bytes < SNAPSHOT_MESSAGE_BYTES_MIN {
+            let expected = format!("want at least {SNAPSHOT_MESSAGE_BYTES_MIN}");
+            let setting = "replica.raft.snapshot_chunk_bytes_max";
+            return Err(ConfigError::new(setting, message_bytes, expected));
+        }
         options.storage.check().map_err(ConfigError::of_part)?;
         options.kv.check().map_err(ConfigError::of_part)?;
         let times = [

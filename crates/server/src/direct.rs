@@ -90,20 +90,15 @@ impl Direct {
         let mut buffer = spare.take(wanted + ALIGN as usize);
         let start = buffer.as_ptr().align_offset(ALIGN as usize);
         let blocks = &mut buffer[start..start + wanted];
-        let mut there = 0;
-        while there < wanted {
-            let (piece, at) = (wanted.min(there + piece_bytes), offset - skipped as u64);
-            match direct.read_at(&mut blocks[there..piece], at + there as u64) {
-                Ok(0) => break,
-                Ok(count) => there += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Also behind what ended in the midst of a block.
-                Err(error) if is_refused(&error) => break,
-                Err(error) => return Some(Err(error)),
-            }
-        }
         let first = start + skipped;
-        (there >= skipped + len).then(|| Ok(spare.lend(buffer, first..first + len)))
+        match read_blocks(direct, blocks, offset - skipped as u64, piece_bytes) {
+            Ok(there) if there >= skipped + len => {
+                return Some(Ok(spare.lend(buffer, first..first + len)));
+            }
+            Ok(_) => spare.put_back(buffer),
+            Err(error) => return Some(Err(error)),
+        }
+        None
     }
 }
 
@@ -143,6 +138,7 @@ impl Cached {
                 Ok(count) if count > 0 => there += count,
                 Ok(_) | Err(_) => {
                     self.misses.missed();
+                    spare.put_back(buffer);
                     return None;
                 }
             }
@@ -219,6 +215,28 @@ fn open_random(file: &File) -> Option<File> {
 /// Of the very file that is open, whatever name it has now.
 fn path_of(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+/// Reads what there is of these blocks, and of them what direct I/O can: how many bytes.
+fn read_blocks(
+    file: &File,
+    blocks: &mut [u8],
+    offset: u64,
+    piece_bytes: usize,
+) -> io::Result<usize> {
+    let mut there = 0;
+    while there < blocks.len() {
+        let piece = blocks.len().min(there + piece_bytes);
+        match file.read_at(&mut blocks[there..piece], offset + there as u64) {
+            Ok(0) => break,
+            Ok(count) => there += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Also behind what ended in the midst of a block.
+            Err(error) if is_refused(&error) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(there)
 }
 
 /// Who writes in short pieces does it for the sake of others on the disk: after each they have that

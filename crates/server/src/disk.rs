@@ -27,7 +27,7 @@ use crate::direct::{Cached, Direct, PIECE_BYTES};
 use crate::release;
 use crate::spare::Spare;
 
-/// Open files kept, at most, besides those with unsynced writes; each may be open twice
+/// Open files kept, at most, besides those with unsynced writes; each may be open three times
 /// (`direct.rs`).
 const HANDLES_MAX: usize = 64;
 /// Zeros are written in pieces of this many bytes.
@@ -94,13 +94,17 @@ struct Handle {
 }
 
 impl Table {
-    fn keep(&mut self, name: &FileName, handle: Arc<Handle>) -> Arc<Handle> {
+    /// Keeps a file. Those that it no longer keeps, to be closed without the lock.
+    fn keep(&mut self, name: &FileName, handle: Arc<Handle>) -> Vec<Arc<Handle>> {
+        let mut closed = Vec::new();
         if self.open.len() >= HANDLES_MAX {
             // Never one with unsynced writes: closing it could lose the report of an error.
-            self.open.retain(|_, kept| kept.dirty.load(Ordering::Relaxed));
+            let is_clean =
+                |_: &FileName, kept: &mut Arc<Handle>| !kept.dirty.load(Ordering::Relaxed);
+            closed.extend(self.open.extract_if(.., is_clean).map(|(_, handle)| handle));
         }
-        self.open.insert(name.clone(), handle.clone());
-        handle
+        closed.extend(self.open.insert(name.clone(), handle));
+        closed
     }
 }
 
@@ -195,7 +199,10 @@ impl RealDisk {
             let handle = self.open(file)?;
             let mut table = self.table();
             if table.changes == changes {
-                return Ok(table.keep(file, handle));
+                let closed = table.keep(file, handle.clone());
+                drop(table);
+                drop(closed);
+                return Ok(handle);
             }
         }
     }
@@ -234,7 +241,8 @@ impl RealDisk {
             _ = self.remove(file);
             return Err(disk_error(file, &error));
         }
-        self.table().keep(file, handle);
+        let closed = self.table().keep(file, handle);
+        drop(closed);
         Ok(())
     }
 
@@ -258,8 +266,6 @@ impl RealDisk {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 write_zeros(held_bytes, len_bytes, |zeros, at| opened.write_all_at(zeros, at))
             }
-            // Longer than a file may be here: there is no room for it, and nothing is broken.
-            Err(Errno::FBIG) => Err(ErrorKind::StorageFull.into()),
             allocated => allocated.map_err(Into::into),
         };
         filled.map_err(|error| {
@@ -359,11 +365,16 @@ impl RealDisk {
         drop(handle);
         self.table().removing.remove(file);
         match removed {
-            Ok(nameless) => nameless.iter().for_each(release::give_back),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(disk_error(file, &error)),
+            Ok(Some(nameless)) if release::is_long(&nameless) => {
+                // A crash that brought the name back is to bring back all of its bytes.
+                let (directory, _) = file.rsplit_once('/').unwrap_or_default();
+                self.sync_directory(&directory.into())?;
+                release::give_back(&nameless);
+                Ok(())
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(disk_error(file, &error)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn read_bytes(&self, file: &FileName, offset: u64, len_bytes: u64) -> Result<Bytes, DiskError> {
@@ -502,7 +513,10 @@ fn write_zeros(from: u64, to: u64, write: impl Fn(&[u8], u64) -> io::Result<()>)
 pub(crate) fn disk_error(file: &FileName, error: &io::Error) -> DiskError {
     match error.kind() {
         ErrorKind::NotFound => DiskError::NotFound(file.clone()),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => DiskError::NoSpace(file.clone()),
+        // Longer than a file may be here: there is no room for it either, and nothing is broken.
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            DiskError::NoSpace(file.clone())
+        }
         ErrorKind::PermissionDenied | ErrorKind::OutOfMemory | ErrorKind::ReadOnlyFilesystem => {
             DiskError::Refused(file.clone(), error.to_string())
         }

@@ -65,7 +65,7 @@ const _: () = assert!(!sampan_base::CAN_PLANT, "a server is never built to plant
 pub use backups::UNREADABLE as BACKUP_UNREADABLE;
 pub use config::{Config, ConfigError, HostPort, Limits, PEER_PORT_OFFSET};
 pub use error::ServerError;
-pub use lock::{LOCK_FILE, make_directory};
+pub use lock::{DIRECTORY_MODE, LOCK_FILE, make_directory};
 pub use sampan_replica::OnDamage;
 pub use start::{Listeners, Stop, StopRequests, Stopper, exit_on_panic, run, serve, stopper};
 pub use state_settings::state_setting_names;

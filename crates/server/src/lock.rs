@@ -3,8 +3,9 @@
 //! An advisory `flock` on the file `lock`, which the kernel drops with the process, however it
 //! ends. Whoever writes to the directory shares it.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -18,6 +19,9 @@ use crate::error::ServerError;
 
 /// Its name in the data directory.
 pub const LOCK_FILE: &str = "lock";
+/// Of a directory that is made for data: whoever may read them may read all that clients have
+/// stored.
+pub const DIRECTORY_MODE: u32 = 0o700;
 
 /// How often it is looked whether it is shared.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -73,12 +77,13 @@ impl DirectoryLock {
     }
 }
 
-/// Makes a directory, and those above it, if they are not there; and their names durable. Its own
-/// is synced always, for the start that made it may have been cut short. Whoever makes a directory
-/// above data makes it with this: what is below is no safer than its name.
+/// Makes a directory, and those above it, if they are not there, for nobody but their owner; and
+/// their names durable. Its own is synced always, for the start that made it may have been cut
+/// short. Whoever makes a directory above data makes it with this: what is below is no safer than
+/// its name.
 pub fn make_directory(directory: &Path) -> io::Result<()> {
     let with_new_names = with_new_names(directory);
-    fs::create_dir_all(directory)?;
+    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
     with_new_names.into_iter().try_for_each(sync_names)
 }
 
@@ -117,6 +122,7 @@ fn sync_names(directory: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -152,12 +158,15 @@ mod tests {
     }
 
     #[test]
-    fn all_names_that_are_new_are_made_durable_and_its_own_always() {
+    fn all_names_that_are_new_are_made_durable_and_its_own_always_and_others_cannot_read_them() {
         let dir = TempDir::new("lock-names");
         let (a, b, data) = (dir.path().join("a"), dir.path().join("a/b"), dir.path().join("a/b/c"));
         assert_eq!(with_new_names(&data), [&*b, &*a, dir.path()]);
         make_directory(&data).unwrap();
         assert_eq!(with_new_names(&data), [&*b]);
+        for made in [&a, &b, &data] {
+            assert_eq!(made.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        }
         assert_eq!(with_new_names(Path::new("none/data")), [Path::new("none"), Path::new("")]);
     }
 

@@ -2,9 +2,9 @@
 //!
 //! What it is: the end of a long file. To free a gigabyte at once holds up every sync on the disk,
 //! for a tenth of a second and more where the file system tells the device of freed room (mount
-//! option `discard`). So a file loses its name first, and then its bytes from the end on, with
-//! pauses. What it is not: a choice of what is removed. And it takes no bytes from anyone who reads
-//! them: a reader that keeps a file open beyond its name holds a shared lock on it
+//! option `discard`). So a file loses its name first, durably, and then its bytes from the end on,
+//! with pauses. What it is not: a choice of what is removed. And it takes no bytes from anyone who
+//! reads them: a reader that keeps a file open beyond its name holds a shared lock on it
 //! ([`open_to_read`]), and is the one who gives the room back when it has finished. A file that is
 //! to be written over loses its name, too, and only then is asked for locks: a reader that locks
 //! too late finds the name gone, and one that locked in time is noticed.
@@ -56,11 +56,16 @@ pub(crate) fn remove_name(path: &Path) -> io::Result<Option<File>> {
     Ok(file)
 }
 
+/// Is it given back in pieces?
+pub(crate) fn is_long(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.len() > PIECE_BYTES)
+}
+
 /// Gives the room of an open file back that has no name any more, unless somebody else reads it.
 /// Takes little longer than at once, a quarter of a second for each gigabyte.
 pub(crate) fn give_back(file: &File) {
     let Ok(metadata) = file.metadata() else { return };
-    if metadata.nlink() > 0 || metadata.len() <= PIECE_BYTES || file.try_lock().is_err() {
+    if metadata.nlink() > 0 || !is_long(file) || file.try_lock().is_err() {
         return;
     }
     // The last piece is given back when the file is closed, and what cannot be now.

@@ -1,10 +1,21 @@
-//! SIGTERM and SIGINT: the first asks the node to stop gracefully, a second one at once.
+//! SIGTERM and SIGINT: the first asks the node to stop gracefully, a second one at once. And
+//! SIGXFSZ, which is to end no node.
 
 use std::io;
 use std::pin::pin;
 use std::task::Poll;
 
+use rustix::process::{Resource, Signal as Name, getrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// From now on what a file has no room for, because it would be longer than this process may write,
+/// fails like a write to a full disk: by itself the signal ends the process without a word. How
+/// long files may be, if that is limited. Wants a runtime.
+pub(crate) fn outlive_long_files() -> io::Result<Option<u64>> {
+    // What was listened to once never ends the process again, whether or not anybody still does.
+    drop(signal(SignalKind::from_raw(Name::XFSZ.as_raw()))?);
+    Ok(getrlimit(Resource::Fsize).current)
+}
 
 /// Both signals.
 pub(crate) struct Signals {

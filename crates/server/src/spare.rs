@@ -29,6 +29,11 @@ impl Spare {
         })
     }
 
+    /// Takes a buffer back that nothing was lent of.
+    pub(crate) fn put_back(&self, buffer: Vec<u8>) {
+        keep(&self.0, buffer);
+    }
+
     /// This part of a buffer that was taken. The buffer comes back once nobody holds the part.
     pub(crate) fn lend(&self, buffer: Vec<u8>, part: Range<usize>) -> Bytes {
         Bytes::from_owner(Lent { buffer, part, home: Arc::downgrade(&self.0) })
@@ -50,11 +55,15 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let Some(home) = self.home.upgrade() else { return };
-        let mut spare = home.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept_bytes: usize = spare.iter().map(Vec::len).sum();
-        if kept_bytes + self.buffer.len() <= SPARE_BYTES_MAX {
-            spare.push(std::mem::take(&mut self.buffer));
-        }
+        keep(&home, std::mem::take(&mut self.buffer));
+    }
+}
+
+fn keep(home: &Mutex<Vec<Vec<u8>>>, buffer: Vec<u8>) {
+    let mut spare = home.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept_bytes: usize = spare.iter().map(Vec::len).sum();
+    if kept_bytes + buffer.len() <= SPARE_BYTES_MAX {
+        spare.push(buffer);
     }
 }
 
@@ -90,6 +99,13 @@ mod tests {
         drop(lent);
         assert_eq!(kept_bytes(&spare), SPARE_BYTES_MAX);
         assert_eq!(spare.take(STEP_BYTES + 1).len(), 2 * STEP_BYTES);
+    }
+
+    #[test]
+    fn what_nothing_was_lent_of_is_kept_too() {
+        let spare = Spare::default();
+        spare.put_back(spare.take(1));
+        assert_eq!(kept_bytes(&spare), STEP_BYTES);
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::node::Node;
 use crate::open_files;
 use crate::peer::Peers;
 use crate::repair;
-use crate::signals::Signals;
+use crate::signals::{self, Signals};
 use crate::state_settings;
 use crate::stats::Stats;
 use crate::time::{Clock, stopwatch, wall};
@@ -138,8 +138,9 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
         ));
     }
     let listeners = Listeners::bind(&config)?;
-    let loaded = Loaded::load(config, listeners)?;
     let runtime = runtime()?;
+    outlive_long_files(&runtime, &config)?;
+    let loaded = Loaded::load(config, listeners)?;
     let (stopper, requests) = stopper();
     // Not before: while nobody takes them, signals are to end the process, which costs nothing.
     stop_at_signals(&runtime, stopper)?;
@@ -166,6 +167,18 @@ pub fn serve(
     // The next node in this process may want the directory at once.
     lock.let_go();
     served
+}
+
+fn outlive_long_files(runtime: &LocalRuntime, config: &Config) -> Result<(), ServerError> {
+    let _guard = runtime.enter();
+    if let Some(bytes) = signals::outlive_long_files().map_err(|error| no_resources(&error))? {
+        let log = begin_log(config);
+        log.warn(format_args!(
+            "files may have {bytes} bytes at most (ulimit -f): a longer one finds no room, as on a full disk"
+        ));
+        log.settle();
+    }
+    Ok(())
 }
 
 fn stop_at_signals(runtime: &LocalRuntime, stopper: Stopper) -> Result<(), ServerError> {
@@ -317,16 +330,38 @@ fn open_error(config: &Config, error: &OpenError) -> ServerError {
     match error {
         OpenError::Storage(error) => data_error(config, error),
         OpenError::Alone(_) => ServerError::DataDamaged(format!(
-            "data directory {}: {error}: restore a backup",
-            config.data_dir.display()
+            "data directory {}: {error}: {}",
+            config.data_dir.display(),
+            restore_advice(config)
         )),
         OpenError::State { .. } => ServerError::DataDamaged(error.to_string()),
     }
 }
 
+/// What is left to do where nobody else has the data.
+fn restore_advice(config: &Config) -> String {
+    format!(
+        "restore a backup, or the newest sound file in snapshots/, which is one, without the log after it \
+         (`sampan restore {}/snapshots/NEWEST.snap --dir NEW-DIR --nodes 1`)",
+        config.data_dir.display()
+    )
+}
+
 fn data_error(config: &Config, error: &sampan_storage::OpenError) -> ServerError {
     use sampan_storage::OpenError as E;
+    let alone = format!(
+        ": there is no other node (no --peer) that could give the data back: {}",
+        restore_advice(config)
+    );
     let advice = match error {
+        E::DamagedHardState(_)
+        | E::DamagedIdentity(_)
+        | E::DamagedLog(_)
+        | E::DamagedSnapshot { .. }
+            if config.peers.is_empty() =>
+        {
+            &alone
+        }
         E::DamagedHardState(_) | E::DamagedIdentity(_) => {
             ": what this node promised is not known, so it must not vote as it is: move the directory away \
              and start with an empty one while all other nodes are up, and they fill it again"

@@ -174,6 +174,27 @@ fn a_backup_is_read_no_faster_than_may_be() {
 }
 
 #[test]
+fn a_backup_goes_at_the_pace_of_the_background_beside_clients() {
+    let dir = TempDir::new();
+    let node = single(dir.path(), |config| {
+        small(config);
+        config.limits.backup_read_bytes = 64 << 10;
+        config.limits.backup_bytes_per_second = u64::MAX;
+    });
+    let mut client = node.connect();
+    let value = vec![b'v'; 1 << 20];
+    assert_eq!(client.call_args(&[b"SET", b"long", &value]), "+OK\r\n");
+    let (id, _, bytes) = begin(&mut client);
+    let begun = Instant::now();
+    for offset in (0..bytes).step_by(64 << 10) {
+        // How long that takes is not known well enough yet to go any faster than 4 MiB/s.
+        assert_eq!(client.call("SET short v"), "+OK\r\n");
+        piece(&mut client, &id, offset);
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(150), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn nobody_waits_for_pieces_of_connections_that_are_gone() {
     const GONE: usize = 10;
     let dir = TempDir::new();

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Client, TempDir, single};
+use common::{Client, TempDir, single, until};
 
 #[test]
 fn info_tells_memory_for_people_and_counts_the_sessions_that_a_limit_ended() {
@@ -24,6 +24,31 @@ fn info_tells_memory_for_people_and_counts_the_sessions_that_a_limit_ended() {
     }
     let raft = client.info("raft");
     assert_eq!((&*raft["sessions"], &*raft["sessions_evicted"]), ("2", "3"));
+}
+
+#[test]
+fn what_tells_of_the_state_or_keeps_it_comes_after_the_writes_before_it() {
+    let dir = TempDir::new();
+    let node = single(dir.path(), |_| {});
+    let mut client = node.connect();
+    for n in 0..10 {
+        let mut sent = b"INFO raft\r\n".to_vec();
+        sent.splice(0..0, format!("SET k{n} v\r\n").into_bytes());
+        sent.extend_from_slice(b"SET l v\r\nSNAPSHOT NOW\r\nGET l\r\n");
+        client.send(sent);
+        assert_eq!(client.reply(), "+OK\r\n");
+        let seen = client.reply();
+        for answer in ["+OK\r\n", "+OK\r\n", "$1\r\nv\r\n"] {
+            assert_eq!(client.reply(), answer);
+        }
+        let now = client.info("raft");
+        // Two writes, each an entry, and the second is after what was seen.
+        let applied: u64 = now["applied_index"].parse().unwrap();
+        assert!(seen.contains(&format!("\r\napplied_index:{}\r\n", applied - 1)), "{seen}");
+        until("a snapshot of all of it", || {
+            client.info("raft")["snapshot_index"] == now["applied_index"]
+        });
+    }
 }
 
 #[test]

@@ -50,6 +50,19 @@ impl FileKind {
         let kind = kinds.into_iter().find(|(magic, _)| bytes.starts_with(magic));
         kind.map_or(Self::Unknown, |(_, kind)| kind)
     }
+
+    /// What people call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Members => "members",
+            Self::HardState => "hard state",
+            Self::Segment => "log segment",
+            Self::Snapshot => "snapshot",
+            Self::Zeros => "zeros",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// Why a file, or its first page, cannot be read.

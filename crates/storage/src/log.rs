@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::Bytes;
-use sampan_base::disk::{DiskError, DiskOp, FileName};
+use sampan_base::disk::{DiskOp, FileName};
 use sampan_base::{Entry, LogIndex, LogPosition, planted};
 
 use crate::batch::{self, Change, Link, batch_bytes};
@@ -13,6 +13,7 @@ use crate::page::PAGE_BYTES;
 use crate::segment::{
     self, EARLIER_MAX, EarlierLife, FIRST_BATCH_OFFSET, SegmentHeader, WAL_DIRECTORY,
 };
+use crate::storage::Maintenance;
 use crate::{Identity, Options};
 
 /// How much of a spare is zeroed between two syncs: small, so that a commit of the log lane never
@@ -57,14 +58,6 @@ pub(crate) struct Released {
     pub(crate) earlier: Option<Vec<EarlierLife>>,
 }
 
-/// What the segment lane is doing for the log.
-#[derive(Debug)]
-enum Background {
-    Idle,
-    Preparing(Spare),
-    Removing,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -80,7 +73,6 @@ pub(crate) struct Log {
     spare: Option<Spare>,
     /// What takes its place, where that had to be zeroed.
     later_spare: Option<Spare>,
-    background: Background,
     /// Names the next spare.
     spare_number: u64,
     /// The next batch.
@@ -122,7 +114,6 @@ impl Log {
             released: found.released,
             spare: found.spare,
             later_spare: None,
-            background: Background::Idle,
             spare_number: found.spare_number,
             next: found.next,
             last_index: found.last_index,
@@ -289,19 +280,27 @@ impl Log {
         }
     }
 
-    /// The next work for the segment lane that needs no room: spares made of released segments;
-    /// or those removed that will not be spares. As many are kept as the log has, which is about
-    /// what it grows by between two snapshots; none if `room_is_short`.
-    pub(crate) fn recycle(&mut self, room_is_short: bool) -> Option<Vec<DiskOp>> {
-        let segment_bytes = self.segment_bytes;
-        let fits = |released: &Released| released.len_bytes == segment_bytes;
+    /// The next work for the segment lane that needs no room: a spare made of a released segment,
+    /// those removed that will not be spares, or one more spare. As many are kept as the log has,
+    /// which is about what it grows by between two snapshots; none if `room_is_short`.
+    pub(crate) fn recycle(&mut self, room_is_short: bool) -> Option<(Maintenance, Vec<DiskOp>)> {
+        let fits = |released: &Released| released.len_bytes == self.segment_bytes;
         if self.spare.is_none() && self.released.iter().any(fits) {
             return Some(self.prepare_spare());
         }
         if room_is_short {
             self.released.extend(self.later_spare.take().map(Released::from));
         }
-        let kept = if room_is_short { 0 } else { self.segments.len() };
+        let removals = self.remove_surplus(if room_is_short { 0 } else { self.segments.len() });
+        if !removals.is_empty() {
+            return Some((Maintenance::Removal, removals));
+        }
+        self.wants_another_spare().then(|| self.prepare_spare())
+    }
+
+    /// Removes what does not fit, and of what does the oldest, so that so many are left.
+    fn remove_surplus(&mut self, kept: usize) -> Vec<DiskOp> {
+        let fits = |released: &Released| released.len_bytes == self.segment_bytes;
         let fitting = self.released.iter().filter(|&released| fits(released)).count();
         let mut surplus = fitting.saturating_sub(kept);
         let mut ops = Vec::new();
@@ -313,15 +312,14 @@ impl Log {
             }
             keeps
         });
-        if !ops.is_empty() {
-            self.background = Background::Removing;
-            return Some(ops);
-        }
-        // All that is left fits, and there is none if room is short. If each would have to be
-        // zeroed first, for a start found or made it, that is done before the log waits for it.
+        ops
+    }
+
+    /// If each released segment, all of which fit now, would have to be zeroed first, for a start
+    /// found or made it, that is done before the log waits for it.
+    fn wants_another_spare(&self) -> bool {
         let need_zeros = self.released.iter().all(|released| released.earlier.is_none());
-        let makes_another = self.later_spare.is_none() && need_zeros && !self.released.is_empty();
-        makes_another.then(|| self.prepare_spare())
+        self.later_spare.is_none() && need_zeros && !self.released.is_empty()
     }
 
     /// Removes all that was released.
@@ -337,7 +335,7 @@ impl Log {
     }
 
     /// A new spare, if there is none, and the disk was not found full just now.
-    pub(crate) fn grow(&mut self) -> Option<Vec<DiskOp>> {
+    pub(crate) fn grow(&mut self) -> Option<(Maintenance, Vec<DiskOp>)> {
         (self.spare.is_none() && !self.asked).then(|| self.prepare_spare())
     }
 
@@ -352,7 +350,7 @@ impl Log {
     }
 
     /// Makes a spare, of a released segment if one fits: best of one that needs no zeros.
-    fn prepare_spare(&mut self) -> Vec<DiskOp> {
+    fn prepare_spare(&mut self) -> (Maintenance, Vec<DiskOp>) {
         let file = segment::spare_name(self.spare_number);
         let len_bytes = self.segment_bytes;
         let released = self.released.iter().enumerate();
@@ -383,28 +381,20 @@ impl Log {
         if planted!(EarlierLifeUnnamed) {
             earlier.clear();
         }
-        self.background = Background::Preparing(Spare { file, len_bytes, earlier });
-        ops
+        (Maintenance::Spare(Spare { file, len_bytes, earlier }), ops)
     }
 
-    /// The work of [`Log::recycle`] or [`Log::grow`] ended.
-    pub(crate) fn maintained(&mut self, result: Result<(), DiskError>) {
-        match (result, std::mem::replace(&mut self.background, Background::Idle)) {
-            (_, Background::Idle) => panic!("no maintenance is under way"),
-            (Ok(()), Background::Preparing(spare)) => {
-                self.asked = false;
-                let place =
-                    if self.spare.is_none() { &mut self.spare } else { &mut self.later_spare };
-                *place = Some(spare);
-                self.spare_number += 1;
-                self.out_of_space = false;
-            }
-            (Err(DiskError::NoSpace(_)), Background::Preparing(_)) => {
-                self.out_of_space = self.spare.is_none();
-                self.asked = true;
-            }
-            (_, Background::Removing) | (Err(_), Background::Preparing(_)) => {}
-        }
+    /// A spare is ready.
+    pub(crate) fn spare_prepared(&mut self, spare: Spare) {
+        let place = if self.spare.is_none() { &mut self.spare } else { &mut self.later_spare };
+        *place = Some(spare);
+        self.spare_number += 1;
+        (self.out_of_space, self.asked) = (false, false);
+    }
+
+    /// The disk has no room for a spare.
+    pub(crate) fn spare_refused(&mut self) {
+        (self.out_of_space, self.asked) = (self.spare.is_none(), true);
     }
 
     /// The last attempt to prepare a spare met a full disk, or there may be none.
@@ -450,16 +440,13 @@ impl Log {
         self.segments.iter().map(|segment| segment.used_bytes - FIRST_BATCH_OFFSET).sum()
     }
 
-    /// Bytes of all files of the log, spare and released ones included.
+    /// Bytes of all files of the log, spares and released ones included, but for a spare that is
+    /// being prepared.
     pub(crate) fn bytes_on_disk(&self) -> u64 {
-        let preparing = match &self.background {
-            Background::Preparing(spare) => spare.len_bytes,
-            _ => 0,
-        };
         let segments: u64 = self.segments.iter().map(|segment| segment.len_bytes).sum();
         let released: u64 = self.released.iter().map(|released| released.len_bytes).sum();
         let spares: u64 = self.spares().map(|spare| spare.len_bytes).sum();
-        segments + preparing + released + spares
+        segments + released + spares
     }
 
     /// The number of the current segment.

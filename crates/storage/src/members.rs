@@ -37,18 +37,11 @@ impl Storage {
         members: &BTreeSet<NodeId>,
         settings: &[u64],
     ) -> Result<(), OpenError> {
-        let exists = Self::exists(disk)?;
-        if exists {
+        let noted = if Self::exists(disk)? {
             check_identity(disk, identity)?;
-        }
-        let noted = match page::read(disk, MEMBERS_FILE, 0, PAGE_BYTES) {
-            _ if !exists => None,
-            Ok(bytes) => Some(unseal(&bytes, identity)?),
-            Err(DiskError::NotFound(_)) => None,
-            Err(DiskError::Io(..)) => {
-                return Err(OpenError::DamagedMembers("the disk cannot read it"));
-            }
-            Err(error) => return Err(error.into()),
+            read(disk, identity)?
+        } else {
+            None
         };
         match noted {
             Some(noted) if noted.members != *members => {
@@ -87,6 +80,16 @@ fn note(identity: Identity, members: &BTreeSet<NodeId>, settings: &[u64]) -> [Di
         body.put_u64(setting);
     }
     page::place(page::seal(MEMBERS_MAGIC, &body), MEMBERS_TEMPORARY, MEMBERS_FILE)
+}
+
+/// What this node was told, if it is noted.
+pub(crate) fn read(disk: &mut dyn Disk, identity: Identity) -> Result<Option<Members>, OpenError> {
+    match page::read(disk, MEMBERS_FILE, 0, PAGE_BYTES) {
+        Ok(bytes) => unseal(&bytes, identity).map(Some),
+        Err(DiskError::NotFound(_)) => Ok(None),
+        Err(DiskError::Io(..)) => Err(OpenError::DamagedMembers("the disk cannot read it")),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn unseal(bytes: &[u8], identity: Identity) -> Result<Members, OpenError> {

@@ -12,6 +12,7 @@ use crate::create::check_identity;
 use crate::fresh::FreshSegment;
 use crate::hard_state::{self, Record};
 use crate::log::{self, Log, Released, Segment, Spare};
+use crate::members;
 use crate::page::{PAGE_BYTES, is_zero};
 use crate::replay::{self, Join, Known, Replayed, SegmentFile};
 use crate::reserve::{self, Reserve};
@@ -90,10 +91,12 @@ impl Storage {
         Ok((storage, found.into_recovered(record, report)))
     }
 
-    /// What [`Storage::open`] would find, or refuse, in the directory of whatever node it is of.
-    /// Changes nothing, not even by a sync; what it says of a node that runs may be over already.
+    /// What [`Storage::open`] would find, or refuse, in the directory of whatever node it is of, or
+    /// [`Storage::agree`] would refuse before it as damaged. Changes nothing, not even by a sync;
+    /// what it says of a node that runs may be over already.
     pub fn examine(disk: &mut dyn Disk) -> Result<(Identity, Recovered), OpenError> {
         let identity = Self::read_identity(disk)?;
+        members::read(disk, identity)?;
         let directory = Directory::list(disk)?;
         let found = Found::read(disk, &directory, identity, OnDamage::Refuse, &mut ())?;
         let record = found.hard_state.record;
@@ -486,15 +489,22 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// A start must not fail for want of room while there is a reserve: it is for this, too.
+    /// A start must not fail for want of room while there is a reserve, for it is for this, too, or
+    /// copies of what is damaged.
     fn execute_with_reserve(&mut self, ops: &[DiskOp]) -> Result<(), DiskError> {
-        match self.disk.execute_all(ops) {
-            Err(DiskError::NoSpace(_)) => {
-                self.disk.execute(&DiskOp::Remove { file: reserve::file_name() })?;
-                self.disk.execute_all(ops)
-            }
-            result => result,
+        let mut result = self.disk.execute_all(ops);
+        if matches!(result, Err(DiskError::NoSpace(_))) {
+            self.disk.execute(&DiskOp::Remove { file: reserve::file_name() })?;
+            result = self.disk.execute_all(ops);
         }
+        if matches!(result, Err(DiskError::NoSpace(_))) {
+            for copy in std::mem::take(&mut self.report.segments_damaged) {
+                self.disk.execute(&DiskOp::Remove { file: copy })?;
+                self.report.segments_not_kept += 1;
+            }
+            result = self.disk.execute_all(ops);
+        }
+        result
     }
 
     /// The running log's view of the files: those whose batches begin at `void_from` or later, and

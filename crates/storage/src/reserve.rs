@@ -111,11 +111,11 @@ impl Reserve {
         self.asked = false;
     }
 
-    /// A change ended; `Err` for want of room.
-    pub(crate) fn changed(&mut self, result: Result<u64, ()>) {
-        self.short = result.is_err();
+    /// A change ended, and it has this length; `None` if there was no room for that.
+    pub(crate) fn changed(&mut self, len_bytes: Option<u64>) {
+        self.short = len_bytes.is_none();
         self.asked = self.short;
-        self.held_bytes = result.unwrap_or(self.held_bytes);
+        self.held_bytes = len_bytes.unwrap_or(self.held_bytes);
     }
 }
 
@@ -126,7 +126,7 @@ mod tests {
     /// Changes until there is no more to change on a disk that has room; the length it then has.
     fn settle(reserve: &mut Reserve, log_waits: bool) -> u64 {
         while let Some((len_bytes, _)) = reserve.change(log_waits, || 60) {
-            reserve.changed(Ok(len_bytes));
+            reserve.changed(Some(len_bytes));
         }
         reserve.held_bytes()
     }
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(settle(&mut reserve, true), 40, "two steps for a start, two for a snapshot");
         assert_eq!(settle(&mut reserve, false), 80);
         let (lent_bytes, _) = reserve.release().expect("it is held");
-        reserve.changed(Ok(lent_bytes));
+        reserve.changed(Some(lent_bytes));
         assert_eq!((lent_bytes, settle(&mut reserve, true)), (20, 40));
         reserve.want(0, 0);
         assert_eq!(settle(&mut reserve, true), 0, "what is not wanted is given back");

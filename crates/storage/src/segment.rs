@@ -148,7 +148,7 @@ pub(crate) fn temporary_name(sequence: u64) -> FileName {
 }
 
 /// The name of a spare: what a segment can be made of, synced. Numbered on its own, and no number
-/// is used twice in a run, so that the background lane never takes a name the log lane is using.
+/// is used twice in a run, so that the segment lane never takes a name the log lane is using.
 pub(crate) fn spare_name(number: u64) -> FileName {
     Arc::from(format!("{WAL_DIRECTORY}/{number:020}.spare"))
 }

@@ -1,10 +1,10 @@
 //! [`Storage`]: the running half of the crate, as the replica sees it.
 
-use sampan_base::disk::{DiskError, DiskOp, FileName};
+use sampan_base::disk::{DiskOp, FileName};
 use sampan_base::{Entry, HardState, LogIndex, LogPosition, SnapshotId, SnapshotMeta, planted};
 
 use crate::hard_state::Record;
-use crate::log::Log;
+use crate::log::{Log, Spare};
 use crate::reserve::Reserve;
 use crate::snapshot::SNAPSHOT_DIRECTORY;
 use crate::{Identity, StoredSnapshot, snapshot};
@@ -29,11 +29,13 @@ pub struct Storage {
 }
 
 /// Work of the segment lane.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub(crate) enum Maintenance {
-    /// On segments of the log.
-    Log,
-    /// On the reserve, which then has this length.
+    /// This is made ready for the log.
+    Spare(Spare),
+    /// Segments are removed.
+    Removal,
+    /// The reserve gets this length.
     Reserve(u64),
 }
 
@@ -137,8 +139,8 @@ impl Storage {
             return None;
         }
         // First what makes room; then the reserve, or the log would take what a snapshot gave back.
-        if let Some(ops) = self.log.recycle(self.reserve.is_short()) {
-            self.maintaining = Some(Maintenance::Log);
+        if let Some((work, ops)) = self.log.recycle(self.reserve.is_short()) {
+            self.maintaining = Some(work);
             return Some(ops);
         }
         let used_bytes = || self.log.bytes_on_disk() + self.snapshot_bytes();
@@ -151,8 +153,8 @@ impl Storage {
             self.log.may_not_grow();
             return None;
         }
-        let ops = self.log.grow()?;
-        self.maintaining = Some(Maintenance::Log);
+        let (work, ops) = self.log.grow()?;
+        self.maintaining = Some(work);
         Some(ops)
     }
 
@@ -162,14 +164,16 @@ impl Storage {
         self.reserve.ask_again();
     }
 
-    /// The list of [`Storage::maintain`] or [`Storage::release_reserve`] ended. Any error but
-    /// [`DiskError::NoSpace`] is fatal: the caller stops the process instead of going on. Panics if
-    /// no list is under way.
-    pub fn maintained(&mut self, result: Result<(), DiskError>) {
+    /// The list of [`Storage::maintain`] or [`Storage::release_reserve`] ended, or, if not
+    /// `is_done`, met a full disk ([`sampan_base::disk::DiskError::NoSpace`]). Any other error is
+    /// fatal: the caller stops the process instead of going on. Panics if no list is under way.
+    pub fn maintained(&mut self, is_done: bool) {
         match self.maintaining.take().expect("no maintenance is under way") {
-            Maintenance::Log => self.log.maintained(result),
+            Maintenance::Spare(spare) if is_done => self.log.spare_prepared(spare),
+            Maintenance::Spare(_) => self.log.spare_refused(),
+            Maintenance::Removal => {}
             Maintenance::Reserve(len_bytes) => {
-                self.reserve.changed(result.map(|()| len_bytes).map_err(|_| ()));
+                self.reserve.changed(is_done.then_some(len_bytes));
             }
         }
     }
@@ -255,7 +259,11 @@ impl Storage {
 
     /// Bytes of all files of the log, the spare and what is not removed yet included.
     pub fn log_bytes_on_disk(&self) -> u64 {
-        self.log.bytes_on_disk()
+        let prepared_bytes = match &self.maintaining {
+            Some(Maintenance::Spare(spare)) => spare.len_bytes,
+            _ => 0,
+        };
+        self.log.bytes_on_disk() + prepared_bytes
     }
 
     /// The last index appended (or reset to), durable or not.

@@ -142,7 +142,7 @@ fn a_segment_loses_its_name_for_good_before_its_contents_go() {
     let ops = storage.maintain().unwrap();
     assert_eq!(shape(&ops), "rdwsrd");
     disk.execute_all(&ops).unwrap();
-    storage.maintained(Ok(()));
+    storage.maintained(true);
 
     append(&mut disk, &mut storage, &[entry(3, 0, vec![1; 8000])]);
     take_snapshot(&mut disk, &mut storage, 2, position(3, 0));
@@ -187,7 +187,7 @@ fn what_the_oldest_lives_left_is_zeroed_when_there_are_too_many() {
             }
         }
         disk.execute_all(&ops).unwrap();
-        storage.maintained(Ok(()));
+        storage.maintained(true);
     }
     assert_eq!(named, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 1, 1, 2, 2]);
     // Round, first page, pages: first all of what an earlier run began, then only what its eighth
@@ -289,7 +289,7 @@ fn a_spare_is_made_of_what_needs_no_zeros_if_there_is_such_a_file() {
     let ops = storage.maintain().unwrap();
     assert_eq!(shape(&ops), "rd", "of one that was released in this run");
     disk.execute_all(&ops).unwrap();
-    storage.maintained(Ok(()));
+    storage.maintained(true);
     maintain(&mut disk, &mut storage);
     let files = disk.list("wal").unwrap();
     let spares = files.iter().filter(|info| info.file.ends_with(".spare")).count();
@@ -346,7 +346,7 @@ fn released_segments_are_kept_for_what_the_log_will_grow_by() {
     maintain(&mut disk, &mut storage);
     assert!(storage.has_reserve());
     disk.execute_all(&storage.release_reserve().unwrap()).unwrap();
-    storage.maintained(Ok(()));
+    storage.maintained(true);
     assert!(!storage.has_reserve());
     assert_eq!(files(&mut disk), 5, "four of the log and the spare");
 }
@@ -361,7 +361,7 @@ fn nothing_is_released_for_a_segment_that_may_not_survive() {
     take_snapshot(&mut disk, &mut storage, 1, position(2, 0));
     storage.trim(LogIndex(2));
     disk.execute_all(&storage.maintain().unwrap()).unwrap();
-    storage.maintained(Ok(()));
+    storage.maintained(true);
     assert!(!storage.has_reserve(), "nothing was released");
     disk.execute_all(&ops).unwrap();
     storage.append_synced();
@@ -437,7 +437,7 @@ fn a_full_disk_shows_before_it_hurts_and_passes() {
     let result = disk.execute_all(&ops);
     assert!(matches!(result, Err(DiskError::NoSpace(_))));
     assert!(!storage.out_of_space());
-    storage.maintained(result);
+    storage.maintained(result.is_ok());
     assert!(storage.out_of_space());
 
     // The segment has room for three pages.
@@ -541,7 +541,7 @@ fn the_reserve_grows_in_steps_is_given_up_but_for_a_start_and_is_found_again() {
     disk.capacity_bytes = Some(used as u64);
     disk.execute_all(&storage.release_reserve().unwrap()).unwrap();
     assert_eq!(storage.release_reserve(), None, "it is under way");
-    storage.maintained(Ok(()));
+    storage.maintained(true);
     assert!(!storage.has_reserve());
     assert_eq!(held(&mut disk), Some(2 * step));
     storage.want_reserve(3 * step, 3 * step);
@@ -611,7 +611,7 @@ fn a_full_disk_makes_a_segment_of_one_that_was_released_meanwhile() {
     let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
     disk.capacity_bytes = Some(used as u64 + 2 * PAGE_BYTES);
     let ops = storage.maintain().unwrap();
-    storage.maintained(disk.execute_all(&ops));
+    storage.maintained(disk.execute_all(&ops).is_ok());
     assert!(storage.out_of_space());
     take_snapshot(&mut disk, &mut storage, 1, position(5, 0));
     storage.trim(LogIndex(5));

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use common::{IDENTITY, append, created, entry, open, position, recycled, take_snapshot};
 use sampan_base::disk::{Disk, DiskError, DiskOp, FileInfo, FileName};
@@ -180,4 +182,16 @@ fn an_examination_finds_what_an_opening_would_and_changes_nothing() {
         Storage::examine(&mut ReadOnly(&mut MemDisk::new())).err(),
         Some(OpenError::NotCreated)
     );
+}
+
+#[test]
+fn an_examination_refuses_a_damaged_note_of_the_members_as_a_start_does() {
+    let mut disk = node();
+    let members = BTreeSet::from([IDENTITY.node]);
+    Storage::agree(&mut disk, IDENTITY, &members, &[]).unwrap();
+    Storage::examine(&mut ReadOnly(&mut disk)).unwrap();
+    disk.corrupt("members", 40, |byte| *byte ^= 1);
+    let examined = Storage::examine(&mut ReadOnly(&mut disk)).err();
+    assert!(matches!(examined, Some(OpenError::DamagedMembers(_))), "{examined:?}");
+    assert_eq!(examined, Storage::agree(&mut disk, IDENTITY, &members, &[]).err());
 }

@@ -664,20 +664,25 @@ fn rejoining_marks_the_node_as_non_voting_before_it_gives_anything_up() {
 #[test]
 fn rejoining_waits_for_no_room_to_keep_what_is_given_up() {
     let options = Options::tiny();
-    let (mut disk, _) = three_batches();
-    zero(&mut disk, FIRST_SEGMENT, offset(2), PAGE_BYTES);
-    let len_bytes = 2 * options.segment_bytes;
-    disk.execute(&DiskOp::Reserve { file: "reserve".into(), len_bytes }).unwrap();
-    let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
-    disk.capacity_bytes = Some(used as u64);
-    let (mut storage, found) =
-        Storage::open_with(&mut disk, IDENTITY, &options, OnDamage::Rejoin(&|_| true), &mut ())
-            .unwrap();
-    assert_eq!(brief(&found.entries), [(1, 1, 1200)]);
-    assert_eq!((found.report.segments_damaged.len(), found.report.segments_not_kept), (0, 1));
-    assert!(found.report.to_string().contains("; 1 given up, no room to keep them"));
-    append(&mut disk, &mut storage, &[entry(2, 1, "two")]);
-    assert_eq!(brief(&open(&mut disk, &options).1.entries), [(1, 1, 1200), (2, 1, 3)]);
+    // Of a reserve, and for more: none for a copy; or just that, and then none for a new segment.
+    for (reserve_bytes, more_bytes) in [(2 * options.segment_bytes, 0), (0, options.segment_bytes)]
+    {
+        let (mut disk, _) = three_batches();
+        zero(&mut disk, FIRST_SEGMENT, offset(2), PAGE_BYTES);
+        let len_bytes = reserve_bytes;
+        disk.execute(&DiskOp::Reserve { file: "reserve".into(), len_bytes }).unwrap();
+        let used: usize = disk.files().map(|(_, bytes)| bytes.len()).sum();
+        disk.capacity_bytes = Some(used as u64 + more_bytes);
+        let (mut storage, found) =
+            Storage::open_with(&mut disk, IDENTITY, &options, OnDamage::Rejoin(&|_| true), &mut ())
+                .unwrap();
+        assert_eq!(brief(&found.entries), [(1, 1, 1200)]);
+        assert_eq!((found.report.segments_damaged.len(), found.report.segments_not_kept), (0, 1));
+        assert!(found.report.to_string().contains("; 1 given up, no room to keep them"));
+        append(&mut disk, &mut storage, &[entry(2, 1, "two")]);
+        disk.capacity_bytes = None;
+        assert_eq!(brief(&open(&mut disk, &options).1.entries), [(1, 1, 1200), (2, 1, 3)]);
+    }
 }
 
 #[test]

@@ -231,5 +231,5 @@ fn lost_commands_that_copy_do_not_count_for_the_next_ones() {
 fn lost_commands_do_not_slow_down_what_is_in_the_background() {
     let (mut cluster, first) = with_lost_copies();
     cluster.run_ms(1_000);
-    assert_eq!(cluster.node(first).background_bytes_per_second(), None);
+    assert_eq!(cluster.node(first).status().background_bytes_per_second, None);
 }

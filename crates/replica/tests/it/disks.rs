@@ -436,9 +436,22 @@ fn a_snapshot_that_finds_no_room_to_arrive_goes_on_when_there_is() {
     cluster.start(follower);
     cluster.run_ms(5_000);
     assert!(!installed(&cluster), "there is no room for it");
+    let status = cluster.node(follower).status();
+    assert!(status.snapshot_arrival.is_some_and(|arrival| arrival.waits_for_room));
+    assert_eq!((status.disk_health(), status.raft.health), (Health::Full, Health::Well));
     cluster.disk(follower).capacity_bytes = None;
+    cluster.snapshot_parts_per_ms = 1;
+    let waited = status.snapshot_arrival;
+    while cluster.node(follower).status().snapshot_arrival == waited {
+        cluster.run_ms(1);
+    }
+    let status = cluster.node(follower).status();
+    let arrival = status.snapshot_arrival.expect("it arrives");
+    assert!((1..arrival.size_bytes).contains(&arrival.bytes), "{arrival:?}");
+    assert_eq!((arrival.waits_for_room, status.disk_health()), (false, Health::Well));
     cluster.run_ms(3_000);
     assert!(installed(&cluster));
+    assert_eq!(cluster.node(follower).status().snapshot_arrival, None);
     let complaints = cluster.events.iter().filter(|(_, e)| matches!(e, Event::SnapshotFailed(_)));
     assert_eq!(complaints.count(), 1, "it said so once: {:?}", cluster.events);
     assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
@@ -633,6 +646,42 @@ fn a_snapshot_that_did_not_give_way_leaves_no_debt() {
     }
     let took_ms = cluster.now_ms() - begun_at;
     assert!((80..=120).contains(&took_ms), "{took_ms} ms");
+}
+
+#[test]
+fn reads_of_a_node_whose_disk_stalls_are_answered_by_the_leader() {
+    // A follower takes only so much that is not on its disk.
+    fn with_short_windows(id: sampan_base::NodeId) -> Options {
+        let mut options = Options::new(id);
+        options.raft.inflight_messages_max = 2;
+        options
+    }
+    let (mut cluster, leader) = Cluster::with_leader(3, with_short_windows);
+    let follower = cluster.follower_of(leader);
+    cluster.hanging_disks = [follower].into();
+    (0..10).for_each(|n| assert_eq!(cluster.ask(leader, 1, &format!("SET k {n}")), "OK"));
+    assert_eq!(cluster.ask(leader, 1, "SET k v"), "OK");
+    cluster.run_ms(3_000);
+    assert!(cluster.node(follower).raft().applied() < cluster.node(leader).raft().applied());
+    let begun_at = cluster.now_ms();
+    assert_eq!(cluster.ask(follower, 2, "GET k"), "v");
+    assert!(cluster.now_ms() - begun_at < 100);
+}
+
+#[test]
+fn a_client_that_waits_is_in_the_foreground_though_another_one_has_given_up() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let in_foreground =
+        |cluster: &Cluster| cluster.node(leader).status().background_bytes_per_second.is_some();
+    cluster.hanging_disks = [1, 2, 3].into();
+    let first = cluster.send(leader, 1, &["SET a 1"])[0];
+    cluster.run_ms(4_000);
+    let second = cluster.send(leader, 2, &["SET b 1"])[0];
+    cluster.run_ms(2_000);
+    assert!(cluster.answer(leader, 1, first).is_some(), "it is told that the outcome is unknown");
+    assert!(in_foreground(&cluster) && cluster.answer(leader, 2, second).is_none());
+    cluster.run_ms(4_000);
+    assert!(!in_foreground(&cluster) && cluster.answer(leader, 2, second).is_some());
 }
 
 /// By how much the log grows from the end of the first snapshot to the beginning of the next one,

@@ -165,3 +165,30 @@ fn a_stop_without_a_quorum_answers_everybody_before_it_ends() {
     assert_eq!(cluster.answer(leader, 1, write[0]).map(show).as_deref(), Some(UNKNOWN));
     assert_eq!(cluster.answer(leader, 2, late[0]).map(show).as_deref(), Some(CLUSTERDOWN));
 }
+
+/// All nodes are asked to stop while their clients write: by how many terms that takes them
+/// further, and how long it takes.
+fn stop_all(cluster: &mut Cluster, leader: u64) -> (u64, u64) {
+    let (term, begun_at) = (cluster.node(leader).status().raft.term.0, cluster.now_ms());
+    let mut later = term;
+    for id in 1..=3 {
+        let commands: Vec<String> = (0..200).map(|n| format!("SET k{n} v")).collect();
+        let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
+        (1..=10).for_each(|connection| drop(cluster.send(id, connection, &commands)));
+    }
+    (1..=3).for_each(|id| cluster.input(id, Input::Shutdown));
+    while cluster.stopped.len() < 3 {
+        cluster.run_ms(1);
+        for id in 1..=3 {
+            later = later.max(cluster.node(id).status().raft.term.0);
+        }
+    }
+    (later - term, cluster.now_ms() - begun_at)
+}
+
+#[test]
+fn nodes_that_all_stop_do_not_hand_leadership_to_each_other() {
+    let (mut cluster, leader) = Cluster::with_leader(3, Options::new);
+    let (terms, took_ms) = stop_all(&mut cluster, leader);
+    assert!(terms <= 1 && took_ms < 2_000, "{terms} terms, {took_ms} ms");
+}

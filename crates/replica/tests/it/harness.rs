@@ -512,7 +512,7 @@ impl Cluster {
                 let done = job::run(self.disks.get_mut(&id).expect("a disk per node"), job);
                 self.input(id, Input::Disk(done));
             }
-            let mut parts_left = self.snapshot_parts_per_ms;
+            let (mut parts_left, delivered_before) = (self.snapshot_parts_per_ms, self.delivered);
             let may_arrive = |message: &PeerMessage, hold: fn(&PeerMessage) -> bool, parts| {
                 !hold(message) && (parts > 0 || snapshot_bytes(message).is_none())
             };
@@ -528,6 +528,10 @@ impl Cluster {
                 let (from, to, message) = self.wire.remove(place).expect("just found");
                 parts_left -= usize::from(snapshot_bytes(&message).is_some());
                 self.delivered += 1;
+                assert!(
+                    self.delivered - delivered_before < 100_000,
+                    "it never ends: {from} to {to}"
+                );
                 let is_up = self.nodes.contains_key(&to) || self.is_repairing(to);
                 if is_up && !self.cut.contains(&(from, to)) {
                     self.input(to, Input::Peer { from: NodeId::of(from), message });

@@ -8,6 +8,7 @@ mod doubts;
 mod failover;
 mod forwards;
 mod harness;
+mod keeping_up;
 mod long_replies;
 mod lost_disks;
 mod order;

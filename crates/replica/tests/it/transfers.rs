@@ -13,7 +13,7 @@ use crate::harness::{Cluster, MemoryDisk};
 use crate::snapshots::{compacting, never_compacting};
 
 /// Pieces so small that a transfer takes a while.
-fn sending_slowly(id: sampan_base::NodeId) -> Options {
+pub(crate) fn sending_slowly(id: sampan_base::NodeId) -> Options {
     let mut options = compacting(id);
     options.raft.snapshot_chunk_bytes_max = 500;
     options.raft.snapshot_inflight_bytes_max = 1_000;
@@ -21,7 +21,12 @@ fn sending_slowly(id: sampan_base::NodeId) -> Options {
     options
 }
 
-fn write_large(cluster: &mut Cluster, id: u64, numbers: std::ops::Range<u64>, keys: u64) {
+pub(crate) fn write_large(
+    cluster: &mut Cluster,
+    id: u64,
+    numbers: std::ops::Range<u64>,
+    keys: u64,
+) {
     for n in numbers {
         let command = format!("SET k{} {n}{}", n % keys, "x".repeat(600));
         assert_eq!(cluster.ask(id, 1, &command), "OK");
@@ -29,7 +34,10 @@ fn write_large(cluster: &mut Cluster, id: u64, numbers: std::ops::Range<u64>, ke
 }
 
 /// A follower that needs a snapshot of so many keys of 600 bytes, 500 bytes in a millisecond.
-fn far_behind(options: fn(sampan_base::NodeId) -> Options, keys: u64) -> (Cluster, u64, u64) {
+pub(crate) fn far_behind(
+    options: fn(sampan_base::NodeId) -> Options,
+    keys: u64,
+) -> (Cluster, u64, u64) {
     let (mut cluster, leader) = Cluster::with_leader(3, options);
     let follower = cluster.follower_of(leader);
     cluster.kill(follower);
@@ -39,7 +47,7 @@ fn far_behind(options: fn(sampan_base::NodeId) -> Options, keys: u64) -> (Cluste
     (cluster, leader, follower)
 }
 
-fn acked_bytes(cluster: &Cluster, leader: u64, follower: u64) -> Option<u64> {
+pub(crate) fn acked_bytes(cluster: &Cluster, leader: u64, follower: u64) -> Option<u64> {
     let peers = cluster.node(leader).status().raft.peers;
     match peers.into_iter().find(|peer| peer.id.get() == follower)?.state {
         PeerState::Snapshot { acked_bytes, .. } => Some(acked_bytes),
@@ -48,13 +56,13 @@ fn acked_bytes(cluster: &Cluster, leader: u64, follower: u64) -> Option<u64> {
 }
 
 /// Runs until the follower has so much of the snapshot.
-fn run_until_acked(cluster: &mut Cluster, leader: u64, follower: u64, bytes: u64) {
+pub(crate) fn run_until_acked(cluster: &mut Cluster, leader: u64, follower: u64, bytes: u64) {
     while acked_bytes(cluster, leader, follower).is_none_or(|acked| acked < bytes) {
         cluster.run_ms(1);
     }
 }
 
-fn installs(cluster: &Cluster) -> usize {
+pub(crate) fn installs(cluster: &Cluster) -> usize {
     let is_one = |(_, event): &&(u64, Event)| matches!(event, Event::SnapshotInstalled { .. });
     cluster.events.iter().filter(is_one).count()
 }
@@ -185,39 +193,6 @@ fn nothing_is_read_back_while_the_log_after_it_is_missing() {
     let count = chunk_count(&mut cluster, follower);
     assert_eq!(cluster.chunks_checked, count);
     assert_eq!(cluster.node(leader).kv().digest(), cluster.node(follower).kv().digest());
-}
-
-/// Sixteen segments for the limit, to be sent slowly.
-fn with_a_long_log(id: sampan_base::NodeId) -> Options {
-    Options { raft_state_bytes_max: Some(256 << 10), ..sending_slowly(id) }
-}
-
-/// How many snapshots a leader takes beside 400 writes, and how long its log is at most.
-fn taken_by_a_leader(that_sends: bool) -> (usize, u64) {
-    let (mut cluster, leader, follower) = far_behind(with_a_long_log, 600);
-    if that_sends {
-        cluster.start(follower);
-        run_until_acked(&mut cluster, leader, follower, 1);
-    }
-    cluster.events.clear();
-    let mut longest = 0;
-    for n in 400..800 {
-        write_large(&mut cluster, leader, n..n + 1, 600);
-        longest = longest.max(cluster.node(leader).status().log_bytes_live);
-    }
-    assert_eq!(acked_bytes(&cluster, leader, follower).is_some(), that_sends, "all the time");
-    let taken =
-        |(id, event): &&(u64, Event)| *id == leader && matches!(event, Event::SnapshotTaken { .. });
-    (cluster.events.iter().filter(taken).count(), longest)
-}
-
-#[test]
-fn a_leader_that_sends_a_snapshot_takes_its_own_less_often_but_before_the_log_has_no_room() {
-    let (alone, _) = taken_by_a_leader(false);
-    let (sending, longest) = taken_by_a_leader(true);
-    assert!(alone >= 6 && (1..alone - 1).contains(&sending), "{sending} instead of {alone}");
-    // Where no segment fits any more clients wait.
-    assert!(longest <= (512 - 16) << 10, "{longest}");
 }
 
 #[test]

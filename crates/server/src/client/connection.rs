@@ -217,6 +217,7 @@ impl Connection {
     /// how many bytes they were.
     fn take_requests(&mut self, intake: &mut Intake, buffer: &[u8]) -> usize {
         intake.has_unread = false;
+        self.client.awaits_answers.set(false);
         let node = self.node.clone();
         let limits = &node.config.limits;
         if !self.is_recognized {
@@ -241,7 +242,12 @@ impl Connection {
             let asked = batch.requests.len();
             match intake.parser.parse(rest) {
                 Ok(Parsed::Complete { consumed }) => {
-                    execute(&node, &self.client, intake.parser.args(rest), &mut batch);
+                    let is_taken =
+                        execute(&node, &self.client, intake.parser.args(rest), &mut batch);
+                    if !is_taken {
+                        intake.has_unread = true;
+                        break;
+                    }
                     taken += consumed;
                 }
                 Ok(Parsed::Empty { consumed }) => taken += consumed,
@@ -335,8 +341,9 @@ fn close_http(node: &Node, client: &Client) {
     client.end(Ending::Now);
 }
 
-/// Answers one request, or adds it to the batch.
-fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
+/// Answers one request, or adds it to the batch; false if it has to wait until those before it are
+/// answered.
+fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) -> bool {
     let mut inline = [&[][..]; ARGUMENTS_INLINE];
     let spilled: Vec<&[u8]>;
     let argv = if let Some(inline) = inline.get_mut(..args.len()) {
@@ -346,14 +353,18 @@ fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
         spilled = args.iter().collect();
         &spilled
     };
-    let Some(name) = argv.first() else { return };
+    let Some(name) = argv.first() else { return true };
     if client.refuses_all.get() && transactions::refuse(node, client, argv) {
-        return;
+        return true;
     }
     if let Some(command) = commands::find(name) {
+        if client.flow.borrow().waiting() > 0 && command.is_of_state() {
+            client.awaits_answers.set(true);
+            return false;
+        }
         count_up(&node.stats.commands, 1);
         commands::run(command, node, client, argv);
-        return;
+        return true;
     }
     let start = batch.encoded.len();
     match sampan_kv::parse(argv, &node.config.replica.kv, &mut batch.encoded) {
@@ -385,4 +396,5 @@ fn execute(node: &Node, client: &Client, args: Args<'_>, batch: &mut Batch) {
             commands::say_error(node, client, &error.to_string());
         }
     }
+    true
 }

@@ -62,6 +62,8 @@ pub(crate) struct Client {
     pub(crate) is_overfull: Cell<bool>,
     /// A piece of a backup is being read for it: so long it is not read from.
     pub(crate) awaits_piece: Cell<bool>,
+    /// Its next command waits until those before it are answered: so long it is not read from.
+    pub(crate) awaits_answers: Cell<bool>,
     /// It has said `MULTI`: nothing is executed until it says `EXEC` or `DISCARD`.
     pub(crate) refuses_all: Cell<bool>,
     ending: Cell<Ending>,
@@ -158,6 +160,7 @@ impl Client {
             counted_bytes: Cell::new(0),
             is_overfull: Cell::new(false),
             awaits_piece: Cell::new(false),
+            awaits_answers: Cell::new(false),
             refuses_all: Cell::new(false),
             ending: Cell::new(Ending::No),
             is_paused: Cell::new(false),
@@ -193,7 +196,8 @@ impl Client {
         if flow.waiting() == 0 {
             return flow.unsent().len() < limits.output_pause_bytes;
         }
-        flow.waiting() < limits.pipeline_max
+        !self.awaits_answers.get()
+            && flow.waiting() < limits.pipeline_max
             && flow.expected_bytes() < limits.output_pause_bytes
             // However wrong the guess is, a client that reads is not closed for what it asked.
             && flow.worst_bytes() < limits.output_bytes_max / 2

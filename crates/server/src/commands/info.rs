@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use sampan_base::{LogIndex, NodeId};
+use sampan_base::{LogIndex, NodeId, Time};
 use sampan_raft::{DropReason, Health, PeerState, PeerStatus};
 use sampan_replica::Status;
 
@@ -146,6 +146,9 @@ fn persistence(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     let pauses = status.snapshot_pauses;
     lines.put("snapshot_capture_us", pauses.capture.as_micros());
     lines.put("snapshot_longest_slice_us", pauses.longest_slice.as_micros());
+    let arrival = status.snapshot_arrival;
+    lines.put("snapshot_receiving_bytes", arrival.map_or(0, |arrival| arrival.bytes));
+    lines.put("snapshot_receiving_size_bytes", arrival.map_or(0, |arrival| arrival.size_bytes));
     lines.put("snapshot_unread_bytes", status.snapshot_unread_bytes);
     let pace = status.background_bytes_per_second.map_or("-1".to_owned(), |rate| rate.to_string());
     lines.put("background_bytes_per_second", pace);
@@ -160,7 +163,7 @@ fn persistence(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("log_bytes_snapshot_at", limit);
     lines.put("snapshot_reserve_bytes", status.reserve_bytes);
     lines.put("log_batches_repaired", status.batches_repaired);
-    lines.put("disk_health", status.raft.health.label());
+    lines.put("disk_health", status.disk_health().label());
 }
 
 fn stats(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
@@ -235,7 +238,7 @@ fn raft(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     lines.put("sessions_evicted", status.kv.sessions_evicted_total);
     lines.put("duplicates", status.kv.duplicates_total);
     for peer in &raft.peers {
-        lines.put(&format!("peer{}", peer.id.get()), peer_line(call, peer));
+        lines.put(&format!("peer{}", peer.id.get()), peer_line(peer, node.clock.mono()));
     }
     transport(call, lines);
     for reason in DropReason::ALL {
@@ -243,16 +246,19 @@ fn raft(call: &Call<'_>, status: &Status, lines: &mut Lines<'_>) {
     }
 }
 
-fn peer_line(call: &Call<'_>, peer: &PeerStatus) -> String {
-    let state = match peer.state {
-        PeerState::Probe => "probe",
-        PeerState::Replicate => "replicate",
-        PeerState::Snapshot { .. } => "snapshot",
+fn peer_line(peer: &PeerStatus, now: Time) -> String {
+    let (state, snapshot_bytes, snapshot_size_bytes) = match peer.state {
+        PeerState::Probe => ("probe", 0, 0),
+        PeerState::Replicate => ("replicate", 0, 0),
+        PeerState::Snapshot { acked_bytes, size_bytes, .. } => {
+            ("snapshot", acked_bytes, size_bytes)
+        }
     };
-    let heard_ms = call.node.clock.mono().since(peer.heard_at).as_millis();
+    let heard_ms = now.since(peer.heard_at).as_millis();
     format!(
-        "match={},next={},state={state},voter={},repairing={},inflight={},sent={},received={},\
-         heard_ms={heard_ms},disk={}",
+        "match={},next={},state={state},snapshot_bytes={snapshot_bytes},\
+         snapshot_size_bytes={snapshot_size_bytes},voter={},repairing={},inflight={},sent={},\
+         received={},heard_ms={heard_ms},disk={}",
         peer.matched,
         peer.next,
         u8::from(peer.is_voter),
@@ -357,7 +363,39 @@ pub(super) fn role(call: &mut Call<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use sampan_base::SnapshotId;
+
     use super::*;
+
+    #[test]
+    fn the_line_of_a_peer_tells_how_far_its_snapshot_is() {
+        let state = |acked_bytes| PeerState::Snapshot {
+            id: SnapshotId(7),
+            index: LogIndex(5),
+            size_bytes: 900,
+            acked_bytes,
+        };
+        let mut peer = PeerStatus {
+            id: NodeId::of(2),
+            is_voter: true,
+            state: state(300),
+            matched: LogIndex(4),
+            next: LogIndex(6),
+            inflight_messages: 1,
+            inflight_bytes: 0,
+            messages_sent: 8,
+            messages_received: 9,
+            heard_at: Time::ZERO,
+            recovering: false,
+            health: Some(Health::Well),
+        };
+        let rest = "voter=1,repairing=0,inflight=1,sent=8,received=9,heard_ms=0,disk=well";
+        let progress = "state=snapshot,snapshot_bytes=300,snapshot_size_bytes=900";
+        assert_eq!(peer_line(&peer, Time::ZERO), format!("match=4,next=6,{progress},{rest}"));
+        peer.state = PeerState::Replicate;
+        let progress = "state=replicate,snapshot_bytes=0,snapshot_size_bytes=0";
+        assert_eq!(peer_line(&peer, Time::ZERO), format!("match=4,next=6,{progress},{rest}"));
+    }
 
     #[test]
     fn bytes_are_written_as_redis_writes_them() {

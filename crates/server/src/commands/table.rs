@@ -21,6 +21,14 @@ impl Command {
             Err(_) => count as u64 >= self.arity.unsigned_abs(),
         }
     }
+
+    /// Does it tell what state the node is in, or keep that? Then what its connection wrote before
+    /// comes first.
+    pub(crate) fn is_of_state(&self) -> bool {
+        let names = ["info", "lastsave", "role", "cluster", "backup"];
+        let keep = ["save", "bgsave", "bgrewriteaof", "snapshot"];
+        names.contains(&self.name) || keep.contains(&self.name)
+    }
 }
 
 /// No name is longer.

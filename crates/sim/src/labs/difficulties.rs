@@ -237,6 +237,8 @@ pub(crate) async fn installed_snapshot(lab: Lab) -> Outcome {
     for round in 0..10 {
         let behind = (lab.leader_now().await? + 1) % lab.count();
         lab.disconnect(behind);
+        // For who was heard lately the log is kept.
+        lab.sleep_ms(2 * E_MS).await;
         for number in 0..40 {
             clerk.put(&format!("k{number}"), &format!("{round}.{number}")).await?;
         }

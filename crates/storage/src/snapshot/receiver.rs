@@ -1,8 +1,8 @@
 //! Takes a snapshot file that arrives from a peer, piece by piece, by offset.
 
 use bytes::Bytes;
+use sampan_base::SnapshotMeta;
 use sampan_base::disk::{DiskOp, FileName};
-use sampan_base::{SnapshotId, SnapshotMeta};
 
 use super::{SNAPSHOT_DIRECTORY, partial_name};
 use crate::PartialSnapshot;
@@ -15,7 +15,6 @@ use crate::PartialSnapshot;
 #[derive(Debug)]
 pub struct SnapshotReceiver {
     file: FileName,
-    id: SnapshotId,
     size_bytes: u64,
     next_offset: u64,
     synced_offset: u64,
@@ -45,7 +44,6 @@ impl SnapshotReceiver {
     pub fn begin(meta: &SnapshotMeta, sync_bytes: u64) -> (Self, Vec<DiskOp>) {
         let receiver = Self {
             file: partial_name(meta.id),
-            id: meta.id,
             size_bytes: meta.size_bytes,
             next_offset: 0,
             synced_offset: 0,
@@ -56,11 +54,12 @@ impl SnapshotReceiver {
         (receiver, ops)
     }
 
-    /// Goes on with what [`crate::Storage::open`] found. Panics if the ids differ.
+    /// Goes on with what [`crate::Storage::open`] found. Panics if the ids differ, or if nothing is
+    /// missing.
     pub fn resume(partial: PartialSnapshot, meta: &SnapshotMeta, sync_bytes: u64) -> Self {
         assert!(partial.id == meta.id, "snapshot {} is not {}", meta.id, partial.id);
-        // A file longer than announced is caught when its footer is compared.
-        let next_offset = partial.next_offset.min(meta.size_bytes);
+        let next_offset = partial.next_offset;
+        assert!(next_offset < meta.size_bytes, "{next_offset} of {} bytes", meta.size_bytes);
         let (mut receiver, _) = Self::begin(meta, sync_bytes);
         receiver.file = partial.file;
         (receiver.next_offset, receiver.synced_offset) = (next_offset, next_offset);
@@ -116,11 +115,6 @@ impl SnapshotReceiver {
         &self.file
     }
 
-    /// Which snapshot.
-    pub const fn id(&self) -> SnapshotId {
-        self.id
-    }
-
     /// Bytes `[0, next_offset)` are here, or in lists already made.
     pub const fn next_offset(&self) -> u64 {
         self.next_offset
@@ -141,10 +135,5 @@ impl SnapshotReceiver {
         assert!(self.is_complete(), "{} of {} bytes", self.next_offset, self.size_bytes);
         let ops = vec![DiskOp::Sync { file: self.file.clone() }];
         (self.file, ops)
-    }
-
-    /// Removes the file.
-    pub fn abandon(self) -> Vec<DiskOp> {
-        vec![DiskOp::Remove { file: self.file }]
     }
 }

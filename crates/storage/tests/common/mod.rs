@@ -55,7 +55,7 @@ pub(crate) fn maintain(disk: &mut MemDisk, storage: &mut Storage) {
     while let Some(ops) = storage.maintain() {
         let result = disk.execute_all(&ops);
         let failed = result.is_err();
-        storage.maintained(result);
+        storage.maintained(result.is_ok());
         if failed {
             break;
         }
@@ -315,7 +315,7 @@ impl Host {
             return;
         }
         match self.background.take().unwrap().1 {
-            Job::Maintain => self.storage.maintained(Ok(())),
+            Job::Maintain => self.storage.maintained(true),
             Job::Write { meta, file, install } => {
                 assert_eq!(snapshot::verify(&mut self.disk, &file), Ok(meta.clone()));
                 if !install && meta.position.index < self.newest_snapshot().index {
