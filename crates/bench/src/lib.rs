@@ -32,4 +32,5 @@ pub use mix::{Mix, Op};
 pub use plan::{End, Plan, PlanError, Protocol};
 pub use report::{Latency, Moment, Report};
 pub use run::{RunError, run};
+pub use signals::Signals;
 pub use svg::plot;

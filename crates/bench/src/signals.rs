@@ -1,5 +1,5 @@
 //! The signals that end a run: SIGINT, SIGTERM and SIGHUP. The first is a stop, with a report; the
-//! second no longer waits for answers.
+//! second no longer waits for answers. (They end other commands of `sampan`, too.)
 
 use std::future::poll_fn;
 use std::io;
@@ -7,12 +7,13 @@ use std::task::Poll;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// All of them.
-pub(crate) struct Signals(Vec<Signal>);
+/// All of them; not SIGHUP where it is ignored, as by `nohup`.
+#[derive(Debug)]
+pub struct Signals(Vec<Signal>);
 
 impl Signals {
     /// From now on they no longer end the process by themselves.
-    pub(crate) fn listen() -> io::Result<Self> {
+    pub fn listen() -> io::Result<Self> {
         let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
         if !is_ignored(SignalKind::hangup()) {
             kinds.push(SignalKind::hangup());
@@ -21,7 +22,7 @@ impl Signals {
     }
 
     /// The next of any.
-    pub(crate) async fn next(&mut self) {
+    pub async fn next(&mut self) {
         poll_fn(|cx| {
             let has_come = self.0.iter_mut().any(|signal| signal.poll_recv(cx).is_ready());
             if has_come { Poll::Ready(()) } else { Poll::Pending }

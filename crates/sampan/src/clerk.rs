@@ -26,11 +26,38 @@ pub(crate) struct Servers {
     )]
     pub(crate) servers: Vec<String>,
     /// Give up after this long, with all repetitions
-    #[arg(long, value_name = "MS", default_value_t = 5_000, env = "SAMPAN_TIMEOUT_MS")]
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 5_000,
+        env = "SAMPAN_TIMEOUT_MS",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     pub(crate) timeout_ms: u64,
 }
 
+/// What `--timeout-ms` is for in a command that does not end with it.
+fn timeout_help(command: &str) -> Option<&'static str> {
+    match command {
+        "backup" => Some(
+            "Give up a node that does not answer for this long; its snapshot may take longer, and \
+             the next node is tried",
+        ),
+        "bench" => Some("A command without an answer for this long has failed"),
+        _ => None,
+    }
+}
+
 impl Servers {
+    /// The command with these flags.
+    pub(crate) fn with_flags(command: clap::Command) -> clap::Command {
+        let help = timeout_help(command.get_name());
+        Self::augment_args(command).mut_arg("timeout_ms", |arg| match help {
+            Some(help) => arg.help(help),
+            None => arg,
+        })
+    }
+
     /// The addresses, each a host and a port.
     pub(crate) fn addresses(&self) -> Result<&[String], Failure> {
         for address in &self.servers {

@@ -32,7 +32,11 @@ impl Failure {
 /// Runs a command to its end.
 pub(crate) fn block_on(work: impl Future<Output = Ended>) -> Ended {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| cannot_start(&error))?.block_on(work)
+    let runtime = runtime.map_err(|error| cannot_start(&error))?;
+    let ended = runtime.block_on(work);
+    // Not waited for: a thread that reads from a pipe may do so for ever.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The machine has no threads, memory or file descriptors for it.
@@ -57,6 +61,8 @@ pub(crate) const DISK_FAILED: u8 = 6;
 /// `server` and `cluster`: another process uses the directory.
 pub(crate) const LOCKED: u8 = 7;
 
+/// `backup`, `restore` and `inspect`: a signal ended it early.
+pub(crate) const INTERRUPTED: u8 = 1;
 /// Client commands: no such key, or a condition was not met. `status`: a node is down.
 pub(crate) const NOT_MET: u8 = 1;
 /// Client commands: nobody answered; certainly not applied. `status`: there is no
@@ -66,5 +72,6 @@ pub(crate) const UNAVAILABLE: u8 = 3;
 pub(crate) const UNKNOWN: u8 = 4;
 /// Client commands: the cluster answered with an error, and changed nothing.
 pub(crate) const REFUSED: u8 = 5;
-/// Client commands: done, but the answer could not be written.
+/// Client commands, `backup`, `restore`, `inspect`, `status` and `bench`: done, but the answer
+/// could not be written.
 pub(crate) const UNWRITTEN: u8 = 6;

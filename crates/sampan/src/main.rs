@@ -10,6 +10,7 @@ mod clerk;
 mod cluster;
 mod exit;
 mod inspect;
+mod interrupt;
 mod probe;
 mod restore;
 mod server;
@@ -21,7 +22,7 @@ mod terminal;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clerk::Servers;
 
 /// Memory that many small records come from and go back to: the system's allocator stops for up to
@@ -36,7 +37,7 @@ Exit codes of get, set, append, del, incr, exists, ttl, expire and command:
   3 no node answered, certainly not applied; 4 outcome not known, may be applied;
   5 refused by the cluster, which changed nothing; 6 done, but the answer could not be written
 Exit codes of backup, restore and inspect: 0 done; 1 interrupted; 2 bad arguments, or something is there already;
-  3 no node gave a backup; 5 damaged; 6 a file or object could not be read or written.
+  3 no node gave a backup; 5 damaged; 6 a file or object could not be read or written, or the result not be printed.
 Exit codes of status: 0 all nodes are up and reach a leader; 1 one is down, knows none or cannot reach it,
   or two hold different states; 2 bad arguments; 3 none knows a leader; 6 the table could not be written.
 For those of server and cluster see `sampan server --help`.";
@@ -68,7 +69,7 @@ fn command() -> clap::Command {
     Cli::command().mut_subcommands(|command| match command.get_name() {
         "server" => server::with_help(command),
         "cluster" | "restore" | "inspect" => command,
-        _ => Servers::augment_args(command),
+        _ => Servers::with_flags(command),
     })
 }
 

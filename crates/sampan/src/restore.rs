@@ -9,8 +9,9 @@
 //! name of its own, and why no node of the old one talks to it.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -22,15 +23,16 @@ use sampan_base::{
     ClusterId, Configuration, HardState, LogPosition, NodeId, SnapshotId, SnapshotMeta,
 };
 use sampan_server::disk::RealDisk;
-use sampan_server::make_directory;
+use sampan_server::{DIRECTORY_MODE, make_directory};
 use sampan_storage::snapshot::{self, SnapshotHeader, SnapshotPart, SnapshotWriter};
 use sampan_storage::{Identity, Options, Storage};
 
-use crate::backup::{Check, Checked, Interrupt, Place, Reader};
+use crate::backup::{Check, Checked, Place, check_kind};
 use crate::cluster::layout::{self, Layout, node_dir};
 use crate::exit::{self, Ended, Failure};
+use crate::interrupt::Interrupt;
 use crate::settings::cluster_id;
-use crate::terminal::say;
+use crate::terminal::print_done;
 
 /// How the name of a directory in the making ends.
 const ENDING: &str = ".restoring";
@@ -47,7 +49,7 @@ pub(crate) struct RestoreArgs {
     /// Where the cluster is to be; it must not exist, or be empty
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// How many nodes it has
+    /// How many nodes it has, 1 to 64
     #[arg(long, value_name = "N", default_value_t = layout::NODES)]
     nodes: u64,
     /// The client port of the first node, if `sampan cluster` is to run it; the others follow
@@ -65,18 +67,16 @@ pub(crate) fn run(args: &RestoreArgs) -> Ended {
     layout.check()?;
     let started = Instant::now();
     exit::block_on(async {
-        let mut interrupt = Interrupt::listen()?;
+        let mut interrupt = Interrupt::listen("interrupted; nothing was kept")?;
         let staging = Staging::create(&args.dir)?;
-        let mut reader = args.from.read().await?;
-        let nodes: Vec<NodeId> = layout.ids().map(NodeId::of).collect();
-        let nodes = Nodes::create(&staging.path, cluster, &nodes)?;
-        let name = args.from.to_string();
+        let ids: Vec<NodeId> = layout.ids().map(NodeId::of).collect();
         let checked = tokio::select! {
-            built = build(nodes, &mut reader, &name) => built?,
+            built = build(&args.from, &staging.path, cluster, &ids) => built?,
             interrupted = interrupt.received() => return Err(interrupted),
         };
         staging.finish(&layout)?;
-        say(summary(args, &layout, &checked, started));
+        let summary = summary(args, &layout, &checked, started);
+        print_done(&summary, format_args!("the cluster is there: {}", args.dir.display()))?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -95,10 +95,19 @@ fn summary(args: &RestoreArgs, layout: &Layout, checked: &Checked, started: Inst
 }
 
 /// Copies a backup into the nodes' directories, checking all of it.
-async fn build(mut nodes: Nodes, reader: &mut Reader, name: &str) -> Result<Checked, Failure> {
-    let mut check = Check::new(name);
+async fn build(
+    from: &Place,
+    dir: &Path,
+    cluster: ClusterId,
+    ids: &[NodeId],
+) -> Result<Checked, Failure> {
+    let mut reader = from.read().await?;
+    let mut piece = reader.next().await?;
+    check_kind(from, piece.as_deref().unwrap_or_default())?;
+    let mut nodes = Nodes::create(dir, cluster, ids)?;
+    let mut check = Check::new(&from.to_string());
     let mut writing = None;
-    while let Some(bytes) = reader.next().await? {
+    while let Some(bytes) = piece {
         check.feed(&bytes, |part| match part {
             SnapshotPart::Header(header) => {
                 writing = Some(nodes.begin_snapshot(header)?);
@@ -109,6 +118,7 @@ async fn build(mut nodes: Nodes, reader: &mut Reader, name: &str) -> Result<Chec
                 nodes.execute(&writer.chunk(payload))
             }
         })?;
+        piece = reader.next().await?;
     }
     let checked = check.finish()?;
     let writer = writing.expect("a backup that is sound has a header");
@@ -175,7 +185,7 @@ impl Nodes {
 impl Node {
     fn create(dir: &Path, identity: Identity, members: &BTreeSet<NodeId>) -> Result<Self, Failure> {
         let dir = node_dir(dir, identity.node.get()).join("data");
-        fs::create_dir_all(&dir).map_err(|error| failed(&dir, error))?;
+        make_directory(&dir).map_err(|error| failed(&dir, error))?;
         let mut disk = RealDisk::new(&dir);
         let options = Options::default();
         // The settings that go with it are those of the first start.
@@ -222,7 +232,7 @@ impl Staging {
         let is_within = check_empty(dir)?;
         let path = if is_within { dir.join(ENDING) } else { beside(dir) };
         make_directory(parent(dir)).map_err(|error| failed(dir, error))?;
-        match fs::create_dir(&path) {
+        match DirBuilder::new().mode(DIRECTORY_MODE).create(&path) {
             Ok(()) => Ok(Self { path, dir: dir.to_owned(), is_within, finished: false }),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(Failure::usage(format!(
                 "{} exists: another restore is at it, or was cut short; then remove it",

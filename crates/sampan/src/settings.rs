@@ -6,7 +6,7 @@
 
 use std::any::Any;
 use std::fmt::Display;
-use std::num::ParseIntError;
+use std::num::{IntErrorKind, ParseIntError};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -146,17 +146,27 @@ impl Field<i64> for Option<u64> {
     }
 }
 
-/// Reads a setting's value; what is no number is told what is wanted.
+/// Reads a setting's value; what is no number, or none that there is room for, is told what is
+/// wanted.
 fn parsed<T>(text: &str) -> Result<T, String>
 where
     T: FromStr<Err: Display + 'static>,
 {
-    text.parse().map_err(|error: T::Err| match (&error as &dyn Any).is::<ParseIntError>() {
-        true if "-1".parse::<T>().is_ok() => "want a whole number".to_owned(),
-        true => "want a whole number, 0 or more".to_owned(),
-        false => error.to_string(),
+    let is_read = |number: u64| number.to_string().parse::<T>().is_ok();
+    text.parse().map_err(|error: T::Err| match (&error as &dyn Any).downcast_ref() {
+        None => error.to_string(),
+        // The one number that may be negative is of bytes.
+        Some::<&ParseIntError>(_) if "-1".parse::<T>().is_ok() => BYTES_OR_NEVER.to_owned(),
+        Some(error) if *error.kind() == IntErrorKind::PosOverflow => {
+            let greatest = if is_read(u64::MAX) { u64::MAX } else { u16::MAX.into() };
+            format!("want a whole number, 0 to {greatest}")
+        }
+        Some(_) => "want a whole number, 0 or more".to_owned(),
     })
 }
+
+/// What `--raft-state-max-bytes` takes.
+const BYTES_OR_NEVER: &str = "want bytes, 0 to 9223372036854775807, or -1 for never";
 
 /// One line a setting: flag, environment variable, type, and the field of [`Config`] it sets.
 macro_rules! settings {
@@ -219,7 +229,7 @@ settings! {
     uncommitted_bytes_max "SAMPAN_UNCOMMITTED_BYTES_MAX" usize => replica.raft.uncommitted_bytes_max;
     /// Reads that wait for their index
     reads_max "SAMPAN_READS_MAX" usize => replica.raft.reads_max;
-    /// Bytes of a snapshot in one message
+    /// Bytes of a snapshot in one message; at least 4096
     snapshot_message_bytes_max "SAMPAN_SNAPSHOT_MESSAGE_BYTES_MAX" usize => replica.raft.snapshot_chunk_bytes_max;
     /// Bytes of a snapshot to a peer without an answer; the same on all nodes, or that is slow
     snapshot_inflight_bytes_max "SAMPAN_SNAPSHOT_INFLIGHT_BYTES_MAX" usize => replica.raft.snapshot_inflight_bytes_max;
@@ -248,7 +258,8 @@ settings! {
     /// "rejoin" gives up what follows, and the node does not vote until a leader has given it back;
     /// "refuse" exits with 5
     on_damage "SAMPAN_ON_DAMAGE" OnDamage => replica.on_damage;
-    /// Snapshots kept, 1 to 64
+    /// Snapshots kept, 1 to 64; the log reaches back to the oldest of them, and may be longer than
+    /// twice its limit if there are more than 2
     snapshots_kept "SAMPAN_SNAPSHOTS_KEPT" usize => replica.storage.snapshots_kept;
     /// Length of one file of the log, a multiple of 4096; what a start makes is shorter
     segment_bytes "SAMPAN_SEGMENT_BYTES" u64 => replica.storage.segment_bytes;
@@ -385,7 +396,7 @@ impl Settings {
     pub(crate) fn apply(self, config: &mut Config) -> Result<(), Failure> {
         if self.raft_state_max_bytes.is_some_and(|bytes| bytes < -1) {
             let bytes = self.raft_state_max_bytes.unwrap_or_default();
-            let text = format!("--raft-state-max-bytes is {bytes}: want bytes, or -1 for never");
+            let text = format!("--raft-state-max-bytes is {bytes}: {BYTES_OR_NEVER}");
             return Err(Failure::usage(text));
         }
         let follow_timeout = self.election_timeout_max_ms.is_none();

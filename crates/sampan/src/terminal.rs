@@ -25,6 +25,11 @@ pub(crate) fn print_line(text: &str) -> Result<(), Failure> {
     print(format!("{text}\n").as_bytes())
 }
 
+/// The same of what was done, and stays done though the text is lost: then that is said.
+pub(crate) fn print_done(text: &str, done: impl Display) -> Result<(), Failure> {
+    print_line(text).map_err(|lost| Failure::new(lost.code, format!("{lost}; {done}")))
+}
+
 /// A line on standard output that tells what goes on.
 pub(crate) fn say(text: impl Display) {
     _ = writeln!(std::io::stdout().lock(), "{text}");

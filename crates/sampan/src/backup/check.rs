@@ -5,6 +5,7 @@ use std::fmt;
 
 use sampan_kv::{Digest, Examination, Findings};
 use sampan_server::Utc;
+use sampan_storage::inspect::FileKind;
 use sampan_storage::snapshot::{SnapshotEnd, SnapshotError, SnapshotPart, SnapshotStream};
 
 use crate::exit::{self, Failure};
@@ -69,6 +70,23 @@ impl Check {
         let part = self.stream.next_part();
         part.map_err(|error| refused(self.name.as_deref(), &error))
     }
+}
+
+/// Refuses what does not begin as a backup does. That another file of Sampan's does not is no
+/// damage.
+pub(crate) fn check_kind(name: impl fmt::Display, first_bytes: &[u8]) -> Result<(), Failure> {
+    match FileKind::of(first_bytes) {
+        FileKind::Snapshot => Ok(()),
+        FileKind::Zeros | FileKind::Unknown => Err(of_nobody(name)),
+        other => {
+            Err(Failure::usage(format!("{name} is no backup (it is of kind: {})", other.name())))
+        }
+    }
+}
+
+/// Nobody can tell what else it may be.
+pub(crate) fn of_nobody(name: impl fmt::Display) -> Failure {
+    damaged(format!("{name}: not a file that Sampan wrote, or its first bytes are damaged"))
 }
 
 fn bad_state(name: Option<&str>, error: impl fmt::Display) -> Failure {

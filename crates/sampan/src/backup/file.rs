@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -46,8 +47,7 @@ impl FileWriter {
     pub(super) fn finish(mut self, replace: bool) -> Result<(), Failure> {
         self.file.sync_all().map_err(|error| failed(&self.beside, &error))?;
         if !has_name(&self.file, &self.beside).map_err(|error| failed(&self.beside, &error))? {
-            let error = io::Error::other("somebody has taken its place");
-            return Err(failed(&self.beside, &error));
+            return Err(failed(&self.beside, &lost(&self.beside)));
         }
         rename(&self.beside, &self.path, replace)?;
         self.finished = true;
@@ -68,20 +68,21 @@ impl Drop for FileWriter {
 
 /// May a backup be written there? Asked first, so that nothing is copied in vain.
 pub(super) fn check_free(path: &Path, replace: bool) -> Result<(), Failure> {
+    let refused = |why| Err(Failure::usage(format!("{} {why}", path.display())));
     match fs::symlink_metadata(path) {
-        Ok(there) if there.is_dir() => {
-            let text = format!("{} is a directory: want the name of a file", path.display());
-            Err(Failure::usage(text))
-        }
-        Ok(_) if !replace => Err(taken(path)),
+        Ok(there) if there.is_dir() => refused("is a directory: want the name of a file"),
         // A device or a link is not to be replaced by a file.
-        Ok(there) if !there.is_file() => {
-            let text = format!("{} is no regular file: want the name of one", path.display());
-            Err(Failure::usage(text))
-        }
+        Ok(there) if !there.is_file() => refused("is no regular file: want the name of one"),
+        Ok(_) if !replace => Err(taken(path)),
         Ok(_) => Ok(()),
+        _ if path.as_os_str().as_bytes().ends_with(b"/") => {
+            refused("is the name of a directory: want that of a file")
+        }
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(path, &error)),
-        Err(_) => fs::metadata(directory(path)).map(drop).map_err(|error| failed(path, &error)),
+        Err(_) => {
+            let directory = directory(path);
+            fs::metadata(directory).map(drop).map_err(|error| failed(directory, &error))
+        }
     }
 }
 
@@ -149,6 +150,14 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     Err(io::Error::other("it comes and goes: is somebody else at it?"))
 }
 
+/// Why a file does not have its name any more.
+fn lost(path: &Path) -> io::Error {
+    io::Error::other(match fs::symlink_metadata(path) {
+        Ok(_) => "somebody has taken its place",
+        Err(_) => "it is gone: somebody has moved or removed it",
+    })
+}
+
 /// Is this the file that has this name now?
 fn has_name(file: &File, path: &Path) -> io::Result<bool> {
     let there = match fs::symlink_metadata(path) {
@@ -207,6 +216,24 @@ mod tests {
         assert!(!has_name(&opened, &partial).unwrap());
         fs::remove_file(&partial).unwrap();
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_lost_its_name_on_the_way_says_whether_another_has_it() {
+        let (path, partial) = paths("lost");
+        for (others, words) in [(None, "it is gone"), (Some("mine"), "has taken its place")] {
+            let mut writer = FileWriter::create(&path).unwrap();
+            writer.write(b"whole").unwrap();
+            fs::remove_file(&partial).unwrap();
+            if let Some(bytes) = others {
+                fs::write(&partial, bytes).unwrap();
+            }
+            let failure = writer.finish(false).unwrap_err();
+            assert!(failure.code == exit::DISK_FAILED && failure.text.contains(words), "{failure}");
+            assert_eq!(fs::read_to_string(&partial).ok().as_deref(), others);
+            assert!(!path.exists());
+        }
+        fs::remove_file(&partial).unwrap();
     }
 
     #[test]

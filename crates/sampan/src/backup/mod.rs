@@ -19,15 +19,15 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use node::{Finding, Lost, Remote};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clerk::Servers;
-use crate::exit::{self, Ended, Failure, cannot_start};
-use crate::terminal::{complain, say};
+use crate::exit::{self, Ended, Failure};
+use crate::interrupt::Interrupt;
+use crate::terminal::{complain, print_done};
 
-pub(crate) use check::{Check, Checked};
+pub(crate) use check::{Check, Checked, check_kind, of_nobody};
+pub(crate) use place::Place;
 use place::Writer;
-pub(crate) use place::{Place, Reader};
 
 /// Copies the whole state of a running cluster, as of one moment, into a file or object
 #[derive(Args, Debug)]
@@ -63,7 +63,7 @@ pub(crate) fn run(servers: &Servers, args: &BackupArgs) -> Ended {
     let addresses = servers.addresses()?;
     let time = Duration::from_millis(servers.timeout_ms);
     exit::block_on(async {
-        let mut interrupt = Interrupt::listen()?;
+        let mut interrupt = Interrupt::listen("interrupted; nothing was kept")?;
         tokio::select! {
             free = args.to.check_free(args.force) => free?,
             interrupted = interrupt.received() => return Err(interrupted),
@@ -72,8 +72,8 @@ pub(crate) fn run(servers: &Servers, args: &BackupArgs) -> Ended {
         let mut left: VecDeque<_> = addresses.iter().map(|address| (address, true)).collect();
         while let Some((address, is_first)) = left.pop_front() {
             match attempt(address, time, args, &mut interrupt).await {
-                Ok(line) => {
-                    say(line);
+                Ok(text) => {
+                    print_done(&text, format_args!("the backup is there: {}", args.to))?;
                     return Ok(ExitCode::SUCCESS);
                 }
                 Err(Failed::Here(failure)) => return Err(failure),
@@ -103,27 +103,6 @@ fn warn_of_damage(address: &str, why: &str, left: &VecDeque<(&String, bool)>) ->
         complain(format_args!("warning: {why}; beginning anew at {next}"));
     }
     why
-}
-
-/// A person's, or a machine's, wish for an early end.
-pub(crate) struct Interrupt([Signal; 2]);
-
-impl Interrupt {
-    /// From now on a signal is a wish, and not the end.
-    pub(crate) fn listen() -> Result<Self, Failure> {
-        let [a, b] = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
-        Ok(Self([
-            a.map_err(|error| cannot_start(&error))?,
-            b.map_err(|error| cannot_start(&error))?,
-        ]))
-    }
-
-    /// Waits for it.
-    pub(crate) async fn received(&mut self) -> Failure {
-        let Self([a, b]) = self;
-        tokio::select! { _ = a.recv() => {}, _ = b.recv() => {} }
-        Failure::new(1, "interrupted; nothing was kept")
-    }
 }
 
 /// A backup from one node; what to say of it.

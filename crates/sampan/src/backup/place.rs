@@ -1,13 +1,15 @@
 //! Where backups are kept: files, and what is built in beside them.
-#![cfg_attr(not(feature = "s3"), allow(clippy::unused_async))] // files do not wait
+#![cfg_attr(not(feature = "s3"), allow(clippy::unused_async))] // to write files does not wait
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::task::spawn_blocking;
 
 use super::file::{self, FileWriter};
 #[cfg(feature = "s3")]
@@ -86,10 +88,13 @@ impl Place {
     /// Begins to read a backup.
     pub(crate) async fn read(&self) -> Result<Reader, Failure> {
         match self {
-            Self::File(path) => match File::open(path) {
-                Ok(file) => Ok(Reader::File { file, path: path.clone() }),
-                Err(error) => Err(file::failed(path, &error)),
-            },
+            Self::File(path) => {
+                let (path, name) = (path.clone(), path.clone());
+                match patiently(move || File::open(name)).await {
+                    Ok(file) => Ok(Reader::File { file: file.into(), path }),
+                    Err(error) => Err(file::failed(&path, &error)),
+                }
+            }
             #[cfg(feature = "s3")]
             Self::S3(object) => object.read().await.map(Reader::S3),
         }
@@ -135,7 +140,7 @@ impl Writer {
 /// A backup being read.
 pub(crate) enum Reader {
     File {
-        file: File,
+        file: Arc<File>,
         path: PathBuf,
     },
     #[cfg(feature = "s3")]
@@ -147,15 +152,25 @@ impl Reader {
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         match self {
             Self::File { file, path } => {
-                // Files do not wait: let whoever wants an end of this have its say.
-                tokio::task::yield_now().await;
-                let mut bytes = Vec::with_capacity(READ_BYTES);
-                let read = file.take(READ_BYTES as u64).read_to_end(&mut bytes);
-                read.map_err(|error| file::failed(path, &error))?;
+                let file = file.clone();
+                let read = patiently(move || {
+                    let mut bytes = Vec::with_capacity(READ_BYTES);
+                    (&*file).take(READ_BYTES as u64).read_to_end(&mut bytes)?;
+                    Ok(bytes)
+                });
+                let bytes = read.await.map_err(|error| file::failed(path, &error))?;
                 Ok((!bytes.is_empty()).then(|| bytes.into()))
             }
             #[cfg(feature = "s3")]
             Self::S3(reader) => reader.next().await,
         }
     }
+}
+
+/// Does what may take for ever if the file is a pipe: on another thread, whose end nobody has to
+/// wait for, so that a signal can end the command.
+async fn patiently<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    spawn_blocking(work).await.map_err(io::Error::other)?
 }

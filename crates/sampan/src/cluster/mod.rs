@@ -19,7 +19,7 @@ use node::{Event, Node, NodeSpec};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::exit::{self, Ended, Failure, PORT_IN_USE, cannot_start};
+use crate::exit::{self, DATA_DAMAGED, DISK_FAILED, Ended, Failure, PORT_IN_USE, cannot_start};
 use crate::probe::{self, Fields};
 use crate::supervision::STOP_TIME_MAX;
 use crate::terminal::{complain, say};
@@ -148,8 +148,7 @@ impl Cluster<'_> {
                 // A node knows nothing of the flag that its port comes from.
                 let advice = if code == PORT_IN_USE { ": want another --port" } else { "" };
                 let failure = Failure::new(code, format!("n{id}: {end}{advice}"));
-                // Before there was a cluster, a node that cannot start is a wrong request.
-                if !self.view.shown || self.nodes.is_empty() {
+                if !self.may_go_on_without(code) {
                     return Some(failure);
                 }
                 complain(format_args!(
@@ -162,6 +161,15 @@ impl Cluster<'_> {
         None
     }
 
+    /// Do the others go on without a node that ended so? Before there was a cluster, a node that
+    /// cannot start is a wrong request, unless it is its disk that is at fault, and the others are
+    /// a majority.
+    fn may_go_on_without(&self, code: u8) -> bool {
+        let is_of_disk = matches!(code, DATA_DAMAGED | DISK_FAILED);
+        let is_majority = 2 * self.nodes.len() > self.view.layout.ids().count();
+        !self.nodes.is_empty() && (self.view.shown || is_of_disk && is_majority)
+    }
+
     /// Since when there may be no leader: since now, unless it is known to be missing for longer.
     fn may_lack_leader(&mut self) -> &mut Leaderless {
         self.leaderless.get_or_insert_with(|| Leaderless::since(Instant::now()))
@@ -170,13 +178,15 @@ impl Cluster<'_> {
     /// Asks the nodes for their roles, and shows them once one of them leads and all have answered.
     async fn look_for_leader(&mut self) {
         let mut roles = BTreeMap::new();
-        for &id in self.nodes.keys() {
+        for id in self.view.layout.ids() {
             let address = self.view.layout.address(id);
-            if let Ok(fields) = probe::info(&address, "raft", PROBE_TIME).await {
+            if !self.nodes.contains_key(&id) {
+                roles.insert(id, Role { name: "refused".to_owned(), term: 0 });
+            } else if let Ok(fields) = probe::info(&address, "raft", PROBE_TIME).await {
                 roles.insert(id, Role::of(&fields));
             }
         }
-        let is_awaited = !self.view.shown && roles.len() < self.nodes.len();
+        let is_awaited = !self.view.shown && roles.len() < self.view.layout.ids().count();
         let leaderless = self.may_lack_leader();
         let (now, time) = (Instant::now(), leaderless.since.elapsed());
         // A leader that was deposed and does not know it yet is of an older term.

@@ -15,7 +15,7 @@ use sampan_storage::{Identity, PAGE_BYTES};
 use super::facts::Facts;
 use super::names::{self, Standing};
 use super::unreadable;
-use crate::backup::{Check, Checked, Place};
+use crate::backup::{Check, Checked, Place, of_nobody};
 use crate::exit::{self, Failure};
 
 /// What is in a file.
@@ -27,7 +27,10 @@ pub(super) async fn facts(path: &Path, entries: bool) -> Result<Facts, Failure> 
     (&file).take(8).read_to_end(&mut first).map_err(|error| unreadable(path, &error))?;
     let kind = FileKind::of(&first);
     match Standing::of(path) {
-        Standing::Unfinished(how) if kind == FileKind::Snapshot || names::is_ours(path) => {
+        // Room that nothing was written to yet may be all that there is of it.
+        Standing::Unfinished(how)
+            if matches!(kind, FileKind::Snapshot | FileKind::Zeros) || names::is_ours(path) =>
+        {
             unfinished(path, how).await
         }
         Standing::Leftover => Ok(of_kind(kind, path, entries).await?.leftover()),
@@ -43,18 +46,15 @@ async fn of_kind(kind: FileKind, path: &Path, entries: bool) -> Result<Facts, Fa
         FileKind::Members => Ok(members(path, &page()?)),
         FileKind::HardState => Ok(hard_state(path, &page()?)),
         FileKind::Segment => Ok(segment(path, &segment_bytes(path)?, entries)),
-        FileKind::Zeros => zeros(path).await,
+        FileKind::Zeros if Standing::of(path) == Standing::Leftover => zeros(path).await,
         FileKind::Snapshot => snapshot(&Place::File(path.to_owned())).await,
-        FileKind::Unknown if names::is_ours(path) => {
+        FileKind::Zeros | FileKind::Unknown if names::is_ours(path) => {
             let why = "it does not begin as a file of this name does";
-            Ok(of("unknown", path).with_damage(why))
+            Ok(of(kind.name(), path).with_damage(why))
         }
-        FileKind::Unknown => names::of_text(path).ok_or_else(|| {
-            Failure::usage(format!(
-                "{}: not a file that Sampan wrote, or its first bytes are damaged",
-                path.display()
-            ))
-        }),
+        FileKind::Zeros | FileKind::Unknown => {
+            names::of_text(path).ok_or_else(|| of_nobody(path.display()))
+        }
     }
 }
 
@@ -85,7 +85,7 @@ fn with_owner(facts: Facts, owner: Identity) -> Facts {
 }
 
 fn identity(path: &Path, bytes: &[u8]) -> Facts {
-    let facts = of("identity", path);
+    let facts = of(FileKind::Identity.name(), path);
     match inspect::identity(bytes) {
         Ok(owner) => with_owner(facts, owner),
         Err(fault) => facts.with_damage(fault),
@@ -93,7 +93,7 @@ fn identity(path: &Path, bytes: &[u8]) -> Facts {
 }
 
 fn members(path: &Path, bytes: &[u8]) -> Facts {
-    let facts = of("members", path);
+    let facts = of(FileKind::Members.name(), path);
     match inspect::members(bytes) {
         Ok(noted) => {
             let members: Vec<String> = noted.members.iter().map(ToString::to_string).collect();
@@ -107,7 +107,7 @@ fn members(path: &Path, bytes: &[u8]) -> Facts {
 }
 
 fn hard_state(path: &Path, bytes: &[u8]) -> Facts {
-    let facts = of("hard state", path);
+    let facts = of(FileKind::HardState.name(), path);
     let copy = match inspect::hard_state(bytes) {
         Ok(copy) => copy,
         Err(fault) => return facts.with_damage(fault),
@@ -132,12 +132,12 @@ async fn zeros(path: &Path) -> Result<Facts, Failure> {
         first = first.or(found.map(|at| bytes + at));
         bytes += piece.len();
     }
-    let facts = of("zeros", path).with("bytes", bytes);
+    let facts = of(FileKind::Zeros.name(), path).with("bytes", bytes);
     Ok(facts.with_any("first_byte_that_is_not_zero", first))
 }
 
 fn segment(path: &Path, bytes: &[u8], entries: bool) -> Facts {
-    let facts = of("log segment", path);
+    let facts = of(FileKind::Segment.name(), path);
     let content = match inspect::segment(bytes) {
         Ok(content) => content,
         Err(fault) => return facts.with_damage(fault),
@@ -233,7 +233,7 @@ fn commands(data: &[u8]) -> Result<(usize, String), codec::DecodeError> {
 
 /// A snapshot or a backup, wherever it is.
 pub(super) async fn snapshot(place: &Place) -> Result<Facts, Failure> {
-    let facts = Facts::of("snapshot").with("file", place.to_string());
+    let facts = Facts::of(FileKind::Snapshot.name()).with("file", place.to_string());
     let read = Read::all_of(place).await?;
     Ok(match &read.verdict {
         Ok(checked) => sound(facts, checked),
@@ -332,7 +332,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_zero_is_found_in_any_piece() {
-        let path = std::env::temp_dir().join(format!("sampan-zeros-{}", std::process::id()));
+        let name = format!("{:020}.spare", std::process::id());
+        let path = std::env::temp_dir().join(name);
         let mut bytes = vec![0; (2 << 20) + 5];
         fs::write(&path, &bytes).unwrap();
         let zeros = of("zeros", &path).with("bytes", bytes.len());

@@ -9,14 +9,17 @@ mod facts;
 mod files;
 mod names;
 
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
 use facts::Facts;
 
-use crate::backup::{Interrupt, Place};
+use crate::backup::Place;
 use crate::exit::{self, Ended, Failure};
+use crate::interrupt::Interrupt;
 use crate::terminal::print_line;
 
 /// Says what is in a file that Sampan wrote, or in a directory of a node or cluster
@@ -37,7 +40,7 @@ pub(crate) struct InspectArgs {
 /// Prints what there is; a failure names the first damage.
 pub(crate) fn run(args: &InspectArgs) -> Ended {
     exit::block_on(async {
-        let mut interrupt = Interrupt::listen()?;
+        let mut interrupt = Interrupt::listen("interrupted")?;
         let facts = tokio::select! {
             found = inspect(args) => found?,
             interrupted = interrupt.received() => return Err(interrupted),
@@ -54,11 +57,23 @@ pub(crate) fn run(args: &InspectArgs) -> Ended {
 
 async fn inspect(args: &InspectArgs) -> Result<Facts, Failure> {
     match &args.path {
-        Place::File(path) if path.is_dir() => directory::facts(path, args.entries).await,
-        Place::File(path) => files::facts(path, args.entries).await,
+        Place::File(path) => directory_or_file(path, args.entries).await,
         #[cfg(feature = "s3")]
         place @ Place::S3(_) => files::snapshot(place).await,
     }
+}
+
+/// Nothing else: a pipe can be read but once, and one that nobody writes to would be waited for.
+async fn directory_or_file(path: &Path, entries: bool) -> Result<Facts, Failure> {
+    let kind = fs::metadata(path).map_err(|error| unreadable(path, &error))?.file_type();
+    if kind.is_dir() {
+        return directory::facts(path, entries).await;
+    }
+    if kind.is_file() {
+        return files::facts(path, entries).await;
+    }
+    let what = if kind.is_fifo() { "a pipe" } else { "a device or a socket" };
+    Err(Failure::usage(format!("{} is {what}: want a file, or a directory", path.display())))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {

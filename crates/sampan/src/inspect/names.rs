@@ -20,7 +20,7 @@ pub(super) enum Standing {
     Committed,
     /// Not yet: a snapshot or a backup that is on its way like this.
     Unfinished(&'static str),
-    /// No: in the making, or kept to be used again.
+    /// No: in the making, or room that is kept.
     Leftover,
     /// No more: found damaged, and kept to be looked at.
     SetAside,
@@ -38,7 +38,7 @@ impl Standing {
             Self::Unfinished("a backup being written")
         } else if ends(DAMAGED) {
             Self::SetAside
-        } else if ends(".tmp") || ends(".spare") {
+        } else if is_leftover(&name) {
             Self::Leftover
         } else {
             Self::Committed
@@ -56,14 +56,24 @@ fn has_id(name: &str, ending: &str) -> bool {
     id.is_some_and(|id| id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
+/// Is it a number with this ending, as a node names what is in the directory of the log?
+fn has_number(name: &str, ending: &str) -> bool {
+    let number = name.strip_suffix(ending);
+    number.is_some_and(|number| number.len() == 20 && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Is it called as what a node has beside its data? That may be zeros.
+fn is_leftover(name: &str) -> bool {
+    [".log.tmp", ".spare", ".spare.tmp"].iter().any(|ending| has_number(name, ending))
+        || ["identity.tmp", "members.tmp", "reserve"].contains(&name)
+}
+
 /// Is it called as the files of a data directory are that begin in a way of their own?
 pub(super) fn is_ours(path: &Path) -> bool {
     let name = name(path);
     let name = name.strip_suffix(DAMAGED).unwrap_or(&name);
-    let numbered = name.strip_suffix(".log").is_some_and(|number| {
-        number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit())
-    });
-    numbered
+    has_number(name, ".log")
+        || is_leftover(name)
         || name.ends_with(COMPLETE)
         || has_id(name, UNFINISHED)
         || has_id(name, ARRIVING)
@@ -116,7 +126,11 @@ mod tests {
             ("wal/00000000000000000001.log.damaged", Standing::SetAside),
             ("wal/00000000000000000001.spare", Standing::Leftover),
             ("wal/00000000000000000001.spare.tmp", Standing::Leftover),
+            ("wal/00000000000000000001.log.tmp", Standing::Leftover),
             ("identity.tmp", Standing::Leftover),
+            ("reserve", Standing::Leftover),
+            ("/backups/monday.tmp", Standing::Committed),
+            ("/backups/monday.spare", Standing::Committed),
             ("snapshots/00000000000000ff.snap", Standing::Committed),
             ("snapshots/00000000000000ff.snap.damaged", Standing::SetAside),
             ("snapshots/00000000000000ff.snap.tmp", Standing::Unfinished("being written")),

@@ -160,11 +160,13 @@ fn a_backup_that_is_cut_short_leaves_nothing_under_its_name() {
         let mut command = backup(&file, cluster.port(1));
         Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     };
-    let mut interrupted = begin();
-    part_of_it(dir.path());
-    interrupted.signal(Signal::INT);
-    assert_eq!(interrupted.wait(Duration::from_secs(10)).code(), Some(1));
-    assert_eq!(names(dir.path()), [""; 0], "not even what was written so far");
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let mut interrupted = begin();
+        part_of_it(dir.path());
+        interrupted.signal(signal);
+        assert_eq!(interrupted.wait(Duration::from_secs(10)).code(), Some(1));
+        assert_eq!(names(dir.path()), [""; 0], "not even what was written so far");
+    }
 
     let killed = begin();
     let partial = part_of_it(dir.path());
@@ -245,14 +247,22 @@ fn what_cannot_be_backed_up_or_restored_is_refused_with_one_clear_error() {
     run(&mut backup(dir.path(), port), b"").assert_one_error(2, &["is a directory"]);
     let link = dir.path().join("link");
     symlink(&file, &link).unwrap();
-    run(backup(&link, port).arg("--force"), b"").assert_one_error(2, &["is no regular file"]);
+    for path in [&link, Path::new("/dev/null")] {
+        let words = [path.to_str().unwrap(), "is no regular file"];
+        run(&mut backup(path, port), b"").assert_one_error(2, &words);
+        run(backup(path, port).arg("--force"), b"").assert_one_error(2, &words);
+    }
     fs::remove_file(&link).unwrap();
-    for _ in 0..5 {
-        // None of them takes a backup's place at the node.
-        run(&mut backup(&dir.path().join("none/at-all"), port), b"").assert_one_error(6, &["none"]);
+    for name in ["none/", "backup/"] {
+        let path = dir.path().join(name);
+        let words = format!("{} is the name of a directory", path.display());
+        run(&mut backup(&path, port), b"").assert_one_error(2, &[&words]);
     }
     let nowhere = dir.path().join("none/backup");
-    run(&mut backup(&nowhere, port), b"").assert_one_error(6, &["none/backup"]);
+    for _ in 0..5 {
+        // None of them takes a backup's place at the node.
+        run(&mut backup(&nowhere, port), b"").assert_one_error(6, &["none: No such file"]);
+    }
     let other = dir.path().join("other");
     let dead = free_ports(1);
     let refused = run(&mut backup(&other, dead), b"");
@@ -268,7 +278,7 @@ fn what_cannot_be_backed_up_or_restored_is_refused_with_one_clear_error() {
         let refused = run(&mut sampan(["backup", url]), b"");
         if url == "s3:/bucket" {
             // A path like any other.
-            refused.assert_one_error(6, &["s3:/bucket"]);
+            refused.assert_one_error(6, &["s3:: No such file"]);
         } else {
             assert_eq!(refused.code, Some(2), "{refused:?}");
             assert!(refused.stderr.contains("want FILE"), "{refused:?}");
@@ -283,7 +293,7 @@ fn what_cannot_be_backed_up_or_restored_is_refused_with_one_clear_error() {
         refused.assert_one_error(5, &[file.to_str().unwrap()]);
         flip(&file, offset);
     }
-    for len in [0, 100, 4_096, sound.len() - 1] {
+    for len in [8, 100, 4_096, sound.len() - 1] {
         fs::write(&file, &sound[..len]).unwrap();
         let refused = run(&mut restore(&file, &restored), b"");
         refused.assert_one_error(5, &[file.to_str().unwrap(), "is damaged"]);

@@ -151,6 +151,31 @@ fn slow_to_greet(greeting_time: Duration) -> String {
 }
 
 #[test]
+fn no_time_at_all_is_refused_and_help_says_what_it_is_for() {
+    let whole = "Give up after this long, with all repetitions";
+    for (command, use_of_it) in [
+        ("get k", whole),
+        ("status", whole),
+        ("backup /proc/none", "Give up a node that does not answer for this long"),
+        ("bench", "A command without an answer for this long has failed"),
+    ] {
+        let sampan = || sampan(command.split(' '));
+        let refusals = [
+            run(sampan().args(["--timeout-ms", "0"]), b""),
+            run(sampan().env("SAMPAN_TIMEOUT_MS", "0"), b""),
+        ];
+        for refused in refusals {
+            assert_eq!(refused.code, Some(2), "{refused:?}");
+            let words = ["--timeout-ms", "0 is not in 1.."];
+            assert!(words.iter().all(|words| refused.stderr.contains(words)), "{refused:?}");
+        }
+        let help = run(sampan().arg("--help"), b"");
+        let help: Vec<&str> = help.out().split_whitespace().collect();
+        assert!(help.join(" ").contains(use_of_it), "{command}: {help:?}");
+    }
+}
+
+#[test]
 fn a_timeout_is_for_connecting_and_all_calls_together() {
     const TIMEOUT: Duration = Duration::from_secs(2);
     for args in [&["get", "k"][..], &["command", "GET", "k"]] {

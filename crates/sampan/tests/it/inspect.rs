@@ -99,6 +99,47 @@ fn a_data_directory_is_told_file_by_file_and_as_a_whole_while_its_node_runs_and_
     assert!(files(&data) == before, "nothing was changed");
 }
 
+/// Does a node without this very file not start?
+fn is_needed(name: &str) -> bool {
+    ["identity", "members"].contains(&name)
+}
+
+#[test]
+fn zeros_are_damage_except_where_they_hold_nothing() {
+    let mut cluster = node("zeroed");
+    cluster.stop(1);
+    let data = cluster.data_dir(1);
+    let sound = files(&data);
+    for (path, bytes) in sound {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let holds_nothing = ["lock", "reserve"].contains(&&*name) || name.contains(".spare");
+        fs::write(&path, vec![0; bytes.len()]).unwrap();
+        let code = if holds_nothing { 0 } else { 5 };
+        let found = json(&path, &[], code);
+        assert_eq!(found["damage"].is_string(), code == 5, "{found}");
+        let whole = json(&data, &[], code);
+        assert!(whole["opening"].is_null() || !is_needed(&name), "{name}: {whole}");
+        fs::write(&path, bytes).unwrap();
+    }
+    // As a crash leaves what was in the making.
+    for (name, len, kind) in [
+        ("wal/00000000000000000009.spare", 10_000, "zeros"),
+        ("wal/00000000000000000009.spare.tmp", 10_000, "zeros"),
+        ("wal/00000000000000000009.log.tmp", 10_000, "zeros"),
+        ("identity.tmp", 4_096, "zeros"),
+        ("identity.tmp", 0, "unknown"),
+        ("snapshots/00000000000000ff.snap.tmp", 10_000, "unfinished snapshot"),
+    ] {
+        let path = data.join(name);
+        fs::write(&path, vec![0; len]).unwrap();
+        assert_eq!(json(&path, &[], 0)["kind"], kind, "{name}");
+        assert_eq!(by_ending(&json(&data, &[], 0), name)[0]["kind"], kind, "{name}");
+        fs::remove_file(&path).unwrap();
+    }
+    fs::write(data.join("of-nobody"), [0; 10_000]).unwrap();
+    assert_eq!(by_ending(&json(&data, &[], 0), "of-nobody")[0]["kind"], "not of Sampan");
+}
+
 #[test]
 fn damage_in_any_file_is_told_with_its_place_and_nothing_is_changed() {
     let mut cluster = node("damaged");
@@ -122,7 +163,9 @@ fn damage_in_any_file_is_told_with_its_place_and_nothing_is_changed() {
             let ended = run(sampan(["inspect"]).arg(&path), b"");
             ended.assert_one_error(5, &[path.to_str().unwrap(), "damaged"]);
             assert!(ended.out().contains("damage "), "{}", ended.out());
-            json(&data, &[], 5);
+            let whole = json(&data, &[], 5);
+            let refuses = whole["damage"].as_str().is_some_and(|why| why.starts_with(&name));
+            assert!(refuses && whole["opening"].is_null() || !is_needed(&name), "{name}: {whole}");
             assert!(fs::read(&path).unwrap() == damaged, "{name} is left as it is");
         }
         fs::write(&path, bytes).unwrap();
@@ -133,7 +176,7 @@ fn damage_in_any_file_is_told_with_its_place_and_nothing_is_changed() {
     let other = dir.path().join("other");
     fs::write(&other, "something else").unwrap();
     run(sampan(["inspect"]).arg(&other), b"")
-        .assert_one_error(2, &["not a file that Sampan wrote"]);
+        .assert_one_error(5, &["not a file that Sampan wrote"]);
     run(sampan(["inspect"]).arg(dir.path()), b"").assert_one_error(2, &["neither a node's"]);
     let none = dir.path().join("none");
     run(sampan(["inspect"]).arg(&none), b"").assert_one_error(6, &["none: No such file"]);
@@ -161,6 +204,7 @@ fn a_snapshot_that_is_not_finished_is_not_damaged() {
         ("00000000000000ff.snap.tmp", &over_another, 1),
         ("00000000000000ff.snap.tmp", b"anything", 0),
         ("monday.partial", half, 1),
+        ("monday.partial", &[0; 10_000], 0),
     ] {
         let path = data.join("snapshots").join(name);
         fs::write(&path, bytes).unwrap();

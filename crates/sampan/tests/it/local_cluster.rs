@@ -1,6 +1,7 @@
 //! `sampan cluster`, the first of the README's two commands: starts fast, mends itself, comes back
 //! with its data, and leaves nothing behind, however it ends.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -33,8 +34,13 @@ fn command(dir: &Path, more: &[&str]) -> Command {
 impl Running {
     /// Starts one and reads its table.
     fn start(dir: &Path, more: &[&str]) -> Self {
+        Self::start_heard(dir, more, Stdio::inherit())
+    }
+
+    /// The same with somewhere for what it says on standard error.
+    fn start_heard(dir: &Path, more: &[&str], stderr: Stdio) -> Self {
         let mut command = command(dir, more);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let mut process = Process(child);
         let stdout = BufReader::new(process.0.stdout.take().unwrap());
         let (sender, lines) = channel();
@@ -190,6 +196,43 @@ fn a_file_of_settings_is_above_what_a_local_cluster_has_as_a_default() {
     cluster.process.signal(Signal::INT);
     assert_eq!(cluster.process.wait(Duration::from_secs(15)).code(), Some(0));
     cluster.assert_nodes_gone();
+}
+
+/// Nobody knows any more what this node has promised.
+fn damage_hard_state(dir: &Path, id: u64) {
+    for copy in ["hard_state.a", "hard_state.b"] {
+        let file = dir.join(format!("node{id}/data/{copy}"));
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[50] ^= 1;
+        std::fs::write(file, bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_node_that_refuses_its_directory_at_the_start_does_not_keep_a_majority_from_it() {
+    let temporary = TempDir::new("local-damage");
+    let dir = temporary.path().join("data");
+    let [flag, value] = port_args(free_ports(3));
+    let mut first = Running::start(&dir, &[&flag, &value]);
+    first.process.signal(Signal::INT);
+    assert_eq!(first.process.wait(Duration::from_secs(15)).code(), Some(0));
+
+    damage_hard_state(&dir, 2);
+    let said = temporary.path().join("said");
+    let mut second = Running::start_heard(&dir, &[], File::create(&said).unwrap().into());
+    assert_eq!(second.pids.len(), 2, "{}", second.table);
+    assert!(second.table.contains(" refused "), "{}", second.table);
+    second.process.signal(Signal::INT);
+    assert_eq!(second.process.wait(Duration::from_secs(15)).code(), Some(0));
+    let said = std::fs::read_to_string(said).unwrap();
+    assert_eq!(said.matches("hard state is damaged").count(), 1, "{said}");
+    assert!(said.contains("start with an empty one while all other nodes are up"), "{said}");
+    assert!(said.ends_with("; it is not started again, 2 go on\n"), "{said}");
+
+    damage_hard_state(&dir, 3);
+    let ended = run(&mut command(&dir, &[]), b"");
+    assert_eq!(ended.code, Some(5), "{ended:?}");
+    assert_eq!(ended.stderr.matches("hard state is damaged").count(), 2, "{ended:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Real processes and a real disk: one test binary, so that it is linked once.
 #![allow(clippy::unwrap_used)]
 
+mod backup_ends;
 mod backups;
 mod bench;
 mod bench_ends;

@@ -263,6 +263,31 @@ fn a_damaged_snapshot_is_never_the_end_of_the_data() {
 }
 
 #[test]
+fn a_node_without_others_that_cannot_vote_any_more_is_sent_to_its_newest_snapshot() {
+    let mut cluster = single("damaged-alone", "");
+    let mut c = cluster.connection(1);
+    assert_eq!(c.call(&["SET", "kept", "value"]), Value::OK);
+    assert_eq!(c.call(&["SNAPSHOT", "NOW"]), Value::OK);
+    within(Duration::from_secs(10), "a snapshot", || {
+        (cluster.number(1, "raft", "snapshot_index") > 0).then_some(())
+    });
+    cluster.stop(1);
+    let data = cluster.data_dir(1);
+    for copy in ["hard_state.a", "hard_state.b"] {
+        flip(&data.join(copy), 50);
+    }
+    let newest = files(&data.join("snapshots")).pop().unwrap();
+    let advice = format!("sampan restore {}/snapshots/NEWEST.snap --dir NEW-DIR", data.display());
+    let ended = run(&mut cluster.command(1), b"");
+    ended.assert_one_error(5, &["hard state is damaged", "there is no other node", &advice]);
+    assert!(!ended.stderr.contains("an empty one"), "{ended:?}");
+    let mut restore = sampan(["restore", newest.to_str().unwrap(), "--nodes", "1", "--dir"]);
+    let ended = run(restore.arg(data.with_extension("restored")), b"");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out().contains("1 keys"), "{ended:?}");
+}
+
+#[test]
 fn a_full_disk_at_the_start_is_named_and_costs_nothing() {
     let dir = TempDir::new("full-disk");
     let full = dir.path().join("disk");
@@ -367,7 +392,10 @@ fn settings_that_make_no_sense_are_named_with_what_is_accepted() {
     for (flag, value, wanted) in [
         ("--heartbeat-ms", "5s", "want a whole number, 0 or more"),
         ("--disk-stall-ms", "-1", "want a whole number, 0 or more"),
-        ("--raft-state-max-bytes", "1G", "want a whole number\n"),
+        ("--shards", "18446744073709551616", "want a whole number, 0 to 18446744073709551615"),
+        ("--accept-backlog", "65536", "want a whole number, 0 to 65535"),
+        ("--raft-state-max-bytes", "1mb", "want bytes, 0 to 9223372036854775807, or -1 for never"),
+        ("--raft-state-max-bytes", "9223372036854775808", "want bytes, 0 to 9223372036854775807, "),
         ("--on-damage", "maybe", "want refuse, rejoin or repair"),
     ] {
         let ended = run(&mut sampan(["server", flag, value]), b"");
@@ -451,12 +479,41 @@ fn a_follower_that_gives_up_its_damaged_log_gets_it_back_from_its_leader() {
     assert_eq!(found.as_bytes(), Some([needle, &b"49"[..]].concat().as_slice()));
 }
 
-/// A command with a limit of open files: "-n 400" for good, "-Sn 400" until it asks for more.
-fn with_open_files(limit: &str, command: &Command) -> Command {
+/// A command with a limit of the system: "-n 400" for good, "-Sn 400" until it asks for more.
+fn with_limit(limit: &str, command: &Command) -> Command {
     let mut limited = Command::new("sh");
     limited.arg("-c").arg(format!("ulimit {limit} && exec \"$0\" \"$@\""));
     limited.arg(command.get_program()).args(command.get_args());
     limited
+}
+
+#[test]
+fn a_file_longer_than_may_be_written_finds_no_room_and_ends_no_node() {
+    let flags = "--segment-bytes 262144 --entry-bytes-max 131072 --batch-bytes-max 4096 \
+                 --command-bytes-max 8192 --value-bytes-max 4096";
+    let mut cluster = single("long-files", flags);
+    cluster.kill(1);
+    // In blocks of 512 bytes, or of 1024 in some shells: shorter than one file of the log.
+    let ended = run(&mut with_limit("-f 100", &cluster.command(1)), b"");
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    let [warning, refusal] = ended.stderr.lines().collect::<Vec<_>>()[..] else {
+        panic!("{ended:?}")
+    };
+    assert!(warning.contains("warning: files may have"), "{ended:?}");
+    assert!(refusal.contains("no space left on the device"), "{ended:?}");
+    // Longer than that, and shorter than what is kept for snapshots.
+    let log = cluster.data_dir(1).with_extension("files.log");
+    let _process = Process::start(&mut with_limit("-f 600", &cluster.command(1)), &log);
+    let mut c =
+        within(Duration::from_secs(10), "a start", || Connection::open(cluster.port(1)).ok());
+    let value = vec![b'x'; 4_000];
+    let mut write = |number: i64| c.call(&[&b"SET"[..], number.to_string().as_bytes(), &value]);
+    let (taken, refused) = (0..1_000)
+        .map(|number| (number, write(number)))
+        .find(|(_, reply)| *reply != Value::OK)
+        .expect("a limit");
+    assert!(error(&refused).starts_with("NOSPACE "), "{refused:?}");
+    assert_eq!(c.call(&["DBSIZE"]), Value::Integer(taken));
 }
 
 #[test]
@@ -467,10 +524,10 @@ fn a_low_limit_of_open_files_refuses_clients_and_stops_no_node() {
     assert_eq!(c.call(&[&b"SET"[..], b"k", &value]), Value::OK);
     cluster.kill(1);
 
-    let ended = run(&mut with_open_files("-n 400", &cluster.command(1)), b"");
+    let ended = run(&mut with_limit("-n 400", &cluster.command(1)), b"");
     ended.assert_one_error(1, &["400 open files are allowed (ulimit -n)", "more than 512"]);
 
-    let mut command = with_open_files("-n 532", &cluster.command(1));
+    let mut command = with_limit("-n 532", &cluster.command(1));
     let log = cluster.data_dir(1).with_extension("files.log");
     let _process = Process::start(&mut command, &log);
     let port = cluster.port(1);
@@ -506,7 +563,7 @@ fn a_low_soft_limit_of_open_files_is_raised_for_as_many_clients_as_are_wanted() 
     let mut cluster = single("soft-files", "--clients-max 100");
     cluster.kill(1);
     let log = cluster.data_dir(1).with_extension("files.log");
-    let _process = Process::start(&mut with_open_files("-Sn 60", &cluster.command(1)), &log);
+    let _process = Process::start(&mut with_limit("-Sn 60", &cluster.command(1)), &log);
     let ping = |connection: &mut Connection| connection.try_call(&["PING"]).ok();
     let is_well = |reply: &Value| *reply == Value::Simple("PONG".into());
     within(Duration::from_secs(10), "a start", || {
