@@ -183,8 +183,8 @@ pub(crate) struct Progress {
     new_life_from: u64,
     /// What it last said of its disk, if it has been heard in this term.
     pub(crate) health: Option<Health>,
-    /// It was asked to lead, in this term, and did not.
-    pub(crate) has_declined: bool,
+    /// When it was last given up that it leads, though it was told to.
+    pub(crate) declined_at: Option<Time>,
     pub(crate) messages_sent: u64,
     pub(crate) messages_received: u64,
 }
@@ -210,7 +210,7 @@ impl Progress {
             is_held: false,
             new_life_from: sequence,
             health: None,
-            has_declined: false,
+            declined_at: None,
             messages_sent: 0,
             messages_received: 0,
         }

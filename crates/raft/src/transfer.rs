@@ -7,7 +7,12 @@
 use sampan_base::{NodeId, Time};
 
 use crate::node::{Raft, RoleState};
+use crate::progress::Progress;
 use crate::{Body, DropReason, Health, Refused, Why};
+
+/// Who did not take leadership is the last to be asked for so many election timeouts: it stops
+/// itself, say.
+const DECLINED_TIMEOUTS: u32 = 10;
 
 /// A transfer under way.
 #[derive(Debug)]
@@ -54,30 +59,39 @@ impl Raft {
         Ok(to)
     }
 
-    /// Is there another voter that was not asked to lead in vain yet, by this leader?
-    pub fn has_successor(&self) -> bool {
-        let RoleState::Leader(leader) = &self.role else { return false };
-        let configuration = self.configuration();
-        leader.peers.iter().any(|(id, peer)| configuration.is_voter(*id) && !peer.has_declined)
+    /// Who could lead: the other voters that lack nothing.
+    fn successors(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
+        let peers = match &self.role {
+            RoleState::Leader(leader) => Some(&leader.peers),
+            _ => None,
+        };
+        let peers = peers.into_iter().flatten().map(|(id, peer)| (*id, peer));
+        peers.filter(|(id, peer)| self.configuration().is_voter(*id) && !peer.recovering)
+    }
+
+    fn is_there(&self, peer: &Progress, now: Time) -> bool {
+        now < peer.heard_at + self.config.election_timeout_min
+    }
+
+    fn has_declined(&self, peer: &Progress, now: Time) -> bool {
+        let pause = self.config.election_timeout_max * DECLINED_TIMEOUTS;
+        peer.declined_at.is_some_and(|at| now < at + pause)
+    }
+
+    /// Is there another voter that was heard lately and has not declined to lead?
+    pub fn has_successor(&self, now: Time) -> bool {
+        self.successors().any(|(_, peer)| self.is_there(peer, now) && !self.has_declined(peer, now))
     }
 
     /// Of the voters that were heard lately, have not declined and whose disks are well, if any,
     /// the one with the most of the log; of several, the one heard last.
     fn best_successor(&self, now: Time) -> Option<NodeId> {
-        let RoleState::Leader(leader) = &self.role else { return None };
-        let configuration = self.configuration();
-        let voters = leader
-            .peers
-            .iter()
-            .filter(|(id, peer)| configuration.is_voter(**id) && !peer.recovering);
-        let timeout = self.config.election_timeout_min;
-        voters
-            .max_by_key(|(_, peer)| {
-                let is_there = now < peer.heard_at + timeout;
-                let is_well = peer.health == Some(Health::Well);
-                (is_there, !peer.has_declined, is_well, peer.matched, peer.heard_at)
-            })
-            .map(|(id, _)| *id)
+        let suits = |peer: &Progress| {
+            let is_well = peer.health == Some(Health::Well);
+            let (is_there, has_declined) = (self.is_there(peer, now), self.has_declined(peer, now));
+            (is_there, !has_declined, is_well, peer.matched, peer.heard_at)
+        };
+        self.successors().max_by_key(|(_, peer)| suits(peer)).map(|(id, _)| id)
     }
 
     /// Tells the target to start, once it has the whole log.
@@ -98,8 +112,11 @@ impl Raft {
         let Some(given_up) = leader.transfer.take_if(|transfer| now >= transfer.deadline) else {
             return;
         };
-        if let Some(peer) = leader.peers.get_mut(&given_up.to) {
-            peer.has_declined = true;
+        // One that was not told, for it lacked entries, has not declined.
+        if given_up.told_at.is_some()
+            && let Some(peer) = leader.peers.get_mut(&given_up.to)
+        {
+            peer.declined_at = Some(now);
         }
     }
 

@@ -130,7 +130,8 @@ impl Replica {
         let led = self.leadership.leads || now < self.leadership.refusing_until;
         let mut leads = self.raft.is_leader() || led;
         if self.raft.accepts_proposals() {
-            leads = self.raft.has_successor() && self.raft.transfer_leadership(now, None).is_ok();
+            leads =
+                self.raft.has_successor(now) && self.raft.transfer_leadership(now, None).is_ok();
         }
         if now >= by {
             self.end_all_requests();

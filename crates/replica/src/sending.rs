@@ -179,7 +179,8 @@ impl Replica {
         self.live_peers().any(|peer| matches!(peer.state, PeerState::Snapshot { .. }))
     }
 
-    /// The followers that this leader heard lately, or that are getting a snapshot.
+    /// The followers that this leader heard lately. Who is getting a snapshot may be silent for
+    /// longer.
     pub(crate) fn live_peers(&self) -> impl Iterator<Item = PeerStatus> {
         let silent_max = self.options.raft.election_timeout_max * 2;
         self.raft.peers().filter(move |peer| {

@@ -133,6 +133,11 @@ impl Replica {
         if self.pace.is_free(self.now.mono) { self.now.mono } else { self.pace.free_at() }
     }
 
+    /// How fast all of that may go: bytes a second; unset: as fast as it can.
+    pub fn background_bytes_per_second(&self) -> Option<u64> {
+        self.pace.bytes_per_second(self.now.mono)
+    }
+
     /// A host has done so much of that.
     pub fn background_went(&mut self, bytes: u64) {
         self.pace.went(self.now.mono, bytes);

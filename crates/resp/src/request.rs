@@ -161,8 +161,8 @@ impl RequestParser {
     /// Reads the request that `buf` starts with.
     ///
     /// After [`Parsed::Incomplete`], `buf` must next be the same bytes with more appended (they may
-    /// have moved). After the others, it must start right behind what was consumed. After an error
-    /// the connection is to be closed.
+    /// have moved). After the others, it must start right behind what was consumed, or, if that is
+    /// to be read later, where it started. After an error the connection is to be closed.
     pub fn parse(&mut self, buf: &[u8]) -> Result<Parsed, ProtocolError> {
         self.forget();
         self.announced = 0;

@@ -67,7 +67,7 @@ pub(crate) fn run(args: &RestoreArgs) -> Ended {
     layout.check()?;
     let started = Instant::now();
     exit::block_on(async {
-        let mut interrupt = Interrupt::listen("interrupted; nothing was kept")?;
+        let mut interrupt = Interrupt::listen()?;
         let staging = Staging::create(&args.dir)?;
         let ids: Vec<NodeId> = layout.ids().map(NodeId::of).collect();
         let checked = tokio::select! {

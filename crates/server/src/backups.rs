@@ -121,14 +121,16 @@ impl Backups {
         true
     }
 
-    /// The piece that waits longest.
-    async fn next_piece(&self) -> Piece {
-        loop {
-            if let Some(piece) = self.pieces.borrow_mut().pop_front() {
-                return piece;
-            }
+    /// Until a piece waits.
+    async fn wait_for_piece(&self) {
+        while self.pieces.borrow().is_empty() {
             self.has_pieces.notified().await;
         }
+    }
+
+    /// The piece that waits longest.
+    fn next_piece(&self) -> Option<Piece> {
+        self.pieces.borrow_mut().pop_front()
     }
 
     /// A connection is gone: its piece is not read for nobody, nor its file held for it.
@@ -194,12 +196,22 @@ pub(crate) fn too_many(node: &Node) -> Reply {
     Reply::Error(format!("ERR {most} backups are being read already, the most there may be").into())
 }
 
-/// Until a piece of the background may go, which others want to, too.
-async fn background_is_free(node: &Node) {
+/// Until a piece of so many bytes may go in the background: when that is free, or, if others that
+/// want to go are always quicker, has waited for as long as it takes.
+async fn wait_for_turn(node: &Node, bytes: usize) {
+    let since = node.clock.mono();
     loop {
-        let free_at = node.replica.borrow().background_free_at();
-        match node.clock.instant_of(free_at) {
-            Some(at) if free_at > node.clock.mono() => tokio::time::sleep_until(at.into()).await,
+        let (free_at, rate) = {
+            let replica = node.replica.borrow();
+            (replica.background_free_at(), replica.background_bytes_per_second())
+        };
+        let takes = rate
+            .map_or(Duration::ZERO, |rate| Duration::from_micros(bytes as u64 * 1_000_000 / rate));
+        let at = free_at.min(since + takes);
+        match node.clock.instant_of(at) {
+            Some(instant) if at > node.clock.mono() => {
+                tokio::time::sleep_until(instant.into()).await;
+            }
             _ => return,
         }
     }
@@ -215,8 +227,11 @@ pub(crate) async fn serve(node: Rc<Node>) {
         if free_at > Instant::now() + Duration::from_millis(1) {
             tokio::time::sleep_until(free_at).await;
         }
-        background_is_free(&node).await;
-        let Piece { connection, seq, file, offset } = node.backups.next_piece().await;
+        node.backups.wait_for_piece().await;
+        wait_for_turn(&node, bytes_max).await;
+        // Its client may have gone.
+        let Some(piece) = node.backups.next_piece() else { continue };
+        let Piece { connection, seq, file, offset } = piece;
         let of = file.clone();
         let read = tokio::task::spawn_blocking(move || read_at(&of, offset, bytes_max)).await;
         let_go(file);

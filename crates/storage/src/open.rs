@@ -497,7 +497,8 @@ impl Opening<'_> {
             self.disk.execute(&DiskOp::Remove { file: reserve::file_name() })?;
             result = self.disk.execute_all(ops);
         }
-        if matches!(result, Err(DiskError::NoSpace(_))) {
+        let has_copies = !self.report.segments_damaged.is_empty();
+        if has_copies && matches!(result, Err(DiskError::NoSpace(_))) {
             for copy in std::mem::take(&mut self.report.segments_damaged) {
                 self.disk.execute(&DiskOp::Remove { file: copy })?;
                 self.report.segments_not_kept += 1;

@@ -132,6 +132,7 @@ scripts! {
     too_many_reads_are_refused
     too_much_uncommitted_is_refused
     transfer
+    transfer_goes_to_another_after_a_refusal
     transfer_is_given_up
     transfer_makes_sense
     transfer_prefers_a_live_successor

@@ -63,7 +63,7 @@ pub(crate) fn run(servers: &Servers, args: &BackupArgs) -> Ended {
     let addresses = servers.addresses()?;
     let time = Duration::from_millis(servers.timeout_ms);
     exit::block_on(async {
-        let mut interrupt = Interrupt::listen("interrupted; nothing was kept")?;
+        let mut interrupt = Interrupt::listen()?;
         tokio::select! {
             free = args.to.check_free(args.force) => free?,
             interrupted = interrupt.received() => return Err(interrupted),
@@ -128,14 +128,15 @@ async fn attempt(
         copied = copy_or_say_damaged(&mut remote, &mut writer) => copied,
         interrupted = interrupt.received() => Err(Failed::Here(interrupted)),
     };
-    remote.end().await;
     let checked = match copied {
         Ok(checked) => checked,
         Err(failed) => {
             writer.abandon().await;
+            remote.end().await;
             return Err(failed);
         }
     };
+    remote.end().await;
     writer.finish(args.force).await.map_err(Failed::Here)?;
     let bytes = checked.end.header.meta.size_bytes;
     let rate = bytes as f64 / 1e6 / started.elapsed().as_secs_f64();

@@ -15,6 +15,8 @@ use crate::probe::{self, Connection};
 const REDIAL_TIME: Duration = Duration::from_millis(100);
 /// While a node takes a snapshot, or reads one, it is asked this often whether it still lives.
 const PULSE_TIME: Duration = Duration::from_secs(1);
+/// A node that is to let go of a backup is not waited for longer: it does so by itself in time.
+const END_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What a node finds of a backup that arrived damaged.
 pub(super) enum Finding {
@@ -102,10 +104,13 @@ impl Remote {
 
     /// Lets go of it; whether the node hears of that does not matter much.
     pub(super) async fn end(mut self) {
-        if std::mem::take(&mut self.asked) {
-            _ = timeout(self.time, self.connection.reply()).await;
-        }
-        _ = timeout(self.time, self.connection.call(&["BACKUP", "END", &self.id])).await;
+        _ = timeout(END_TIME_MAX, async {
+            if std::mem::take(&mut self.asked) {
+                _ = self.connection.reply().await;
+            }
+            self.connection.call(&["BACKUP", "END", &self.id]).await
+        })
+        .await;
     }
 
     async fn ask(&mut self) -> Result<(), String> {

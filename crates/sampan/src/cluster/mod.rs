@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use layout::{DirLock, Layout};
 use node::{Event, Node, NodeSpec};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use sampan_bench::Signals;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::exit::{self, DATA_DAMAGED, DISK_FAILED, Ended, Failure, PORT_IN_USE, cannot_start};
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Ended {
     let _lock = DirLock::take(&args.dir)?;
     let layout = Layout::settle(&args.dir, args.nodes, args.port)?;
     exit::block_on(async {
-        let stop = StopSignals::listen().map_err(|error| cannot_start(&error))?;
+        let stop = Signals::listen().map_err(|error| cannot_start(&error))?;
         let program = std::env::current_exe().map_err(|error| cannot_start(&error))?;
         let (events, seen) = unbounded_channel();
         let started = Instant::now();
@@ -76,40 +76,26 @@ pub(crate) fn run(args: &ClusterArgs) -> Ended {
         let pids = BTreeMap::new();
         let view = View { args, layout, started, pids, leader: None, shown: false };
         let leaderless = Some(Leaderless::since(started));
-        Cluster { nodes, seen, stop, view, leaderless }.run().await
+        Cluster { nodes, seen, stop, view, leaderless, refusal: None }.run().await
     })
-}
-
-/// Any of the signals that ask for an end.
-struct StopSignals([Signal; 3]);
-
-impl StopSignals {
-    fn listen() -> io::Result<Self> {
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        let [a, b, c] = kinds.map(signal);
-        Ok(Self([a?, b?, c?]))
-    }
-
-    async fn received(&mut self) {
-        let [a, b, c] = &mut self.0;
-        tokio::select! { _ = a.recv() => {}, _ = b.recv() => {}, _ = c.recv() => {} }
-    }
 }
 
 /// The nodes, and what is heard of them.
 struct Cluster<'a> {
     nodes: BTreeMap<u64, Node>,
     seen: UnboundedReceiver<Event>,
-    stop: StopSignals,
+    stop: Signals,
     view: View<'a>,
     leaderless: Option<Leaderless>,
+    /// Why a node did not start, before there was a cluster.
+    refusal: Option<Failure>,
 }
 
 impl Cluster<'_> {
     async fn run(mut self) -> Ended {
         loop {
             tokio::select! {
-                () = self.stop.received() => {
+                () = self.stop.next() => {
                     self.stop_all().await;
                     return Ok(ExitCode::SUCCESS);
                 }
@@ -123,6 +109,10 @@ impl Cluster<'_> {
                 }
                 () = tokio::time::sleep(LEADER_POLL_TIME), if self.leaderless.is_some() => {
                     self.look_for_leader().await;
+                    if let Some(failure) = self.take_lasting_refusal() {
+                        self.stop_all().await;
+                        return Err(failure);
+                    }
                 }
             }
         }
@@ -155,6 +145,7 @@ impl Cluster<'_> {
                     "{failure}; it is not started again, {} go on",
                     self.nodes.len()
                 ));
+                self.refusal = Some(failure).filter(|_| !self.view.shown);
                 self.may_lack_leader();
             }
         }
@@ -168,6 +159,14 @@ impl Cluster<'_> {
         let is_of_disk = matches!(code, DATA_DAMAGED | DISK_FAILED);
         let is_majority = 2 * self.nodes.len() > self.view.layout.ids().count();
         !self.nodes.is_empty() && (self.view.shown || is_of_disk && is_majority)
+    }
+
+    /// Why there is no cluster, if a node did not start and the others do not come to a leader:
+    /// some of them may be new, and wait for all.
+    fn take_lasting_refusal(&mut self) -> Option<Failure> {
+        let is_late = self.view.started.elapsed() > STARTING_PATIENCE;
+        let failure = self.refusal.take_if(|_| is_late && !self.view.shown)?;
+        Some(Failure { text: format!("no leader without it: {}", failure.text), ..failure })
     }
 
     /// Since when there may be no leader: since now, unless it is known to be missing for longer.
@@ -211,7 +210,7 @@ impl Cluster<'_> {
         let deadline = Instant::now() + STOP_TIME_MAX;
         while !self.nodes.values().all(Node::has_ended) {
             let impatient = tokio::select! {
-                () = self.stop.received() => true,
+                () = self.stop.next() => true,
                 () = tokio::time::sleep(STOP_POLL_TIME) => Instant::now() >= deadline,
             };
             if impatient {

@@ -18,6 +18,8 @@ use super::unreadable;
 use crate::backup::{Check, Checked, Place, of_nobody};
 use crate::exit::{self, Failure};
 
+const STRANGE_BEGINNING: &str = "it does not begin as a file of this name does";
+
 /// What is in a file.
 pub(super) async fn facts(path: &Path, entries: bool) -> Result<Facts, Failure> {
     let mut first = Vec::new();
@@ -46,11 +48,14 @@ async fn of_kind(kind: FileKind, path: &Path, entries: bool) -> Result<Facts, Fa
         FileKind::Members => Ok(members(path, &page()?)),
         FileKind::HardState => Ok(hard_state(path, &page()?)),
         FileKind::Segment => Ok(segment(path, &segment_bytes(path)?, entries)),
-        FileKind::Zeros if Standing::of(path) == Standing::Leftover => zeros(path).await,
         FileKind::Snapshot => snapshot(&Place::File(path.to_owned())).await,
-        FileKind::Zeros | FileKind::Unknown if names::is_ours(path) => {
-            let why = "it does not begin as a file of this name does";
-            Ok(of(kind.name(), path).with_damage(why))
+        FileKind::Zeros if names::is_ours(path) => {
+            let facts = zeros(path).await?;
+            let holds_nothing = Standing::of(path) == Standing::Leftover;
+            Ok(if holds_nothing { facts } else { facts.with_damage(STRANGE_BEGINNING) })
+        }
+        FileKind::Unknown if names::is_ours(path) => {
+            Ok(of(kind.name(), path).with_damage(STRANGE_BEGINNING))
         }
         FileKind::Zeros | FileKind::Unknown => {
             names::of_text(path).ok_or_else(|| of_nobody(path.display()))

@@ -19,7 +19,6 @@ use facts::Facts;
 
 use crate::backup::Place;
 use crate::exit::{self, Ended, Failure};
-use crate::interrupt::Interrupt;
 use crate::terminal::print_line;
 
 /// Says what is in a file that Sampan wrote, or in a directory of a node or cluster
@@ -40,14 +39,11 @@ pub(crate) struct InspectArgs {
 /// Prints what there is; a failure names the first damage.
 pub(crate) fn run(args: &InspectArgs) -> Ended {
     exit::block_on(async {
-        let mut interrupt = Interrupt::listen("interrupted")?;
-        let facts = tokio::select! {
-            found = inspect(args) => found?,
-            interrupted = interrupt.received() => return Err(interrupted),
-        };
-        print_line(&if args.json { facts.json() } else { facts.text() })?;
+        let facts = inspect(args).await?;
+        let printed = print_line(&if args.json { facts.json() } else { facts.text() });
         match facts.damage() {
-            None => Ok(ExitCode::SUCCESS),
+            None => printed.map(|()| ExitCode::SUCCESS),
+            // Whether or not anybody could be told the rest.
             Some(damage) => {
                 Err(Failure::new(exit::DATA_DAMAGED, damage.line(&args.path.to_string())))
             }

@@ -104,6 +104,11 @@ fn is_needed(name: &str) -> bool {
     ["identity", "members"].contains(&name)
 }
 
+/// Is nothing kept in a file of this name?
+fn holds_nothing(name: &str) -> bool {
+    ["lock", "reserve"].contains(&name) || name.contains(".spare")
+}
+
 #[test]
 fn zeros_are_damage_except_where_they_hold_nothing() {
     let mut cluster = node("zeroed");
@@ -112,9 +117,8 @@ fn zeros_are_damage_except_where_they_hold_nothing() {
     let sound = files(&data);
     for (path, bytes) in sound {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        let holds_nothing = ["lock", "reserve"].contains(&&*name) || name.contains(".spare");
         fs::write(&path, vec![0; bytes.len()]).unwrap();
-        let code = if holds_nothing { 0 } else { 5 };
+        let code = if holds_nothing(&name) { 0 } else { 5 };
         let found = json(&path, &[], code);
         assert_eq!(found["damage"].is_string(), code == 5, "{found}");
         let whole = json(&data, &[], code);
@@ -147,9 +151,7 @@ fn damage_in_any_file_is_told_with_its_place_and_nothing_is_changed() {
     let data = cluster.data_dir(1);
     for (path, bytes) in files(&data) {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        // Nothing is kept in these.
-        let is_spare = path.extension().is_some_and(|ending| ending == "spare");
-        if ["lock", "reserve"].contains(&&*name) || is_spare {
+        if holds_nothing(&name) {
             continue;
         }
         assert!(json(&path, &[], 0)["damage"].is_null());

@@ -25,9 +25,18 @@ impl Command {
     /// Does it tell what state the node is in, or keep that? Then what its connection wrote before
     /// comes first.
     pub(crate) fn is_of_state(&self) -> bool {
-        let names = ["info", "lastsave", "role", "cluster", "backup"];
-        let keep = ["save", "bgsave", "bgrewriteaof", "snapshot"];
-        names.contains(&self.name) || keep.contains(&self.name)
+        const NAMES: [&str; 9] = [
+            "info",
+            "lastsave",
+            "role",
+            "cluster",
+            "backup",
+            "save",
+            "bgsave",
+            "bgrewriteaof",
+            "snapshot",
+        ];
+        NAMES.contains(&self.name)
     }
 }
 
@@ -104,6 +113,8 @@ mod tests {
                 assert_eq!(find(name.as_bytes()).map(|found| found.name), Some(command.name));
             }
         }
+        let of_state = COMMANDS.iter().filter(|command| command.is_of_state());
+        assert_eq!(of_state.count(), 9);
         for spec in sampan_kv::SPECS {
             assert!(find(spec.name.as_bytes()).is_none(), "{} is both", spec.name);
         }
