@@ -135,12 +135,23 @@ impl Pace {
     /// A piece went.
     pub(crate) fn went(&mut self, now: Time, bytes: u64) {
         self.went_at = Some(now);
-        let takes = Duration::from_micros(bytes * 1_000_000 / self.rate);
+        let takes = self.takes(bytes);
         // What the clock was late by is made up for; what went while nobody was in the foreground
         // is no debt.
         let late = now - takes.max(LATE_MAX);
         let begins = if self.has_foreground(now) { self.free_at.max(late) } else { now };
         self.free_at = begins + takes;
+    }
+
+    /// When a piece that waits since then may go, though others that want to are always quicker:
+    /// after as long as it takes at the latest.
+    pub(crate) fn turn_at(&self, now: Time, since: Time, bytes: u64) -> Time {
+        if self.is_free(now) { now } else { self.free_at().min(since + self.takes(bytes)) }
+    }
+
+    /// How long a piece takes where there is a foreground.
+    fn takes(&self, bytes: u64) -> Duration {
+        Duration::from_micros(bytes * 1_000_000 / self.rate)
     }
 
     /// When a piece may go, unless the foreground ends before.
@@ -204,6 +215,20 @@ mod tests {
         assert_eq!(pace.free_at(), now + QUIET, "when the foreground has ended");
         now = now + QUIET;
         assert!(pace.is_free(now));
+    }
+
+    #[test]
+    fn whoever_waits_has_a_turn_though_others_are_always_quicker() {
+        let mut pace = Pace::new(Time::ZERO);
+        let now = Time::ZERO + Duration::from_secs(1);
+        assert_eq!(pace.turn_at(now, now, PIECE), now, "nobody is in the foreground");
+        pace.foreground_took(now, Duration::from_millis(2));
+        // 64 ms at 4 MiB/s: the first has all of that to wait, and no more whatever else goes.
+        (0..2).for_each(|_| pace.went(now, PIECE));
+        let turn_at = |since| pace.turn_at(now, since, PIECE);
+        assert_eq!(turn_at(now), now + Duration::from_micros(62_500));
+        assert!(turn_at(now - Duration::from_millis(63)) <= now);
+        assert!(!pace.is_free(now));
     }
 
     #[test]

@@ -358,7 +358,7 @@ impl Replica {
             snapshot_pauses: self.snapshots.pauses,
             snapshot_arrival: self.arrival(),
             snapshot_unread_bytes: self.unread_bytes(),
-            background_bytes_per_second: self.background_bytes_per_second(),
+            background_bytes_per_second: self.pace.bytes_per_second(self.now.mono),
             syncs: self.counters.syncs,
             writes: self.counters.writes,
             reads: self.counters.reads,

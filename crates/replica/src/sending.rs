@@ -64,18 +64,16 @@ impl Replica {
         let commits_wait = !self.raft.commits_without_laggards(self.now.mono);
         let outrun = if commits_wait { Vec::new() } else { self.outrun_by_the_log() };
         let is_urgent = |wanted: &SnapshotRead| commits_wait || outrun.contains(&wanted.to);
-        let parts = self.snapshots.sending.parts.drain(..);
-        let (urgent, others): (VecDeque<_>, _) = parts.partition(is_urgent);
-        self.snapshots.sending.parts = others;
-        for wanted in urgent {
+        loop {
+            let parts = &mut self.snapshots.sending.parts;
+            let urgent = parts.iter().position(is_urgent);
+            let next = urgent.or_else(|| self.pace.is_free(self.now.mono).then_some(0));
+            let Some(wanted) = next.and_then(|place| parts.remove(place)) else { return };
+            self.snapshots.sending.is_next = false;
             // What does not go by the pace is no debt of others that do.
-            self.send_part(wanted, 0);
-        }
-        while self.pace.is_free(self.now.mono)
-            && let Some(wanted) = self.snapshots.sending.parts.pop_front()
-        {
-            let bytes = wanted.len_max as u64;
-            self.send_part(wanted, bytes);
+            let bytes = if urgent.is_some() { 0 } else { wanted.len_max as u64 };
+            self.pace.went(self.now.mono, bytes);
+            self.read_part(wanted);
         }
     }
 
@@ -93,13 +91,6 @@ impl Replica {
             log_bytes.saturating_sub(half) * u128::from(size_bytes) > half * u128::from(acked_bytes)
         };
         self.raft.peers().filter(is_outrun).map(|peer| peer.id).collect()
-    }
-
-    /// Reads a part that goes by the pace for so many bytes.
-    fn send_part(&mut self, wanted: SnapshotRead, paced_bytes: u64) {
-        self.snapshots.sending.is_next = false;
-        self.pace.went(self.now.mono, paced_bytes);
-        self.read_part(wanted);
     }
 
     fn read_part(&mut self, wanted: SnapshotRead) {

@@ -127,15 +127,15 @@ impl Replica {
         turn.min(self.reading_back_at()).min(self.rest_deadline())
     }
 
-    /// When a host may do the next piece of what is in the background and can wait, such as to read
-    /// a backup: it takes turns with the rest of that.
-    pub fn background_free_at(&self) -> Time {
+    /// When what is in the background may go on.
+    pub(crate) fn background_free_at(&self) -> Time {
         if self.pace.is_free(self.now.mono) { self.now.mono } else { self.pace.free_at() }
     }
 
-    /// How fast all of that may go: bytes a second; unset: as fast as it can.
-    pub fn background_bytes_per_second(&self) -> Option<u64> {
-        self.pace.bytes_per_second(self.now.mono)
+    /// When a host may do a piece of what is in the background and can wait, such as to read a
+    /// backup, if it wants to since then: it takes turns with the rest of that.
+    pub fn background_turn_at(&self, since: Time, bytes: u64) -> Time {
+        self.pace.turn_at(self.now.mono, since, bytes)
     }
 
     /// A host has done so much of that.

@@ -196,18 +196,11 @@ pub(crate) fn too_many(node: &Node) -> Reply {
     Reply::Error(format!("ERR {most} backups are being read already, the most there may be").into())
 }
 
-/// Until a piece of so many bytes may go in the background: when that is free, or, if others that
-/// want to go are always quicker, has waited for as long as it takes.
+/// Until a piece of so many bytes has its turn in the background.
 async fn wait_for_turn(node: &Node, bytes: usize) {
     let since = node.clock.mono();
     loop {
-        let (free_at, rate) = {
-            let replica = node.replica.borrow();
-            (replica.background_free_at(), replica.background_bytes_per_second())
-        };
-        let takes = rate
-            .map_or(Duration::ZERO, |rate| Duration::from_micros(bytes as u64 * 1_000_000 / rate));
-        let at = free_at.min(since + takes);
+        let at = node.replica.borrow().background_turn_at(since, bytes as u64);
         match node.clock.instant_of(at) {
             Some(instant) if at > node.clock.mono() => {
                 tokio::time::sleep_until(instant.into()).await;

@@ -198,6 +198,14 @@ fn a_file_of_settings_is_above_what_a_local_cluster_has_as_a_default() {
     cluster.assert_nodes_gone();
 }
 
+/// Leaves a cluster of three that has had a leader.
+fn start_and_stop(dir: &Path) {
+    let [flag, value] = port_args(free_ports(3));
+    let mut cluster = Running::start(dir, &[&flag, &value]);
+    cluster.process.signal(Signal::INT);
+    assert_eq!(cluster.process.wait(Duration::from_secs(15)).code(), Some(0));
+}
+
 /// Nobody knows any more what this node has promised.
 fn damage_hard_state(dir: &Path, id: u64) {
     for copy in ["hard_state.a", "hard_state.b"] {
@@ -212,11 +220,7 @@ fn damage_hard_state(dir: &Path, id: u64) {
 fn a_node_that_refuses_its_directory_at_the_start_does_not_keep_a_majority_from_it() {
     let temporary = TempDir::new("local-damage");
     let dir = temporary.path().join("data");
-    let [flag, value] = port_args(free_ports(3));
-    let mut first = Running::start(&dir, &[&flag, &value]);
-    first.process.signal(Signal::INT);
-    assert_eq!(first.process.wait(Duration::from_secs(15)).code(), Some(0));
-
+    start_and_stop(&dir);
     damage_hard_state(&dir, 2);
     let said = temporary.path().join("said");
     let mut second = Running::start_heard(&dir, &[], File::create(&said).unwrap().into());
@@ -239,11 +243,7 @@ fn a_node_that_refuses_its_directory_at_the_start_does_not_keep_a_majority_from_
 fn nodes_that_wait_for_one_that_refuses_its_directory_are_not_left_waiting() {
     let temporary = TempDir::new("local-waiting");
     let dir = temporary.path().join("cluster");
-    let [flag, value] = port_args(free_ports(3));
-    let mut first = Running::start(&dir, &[&flag, &value]);
-    first.process.signal(Signal::INT);
-    assert_eq!(first.process.wait(Duration::from_secs(15)).code(), Some(0));
-
+    start_and_stop(&dir);
     damage_hard_state(&dir, 2);
     // A new one waits for all.
     std::fs::remove_dir_all(dir.join("node3/data")).unwrap();
