@@ -61,7 +61,7 @@ pub(crate) const DISK_FAILED: u8 = 6;
 /// `server` and `cluster`: another process uses the directory.
 pub(crate) const LOCKED: u8 = 7;
 
-/// `backup`, `restore` and `inspect`: a signal ended it early.
+/// `backup` and `restore`: a signal ended it early.
 pub(crate) const INTERRUPTED: u8 = 1;
 /// Client commands: no such key, or a condition was not met. `status`: a node is down.
 pub(crate) const NOT_MET: u8 = 1;
