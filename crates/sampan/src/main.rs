@@ -36,7 +36,7 @@ Exit codes of get, set, append, del, incr, exists, ttl, expire and command:
   0 done; 1 no such key, or the condition was not met; 2 bad arguments;
   3 no node answered, certainly not applied; 4 outcome not known, may be applied;
   5 refused by the cluster, which changed nothing; 6 done, but the answer could not be written
-Exit codes of backup, restore and inspect: 0 done; 1 interrupted; 2 bad arguments, or something is there already;
+Exit codes of backup, restore and inspect: 0 done; 1 interrupted (not inspect); 2 bad arguments, or something is there already;
   3 no node gave a backup; 5 damaged; 6 a file or object could not be read or written, or the result not be printed.
 Exit codes of status: 0 all nodes are up and reach a leader; 1 one is down, knows none or cannot reach it,
   or two hold different states; 2 bad arguments; 3 none knows a leader; 6 the table could not be written.
